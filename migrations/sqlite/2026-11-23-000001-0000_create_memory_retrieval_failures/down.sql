@@ -1,0 +1,2 @@
+DROP VIEW memory_retrieval_failures_readable;
+DROP TABLE memory_retrieval_failures;

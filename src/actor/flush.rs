@@ -1,0 +1,151 @@
+//! The work on the blocking thread: from the buffer into the store, and old rows out of it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::buffer::Buffer;
+use crate::clock;
+use crate::error::{StartError, StoreError};
+use crate::shared::{Shared, Writer};
+use crate::store::Row;
+
+/// Rows of a transaction at most, however many wait. More gain little, and a crash loses more.
+const ROWS_PER_TRANSACTION: usize = 2048;
+/// Rows that one purge job deletes: so few that a flush never waits long for it.
+const ROWS_PER_PURGE: u32 = 1000;
+
+/// Writes everything that waits now, batch by batch, opening the store first where necessary.
+///
+/// A batch that fails stays in flight: the next call begins with it.
+pub(super) fn flush(shared: &Shared) -> Result<(), StoreError> {
+    let mut writer = shared.writer();
+    opened(&mut writer)?;
+    let mut waiting = shared.buffer.waiting();
+    loop {
+        if writer.in_flight.is_empty() {
+            let taken = take_batch(&shared.buffer, &mut writer.in_flight);
+            if taken == 0 {
+                return Ok(());
+            }
+            waiting = waiting.saturating_sub(taken);
+        }
+        let result = write_in_flight(shared, &mut writer);
+        if let Err(StoreError::Reopen(_) | StoreError::Corrupt(_)) = result {
+            writer.store = None;
+        }
+        if let Err(StoreError::Corrupt(cause)) = &result {
+            set_aside(&writer, cause);
+        }
+        result?;
+        if waiting == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Deletes some rows that are past their retention: whether those were all.
+pub(super) fn purge(shared: &Shared) -> Result<bool, StoreError> {
+    failpoint!("purge");
+    let mut writer = shared.writer();
+    opened(&mut writer)?;
+    let Writer { store: Some(store), purge_clock, .. } = &mut *writer else { return Ok(true) };
+    let retention = Duration::from_secs(u64::from(shared.config.retention_days) * 24 * 60 * 60);
+    let Some(newest) = store.newest()? else { return Ok(true) };
+    let Some(before) = purge_clock.cutoff(retention, newest, clock::now(), Instant::now()) else {
+        tracing::warn!(newest, "nothing is purged: the clock is so far ahead that all rows would go");
+        return Ok(true);
+    };
+    let deleted = store.purge(before, ROWS_PER_PURGE)?;
+    shared.counters.purged.fetch_add(deleted, Ordering::AcqRel);
+    Ok(deleted < u64::from(ROWS_PER_PURGE))
+}
+
+/// Closes the store, so that the file is complete and its journal gone.
+pub(super) fn close(shared: &Shared) {
+    if let Some(mut store) = shared.writer().store.take() {
+        store.close();
+    }
+}
+
+fn opened(writer: &mut Writer) -> Result<(), StoreError> {
+    if writer.store.is_none() {
+        failpoint!("store-open", |_| Err(StoreError::Reopen("injected".into())));
+        let store = writer.database.open().map_err(|error| match error {
+            StartError::Store(error) => error,
+            StartError::NotADatabase { .. } => {
+                set_aside(writer, "not an SQLite database");
+                StoreError::Reopen(error.to_string())
+            }
+            error => StoreError::Reopen(error.to_string()),
+        })?;
+        writer.store = Some(store);
+    }
+    Ok(())
+}
+
+fn set_aside(writer: &Writer, cause: &str) {
+    match writer.database.set_aside() {
+        Ok(Some(aside)) => tracing::error!(
+            cause,
+            set_aside = %aside.display(),
+            "the database file is damaged; it was renamed, and a new one is begun"
+        ),
+        Ok(None) => {}
+        Err(error) => tracing::error!(cause, %error, "the database file is damaged, and cannot be renamed"),
+    }
+}
+
+fn take_batch(buffer: &Buffer, in_flight: &mut VecDeque<Row>) -> usize {
+    while in_flight.len() < ROWS_PER_TRANSACTION {
+        // Before the record is taken: what was taken must not be lost to a panic.
+        let event_id = Uuid::now_v7();
+        let Some(entry) = buffer.pop() else { break };
+        in_flight.push_back(Row::new(event_id, entry));
+    }
+    in_flight.len()
+}
+
+/// Commits the batch in flight. Where the store refuses a part, that part is split until the row
+/// at fault stands alone and is dropped.
+fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
+    let mut size = writer.in_flight.len();
+    while !writer.in_flight.is_empty() {
+        size = size.min(writer.in_flight.len());
+        let rows = &*writer.in_flight.make_contiguous();
+        let rows = rows.get(..size).unwrap_or(rows);
+        let Some(store) = writer.store.as_deref_mut() else {
+            return Err(StoreError::Reopen("no store".into()));
+        };
+        let span = tracing::info_span!("memory.retrieval_failure.flush", count = size).entered();
+        failpoint!("flush");
+        match store.insert(rows, &shared.gate) {
+            Ok(permit) => {
+                failpoint!("flush-committed");
+                if permit.counts() {
+                    shared.buffer.persisted(size as u64);
+                    drop(writer.in_flight.drain(..size));
+                    shared.counters.flushes.fetch_add(1, Ordering::AcqRel);
+                    shared.counters.last_flush.store(clock::now().unsigned_abs(), Ordering::Release);
+                }
+                size = writer.in_flight.len();
+            }
+            Err(StoreError::Split(_)) if size > 1 => size /= 2,
+            Err(StoreError::Split(cause)) => {
+                // One row fails alone. It is at fault only if the store takes another.
+                if !store.takes_a_plain_row() {
+                    return Err(StoreError::Retry(cause));
+                }
+                tracing::warn!(cause, "the store refuses a record, which is dropped");
+                shared.buffer.rejected(1);
+                writer.in_flight.pop_front();
+                size = writer.in_flight.len();
+            }
+            Err(error) => return Err(error),
+        }
+        drop(span);
+    }
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! What the actor can be asked, besides being sent records.
+
+use actix::Message;
+
+use crate::error::LoggerError;
+use crate::stats::{FlushReport, ShutdownReport, Stats};
+
+/// Asks to commit everything that was logged before; answered when it is done, or has failed.
+/// Records that the same sender sent to the actor before are included.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<FlushReport, LoggerError>")]
+pub struct Flush;
+
+/// Asks for the counters.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Stats")]
+pub struct GetStats;
+
+/// Asks to refuse new records, commit what was accepted, and end, within the configured
+/// `shutdown_timeout`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<ShutdownReport, LoggerError>")]
+pub struct Shutdown;

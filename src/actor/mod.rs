@@ -1,0 +1,391 @@
+//! The actor: decides when to flush and when to purge, and has it done, one thing at a time.
+
+mod flush;
+mod messages;
+mod supervisor;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use actix::fut::{ActorFutureExt as _, wrap_future};
+use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, MessageResult, ResponseFuture, Supervised};
+use tokio::sync::oneshot;
+use tokio::task::JoinError;
+
+pub use messages::{Flush, GetStats, Shutdown};
+pub(crate) use supervisor::Thread;
+use supervisor::{Backoff, panic_message};
+
+use crate::config::LoggerConfig;
+use crate::error::{LoggerError, StartError, StoreError};
+use crate::handle::LoggerHandle;
+use crate::record::RetrievalFailureRecord;
+use crate::shared::{Shared, Writer};
+use crate::stats::{FlushReport, LogOutcome, ShutdownReport, Stats};
+use crate::store::Database;
+
+/// Old rows are purged at least this often, however quiet the system.
+const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// How soon to look again for a record that is counted but not yet in the queue.
+const SOON: Duration = Duration::from_millis(1);
+/// The longest pause between two attempts to write while a shutdown waits.
+const RETRY_WHILE_CLOSING: Duration = Duration::from_millis(250);
+
+/// The actor that keeps records of failed retrievals. Send it a [`RetrievalFailureRecord`] with
+/// `try_send`, or give its address away as a `Recipient<RetrievalFailureRecord>`.
+///
+/// It runs on a thread of its own, under a supervisor that restarts it when it fails.
+pub struct FailureLogger {
+    shared: Arc<Shared>,
+    /// Whether a job is on the blocking thread: one at a time.
+    busy: bool,
+    /// Whether the timer found something to flush.
+    due: bool,
+    /// After a failure: no attempt before.
+    retry_at: Option<Instant>,
+    pauses: Backoff,
+    waiters: Vec<Waiter>,
+    purge_due: bool,
+    /// Number of flushes at the last purge.
+    flushes_at_purge: u64,
+    drops_reported: u64,
+    closing: bool,
+}
+
+/// Somebody waits until everything up to `ticket` is settled.
+struct Waiter {
+    ticket: u64,
+    before: Stats,
+    reply: oneshot::Sender<Result<FlushReport, LoggerError>>,
+}
+
+impl FailureLogger {
+    /// Opens the store, brings its schema up to date, and starts the supervised actor on a thread
+    /// of its own. Works from any thread, with or without a runtime; blocks while the database is
+    /// opened, usually for a few milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// Settings that are not accepted, and a database that cannot be opened, by what to do about
+    /// it. Nothing is overwritten.
+    pub fn spawn(config: LoggerConfig) -> Result<LoggerHandle, StartError> {
+        let location = config.validate()?;
+        if !config.enabled {
+            return Ok(LoggerHandle::disabled());
+        }
+        let database = Database::new(&location, config.pool_size)?;
+        let store = database.open()?;
+        let shared = Arc::new(Shared::new(config, Writer::new(database, Some(store))));
+        let (addr, thread) = supervisor::start(&shared)?;
+        Ok(LoggerHandle::new(shared, addr, thread))
+    }
+
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            pauses: Backoff::new(&shared.config),
+            shared,
+            busy: false,
+            due: false,
+            retry_at: None,
+            waiters: Vec::new(),
+            purge_due: false,
+            flushes_at_purge: 0,
+            drops_reported: 0,
+            closing: false,
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        failpoint!("actor-tick");
+        self.report_drops();
+        self.due = self.shared.buffer.balance().buffered > 0;
+        self.advance(ctx);
+    }
+
+    /// One line an interval, never one a record.
+    fn report_drops(&mut self) {
+        let dropped = self.shared.buffer.balance().dropped;
+        let news = dropped.total() - self.drops_reported;
+        if news > 0 {
+            self.drops_reported = dropped.total();
+            tracing::warn!(
+                dropped = news,
+                buffer_full = dropped.buffer_full,
+                unavailable = dropped.unavailable,
+                closed = dropped.closed,
+                rejected = dropped.rejected,
+                "records were dropped (totals by reason)"
+            );
+        }
+    }
+
+    /// Starts the next job, if there is one and none is running.
+    fn advance(&mut self, ctx: &mut Context<Self>) {
+        let paused = self.retry_at.is_some_and(|at| Instant::now() < at);
+        if self.busy || paused {
+            return;
+        }
+        let full = self.shared.buffer.waiting() >= self.shared.config.batch_size;
+        if full || self.due || self.closing || !self.waiters.is_empty() {
+            self.flush(ctx);
+        } else if self.purge_due {
+            self.purge(ctx);
+        } else if !self.shared.buffer.leave() {
+            self.flush(ctx);
+        }
+    }
+
+    fn flush(&mut self, ctx: &mut Context<Self>) {
+        self.due = false;
+        self.run(ctx, flush::flush, Self::flushed);
+    }
+
+    fn purge(&mut self, ctx: &mut Context<Self>) {
+        self.run(ctx, flush::purge, Self::purged);
+    }
+
+    /// Has `job` done on a thread that may block. The buffer is attended to until its end: nobody
+    /// needs to wake the actor.
+    fn run<T: Send + 'static>(
+        &mut self,
+        ctx: &mut Context<Self>,
+        job: fn(&Shared) -> T,
+        done: fn(&mut Self, Result<T, JoinError>, &mut Context<Self>),
+    ) {
+        self.busy = true;
+        self.retry_at = None;
+        self.shared.buffer.attend();
+        let shared = Arc::clone(&self.shared);
+        let job = actix_rt::task::spawn_blocking(move || job(&shared));
+        ctx.spawn(wrap_future(job).map(move |outcome, actor: &mut Self, ctx| {
+            actor.busy = false;
+            done(actor, outcome, ctx);
+        }));
+    }
+
+    fn flushed(&mut self, outcome: Result<Result<(), StoreError>, JoinError>, ctx: &mut Context<Self>) {
+        match outcome {
+            Ok(Ok(())) => self.succeeded(ctx),
+            Ok(Err(error)) => {
+                self.shared.counters.failed_flushes.fetch_add(1, Ordering::AcqRel);
+                self.failed(&error, ctx);
+            }
+            Err(panic) => self.panicked(panic, ctx),
+        }
+    }
+
+    fn succeeded(&mut self, ctx: &mut Context<Self>) {
+        self.healthy();
+        self.answer_waiters();
+        let flushes = self.shared.counters.flushes.load(Ordering::Acquire);
+        if flushes - self.flushes_at_purge >= u64::from(self.shared.config.cleanup_every) {
+            self.want_purge();
+        }
+        if self.closing {
+            self.shared.buffer.seal();
+        }
+        let buffered = self.shared.buffer.balance().buffered;
+        if self.closing && buffered == 0 {
+            self.run(ctx, flush::close, |actor, _, ctx| {
+                actor.shared.drained();
+                ctx.terminate();
+            });
+        } else if (self.closing || !self.waiters.is_empty()) && self.shared.buffer.waiting() == 0 {
+            // A caller has been counted, but its record is not in the queue yet.
+            ctx.run_later(SOON, Self::advance_later);
+        } else {
+            self.advance(ctx);
+        }
+    }
+
+    fn advance_later(&mut self, ctx: &mut Context<Self>) {
+        self.advance(ctx);
+    }
+
+    fn purged(&mut self, outcome: Result<Result<bool, StoreError>, JoinError>, ctx: &mut Context<Self>) {
+        match outcome {
+            Ok(Ok(finished)) => {
+                self.healthy();
+                self.purge_due = !finished;
+                self.advance(ctx);
+            }
+            Ok(Err(error)) => {
+                // Rows that are a little too old harm nobody: the next purge takes them.
+                self.purge_due = false;
+                self.failed(&error, ctx);
+            }
+            Err(panic) => {
+                self.purge_due = false;
+                self.panicked(panic, ctx);
+            }
+        }
+    }
+
+    fn want_purge(&mut self) {
+        self.flushes_at_purge = self.shared.counters.flushes.load(Ordering::Acquire);
+        self.purge_due = self.shared.config.retention_days > 0;
+    }
+
+    fn healthy(&mut self) {
+        self.pauses.reset();
+        self.shared.counters.successes.fetch_add(1, Ordering::AcqRel);
+        if self.shared.available() {
+            tracing::info!("the logger is available again");
+        }
+    }
+
+    fn failed(&mut self, error: &StoreError, ctx: &mut Context<Self>) {
+        let buffered = self.shared.buffer.balance().buffered;
+        self.shared.failed(error.to_string());
+        self.fail_waiters(&LoggerError::Waiting { buffered, cause: error.to_string() });
+        match error {
+            StoreError::GiveUp(_) => {}
+            StoreError::Reopen(_) | StoreError::Corrupt(_) => ctx.terminate(),
+            StoreError::Retry(_) | StoreError::Split(_) => {
+                let longest = if self.closing { RETRY_WHILE_CLOSING } else { Duration::MAX };
+                let pause = self.pauses.next().min(longest);
+                tracing::warn!(cause = %error, buffered, pause_ms = pause.as_millis(), "the store failed; records are kept, and written later");
+                self.retry_at = Some(Instant::now() + pause);
+                self.due = buffered > 0;
+                ctx.run_later(pause, |actor, ctx| {
+                    actor.retry_at = None;
+                    actor.advance(ctx);
+                });
+            }
+        }
+    }
+
+    fn panicked(&mut self, error: JoinError, ctx: &mut Context<Self>) {
+        let cause = match error.try_into_panic() {
+            Ok(panic) => format!("panic: {}", panic_message(&*panic)),
+            Err(error) => error.to_string(),
+        };
+        let buffered = self.shared.buffer.balance().buffered;
+        self.fail_waiters(&LoggerError::Waiting { buffered, cause: cause.clone() });
+        self.shared.failed(cause);
+        ctx.terminate();
+    }
+
+    fn wait_for_flush(&mut self, ctx: &mut Context<Self>) -> oneshot::Receiver<Result<FlushReport, LoggerError>> {
+        let (reply, receiver) = oneshot::channel();
+        self.waiters.push(Waiter { ticket: self.shared.buffer.ticket(), before: self.shared.stats(), reply });
+        // Whoever asks wants to know now.
+        self.retry_at = None;
+        self.advance(ctx);
+        receiver
+    }
+
+    fn answer_waiters(&mut self) {
+        let settled = self.shared.buffer.settled();
+        let after = self.shared.stats();
+        for waiter in self.waiters.extract_if(.., |waiter| waiter.ticket <= settled) {
+            let report = FlushReport {
+                persisted: after.persisted - waiter.before.persisted,
+                rejected: after.dropped.rejected - waiter.before.dropped.rejected,
+            };
+            // Whoever does not wait any more needs no answer.
+            let _ = waiter.reply.send(Ok(report));
+        }
+    }
+
+    fn fail_waiters(&mut self, error: &LoggerError) {
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.reply.send(Err(error.clone()));
+        }
+    }
+}
+
+impl Actor for FailureLogger {
+    type Context = Context<Self>;
+
+    /// Also after a restart, which drops all timers.
+    fn started(&mut self, ctx: &mut Self::Context) {
+        failpoint!("actor-started");
+        ctx.run_interval(self.shared.config.flush_interval, Self::tick);
+        ctx.run_interval(PURGE_INTERVAL, |actor, ctx| {
+            actor.want_purge();
+            actor.advance(ctx);
+        });
+        let shared = Arc::clone(&self.shared);
+        ctx.spawn(wrap_future(listen(shared, ctx.address().downgrade())));
+        self.want_purge();
+        // Opens the store where necessary, and writes what an earlier incarnation left.
+        self.flush(ctx);
+    }
+}
+
+/// Tells the actor when a caller has completed a batch.
+async fn listen(shared: Arc<Shared>, actor: actix::WeakAddr<FailureLogger>) {
+    loop {
+        shared.buffer.woken().await;
+        let Some(actor) = actor.upgrade() else { return };
+        actor.do_send(BatchComplete);
+    }
+}
+
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct BatchComplete;
+
+impl Handler<BatchComplete> for FailureLogger {
+    type Result = ();
+
+    fn handle(&mut self, _: BatchComplete, ctx: &mut Context<Self>) {
+        self.due = true;
+        self.advance(ctx);
+    }
+}
+
+impl Supervised for FailureLogger {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        // The job's future went with the old context; the job itself may go on, under its lock.
+        self.busy = false;
+        self.retry_at = None;
+    }
+}
+
+impl Handler<RetrievalFailureRecord> for FailureLogger {
+    type Result = ();
+
+    fn handle(&mut self, record: RetrievalFailureRecord, ctx: &mut Context<Self>) {
+        // First of all: what comes after may fail.
+        let outcome = self.shared.accept(record);
+        failpoint!("actor-record");
+        if outcome == LogOutcome::Queued && !self.busy && self.shared.buffer.waiting() >= self.shared.config.batch_size
+        {
+            self.advance(ctx);
+        }
+    }
+}
+
+impl Handler<Flush> for FailureLogger {
+    type Result = ResponseFuture<Result<FlushReport, LoggerError>>;
+
+    fn handle(&mut self, _: Flush, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = self.wait_for_flush(ctx);
+        Box::pin(async { answer.await.unwrap_or(Err(LoggerError::Closed)) })
+    }
+}
+
+impl Handler<GetStats> for FailureLogger {
+    type Result = MessageResult<GetStats>;
+
+    fn handle(&mut self, _: GetStats, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.shared.stats())
+    }
+}
+
+impl Handler<Shutdown> for FailureLogger {
+    type Result = ResponseFuture<Result<ShutdownReport, LoggerError>>;
+
+    /// Comes after all records that were sent to the actor before.
+    fn handle(&mut self, _: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
+        let shared = Arc::clone(&self.shared);
+        shared.close(Instant::now() + shared.config.shutdown_timeout);
+        self.closing = true;
+        self.retry_at = None;
+        self.advance(ctx);
+        Box::pin(async move { shared.result().await })
+    }
+}

@@ -1,0 +1,224 @@
+//! The logger's thread, and the supervisor that restarts the actor there.
+//!
+//! Everything that depends on actix's internals is in this file: `actix::Supervisor` restarts an
+//! actor whose context ends, but not one that panics (actix issue 157), so the context's future is
+//! polled by hand.
+
+use std::future::Future;
+use std::hash::{BuildHasher as _, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::task::{Context as TaskContext, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use actix::dev::ContextFut;
+use actix::dev::channel::{AddressReceiver, channel as mailbox};
+use actix::{Addr, Context};
+use tokio::sync::watch;
+
+use super::{FailureLogger, flush};
+use crate::error::{LoggerError, StartError};
+use crate::shared::{Phase, Shared};
+use crate::stats::ShutdownReport;
+
+/// Restarts without a success in between, after which the logger counts as unavailable.
+const FAILED_RESTARTS: u32 = 5;
+/// How long the end of the logger waits for a commit that is on its way.
+const COMMIT_PATIENCE: Duration = Duration::from_millis(500);
+/// The longest pause before a restart while a shutdown waits for it.
+const PAUSE_WHILE_CLOSING: Duration = Duration::from_millis(100);
+
+/// A logger's thread, seen from outside.
+pub(crate) struct Thread {
+    pub(crate) id: thread::ThreadId,
+    /// Disconnects when the thread has published the result of its shutdown.
+    pub(crate) ended: Receiver<()>,
+}
+
+/// Starts the actor on a thread of its own, which runs an actix system of its own.
+pub(crate) fn start(shared: &Arc<Shared>) -> Result<(Addr<FailureLogger>, Thread), StartError> {
+    // Made here, so that the mailbox has its capacity from the first message on.
+    let (sender, receiver) = mailbox(shared.config.buffer_capacity);
+    let (ready, started) = sync_channel(1);
+    let (alive, ended) = channel();
+    let shared = Arc::clone(shared);
+    let thread =
+        thread::Builder::new().name("failure-logger".into()).spawn(move || run(&shared, receiver, &ready, alive))?;
+    match started.recv() {
+        Ok(()) => Ok((Addr::new(sender), Thread { id: thread.thread().id(), ended })),
+        Err(_) => Err(StartError::Thread(std::io::Error::other("no event loop"))),
+    }
+}
+
+fn run(
+    shared: &Arc<Shared>,
+    receiver: AddressReceiver<FailureLogger>,
+    ready: &std::sync::mpsc::SyncSender<()>,
+    alive: Sender<()>,
+) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let system = actix_rt::System::new();
+        // The caller waits for it, so it is there.
+        let _ = ready.send(());
+        system.block_on(async {
+            let context = Context::with_receiver(receiver);
+            let mut actor = context.into_future(FailureLogger::new(Arc::clone(shared)));
+            supervise(shared, &mut actor).await;
+            finish(shared);
+            drop(alive);
+            // An actor that panics while it is dropped changes nothing any more.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(actor)));
+        });
+    }));
+    if outcome.is_err() && !matches!(*shared.phases().borrow(), Phase::Closed { .. }) {
+        // The supervisor itself failed. What was accepted is saved all the same.
+        tracing::error!("the logger's thread panicked; it writes what it has, and ends");
+        shared.close(Instant::now());
+        let _ = catch_unwind(AssertUnwindSafe(|| flush::flush(shared)));
+        finish(shared);
+    }
+}
+
+/// Runs the actor until it has drained the buffer for a shutdown, or the shutdown's deadline has
+/// passed. Restarts it whenever it stops or panics.
+async fn supervise(shared: &Shared, actor: &mut ContextFut<FailureLogger, Context<FailureLogger>>) {
+    let mut pauses = Backoff::new(&shared.config);
+    let mut successes = 0;
+    let mut in_vain = 0;
+    loop {
+        let cause = tokio::select! {
+            biased;
+            cause = Guarded(actor) => cause,
+            () = deadline(shared) => return,
+        };
+        if shared.is_drained() {
+            return;
+        }
+        let succeeded = shared.counters.successes.load(Ordering::Acquire);
+        if succeeded != successes {
+            (successes, in_vain) = (succeeded, 0);
+            pauses.reset();
+        }
+        in_vain += 1;
+        shared.counters.restarts.fetch_add(1, Ordering::AcqRel);
+        if let Some(panic) = cause {
+            shared.failed(format!("panic: {panic}"));
+        }
+        let cause = shared.last_failure();
+        let pause = pauses.next();
+        if in_vain >= FAILED_RESTARTS {
+            shared.unavailable(&cause);
+            tracing::error!(
+                cause,
+                in_vain,
+                pause_ms = pause.as_millis(),
+                "the logger cannot be restarted; what is buffered is kept"
+            );
+        } else {
+            tracing::warn!(cause, pause_ms = pause.as_millis(), "the logger failed, and is restarted");
+        }
+        tokio::select! {
+            () = pause_before_restart(shared, pause) => {}
+            () = deadline(shared) => return,
+        }
+        if catch_unwind(AssertUnwindSafe(|| actor.restart())).is_err() {
+            shared.failed("panic while restarting".into());
+        }
+    }
+}
+
+/// Ends after `pause`, or soon if a shutdown waits.
+async fn pause_before_restart(shared: &Shared, pause: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = async { wait_for_closing(shared).await; tokio::time::sleep(PAUSE_WHILE_CLOSING.min(pause)).await } => {}
+    }
+}
+
+/// Ends when the deadline of a shutdown has passed.
+async fn deadline(shared: &Shared) {
+    let deadline = wait_for_closing(shared).await;
+    tokio::time::sleep_until(deadline.into()).await;
+}
+
+async fn wait_for_closing(shared: &Shared) -> Instant {
+    let mut phases: watch::Receiver<Phase> = shared.phases();
+    let closing = phases.wait_for(|phase| matches!(phase, Phase::Closing { .. })).await;
+    match closing.as_deref() {
+        Ok(Phase::Closing { deadline, .. }) => *deadline,
+        _ => Instant::now(),
+    }
+}
+
+/// Draws the line: nothing is accepted or committed after it, and what is left is lost, and
+/// reported.
+fn finish(shared: &Shared) {
+    shared.buffer.seal();
+    let in_doubt = shared.gate.close(COMMIT_PATIENCE);
+    let unsaved = shared.buffer.abandon();
+    let persisted_before = match *shared.phases().borrow() {
+        Phase::Closing { persisted_before, .. } => persisted_before,
+        _ => 0,
+    };
+    let stats = shared.stats();
+    let report =
+        ShutdownReport { drained: stats.persisted - persisted_before, unsaved, in_doubt: in_doubt as u64, stats };
+    shared.closed(if unsaved == 0 {
+        Ok(report)
+    } else {
+        let cause = shared.last_failure();
+        tracing::error!(unsaved, in_doubt, cause, "the deadline passed before all records were stored");
+        Err(LoggerError::Unsaved { report, cause })
+    });
+}
+
+/// Polls the actor, and turns a panic into the end of the poll, with what the panic said.
+struct Guarded<'a>(&'a mut ContextFut<FailureLogger, Context<FailureLogger>>);
+
+impl Future for Guarded<'_> {
+    type Output = Option<String>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        match catch_unwind(AssertUnwindSafe(|| pin!(&mut *self.0).poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) => Poll::Ready(None),
+            Err(panic) => Poll::Ready(Some(panic_message(&*panic))),
+        }
+    }
+}
+
+/// What a panic said.
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("(no message)").to_owned()
+}
+
+/// Pauses that double from the first to the longest, a little uneven so that several processes
+/// do not try at the same moment.
+pub(super) struct Backoff {
+    first: Duration,
+    longest: Duration,
+    pause: Duration,
+}
+
+impl Backoff {
+    pub(super) fn new(config: &crate::config::LoggerConfig) -> Self {
+        Self { first: config.first_backoff, longest: config.longest_backoff, pause: config.first_backoff }
+    }
+
+    pub(super) fn next(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(self.longest);
+        // Three quarters to all of it. A fresh hasher is randomness enough, and at hand.
+        let random = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
+        pause.mul_f64(0.75 + 0.25 * random)
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.pause = self.first;
+    }
+}

@@ -1,0 +1,307 @@
+//! The bounded buffer and the accounting.
+//!
+//! A record is counted before it is enqueued, and every count only grows, so that any snapshot of
+//! the counters balances: what was accepted is settled (persisted, rejected, unsaved) or still
+//! held. A record that got lost on the way would not vanish from the books: it would stay
+//! `buffered` for ever, and `shutdown` would report it as unsaved.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use crossbeam_utils::CachePadded;
+use tokio::sync::Notify;
+
+use crate::record::RetrievalFailureRecord;
+use crate::stats::{DropCounts, DropReason};
+
+/// A record and the moment of the call that logged it.
+pub(crate) struct Entry {
+    pub(crate) record: RetrievalFailureRecord,
+    /// Unix milliseconds, UTC.
+    pub(crate) logged_at: i64,
+}
+
+/// Where records wait for the writer. Shared by all handles, the actor and the writer, and
+/// outlives the actor. Callers take no lock, make no system call and allocate nothing.
+pub(crate) struct Buffer {
+    queue: ArrayQueue<Entry>,
+    capacity: u64,
+    batch_size: usize,
+    /// Records that were let in, and whether the door is [`SEALED`]. The only counter that callers
+    /// contend for.
+    accepted: CachePadded<AtomicU64>,
+    /// What became of accepted records; changed by the writer, once a transaction.
+    settled: CachePadded<Settled>,
+    /// Records that were turned away; changed by callers, but only when they lose a record.
+    refused: CachePadded<Refused>,
+    /// Whether somebody is looking after the buffer already, so that no caller need wake anybody.
+    attended: CachePadded<AtomicBool>,
+    wake: Notify,
+}
+
+/// Set in `accepted` when nothing is let in any more, in one step with the count: what was
+/// accepted is a fixed number from then on.
+const SEALED: u64 = 1 << 63;
+
+#[derive(Default)]
+struct Settled {
+    persisted: AtomicU64,
+    rejected: AtomicU64,
+    unsaved: AtomicU64,
+}
+
+#[derive(Default)]
+struct Refused {
+    buffer_full: AtomicU64,
+    unavailable: AtomicU64,
+    closed: AtomicU64,
+}
+
+impl Settled {
+    fn total(&self) -> u64 {
+        self.persisted.load(Ordering::Acquire)
+            + self.rejected.load(Ordering::Acquire)
+            + self.unsaved.load(Ordering::Acquire)
+    }
+}
+
+/// The fate of every record so far.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Balance {
+    pub(crate) received: u64,
+    pub(crate) persisted: u64,
+    pub(crate) buffered: u64,
+    pub(crate) dropped: DropCounts,
+}
+
+impl Buffer {
+    /// A buffer for `capacity` records that wakes its writer when `batch_size` of them wait.
+    pub(crate) fn new(capacity: usize, batch_size: usize) -> Self {
+        Self {
+            queue: ArrayQueue::new(capacity),
+            capacity: capacity as u64,
+            batch_size,
+            accepted: CachePadded::default(),
+            settled: CachePadded::default(),
+            refused: CachePadded::default(),
+            attended: CachePadded::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Takes `entry`, and wakes the writer if it completes a batch that nobody is looking after.
+    ///
+    /// The bound covers all that is held, also the batch that is being written.
+    pub(crate) fn push(&self, entry: Entry) -> Result<(), DropReason> {
+        let held = self.admit()?;
+        if self.queue.push(entry).is_err() {
+            // Cannot be: the queue has a slot for each admitted record.
+            self.accepted.fetch_sub(1, Ordering::AcqRel);
+            return Err(DropReason::BufferFull);
+        }
+        if held >= self.batch_size as u64
+            && !self.attended.load(Ordering::SeqCst)
+            && !self.attended.swap(true, Ordering::SeqCst)
+        {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Counts one more record if there is room: how many are held then.
+    fn admit(&self) -> Result<u64, DropReason> {
+        let mut accepted = self.accepted.load(Ordering::Acquire);
+        loop {
+            if accepted & SEALED != 0 {
+                return Err(DropReason::Closed);
+            }
+            // Saturating: records accepted since the load above may be settled by now.
+            let held = accepted.saturating_sub(self.settled.total());
+            if held >= self.capacity {
+                return Err(DropReason::BufferFull);
+            }
+            match self.accepted.compare_exchange_weak(accepted, accepted + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(held + 1),
+                Err(now) => accepted = now,
+            }
+        }
+    }
+
+    /// Counts a record that was turned away.
+    pub(crate) fn refuse(&self, reason: DropReason) {
+        let counter = match reason {
+            DropReason::BufferFull => &self.refused.buffer_full,
+            DropReason::Unavailable => &self.refused.unavailable,
+            _ => &self.refused.closed,
+        };
+        counter.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The oldest record. The caller must settle it, one way or another.
+    pub(crate) fn pop(&self) -> Option<Entry> {
+        self.queue.pop()
+    }
+
+    /// Records that wait, without the batch that is being written.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(crate) fn persisted(&self, records: u64) {
+        self.settled.persisted.fetch_add(records, Ordering::AcqRel);
+    }
+
+    pub(crate) fn rejected(&self, records: u64) {
+        self.settled.rejected.fetch_add(records, Ordering::AcqRel);
+    }
+
+    /// Lets nothing in any more.
+    pub(crate) fn seal(&self) {
+        self.accepted.fetch_or(SEALED, Ordering::AcqRel);
+    }
+
+    /// Gives up everything that is held: how many records that were.
+    ///
+    /// Only once the buffer is sealed and the writer can settle nothing any more.
+    pub(crate) fn abandon(&self) -> u64 {
+        let held = self.balance().buffered;
+        self.settled.unsaved.fetch_add(held, Ordering::AcqRel);
+        held
+    }
+
+    /// How many records have been let in so far. All that were logged before are settled once
+    /// [`settled`](Self::settled) reaches this number, because the queue keeps their order.
+    pub(crate) fn ticket(&self) -> u64 {
+        self.accepted.load(Ordering::Acquire) & !SEALED
+    }
+
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled.total()
+    }
+
+    /// A snapshot that balances: what is settled is read first, so it was accepted before.
+    pub(crate) fn balance(&self) -> Balance {
+        let persisted = self.settled.persisted.load(Ordering::Acquire);
+        let rejected = self.settled.rejected.load(Ordering::Acquire);
+        let unsaved = self.settled.unsaved.load(Ordering::Acquire);
+        let accepted = self.ticket();
+        let refused = DropCounts {
+            buffer_full: self.refused.buffer_full.load(Ordering::Acquire),
+            unavailable: self.refused.unavailable.load(Ordering::Acquire),
+            closed: self.refused.closed.load(Ordering::Acquire),
+            ..DropCounts::default()
+        };
+        Balance {
+            received: accepted + refused.total(),
+            persisted,
+            buffered: accepted - (persisted + rejected + unsaved),
+            dropped: DropCounts { rejected, unsaved, ..refused },
+        }
+    }
+
+    /// Says that the writer looks after the buffer: callers need not wake it.
+    pub(crate) fn attend(&self) {
+        self.attended.store(true, Ordering::SeqCst);
+    }
+
+    /// Says that the writer goes back to its timer: whether it may. If not, a batch was completed
+    /// in the meantime, and the writer must look after it.
+    pub(crate) fn leave(&self) -> bool {
+        self.attended.store(false, Ordering::SeqCst);
+        self.waiting() < self.batch_size || self.attended.swap(true, Ordering::SeqCst)
+    }
+
+    /// Waits until a caller completes a batch.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+    use crate::record::RetrievalFailureType;
+
+    fn entry() -> Entry {
+        Entry { record: RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "q"), logged_at: 0 }
+    }
+
+    #[test]
+    fn the_batch_being_written_counts_against_the_bound() {
+        let buffer = Buffer::new(3, 2);
+        for _ in 0..3 {
+            buffer.push(entry()).unwrap();
+        }
+        assert!(buffer.pop().is_some() && buffer.pop().is_some());
+        assert_eq!(buffer.push(entry()), Err(DropReason::BufferFull));
+        buffer.persisted(1);
+        assert_eq!(buffer.push(entry()), Ok(()));
+        assert_eq!(buffer.push(entry()), Err(DropReason::BufferFull));
+        assert_eq!((buffer.balance().buffered, buffer.waiting()), (3, 2));
+    }
+
+    #[test]
+    fn only_the_call_that_completes_a_batch_wakes_and_only_if_nobody_attends() {
+        let buffer = Buffer::new(8, 2);
+        buffer.push(entry()).unwrap();
+        assert!(!buffer.attended.load(Ordering::SeqCst));
+        buffer.push(entry()).unwrap();
+        assert!(buffer.attended.load(Ordering::SeqCst));
+        assert!(!buffer.leave(), "a full batch is waiting");
+        assert!(buffer.attended.load(Ordering::SeqCst), "so the writer stays");
+        buffer.pop().unwrap();
+        assert!(buffer.leave());
+    }
+
+    #[test]
+    fn a_sealed_buffer_lets_nothing_in_and_keeps_what_it_has() {
+        let buffer = Buffer::new(3, 2);
+        buffer.push(entry()).unwrap();
+        buffer.seal();
+        assert_eq!(buffer.push(entry()), Err(DropReason::Closed));
+        assert_eq!(buffer.balance().buffered, 1);
+        assert_eq!(buffer.abandon(), 1);
+        assert_eq!((buffer.balance().buffered, buffer.balance().dropped.unsaved), (0, 1));
+    }
+
+    #[test]
+    fn every_snapshot_balances_while_callers_and_writer_race() {
+        const CALLERS: usize = 4;
+        const CALLS: u64 = 20_000;
+        let buffer = Buffer::new(64, 16);
+        let start = Barrier::new(CALLERS + 1);
+        thread::scope(|scope| {
+            for _ in 0..CALLERS {
+                scope.spawn(|| {
+                    start.wait();
+                    for _ in 0..CALLS {
+                        if let Err(reason) = buffer.push(entry()) {
+                            buffer.refuse(reason);
+                        }
+                    }
+                });
+            }
+            start.wait();
+            let mut received = 0;
+            while received < CALLERS as u64 * CALLS {
+                if buffer.pop().is_some() {
+                    buffer.persisted(1);
+                }
+                let now = buffer.balance();
+                assert!(now.buffered <= 64, "held {} of 64", now.buffered);
+                assert!(now.received >= received, "a count went back");
+                assert_eq!(now.received, now.persisted + now.dropped.total() + now.buffered);
+                received = now.received;
+            }
+        });
+        while buffer.pop().is_some() {
+            buffer.persisted(1);
+        }
+        let end = buffer.balance();
+        assert_eq!(end.buffered, 0, "nothing got lost between the counter and the queue");
+        assert_eq!(end.persisted + end.dropped.buffer_full, CALLERS as u64 * CALLS);
+    }
+}

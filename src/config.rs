@@ -1,0 +1,405 @@
+//! The settings, their defaults and their limits.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ConfigError;
+use crate::record::RetrievalFailureRecord;
+
+/// Database file, in the current folder.
+pub const DEFAULT_DATABASE_URL: &str = "retrieval-failures.db";
+/// Records held in memory at most.
+pub const DEFAULT_BUFFER_CAPACITY: usize = 8192;
+/// Records that are written at once, without waiting for the timer.
+pub const DEFAULT_BATCH_SIZE: usize = 256;
+/// How long a record waits at most before it is written.
+pub const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+/// Age at which rows are deleted, in days.
+pub const DEFAULT_RETENTION_DAYS: u32 = 90;
+/// Flushes between two purges.
+pub const DEFAULT_CLEANUP_EVERY: u32 = 500;
+/// Connections to the database at most.
+pub const DEFAULT_POOL_SIZE: u32 = 4;
+/// How long a shutdown may take.
+pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first and the longest pause between two attempts after a failure.
+pub const DEFAULT_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+const BUFFER_CAPACITY: RangeInclusive<usize> = 1..=1 << 20;
+const POOL_SIZE: RangeInclusive<u32> = 1..=64;
+/// Also the longest time that `Instant` arithmetic is asked for.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+type Redactor = Arc<dyn Fn(&mut RetrievalFailureRecord) + Send + Sync>;
+
+/// Settings of a logger. Defaults serve; nothing is checked before
+/// [`FailureLogger::spawn`](crate::FailureLogger::spawn).
+///
+/// ```
+/// use std::time::Duration;
+/// use failure_logger::LoggerConfig;
+///
+/// let config = LoggerConfig::new("failures.db")
+///     .retention_days(30)
+///     .flush_interval(Duration::from_millis(250))
+///     .redactor(|record| record.error_context = None);
+/// ```
+///
+/// With serde, durations are whole milliseconds (`flush_interval_ms`), and unknown keys are errors.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[must_use = "a configuration does nothing until it is given to `FailureLogger::spawn`"]
+pub struct LoggerConfig {
+    pub(crate) database_url: String,
+    pub(crate) buffer_capacity: usize,
+    pub(crate) batch_size: usize,
+    #[serde(rename = "flush_interval_ms", with = "milliseconds")]
+    pub(crate) flush_interval: Duration,
+    pub(crate) retention_days: u32,
+    pub(crate) cleanup_every: u32,
+    pub(crate) pool_size: u32,
+    #[serde(rename = "shutdown_timeout_ms", with = "milliseconds")]
+    pub(crate) shutdown_timeout: Duration,
+    #[serde(rename = "first_backoff_ms", with = "milliseconds")]
+    pub(crate) first_backoff: Duration,
+    #[serde(rename = "longest_backoff_ms", with = "milliseconds")]
+    pub(crate) longest_backoff: Duration,
+    pub(crate) enabled: bool,
+    #[serde(skip)]
+    pub(crate) redactor: Option<Redactor>,
+}
+
+impl LoggerConfig {
+    /// Default settings for the database at `database_url`: a path, `sqlite:PATH`, `sqlite://PATH`,
+    /// or `:memory:` for one that ends with the logger.
+    pub fn new(database_url: impl Into<String>) -> Self {
+        Self { database_url: database_url.into(), ..Self::default() }
+    }
+
+    /// Defaults, overridden by the environment: `FAILURE_LOGGER_` and the name of the setting in
+    /// capitals, durations in milliseconds with `_MS` behind it, for example
+    /// `FAILURE_LOGGER_DATABASE_URL` and `FAILURE_LOGGER_FLUSH_INTERVAL_MS`.
+    ///
+    /// Setters called on the result take precedence.
+    ///
+    /// # Errors
+    ///
+    /// A variable that cannot be parsed.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_variables(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        fn set<T: FromStr>(
+            field: &mut T,
+            name: &'static str,
+            value: Option<String>,
+            expected: &'static str,
+        ) -> Result<(), ConfigError> {
+            if let Some(value) = value {
+                *field = value.trim().parse().map_err(|_| ConfigError { setting: name, value, expected })?;
+            }
+            Ok(())
+        }
+        macro_rules! read {
+            ($field:expr, $name:literal, $expected:literal) => {
+                set(&mut $field, $name, variable($name), $expected)?
+            };
+            (ms $field:expr, $name:literal) => {
+                let mut ms = milliseconds::whole(&$field);
+                read!(ms, $name, "a whole number of milliseconds");
+                $field = Duration::from_millis(ms);
+            };
+        }
+        let mut config = Self::default();
+        read!(config.database_url, "FAILURE_LOGGER_DATABASE_URL", "a path");
+        read!(config.buffer_capacity, "FAILURE_LOGGER_BUFFER_CAPACITY", "a whole number");
+        read!(config.batch_size, "FAILURE_LOGGER_BATCH_SIZE", "a whole number");
+        read!(ms config.flush_interval, "FAILURE_LOGGER_FLUSH_INTERVAL_MS");
+        read!(config.retention_days, "FAILURE_LOGGER_RETENTION_DAYS", "a whole number of days");
+        read!(config.cleanup_every, "FAILURE_LOGGER_CLEANUP_EVERY", "a whole number");
+        read!(config.pool_size, "FAILURE_LOGGER_POOL_SIZE", "a whole number");
+        read!(ms config.shutdown_timeout, "FAILURE_LOGGER_SHUTDOWN_TIMEOUT_MS");
+        read!(ms config.first_backoff, "FAILURE_LOGGER_FIRST_BACKOFF_MS");
+        read!(ms config.longest_backoff, "FAILURE_LOGGER_LONGEST_BACKOFF_MS");
+        read!(config.enabled, "FAILURE_LOGGER_ENABLED", "true or false");
+        Ok(config)
+    }
+
+    /// Records held in memory at most, 1 to 1,048,576; more are refused. Default: 8192.
+    pub fn buffer_capacity(mut self, records: usize) -> Self {
+        self.buffer_capacity = records;
+        self
+    }
+
+    /// Records that are written at once, without waiting for the timer; at most the buffer's
+    /// capacity. Default: 256.
+    pub fn batch_size(mut self, records: usize) -> Self {
+        self.batch_size = records;
+        self
+    }
+
+    /// How long a record waits at most before it is written; 1 ms to 1 day. Default: 100 ms.
+    pub fn flush_interval(mut self, interval: Duration) -> Self {
+        self.flush_interval = interval;
+        self
+    }
+
+    /// Age at which rows are deleted, in days; 0 keeps everything. Default: 90.
+    pub fn retention_days(mut self, days: u32) -> Self {
+        self.retention_days = days;
+        self
+    }
+
+    /// Flushes between two purges; at least 1. Old rows are also purged at start and hourly.
+    /// Default: 500.
+    pub fn cleanup_every(mut self, flushes: u32) -> Self {
+        self.cleanup_every = flushes;
+        self
+    }
+
+    /// Connections to the database at most, 1 to 64, opened as they are needed. Default: 4.
+    pub fn pool_size(mut self, connections: u32) -> Self {
+        self.pool_size = connections;
+        self
+    }
+
+    /// How long [`shutdown`](crate::LoggerHandle::shutdown) may take; 1 ms to 1 day. Default: 10 s.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = timeout;
+        self
+    }
+
+    /// The first and the longest pause between two attempts, after the store failed or the actor
+    /// had to be restarted; each pause is about twice the one before. 1 ms to 1 day.
+    /// Default: 50 ms and 5 s.
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        (self.first_backoff, self.longest_backoff) = (first, longest);
+        self
+    }
+
+    /// Runs in the caller on each record before it is queued, to take out what must not be stored.
+    /// If it panics, the panic is caught and the record's text is replaced. Default: none.
+    pub fn redactor(mut self, redact: impl Fn(&mut RetrievalFailureRecord) + Send + Sync + 'static) -> Self {
+        self.redactor = Some(Arc::new(redact));
+        self
+    }
+
+    /// `false`: a handle that does nothing and opens nothing. Default: `true`.
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
+    }
+
+    /// Checks every setting, and says where the database is.
+    pub(crate) fn validate(&self) -> Result<Location, ConfigError> {
+        let refuse = |setting, value: &dyn fmt::Display, expected| {
+            Err(ConfigError { setting, value: value.to_string(), expected })
+        };
+        if !BUFFER_CAPACITY.contains(&self.buffer_capacity) {
+            return refuse("buffer_capacity", &self.buffer_capacity, "1 to 1048576 records");
+        }
+        if !(1..=self.buffer_capacity).contains(&self.batch_size) {
+            return refuse("batch_size", &self.batch_size, "1 record to the buffer_capacity");
+        }
+        if self.cleanup_every == 0 {
+            return refuse(
+                "cleanup_every",
+                &self.cleanup_every,
+                "at least 1 flush (retention_days = 0 turns purging off)",
+            );
+        }
+        if !POOL_SIZE.contains(&self.pool_size) {
+            return refuse("pool_size", &self.pool_size, "1 to 64 connections");
+        }
+        for (setting, duration) in [
+            ("flush_interval", self.flush_interval),
+            ("shutdown_timeout", self.shutdown_timeout),
+            ("first backoff", self.first_backoff),
+            ("longest backoff", self.longest_backoff),
+        ] {
+            if !(Duration::from_millis(1)..=LONGEST).contains(&duration) {
+                return refuse(setting, &format_args!("{duration:?}"), "1 ms to 1 day");
+            }
+        }
+        if self.longest_backoff < self.first_backoff {
+            return refuse(
+                "longest backoff",
+                &format_args!("{:?}", self.longest_backoff),
+                "at least the first backoff",
+            );
+        }
+        Location::parse(&self.database_url)
+    }
+}
+
+impl Default for LoggerConfig {
+    fn default() -> Self {
+        Self {
+            database_url: DEFAULT_DATABASE_URL.into(),
+            buffer_capacity: DEFAULT_BUFFER_CAPACITY,
+            batch_size: DEFAULT_BATCH_SIZE,
+            flush_interval: DEFAULT_FLUSH_INTERVAL,
+            retention_days: DEFAULT_RETENTION_DAYS,
+            cleanup_every: DEFAULT_CLEANUP_EVERY,
+            pool_size: DEFAULT_POOL_SIZE,
+            shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
+            first_backoff: DEFAULT_BACKOFF.0,
+            longest_backoff: DEFAULT_BACKOFF.1,
+            enabled: true,
+            redactor: None,
+        }
+    }
+}
+
+impl fmt::Debug for LoggerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoggerConfig")
+            .field("database_url", &self.database_url)
+            .field("buffer_capacity", &self.buffer_capacity)
+            .field("batch_size", &self.batch_size)
+            .field("flush_interval", &self.flush_interval)
+            .field("retention_days", &self.retention_days)
+            .field("cleanup_every", &self.cleanup_every)
+            .field("pool_size", &self.pool_size)
+            .field("shutdown_timeout", &self.shutdown_timeout)
+            .field("first_backoff", &self.first_backoff)
+            .field("longest_backoff", &self.longest_backoff)
+            .field("enabled", &self.enabled)
+            .field("redactor", &self.redactor.as_ref().map(|_| ".."))
+            .finish()
+    }
+}
+
+/// Where the database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Location {
+    Memory,
+    File(PathBuf),
+}
+
+impl Location {
+    fn parse(url: &str) -> Result<Self, ConfigError> {
+        let refuse = || {
+            // A URL may carry a password: only its scheme is repeated.
+            let value = url.split_once(':').map_or("(empty)".into(), |(scheme, _)| format!("{scheme}:.."));
+            Err(ConfigError {
+                setting: "database_url",
+                value,
+                expected: "a path, sqlite:PATH, sqlite://PATH or :memory:",
+            })
+        };
+        let path = match url.split_once(':') {
+            _ if url == ":memory:" => url,
+            Some(("sqlite", rest)) => rest.strip_prefix("//").unwrap_or(rest),
+            // One letter is a drive, not a scheme; and a scheme has neither slash nor dot.
+            Some((scheme, _)) if scheme.len() > 1 && !scheme.contains(['/', '\\', '.']) => return refuse(),
+            _ => url,
+        };
+        match path {
+            ":memory:" => Ok(Self::Memory),
+            "" => refuse(),
+            path if path.contains('\0') => refuse(),
+            path => Ok(Self::File(path.into())),
+        }
+    }
+}
+
+/// Durations as whole milliseconds.
+mod milliseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn whole(duration: &Duration) -> u64 {
+        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(whole(duration))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(config: LoggerConfig) -> String {
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn each_bad_setting_is_refused_by_name() {
+        let config = || LoggerConfig::new("x.db");
+        for (bad, said) in [
+            (config().buffer_capacity(0), "buffer_capacity = 0: expected 1 to 1048576 records"),
+            (config().batch_size(0), "batch_size = 0: expected 1 record to the buffer_capacity"),
+            (config().batch_size(8193), "batch_size = 8193: expected 1 record to the buffer_capacity"),
+            (config().flush_interval(Duration::ZERO), "flush_interval = 0ns: expected 1 ms to 1 day"),
+            (
+                config().flush_interval(Duration::MAX),
+                "flush_interval = 18446744073709551615.999999999s: expected 1 ms to 1 day",
+            ),
+            (config().pool_size(0), "pool_size = 0: expected 1 to 64 connections"),
+        ] {
+            assert_eq!(refused(bad), said);
+        }
+    }
+
+    #[test]
+    fn locations_are_paths_or_memory_and_other_schemes_are_refused() {
+        for (url, path) in [
+            ("a.db", "a.db"),
+            ("sqlite:a.db", "a.db"),
+            ("sqlite:///a.db", "/a.db"),
+            ("./a:b.db", "./a:b.db"),
+            (r"C:\a.db", r"C:\a.db"),
+        ] {
+            assert_eq!(Location::parse(url), Ok(Location::File(path.into())));
+        }
+        for url in [":memory:", "sqlite::memory:", "sqlite://:memory:"] {
+            assert_eq!(Location::parse(url), Ok(Location::Memory));
+        }
+        for url in ["", "sqlite:", "postgres://u:secret@h/d", "file:a.db?mode=ro", "a\0b"] {
+            let refusal = Location::parse(url).unwrap_err().to_string();
+            assert!(refusal.starts_with("database_url = ") && !refusal.contains("secret"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn the_environment_overrides_defaults_and_its_mistakes_are_named() {
+        let config = LoggerConfig::from_variables(|name| match name {
+            "FAILURE_LOGGER_DATABASE_URL" => Some("env.db".into()),
+            "FAILURE_LOGGER_FLUSH_INTERVAL_MS" => Some(" 250 ".into()),
+            "FAILURE_LOGGER_ENABLED" => Some("false".into()),
+            _ => None,
+        })
+        .unwrap();
+        assert_eq!(config.database_url, "env.db");
+        assert_eq!(config.flush_interval, Duration::from_millis(250));
+        assert_eq!(config.batch_size, DEFAULT_BATCH_SIZE);
+        assert!(!config.enabled);
+
+        let error = LoggerConfig::from_variables(|name| (name == "FAILURE_LOGGER_BATCH_SIZE").then(|| "many".into()));
+        assert_eq!(error.unwrap_err().to_string(), "FAILURE_LOGGER_BATCH_SIZE = many: expected a whole number");
+    }
+
+    #[test]
+    fn settings_survive_serde_and_unknown_keys_are_errors() {
+        let config: LoggerConfig = serde_json::from_str(r#"{"database_url":"s.db","flush_interval_ms":7}"#).unwrap();
+        assert_eq!(config.flush_interval, Duration::from_millis(7));
+        let again: LoggerConfig = serde_json::from_value(serde_json::to_value(&config).unwrap()).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{config:?}"));
+        assert!(serde_json::from_str::<LoggerConfig>(r#"{"flush_intervall_ms":7}"#).is_err());
+    }
+}

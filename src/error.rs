@@ -1,0 +1,109 @@
+//! Errors that say what to do about them.
+
+use std::path::PathBuf;
+
+use crate::stats::ShutdownReport;
+
+/// Why [`FailureLogger::spawn`](crate::FailureLogger::spawn) did not start a logger. Nothing was
+/// created or changed, unless the variant says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Correct the setting.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Choose another file: this one is not an SQLite database, and it stays untouched.
+    #[error("database_url = {}: not an SQLite database; name another file, or move this one away", path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Create the folder or grant access to it.
+    #[error("database_url = {}: cannot be opened for writing ({cause}); the folder must exist and be writable", path.display())]
+    Inaccessible {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: String,
+    },
+    /// Choose another file: this database has a table of the same name that is not ours, or was
+    /// written by a newer version.
+    #[error("database_url = {}: the database does not fit this version ({cause}); name another file", path.display())]
+    Incompatible {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        cause: String,
+    },
+    /// Do what the [`StoreError`] says. The database file may have been created.
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    /// The system gives no thread, or no event loop.
+    #[error("the logger's thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A setting that is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} = {value}: expected {expected}")]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// Name of the setting, or of the environment variable it came from.
+    pub setting: &'static str,
+    /// The value that was given.
+    pub value: String,
+    /// What is accepted.
+    pub expected: &'static str,
+}
+
+/// Why the store did not do as it was told, by what the caller should do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Try the same again later: locked, busy, full, read-only, or an I/O error.
+    #[error("{0}")]
+    Retry(String),
+    /// Split the batch: one of its rows may be refused.
+    #[error("{0}")]
+    Split(String),
+    /// Open the store anew: the file was deleted or replaced, or the table is gone.
+    #[error("{0}")]
+    Reopen(String),
+    /// Set the file aside, then open the store anew: the file is damaged.
+    #[error("{0}")]
+    Corrupt(String),
+    /// Give up: the deadline of the shutdown has passed.
+    #[error("{0}")]
+    GiveUp(String),
+}
+
+/// Why the logger did not do as it was told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoggerError {
+    /// Wait, or ask again: the store failed, the records are kept and written when it is back.
+    #[error("{buffered} records wait for the store: {cause}")]
+    Waiting {
+        /// Records that are held in memory.
+        buffered: u64,
+        /// What the store said.
+        cause: String,
+    },
+    /// Look at the cause: the logger cannot be restarted, and goes on trying. What is buffered is kept.
+    #[error("the logger cannot be restarted and goes on trying: {cause}")]
+    Unavailable {
+        /// What failed last.
+        cause: String,
+    },
+    /// Too late: the logger was shut down.
+    #[error("the logger was shut down")]
+    Closed,
+    /// Raise `shutdown_timeout`, or accept the loss: the deadline passed before everything was stored.
+    #[error("{} accepted records were not stored before the deadline: {cause}", report.unsaved)]
+    Unsaved {
+        /// What was stored, and what was not.
+        report: ShutdownReport,
+        /// Why it took so long, as far as known.
+        cause: String,
+    },
+}

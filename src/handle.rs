@@ -1,0 +1,139 @@
+//! What an application holds: cheap to clone, usable from any thread and any runtime.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use actix::Addr;
+use actix::dev::channel::channel as mailbox;
+
+use crate::actor::{FailureLogger, Flush, Shutdown, Thread};
+use crate::error::LoggerError;
+use crate::record::RetrievalFailureRecord;
+use crate::shared::{Phase, Shared};
+use crate::stats::{FlushReport, LogOutcome, ShutdownReport, Stats};
+
+/// How long dropping the last handle may take.
+const DRAIN_ON_DROP: Duration = Duration::from_secs(1);
+/// How much longer to wait for the logger's thread than it takes by itself.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The way to a running [`FailureLogger`]. Clone it freely: clones share one logger.
+///
+/// Dropping the last one drains the buffer for up to a second; [`shutdown`](Self::shutdown) does
+/// it properly, and tells what was saved.
+#[derive(Clone)]
+pub struct LoggerHandle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    addr: Addr<FailureLogger>,
+    /// `None`: the logger is disabled.
+    thread: Option<Mutex<Thread>>,
+}
+
+impl LoggerHandle {
+    pub(crate) fn new(shared: Arc<Shared>, addr: Addr<FailureLogger>, thread: Thread) -> Self {
+        Self { inner: Arc::new(Inner { shared, addr, thread: Some(Mutex::new(thread)) }) }
+    }
+
+    /// A handle that does nothing: there is no thread and no database. Records given to it are
+    /// dropped as [`Disabled`](crate::DropReason::Disabled), and not counted.
+    pub fn disabled() -> Self {
+        // Its receiver is gone, so that the address is closed.
+        let (sender, _) = mailbox(1);
+        Self { inner: Arc::new(Inner { shared: Arc::new(Shared::disabled()), addr: Addr::new(sender), thread: None }) }
+    }
+
+    /// Records a failed retrieval. Never blocks, never panics, allocates nothing, and makes no
+    /// system call unless the record completes a batch while the logger sleeps.
+    ///
+    /// The record's moment is that of the call.
+    pub fn log(&self, record: RetrievalFailureRecord) -> LogOutcome {
+        self.inner.shared.log(record)
+    }
+
+    /// The actor's address, for other actors: `addr.try_send(record)`, or
+    /// `addr.clone().recipient::<RetrievalFailureRecord>()`. Its mailbox holds as many messages as
+    /// the buffer holds records.
+    ///
+    /// Share one clone of it, for each further clone enlarges the mailbox by one (actix issue 329).
+    pub fn addr(&self) -> &Addr<FailureLogger> {
+        &self.inner.addr
+    }
+
+    /// Returns when everything that was logged before the call is committed.
+    ///
+    /// # Errors
+    ///
+    /// The store failed: the records are kept and written later, so that it may be called again.
+    pub async fn flush(&self) -> Result<FlushReport, LoggerError> {
+        if self.inner.thread.is_none() {
+            return Ok(FlushReport::default());
+        }
+        let mut phases = self.inner.shared.phases();
+        tokio::select! {
+            biased;
+            answer = self.inner.addr.send(Flush) => match answer {
+                Ok(answer) => answer,
+                Err(_) => Err(LoggerError::Closed),
+            },
+            phase = phases.wait_for(|phase| matches!(phase, Phase::Unavailable { .. } | Phase::Closed { .. })) => {
+                match phase.as_deref() {
+                    Ok(Phase::Unavailable { cause }) => Err(LoggerError::Unavailable { cause: cause.clone() }),
+                    _ => Err(LoggerError::Closed),
+                }
+            }
+        }
+    }
+
+    /// The counters, as of now. Takes no lock and disturbs nobody.
+    pub fn stats(&self) -> Stats {
+        self.inner.shared.stats()
+    }
+
+    /// Refuses new records, commits what was accepted, closes the database, and ends the logger's
+    /// thread. Takes at most the configured `shutdown_timeout` and half a second. May be called
+    /// several times, also at once: all get the same answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsaved`](LoggerError::Unsaved): the deadline passed first. It says what is lost.
+    pub async fn shutdown(&self) -> Result<ShutdownReport, LoggerError> {
+        if self.inner.thread.is_none() {
+            return Ok(ShutdownReport::default());
+        }
+        self.inner.close(self.inner.shared.config.shutdown_timeout);
+        self.inner.shared.result().await
+    }
+}
+
+impl fmt::Debug for LoggerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoggerHandle").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn close(&self, timeout: Duration) {
+        self.shared.close(Instant::now() + timeout);
+        // Behind all records that other actors sent. A message, because the future of a request
+        // takes it back when it is dropped.
+        self.addr.do_send(Shutdown);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        let thread = thread.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.close(DRAIN_ON_DROP);
+        // The logger's own thread must not wait for itself.
+        if thread.id != thread::current().id() {
+            let _ = thread.ended.recv_timeout(DRAIN_ON_DROP + GRACE);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+#![doc = include_str!("../README.md")]
+// A panic in somebody else's hot path is an outage. In a test it is the report.
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::unreachable)
+)]
+
+/// A place where a test may inject a fault; nothing without the feature `failpoints`.
+#[cfg(feature = "failpoints")]
+macro_rules! failpoint {
+    ($($point:tt)*) => { fail::fail_point!($($point)*) };
+}
+#[cfg(not(feature = "failpoints"))]
+macro_rules! failpoint {
+    ($($point:tt)*) => {};
+}
+
+mod actor;
+mod buffer;
+mod clock;
+mod config;
+mod error;
+mod handle;
+mod record;
+mod shared;
+mod stats;
+mod store;
+
+pub use actor::{FailureLogger, Flush, GetStats, Shutdown};
+pub use config::{
+    DEFAULT_BACKOFF, DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY, DEFAULT_CLEANUP_EVERY, DEFAULT_DATABASE_URL,
+    DEFAULT_FLUSH_INTERVAL, DEFAULT_POOL_SIZE, DEFAULT_RETENTION_DAYS, DEFAULT_SHUTDOWN_TIMEOUT, LoggerConfig,
+};
+pub use error::{ConfigError, LoggerError, StartError, StoreError};
+pub use handle::LoggerHandle;
+pub use record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType};
+pub use stats::{DropCounts, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};

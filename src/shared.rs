@@ -1,0 +1,259 @@
+//! What handles, actor and writer share, and what outlives the actor.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::buffer::{Buffer, Entry};
+use crate::clock::{self, PurgeClock};
+use crate::config::LoggerConfig;
+use crate::error::LoggerError;
+use crate::record::RetrievalFailureRecord;
+use crate::stats::{DropReason, LogOutcome, ShutdownReport, Stats};
+use crate::store::{CommitGate, Database, Row, Store};
+
+/// Stands in for text whose redaction failed.
+const NOT_REDACTED: &str = "[the redactor panicked]";
+
+/// The state of one logger.
+pub(crate) struct Shared {
+    pub(crate) config: LoggerConfig,
+    pub(crate) buffer: Buffer,
+    pub(crate) counters: Counters,
+    pub(crate) gate: CommitGate,
+    door: AtomicU8,
+    writer: Mutex<Writer>,
+    phase: watch::Sender<Phase>,
+    drained: AtomicBool,
+    /// What failed last.
+    failure: Mutex<String>,
+}
+
+/// What the writer works on. Behind a lock, so that one flush runs at a time, also while a flush
+/// of an actor that has died is still under way.
+pub(crate) struct Writer {
+    pub(crate) database: Database,
+    /// `None`: to be opened, or opened anew.
+    pub(crate) store: Option<Box<dyn Store>>,
+    /// The batch that is being written. It stays here until it is committed.
+    pub(crate) in_flight: VecDeque<Row>,
+    pub(crate) purge_clock: PurgeClock,
+}
+
+impl Writer {
+    pub(crate) fn new(database: Database, store: Option<Box<dyn Store>>) -> Self {
+        let purge_clock = PurgeClock::new(clock::now(), Instant::now());
+        Self { database, store, in_flight: VecDeque::new(), purge_clock }
+    }
+}
+
+/// How things go, apart from what becomes of records.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) flushes: AtomicU64,
+    pub(crate) failed_flushes: AtomicU64,
+    pub(crate) purged: AtomicU64,
+    pub(crate) restarts: AtomicU64,
+    /// Unix milliseconds; 0: never.
+    pub(crate) last_flush: AtomicU64,
+    /// Jobs of the writer that succeeded: a sign of health, of use to nobody else.
+    pub(crate) successes: AtomicU64,
+}
+
+/// Where the logger is in its life.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    Running,
+    /// Restarts keep failing.
+    Unavailable {
+        cause: String,
+    },
+    /// Draining, at most until the deadline.
+    Closing {
+        deadline: Instant,
+        persisted_before: u64,
+    },
+    Closed {
+        result: Result<ShutdownReport, LoggerError>,
+    },
+}
+
+/// Who comes in through the handle. Records in the actor's mailbox always do, until it is drained.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Door {
+    Open,
+    /// Open, but a full buffer has a worse reason than speed.
+    Unavailable,
+    Closed,
+    Disabled,
+}
+
+impl Shared {
+    pub(crate) fn new(config: LoggerConfig, writer: Writer) -> Self {
+        Self {
+            buffer: Buffer::new(config.buffer_capacity, config.batch_size),
+            counters: Counters::default(),
+            gate: CommitGate::default(),
+            door: AtomicU8::new(if config.enabled { Door::Open } else { Door::Disabled } as u8),
+            writer: Mutex::new(writer),
+            phase: watch::Sender::new(Phase::Running),
+            drained: AtomicBool::new(false),
+            failure: Mutex::default(),
+            config,
+        }
+    }
+
+    /// The state of a logger that does nothing.
+    pub(crate) fn disabled() -> Self {
+        let config = LoggerConfig::default().enabled(false).buffer_capacity(1).batch_size(1);
+        let database = Database::in_memory();
+        Self::new(config, Writer::new(database, None))
+    }
+
+    /// Takes a record from a handle.
+    pub(crate) fn log(&self, record: RetrievalFailureRecord) -> LogOutcome {
+        let door = self.door.load(Ordering::Acquire);
+        if door == Door::Disabled as u8 {
+            return LogOutcome::Dropped(DropReason::Disabled);
+        }
+        if door == Door::Closed as u8 {
+            return self.refuse(DropReason::Closed);
+        }
+        self.accept(record)
+    }
+
+    /// Takes a record, unless the buffer is full.
+    pub(crate) fn accept(&self, mut record: RetrievalFailureRecord) -> LogOutcome {
+        let _span = tracing::debug_span!("memory.retrieval_failure.log").entered();
+        let logged_at = clock::now();
+        self.redact(&mut record);
+        match self.buffer.push(Entry { record, logged_at }) {
+            Ok(()) => LogOutcome::Queued,
+            Err(DropReason::BufferFull) if self.door.load(Ordering::Acquire) == Door::Unavailable as u8 => {
+                self.refuse(DropReason::Unavailable)
+            }
+            Err(reason) => self.refuse(reason),
+        }
+    }
+
+    pub(crate) fn refuse(&self, reason: DropReason) -> LogOutcome {
+        self.buffer.refuse(reason);
+        LogOutcome::Dropped(reason)
+    }
+
+    fn redact(&self, record: &mut RetrievalFailureRecord) {
+        let Some(redact) = &self.config.redactor else { return };
+        if catch_unwind(AssertUnwindSafe(|| redact(record))).is_err() {
+            record.query_text = NOT_REDACTED.into();
+            record.error_context = record.error_context.as_ref().map(|_| NOT_REDACTED.into());
+            record.edge_types = None;
+            record.conversation_id = None;
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let balance = self.buffer.balance();
+        let last_flush = self.counters.last_flush.load(Ordering::Acquire);
+        Stats {
+            received: balance.received,
+            persisted: balance.persisted,
+            buffered: balance.buffered,
+            dropped: balance.dropped,
+            flushes: self.counters.flushes.load(Ordering::Acquire),
+            failed_flushes: self.counters.failed_flushes.load(Ordering::Acquire),
+            purged: self.counters.purged.load(Ordering::Acquire),
+            restarts: self.counters.restarts.load(Ordering::Acquire),
+            last_flush: (last_flush > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(last_flush)),
+        }
+    }
+
+    /// The writer's state. After a panic the store is opened anew; the batch is as it was.
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(|poisoned| {
+            self.writer.clear_poison();
+            let mut writer = poisoned.into_inner();
+            writer.store = None;
+            writer
+        })
+    }
+
+    pub(crate) fn failed(&self, cause: String) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+    }
+
+    pub(crate) fn last_failure(&self) -> String {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Restarts keep failing, for this reason.
+    pub(crate) fn unavailable(&self, cause: &str) {
+        self.phase.send_if_modified(|phase| match phase {
+            Phase::Running | Phase::Unavailable { .. } => {
+                *phase = Phase::Unavailable { cause: cause.into() };
+                self.move_door(Door::Open, Door::Unavailable);
+                true
+            }
+            _ => false,
+        });
+    }
+
+    /// The store works again: whether it did not before.
+    pub(crate) fn available(&self) -> bool {
+        self.phase.send_if_modified(|phase| {
+            let was_unavailable = matches!(phase, Phase::Unavailable { .. });
+            if was_unavailable {
+                *phase = Phase::Running;
+                self.move_door(Door::Unavailable, Door::Open);
+            }
+            was_unavailable
+        })
+    }
+
+    /// Refuses new records, and has what was accepted drained until `deadline`; an earlier
+    /// shutdown's deadline stands.
+    pub(crate) fn close(&self, deadline: Instant) {
+        self.door.store(Door::Closed as u8, Ordering::Release);
+        self.phase.send_if_modified(|phase| {
+            let first = matches!(phase, Phase::Running | Phase::Unavailable { .. });
+            if first {
+                *phase = Phase::Closing { deadline, persisted_before: self.buffer.balance().persisted };
+            }
+            first
+        });
+    }
+
+    /// Everything that was accepted is stored, and the store is closed.
+    pub(crate) fn drained(&self) {
+        self.drained.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn closed(&self, result: Result<ShutdownReport, LoggerError>) {
+        self.phase.send_replace(Phase::Closed { result });
+    }
+
+    /// What the shutdown did, once it is over.
+    pub(crate) async fn result(&self) -> Result<ShutdownReport, LoggerError> {
+        match self.phases().wait_for(|phase| matches!(phase, Phase::Closed { .. })).await.as_deref() {
+            Ok(Phase::Closed { result }) => result.clone(),
+            _ => Err(LoggerError::Closed),
+        }
+    }
+
+    /// A change of phase never opens a door that was closed.
+    fn move_door(&self, from: Door, to: Door) {
+        let _ = self.door.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire);
+    }
+}

@@ -1,0 +1,114 @@
+//! What is counted: every record that came in, and what became of it.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+/// What became of one call of [`LoggerHandle::log`](crate::LoggerHandle::log).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use = "a dropped record is counted, but only the caller can do something about it"]
+pub enum LogOutcome {
+    /// The record is in the buffer and will be stored.
+    Queued,
+    /// The record is lost, for this reason.
+    Dropped(DropReason),
+}
+
+/// Why a record was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The buffer holds as many records as it may. Cure: a larger `buffer_capacity`, or a faster disk.
+    BufferFull,
+    /// The buffer is full because the logger cannot be restarted. Cure: see the last warning it logged.
+    Unavailable,
+    /// The logger was shut down before the record came.
+    Closed,
+    /// The store refuses this very record, though it takes others.
+    Rejected,
+    /// Accepted, but not stored when the deadline of the shutdown passed.
+    Unsaved,
+    /// The logger was configured with `enabled(false)`. Not counted: nothing is received.
+    Disabled,
+}
+
+/// How many records were lost, by reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DropCounts {
+    /// See [`DropReason::BufferFull`].
+    pub buffer_full: u64,
+    /// See [`DropReason::Unavailable`].
+    pub unavailable: u64,
+    /// See [`DropReason::Closed`].
+    pub closed: u64,
+    /// See [`DropReason::Rejected`].
+    pub rejected: u64,
+    /// See [`DropReason::Unsaved`].
+    pub unsaved: u64,
+}
+
+impl DropCounts {
+    /// All lost records.
+    pub fn total(&self) -> u64 {
+        self.buffer_full + self.unavailable + self.closed + self.rejected + self.unsaved
+    }
+}
+
+/// A consistent snapshot of the logger's counters. All counts are since the logger was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Records that were handed over, whatever became of them. A record in the actor's mailbox is
+    /// received when the actor takes it out.
+    pub received: u64,
+    /// Records that are committed to the database.
+    pub persisted: u64,
+    /// Records that are held in memory: queued, or in the batch that is being written.
+    pub buffered: u64,
+    /// Records that were lost.
+    pub dropped: DropCounts,
+    /// Batches that were committed.
+    pub flushes: u64,
+    /// Attempts to commit a batch that failed; the batch was kept.
+    pub failed_flushes: u64,
+    /// Old rows that were deleted.
+    pub purged: u64,
+    /// How often the actor was restarted.
+    pub restarts: u64,
+    /// When a batch was committed last.
+    pub last_flush: Option<SystemTime>,
+}
+
+impl Stats {
+    /// Whether `received == persisted + dropped + buffered`, the promise that holds at any instant.
+    pub fn is_balanced(&self) -> bool {
+        self.received == self.persisted + self.dropped.total() + self.buffered
+    }
+}
+
+/// What one [`flush`](crate::LoggerHandle::flush) did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FlushReport {
+    /// Records that were committed between the request and its answer.
+    pub persisted: u64,
+    /// Records that the store refused, between the request and its answer.
+    pub rejected: u64,
+}
+
+/// What a [`shutdown`](crate::LoggerHandle::shutdown) did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Records that were committed after the shutdown began.
+    pub drained: u64,
+    /// Accepted records that were not stored when the deadline passed: lost.
+    pub unsaved: u64,
+    /// Of the unsaved ones, those whose transaction was being committed at the deadline. They may
+    /// turn up in the database after all.
+    pub in_doubt: u64,
+    /// The final counters.
+    pub stats: Stats,
+}

@@ -1,0 +1,132 @@
+//! What a store does, and who may commit to it.
+
+mod models;
+mod schema;
+mod sqlite;
+
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) use models::Row;
+pub(crate) use sqlite::Database;
+
+use crate::error::StoreError;
+
+/// Keeps rows. Blocking: only ever called on a thread that may block.
+pub(crate) trait Store: Send {
+    /// Stores all `rows`, or none, in one transaction. Rows that are stored already, by their
+    /// `event_id`, are left as they are.
+    ///
+    /// The permit says that the rows are committed; while it is held, `gate` cannot be closed, so
+    /// that the caller can account for them.
+    fn insert<'g>(&mut self, rows: &[Row], gate: &'g CommitGate) -> Result<Permit<'g>, StoreError>;
+
+    /// Whether the store takes a row of which nothing is known to be wrong. It is not kept.
+    fn takes_a_plain_row(&mut self) -> bool;
+
+    /// Deletes at most `limit` rows older than `before`, oldest first: how many.
+    fn purge(&mut self, before: i64, limit: u32) -> Result<u64, StoreError>;
+
+    /// Moment of the newest row, in Unix milliseconds.
+    fn newest(&mut self) -> Result<Option<i64>, StoreError>;
+
+    /// Lets the store tidy up before it is dropped.
+    fn close(&mut self);
+}
+
+/// Lets the writer commit until a shutdown closes it. What was not committed by then never will
+/// be, so that the shutdown can tell exactly what was saved.
+#[derive(Default)]
+pub(crate) struct CommitGate {
+    state: AtomicU8,
+    /// Rows of the transaction that is being committed.
+    rows: AtomicUsize,
+}
+
+const OPEN: u8 = 0;
+const COMMITTING: u8 = 1;
+const COMMITTED: u8 = 2;
+const CLOSED: u8 = 3;
+
+impl CommitGate {
+    /// Permission to commit `rows`, unless the gate is closed.
+    pub(crate) fn enter(&self, rows: usize) -> Option<Permit<'_>> {
+        let entered = self.advance(OPEN, COMMITTING);
+        if entered {
+            self.rows.store(rows, Ordering::Release);
+        }
+        entered.then_some(Permit(self))
+    }
+
+    /// Closes the gate, after a commit that is on its way, for which it waits at most `patience`:
+    /// how many rows are in doubt, because their commit was not done by then.
+    pub(crate) fn close(&self, patience: Duration) -> usize {
+        let deadline = Instant::now() + patience;
+        loop {
+            if self.advance(OPEN, CLOSED) || self.state.load(Ordering::Acquire) == CLOSED {
+                return 0;
+            }
+            if Instant::now() >= deadline && self.advance(COMMITTING, CLOSED) {
+                return self.rows.load(Ordering::Acquire);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn advance(&self, from: u8, to: u8) -> bool {
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+/// Permission to commit and to account for what was committed.
+#[must_use = "the gate stays shut for others while the permit lives"]
+pub(crate) struct Permit<'g>(&'g CommitGate);
+
+impl Permit<'_> {
+    /// To be called after the commit: whether it counts. It does not if the gate was closed
+    /// during the commit, because the rows were reported as unsaved then.
+    pub(crate) fn counts(&self) -> bool {
+        self.0.advance(COMMITTING, COMMITTED)
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.advance(COMMITTED, OPEN) || self.0.advance(COMMITTING, OPEN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_gate_lets_nobody_commit() {
+        let gate = CommitGate::default();
+        drop(gate.enter(1).unwrap());
+        assert_eq!(gate.close(Duration::ZERO), 0);
+        assert!(gate.enter(1).is_none());
+    }
+
+    #[test]
+    fn a_commit_that_outlasts_the_patience_is_in_doubt_and_does_not_count() {
+        let gate = CommitGate::default();
+        let permit = gate.enter(7).unwrap();
+        assert_eq!(gate.close(Duration::ZERO), 7);
+        assert!(!permit.counts());
+        drop(permit);
+        assert!(gate.enter(1).is_none());
+    }
+
+    #[test]
+    fn closing_waits_for_the_accounting_of_a_commit() {
+        let gate = CommitGate::default();
+        let permit = gate.enter(7).unwrap();
+        assert!(permit.counts());
+        std::thread::scope(|scope| {
+            let closing = scope.spawn(|| gate.close(Duration::ZERO));
+            drop(permit);
+            assert_eq!(closing.join().unwrap(), 0);
+        });
+    }
+}

@@ -1,0 +1,149 @@
+//! A row of the table, and the statement that inserts rows.
+
+use diesel::prelude::*;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::serialize::ToSql;
+use diesel::sql_types::{BigInt, Binary, Float, HasSqlType, Nullable, Text};
+use diesel::sqlite::Sqlite;
+use uuid::Uuid;
+
+use crate::buffer::Entry;
+use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType, whole_json_list};
+
+/// A record as it is stored: every value is one that the table accepts.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    event_id: Uuid,
+    conversation_id: Option<ConversationId>,
+    turn_index: i64,
+    failure_type: &'static str,
+    retrieval_strategy: BoundedText<64>,
+    query_text: BoundedText<512>,
+    query_len: i64,
+    top_score: Option<f32>,
+    confidence_threshold: Option<f32>,
+    result_count: i64,
+    latency_ms: i64,
+    edge_types: Option<BoundedText<1024>>,
+    error_context: Option<BoundedText<256>>,
+    created_at: i64,
+}
+
+impl Row {
+    pub(crate) fn new(event_id: Uuid, Entry { record, logged_at }: Entry) -> Self {
+        let finite = |score: Option<f32>| score.filter(|s| s.is_finite());
+        Self {
+            event_id,
+            conversation_id: record.conversation_id,
+            turn_index: record.turn_index,
+            failure_type: record.failure_type.as_str(),
+            retrieval_strategy: record.retrieval_strategy,
+            query_text: record.query_text,
+            query_len: saturating(record.query_len as u64),
+            top_score: finite(record.top_score),
+            confidence_threshold: finite(record.confidence_threshold),
+            result_count: saturating(record.result_count as u64),
+            latency_ms: saturating(record.latency_ms),
+            edge_types: record.edge_types.map(whole_json_list),
+            error_context: record.error_context,
+            created_at: logged_at,
+        }
+    }
+
+    /// A row of which nothing is known to be wrong.
+    pub(super) fn plain() -> Self {
+        let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "probe", "probe");
+        Self::new(Uuid::now_v7(), Entry { record, logged_at: 0 })
+    }
+}
+
+/// SQLite's integers are signed.
+fn saturating(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Rows of the largest statement: more gain nothing, and a statement takes 32,766 values at most.
+const ROWS_PER_STATEMENT: usize = 64;
+
+/// Inserts `rows` with statements of 64, 8 and 1 rows, each of which the connection keeps
+/// prepared. Rows whose `event_id` is known are left as they are.
+pub(super) fn insert(conn: &mut SqliteConnection, rows: &[Row]) -> QueryResult<()> {
+    let rest = insert_by::<ROWS_PER_STATEMENT>(conn, rows)?;
+    let rest = insert_by::<8>(conn, rest)?;
+    insert_by::<1>(conn, rest)?;
+    Ok(())
+}
+
+fn insert_by<'r, const N: usize>(conn: &mut SqliteConnection, rows: &'r [Row]) -> QueryResult<&'r [Row]> {
+    let (chunks, rest) = rows.as_chunks::<N>();
+    for rows in chunks {
+        InsertRows(rows).execute(conn)?;
+    }
+    Ok(rest)
+}
+
+/// One INSERT of `N` rows.
+///
+/// Written by hand, because the statements that diesel derives for several rows are prepared again
+/// each time.
+struct InsertRows<'r, const N: usize>(&'r [Row; N]);
+
+impl<const N: usize> RunQueryDsl<SqliteConnection> for InsertRows<'_, N> {}
+
+impl<const N: usize> QueryId for InsertRows<'_, N> {
+    type QueryId = InsertRows<'static, N>;
+
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl<const N: usize> QueryFragment<Sqlite> for InsertRows<'_, N> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_sql(
+            "INSERT INTO memory_retrieval_failures (event_id, conversation_id, turn_index, failure_type, \
+             retrieval_strategy, query_text, query_len, top_score, confidence_threshold, result_count, latency_ms, \
+             edge_types, error_context, created_at) VALUES ",
+        );
+        for (nth, row) in self.0.iter().enumerate() {
+            out.push_sql(if nth == 0 { "(" } else { ", (" });
+            row.push_values(&mut out)?;
+            out.push_sql(")");
+        }
+        out.push_sql(" ON CONFLICT (event_id) DO NOTHING");
+        Ok(())
+    }
+}
+
+impl Row {
+    fn push_values<'b>(&'b self, out: &mut AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_bind_param::<Binary, [u8]>(self.event_id.as_bytes())?;
+        push_text(out, self.conversation_id.as_ref().map(ConversationId::as_str))?;
+        push::<BigInt, _>(out, &self.turn_index)?;
+        push_text(out, Some(self.failure_type))?;
+        push_text(out, Some(&self.retrieval_strategy))?;
+        push_text(out, Some(&self.query_text))?;
+        push::<BigInt, _>(out, &self.query_len)?;
+        push::<Nullable<Float>, _>(out, &self.top_score)?;
+        push::<Nullable<Float>, _>(out, &self.confidence_threshold)?;
+        push::<BigInt, _>(out, &self.result_count)?;
+        push::<BigInt, _>(out, &self.latency_ms)?;
+        push_text(out, self.edge_types.as_deref())?;
+        push_text(out, self.error_context.as_deref())?;
+        push::<BigInt, _>(out, &self.created_at)
+    }
+}
+
+fn push<'b, T, U>(out: &mut AstPass<'_, 'b, Sqlite>, value: &'b U) -> QueryResult<()>
+where
+    Sqlite: HasSqlType<T>,
+    U: ToSql<T, Sqlite> + ?Sized,
+{
+    out.push_sql(", ");
+    out.push_bind_param(value)
+}
+
+fn push_text<'b>(out: &mut AstPass<'_, 'b, Sqlite>, text: Option<&'b str>) -> QueryResult<()> {
+    match text {
+        Some(text) => push::<Text, str>(out, text),
+        None => push::<Nullable<Text>, Option<String>>(out, &None),
+    }
+}

@@ -1,0 +1,423 @@
+//! The SQLite store: how a database is opened, written and purged.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection as _;
+use diesel::prelude::*;
+use diesel::r2d2::{self, ConnectionManager, CustomizeConnection, PooledConnection};
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel::sql_types::{BigInt, Integer};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+use scheduled_thread_pool::ScheduledThreadPool;
+
+use super::models::{self, Row};
+use super::schema::memory_retrieval_failures::dsl;
+use super::{CommitGate, Permit, Store};
+use crate::config::Location;
+use crate::error::{StartError, StoreError};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// How long a statement waits for a lock before it gives up.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than a statement can wait, so that SQLite's own error is seen first.
+const POOL_TIMEOUT: Duration = Duration::from_secs(6);
+/// The oldest version without the WAL corruption bug (sqlite.org/wal.html, "WAL-reset bug").
+const SAFE_SQLITE: (u32, u32, u32) = (3, 51, 3);
+/// Every SQLite database begins with this.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// Pages given back to the file system after each chunk of a purge: 2 MiB of 4 KiB pages.
+const VACUUM_PAGES: u32 = 512;
+
+/// A database that can be opened, and opened again when the file behind it has changed.
+pub(crate) struct Database {
+    url: String,
+    /// `None`: the database lives in memory.
+    path: Option<PathBuf>,
+    pool_size: u32,
+    /// A database in memory lives as long as one connection to it.
+    anchor: Mutex<Option<SqliteConnection>>,
+}
+
+impl Database {
+    pub(crate) fn new(location: &Location, pool_size: u32) -> io::Result<Self> {
+        let Location::File(path) = location else { return Ok(Self::in_memory()) };
+        // Absolute, so that a later change of the current folder does not matter.
+        let path = std::path::absolute(path)?;
+        let url = path.to_string_lossy().into_owned();
+        Ok(Self { url, path: Some(path), pool_size, anchor: Mutex::new(None) })
+    }
+
+    /// A database of its own that ends with this value.
+    pub(crate) fn in_memory() -> Self {
+        // Shared, for otherwise each connection would have a database to itself.
+        let url = format!("file:failure-logger-{}?mode=memory&cache=shared", uuid::Uuid::new_v4());
+        Self { url, path: None, pool_size: 1, anchor: Mutex::new(None) }
+    }
+
+    /// Creates the file if it is missing, for its owner only, brings the schema up to date, and
+    /// connects.
+    pub(crate) fn open(&self) -> Result<Box<dyn Store>, StartError> {
+        if let Some(path) = &self.path {
+            prepare_file(path)?;
+        }
+        // By hand, because the pool hides why it cannot connect.
+        let mut conn = SqliteConnection::establish(&self.url)
+            .map_err(|error| StartError::Store(classify_text(&error.to_string())))?;
+        self.set_up(&mut conn)?;
+        let identity = self.path.as_deref().map(identity).transpose().map_err(StoreError::reopen)?;
+        if self.path.is_none() {
+            *self.anchor.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(conn);
+        }
+        let pool = r2d2::Pool::builder()
+            .max_size(self.pool_size)
+            .min_idle(Some(1))
+            // Connections to a file neither die nor age.
+            .test_on_check_out(false)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connection_timeout(POOL_TIMEOUT)
+            .connection_customizer(Box::new(Pragmas))
+            .error_handler(Box::new(Quiet))
+            .thread_pool(Arc::new(ScheduledThreadPool::new(1)))
+            .build(ConnectionManager::new(&self.url))
+            .map_err(|error| StoreError::Retry(error.to_string()))?;
+        Ok(Box::new(SqliteStore { pool, path: self.path.clone(), identity }))
+    }
+
+    fn set_up(&self, conn: &mut SqliteConnection) -> Result<(), StartError> {
+        let path = || self.path.clone().unwrap_or_default();
+        let mut run = |statement: &str| {
+            conn.batch_execute(statement).map_err(|error| match classify(&error) {
+                StoreError::Corrupt(_) => StartError::NotADatabase { path: path() },
+                other => StartError::Store(other),
+            })
+        };
+        run(&format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()))?;
+        // Before WAL, and before the first table: it is ignored afterwards.
+        run("PRAGMA auto_vacuum = INCREMENTAL")?;
+        run("PRAGMA journal_mode = WAL")?;
+        run(Pragmas::STATEMENTS)?;
+
+        // Under a lock, because two processes that migrate at once race (diesel issue 3707).
+        let mut refused = None;
+        conn.immediate_transaction(|conn| {
+            conn.run_pending_migrations(MIGRATIONS).map(drop).map_err(|error| {
+                refused = Some(error.to_string());
+                DieselError::RollbackTransaction
+            })
+        })
+        .and_then(|()| {
+            dsl::memory_retrieval_failures
+                .select((dsl::event_id, dsl::created_at))
+                .limit(0)
+                .load::<(Vec<u8>, i64)>(conn)
+                .map(drop)
+        })
+        .map_err(|error| match (refused, classify(&error)) {
+            (Some(cause), _) | (None, StoreError::Reopen(cause)) => match classify_text(&cause) {
+                retry @ StoreError::Retry(_) => StartError::Store(retry),
+                _ => StartError::Incompatible { path: path(), cause },
+            },
+            (None, StoreError::Corrupt(_)) => StartError::NotADatabase { path: path() },
+            (None, other) => StartError::Store(other),
+        })?;
+
+        let version =
+            diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>("sqlite_version()")).get_result::<String>(conn);
+        if let Ok(version) = version
+            && parse_version(&version) < Some(SAFE_SQLITE)
+        {
+            tracing::warn!(version, "this SQLite can corrupt a WAL database; use 3.51.3 or later");
+        }
+        Ok(())
+    }
+
+    /// Moves a damaged database out of the way, with its journal, so that a new one can be
+    /// created: to where. Nothing is deleted.
+    pub(crate) fn set_aside(&self) -> io::Result<Option<PathBuf>> {
+        let Some(path) = &self.path else { return Ok(None) };
+        let aside = with_suffix(path, &format!(".corrupt-{}", uuid::Uuid::now_v7().simple()));
+        match fs::rename(path, &aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            done => done?,
+        }
+        for suffix in ["-wal", "-shm"] {
+            match fs::rename(with_suffix(path, suffix), with_suffix(&aside, suffix)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(Some(aside))
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// Refuses what is not ours to write, before SQLite can touch it.
+fn prepare_file(path: &Path) -> Result<(), StartError> {
+    let inaccessible = |error: io::Error| StartError::Inaccessible { path: path.into(), cause: error.to_string() };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    let mut file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            options.create(true).truncate(false).open(path).map_err(inaccessible)?
+        }
+        Err(error) => return Err(inaccessible(error)),
+    };
+    let mut head = Vec::with_capacity(MAGIC.len());
+    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut head).map_err(inaccessible)?;
+    if head.is_empty() || head == MAGIC { Ok(()) } else { Err(StartError::NotADatabase { path: path.into() }) }
+}
+
+/// What tells a file from another one at the same path.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let file = fs::metadata(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        Ok((file.dev(), file.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        // An open file can be neither deleted nor replaced there.
+        drop(file);
+        Ok((0, 0))
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn parse_version(version: &str) -> Option<(u32, u32, u32)> {
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+/// What every connection is told.
+#[derive(Debug)]
+struct Pragmas;
+
+impl Pragmas {
+    const STATEMENTS: &'static str = "
+        PRAGMA synchronous = NORMAL;
+        PRAGMA foreign_keys = ON;
+        PRAGMA temp_store = MEMORY;
+        PRAGMA cache_size = -8000;
+        PRAGMA journal_size_limit = 67108864;";
+}
+
+impl CustomizeConnection<SqliteConnection, r2d2::Error> for Pragmas {
+    fn on_acquire(&self, conn: &mut SqliteConnection) -> Result<(), r2d2::Error> {
+        conn.batch_execute(&format!("PRAGMA busy_timeout = {};{}", BUSY_TIMEOUT.as_millis(), Self::STATEMENTS))
+            .map_err(r2d2::Error::QueryError)
+    }
+}
+
+/// The pool retries by itself; whoever waits for a connection gets the error that counts.
+#[derive(Debug)]
+struct Quiet;
+
+impl r2d2::HandleError<r2d2::Error> for Quiet {
+    fn handle_error(&self, error: r2d2::Error) {
+        tracing::debug!(%error, "the pool could not connect, and tries again");
+    }
+}
+
+struct SqliteStore {
+    pool: r2d2::Pool<ConnectionManager<SqliteConnection>>,
+    path: Option<PathBuf>,
+    /// Of the file that the pool has open.
+    identity: Option<(u64, u64)>,
+}
+
+impl SqliteStore {
+    /// A connection, provided that it leads to the file that has the name now: writes to a file
+    /// that was deleted or replaced would succeed, and be lost.
+    fn connection(&self) -> Result<PooledConnection<ConnectionManager<SqliteConnection>>, StoreError> {
+        self.same_file()?;
+        self.pool.get().map_err(|error| StoreError::Retry(error.to_string()))
+    }
+
+    fn same_file(&self) -> Result<(), StoreError> {
+        let Some(path) = &self.path else { return Ok(()) };
+        match identity(path) {
+            Ok(now) if Some(now) == self.identity => Ok(()),
+            Ok(_) => Err(StoreError::Reopen("the database file was replaced".into())),
+            Err(error) => Err(StoreError::reopen(error)),
+        }
+    }
+}
+
+impl Store for SqliteStore {
+    fn insert<'g>(&mut self, rows: &[Row], gate: &'g CommitGate) -> Result<Permit<'g>, StoreError> {
+        failpoint!("store-insert", |_| Err(StoreError::Retry("injected".into())));
+        let mut conn = self.connection()?;
+        let mut permit = None;
+        transact(&mut conn, |conn| {
+            models::insert(conn, rows).map_err(|error| classify(&error))?;
+            self.same_file()?;
+            failpoint!("store-commit", |_| Err(StoreError::Retry("injected".into())));
+            permit = gate.enter(rows.len());
+            if permit.is_some() { Ok(()) } else { Err(closed()) }
+        })?;
+        permit.ok_or_else(closed)
+    }
+
+    fn takes_a_plain_row(&mut self) -> bool {
+        let Ok(mut conn) = self.connection() else { return false };
+        let mut taken = false;
+        // Always an error, because the row must not stay.
+        let _ = transact(&mut conn, |conn| {
+            taken = models::insert(conn, &[Row::plain()]).is_ok();
+            Err::<(), _>(StoreError::GiveUp("only a probe".into()))
+        });
+        taken
+    }
+
+    fn purge(&mut self, before: i64, limit: u32) -> Result<u64, StoreError> {
+        failpoint!("store-purge", |_| Err(StoreError::Retry("injected".into())));
+        let mut conn = self.connection()?;
+        let deleted = transact(&mut conn, |conn| {
+            diesel::sql_query(
+                "DELETE FROM memory_retrieval_failures WHERE id IN (
+                     SELECT id FROM memory_retrieval_failures WHERE created_at < ? ORDER BY created_at LIMIT ?)",
+            )
+            .bind::<BigInt, _>(before)
+            .bind::<Integer, _>(i32::try_from(limit).unwrap_or(i32::MAX))
+            .execute(conn)
+            .map_err(|error| classify(&error))
+        })?;
+        if deleted > 0 {
+            conn.batch_execute(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))
+                .map_err(|error| classify(&error))?;
+        }
+        Ok(deleted as u64)
+    }
+
+    fn newest(&mut self) -> Result<Option<i64>, StoreError> {
+        dsl::memory_retrieval_failures
+            .select(diesel::dsl::max(dsl::created_at))
+            .get_result(&mut self.connection()?)
+            .map_err(|error| classify(&error))
+    }
+
+    fn close(&mut self) {
+        if let Ok(mut conn) = self.connection()
+            && let Err(error) = conn.batch_execute("PRAGMA optimize")
+        {
+            tracing::debug!(%error, "the query planner's statistics were not updated");
+        }
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::GiveUp("the deadline of the shutdown has passed".into())
+}
+
+/// Runs `work` in a transaction that holds the write lock from its beginning: one that turns from
+/// reading to writing is refused at once when another writes.
+fn transact<T>(
+    conn: &mut SqliteConnection,
+    work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    // SQLite rolls back by itself after some errors; then diesel's own rollback fails, and its
+    // error would hide the cause.
+    let mut cause = None;
+    conn.immediate_transaction(|conn| {
+        work(conn).map_err(|error| {
+            cause = Some(error);
+            DieselError::RollbackTransaction
+        })
+    })
+    .map_err(|error| cause.unwrap_or_else(|| classify(&error)))
+}
+
+impl StoreError {
+    fn reopen(error: io::Error) -> Self {
+        Self::Reopen(format!("the database file cannot be reached: {error}"))
+    }
+}
+
+/// What to do about an error of diesel's.
+fn classify(error: &DieselError) -> StoreError {
+    match error {
+        DieselError::DatabaseError(
+            DatabaseErrorKind::UniqueViolation
+            | DatabaseErrorKind::ForeignKeyViolation
+            | DatabaseErrorKind::NotNullViolation
+            | DatabaseErrorKind::CheckViolation,
+            info,
+        ) => StoreError::Split(info.message().into()),
+        DieselError::DatabaseError(_, info) => classify_text(info.message()),
+        DieselError::SerializationError(_) => StoreError::Split(error.to_string()),
+        _ => StoreError::Retry(error.to_string()),
+    }
+}
+
+/// diesel passes no code on, only SQLite's text. Whole phrases, because triggers may say anything.
+fn classify_text(text: &str) -> StoreError {
+    const RETRY: [&str; 9] = [
+        "database is locked",
+        "database table is locked",
+        "database schema is locked",
+        "database or disk is full",
+        "disk I/O error",
+        "attempt to write a readonly database",
+        "unable to open database file",
+        "locking protocol",
+        "out of memory",
+    ];
+    let says = |phrase: &&str| text.ends_with(*phrase) || text.starts_with(*phrase);
+    if RETRY.iter().any(says) || text.starts_with("Unable to open the database file") {
+        StoreError::Retry(text.into())
+    } else if ["database disk image is malformed", "file is not a database"].iter().any(says) {
+        StoreError::Corrupt(text.into())
+    } else if text.starts_with("no such table")
+        || text.starts_with("no such column")
+        || text.contains("has no column named")
+    {
+        StoreError::Reopen(text.into())
+    } else {
+        StoreError::Split(text.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_apart_by_what_to_do_about_them() {
+        for text in ["database is locked", "database table is locked: t", "database or disk is full", "disk I/O error"]
+        {
+            assert_eq!(classify_text(text), StoreError::Retry(text.into()));
+        }
+        for text in ["database disk image is malformed", "file is not a database"] {
+            assert_eq!(classify_text(text), StoreError::Corrupt(text.into()));
+        }
+        assert!(matches!(classify_text("no such table: memory_retrieval_failures"), StoreError::Reopen(_)));
+        assert!(matches!(classify_text("a trigger says that the glass is full"), StoreError::Split(_)));
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(parse_version("3.9.0") < Some(SAFE_SQLITE));
+        assert!(parse_version("3.51.3") >= Some(SAFE_SQLITE));
+    }
+}

@@ -1,0 +1,124 @@
+//! A database for each test, and a look into it that does not go through the logger.
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "no test uses all of it, and `expect` would fail where one does"
+)]
+
+use std::path::PathBuf;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable, Text};
+use failure_logger::{FailureLogger, LoggerConfig, LoggerHandle, RetrievalFailureRecord, RetrievalFailureType};
+use tempfile::TempDir;
+
+/// A folder with a database file that is deleted at the end of the test.
+pub struct TestDb {
+    pub folder: TempDir,
+}
+
+impl TestDb {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("failures.db")
+    }
+
+    pub fn url(&self) -> String {
+        self.path().to_str().expect("UTF-8").to_owned()
+    }
+
+    pub fn config(&self) -> LoggerConfig {
+        LoggerConfig::new(self.url())
+    }
+
+    pub fn spawn(&self) -> LoggerHandle {
+        FailureLogger::spawn(self.config()).expect("spawn")
+    }
+
+    pub fn connect(&self) -> SqliteConnection {
+        let mut conn = SqliteConnection::establish(&self.url()).expect("connect");
+        diesel::sql_query("PRAGMA busy_timeout = 10000").execute(&mut conn).expect("busy_timeout");
+        conn
+    }
+
+    pub fn execute(&self, sql: &str) {
+        diesel::connection::SimpleConnection::batch_execute(&mut self.connect(), sql).expect(sql);
+    }
+
+    pub fn integer(&self, sql: &str) -> i64 {
+        #[derive(QueryableByName)]
+        struct Cell {
+            #[diesel(sql_type = BigInt)]
+            value: i64,
+        }
+        let sql = format!("SELECT ({sql}) AS value");
+        diesel::sql_query(&sql).get_result::<Cell>(&mut self.connect()).expect(&sql).value
+    }
+
+    pub fn rows(&self) -> i64 {
+        self.integer("SELECT count(*) FROM memory_retrieval_failures")
+    }
+
+    /// The values of the first column, in the order in which the rows were stored.
+    pub fn texts(&self, column: &str) -> Vec<Option<String>> {
+        #[derive(QueryableByName)]
+        struct Cell {
+            #[diesel(sql_type = Nullable<Text>)]
+            value: Option<String>,
+        }
+        let sql = format!("SELECT CAST({column} AS TEXT) AS value FROM memory_retrieval_failures ORDER BY id");
+        let cells: Vec<Cell> = diesel::sql_query(&sql).load(&mut self.connect()).expect(&sql);
+        cells.into_iter().map(|cell| cell.value).collect()
+    }
+
+    pub fn text(&self, column: &str) -> Option<String> {
+        let mut all = self.texts(column);
+        assert_eq!(all.len(), 1, "one row");
+        all.remove(0)
+    }
+
+    pub fn turns(&self) -> Vec<i64> {
+        self.texts("turn_index").into_iter().map(|turn| turn.expect("a turn").parse().expect("a number")).collect()
+    }
+}
+
+pub fn no_hit(turn: i64) -> RetrievalFailureRecord {
+    RetrievalFailureRecord {
+        turn_index: turn,
+        ..RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "where is the key?")
+    }
+}
+
+/// A second connection that holds the write lock until it is dropped: a gate before every flush.
+pub struct Lock(SqliteConnection);
+
+impl Lock {
+    pub fn new(db: &TestDb) -> Self {
+        let mut conn = db.connect();
+        diesel::connection::SimpleConnection::batch_execute(&mut conn, "BEGIN IMMEDIATE").expect("lock");
+        Self(conn)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = diesel::connection::SimpleConnection::batch_execute(&mut self.0, "ROLLBACK");
+    }
+}
+
+/// Asks `done` again and again until it says yes; the test's own timeout is the limit.
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "still waiting: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Runs a future of the handle without any runtime.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    futures_executor::block_on(future)
+}
