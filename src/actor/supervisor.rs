@@ -70,6 +70,11 @@ fn run(
             supervise(shared, &mut actor).await;
             finish(shared);
             drop(alive);
+            // Tasks of this system answer the actors that asked for the shutdown: they get a turn,
+            // about sixty of them at each yield.
+            for _ in 0..16 {
+                tokio::task::yield_now().await;
+            }
             // An actor that panics while it is dropped changes nothing any more.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(actor)));
         });

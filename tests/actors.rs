@@ -1,0 +1,116 @@
+//! Use from other actors.
+
+mod common;
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use common::{Lock, TestDb, block_on, no_hit};
+use failure_logger::{FailureLogger, Flush, GetStats, RetrievalFailureRecord, Shutdown};
+
+/// Passes each number on as a record, in one of the two ways.
+struct Reporter {
+    addr: Option<Addr<FailureLogger>>,
+    recipient: Option<Recipient<RetrievalFailureRecord>>,
+}
+
+impl Actor for Reporter {
+    type Context = Context<Self>;
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Report(i64);
+
+impl Handler<Report> for Reporter {
+    type Result = ();
+
+    fn handle(&mut self, Report(turn): Report, _: &mut Self::Context) {
+        if let Some(addr) = &self.addr {
+            addr.try_send(no_hit(turn)).unwrap();
+        }
+        if let Some(recipient) = &self.recipient {
+            recipient.try_send(no_hit(turn)).unwrap();
+        }
+    }
+}
+
+#[actix::test]
+async fn records_sent_by_another_actor_are_stored() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let by_addr = Reporter { addr: Some(logger.addr().clone()), recipient: None }.start();
+    let by_recipient = Reporter { addr: None, recipient: Some(logger.addr().clone().recipient()) }.start();
+    for turn in 0..10 {
+        by_addr.send(Report(turn)).await.unwrap();
+        by_recipient.send(Report(100 + turn)).await.unwrap();
+    }
+    let report = logger.addr().send(Flush).await.unwrap().unwrap();
+    assert!(report.persisted <= 20);
+    let mut turns = db.turns();
+    turns.sort_unstable();
+    assert_eq!(turns, (0..10).chain(100..110).collect::<Vec<_>>());
+    let stats = logger.addr().send(GetStats).await.unwrap();
+    assert_eq!((stats.received, stats.persisted), (20, 20));
+    assert!(stats.is_balanced());
+}
+
+#[actix::test]
+async fn a_full_batch_of_messages_is_flushed_before_the_interval_has_passed() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().batch_size(8).flush_interval(Duration::from_secs(3600))).unwrap();
+    for turn in 0..8 {
+        logger.addr().try_send(no_hit(turn)).unwrap();
+    }
+    common::eventually("the batch", || logger.stats().persisted == 8);
+}
+
+#[test]
+fn the_mailbox_has_its_capacity_from_the_first_message_on() {
+    for capacity in [1, 100, 5000] {
+        let db = TestDb::new();
+        let config = db.config().buffer_capacity(capacity).batch_size(1);
+        let logger = FailureLogger::spawn(config).unwrap();
+        // More than the default of 16 at once, and none of them refused while there is room.
+        for turn in 0..capacity.min(1000) {
+            if capacity == 1 {
+                block_on(logger.addr().send(GetStats)).unwrap();
+            }
+            logger.addr().try_send(no_hit(turn as i64)).unwrap();
+        }
+    }
+}
+
+#[actix::test]
+async fn what_was_sent_before_a_shutdown_is_saved_and_later_sends_are_refused() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().flush_interval(Duration::from_secs(3600))).unwrap();
+    for turn in 0..100 {
+        logger.addr().try_send(no_hit(turn)).unwrap();
+    }
+    let report = logger.addr().send(Shutdown).await.unwrap().unwrap();
+    assert_eq!((report.drained, report.unsaved), (100, 0));
+    assert_eq!(db.turns(), (0..100).collect::<Vec<_>>());
+    common::eventually("the end of the actor", || !logger.addr().connected());
+    assert!(matches!(logger.addr().try_send(no_hit(0)), Err(SendError::Closed(_))));
+}
+
+#[test]
+fn records_in_the_mailbox_beyond_the_buffer_are_counted_as_dropped() {
+    let db = TestDb::new();
+    let config = db.config().buffer_capacity(10).batch_size(1).flush_interval(Duration::from_secs(3600));
+    let logger = FailureLogger::spawn(config).unwrap();
+    block_on(logger.flush()).unwrap();
+    let lock = Lock::new(&db);
+    let mut sent = 0;
+    while sent < 30 {
+        if logger.addr().try_send(no_hit(sent)).is_ok() {
+            sent += 1;
+        }
+    }
+    let stats = block_on(logger.addr().send(GetStats)).unwrap();
+    assert_eq!((stats.received, stats.buffered, stats.dropped.buffer_full), (30, 10, 20));
+    drop(lock);
+    block_on(logger.flush()).unwrap();
+    assert_eq!(logger.stats().persisted, 10);
+}

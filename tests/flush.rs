@@ -1,0 +1,154 @@
+//! When records are written: at once if a batch is full, after the interval if not.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Lock, TestDb, block_on, eventually, no_hit};
+use failure_logger::{DropReason, FailureLogger, LogOutcome, LoggerError};
+
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[test]
+fn a_full_batch_is_flushed_before_the_interval_has_passed() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().batch_size(16).flush_interval(NEVER)).unwrap();
+    for turn in 0..16 {
+        let _ = logger.log(no_hit(turn));
+    }
+    eventually("the batch", || logger.stats().persisted == 16);
+    assert_eq!(db.rows(), 16);
+}
+
+#[test]
+fn every_full_batch_is_flushed_also_when_one_was_before() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().batch_size(4).flush_interval(NEVER)).unwrap();
+    for batch in 1..=50 {
+        for turn in 0..4 {
+            let _ = logger.log(no_hit(turn));
+        }
+        eventually("the batch", || logger.stats().persisted == batch * 4);
+    }
+}
+
+#[test]
+fn a_partial_batch_waits_and_is_flushed_by_the_timer() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().batch_size(16).flush_interval(Duration::from_millis(10))).unwrap();
+    for turn in 0..15 {
+        let _ = logger.log(no_hit(turn));
+    }
+    eventually("the timer", || logger.stats().persisted == 15);
+    assert_eq!(db.rows(), 15);
+}
+
+#[test]
+fn a_partial_batch_is_not_flushed_without_timer_or_request() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().batch_size(16).flush_interval(NEVER)).unwrap();
+    for turn in 0..15 {
+        let _ = logger.log(no_hit(turn));
+    }
+    // The actor answers, so it has seen its messages; and yet it has written nothing.
+    let stats = block_on(logger.addr().send(failure_logger::GetStats)).unwrap();
+    assert_eq!((stats.persisted, stats.buffered), (0, 15));
+    assert_eq!(block_on(logger.flush()).unwrap().persisted, 15);
+}
+
+#[test]
+fn log_returns_at_once_when_the_buffer_is_full_and_counts_what_it_drops() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().buffer_capacity(8).batch_size(4).flush_interval(NEVER)).unwrap();
+    block_on(logger.flush()).unwrap();
+    let lock = Lock::new(&db);
+    for turn in 0..8 {
+        assert_eq!(logger.log(no_hit(turn)), LogOutcome::Queued, "turn {turn}");
+    }
+    // The writer hangs at the lock, with a batch in its hands or not: the bound is the same.
+    for turn in 8..1000 {
+        assert_eq!(logger.log(no_hit(turn)), LogOutcome::Dropped(DropReason::BufferFull));
+    }
+    let stats = logger.stats();
+    assert_eq!((stats.received, stats.buffered, stats.dropped.buffer_full), (1000, 8, 992));
+    assert!(stats.is_balanced());
+    drop(lock);
+    block_on(logger.flush()).unwrap();
+    assert_eq!(db.turns(), (0..8).collect::<Vec<_>>(), "the newest were refused");
+}
+
+#[test]
+fn a_flush_covers_everything_that_was_logged_before_it() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    std::thread::scope(|scope| {
+        for caller in 0..4 {
+            let (logger, db) = (&logger, &db);
+            scope.spawn(move || {
+                for round in 0..50 {
+                    let turn = caller * 1000 + round;
+                    let _ = logger.log(no_hit(turn));
+                    block_on(logger.flush()).unwrap();
+                    let found = format!("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index = {turn}");
+                    assert_eq!(db.integer(&found), 1);
+                }
+            });
+        }
+    });
+    assert!(logger.stats().is_balanced());
+}
+
+#[test]
+fn a_flush_that_fails_says_so_and_the_records_are_kept() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    let _ = logger.log(no_hit(1));
+    db.execute("ALTER TABLE memory_retrieval_failures RENAME TO elsewhere");
+    let refusal = block_on(logger.flush()).unwrap_err();
+    assert!(
+        matches!(&refusal, LoggerError::Waiting { buffered: 1, cause } if cause.contains("no such table")),
+        "{refusal:?}"
+    );
+    assert!(logger.stats().is_balanced());
+    db.execute("ALTER TABLE elsewhere RENAME TO memory_retrieval_failures");
+    eventually("the next attempt", || logger.stats().persisted == 1);
+    assert_eq!(db.turns(), [1]);
+}
+
+#[test]
+fn rows_that_the_store_refuses_are_dropped_alone_wherever_they_stand() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    db.execute(
+        "CREATE TRIGGER picky BEFORE INSERT ON memory_retrieval_failures WHEN NEW.turn_index < 0
+         BEGIN SELECT RAISE(ABORT, 'a trigger says no'); END",
+    );
+    let bad = [0, 1, 77, 128, 254, 255];
+    for turn in 0..256 {
+        let _ = logger.log(no_hit(if bad.contains(&turn) { -1 } else { turn }));
+    }
+    let report = block_on(logger.flush()).unwrap();
+    assert_eq!((report.persisted, report.rejected), (250, 6));
+    assert_eq!(db.turns(), (0..256).filter(|turn| !bad.contains(turn)).collect::<Vec<_>>());
+    let stats = logger.stats();
+    assert_eq!(stats.dropped.rejected, 6);
+    assert!(stats.is_balanced());
+}
+
+#[test]
+fn a_store_that_refuses_every_row_loses_none() {
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    db.execute(
+        "CREATE TRIGGER closed BEFORE INSERT ON memory_retrieval_failures
+         BEGIN SELECT RAISE(ABORT, 'closed for today'); END",
+    );
+    for turn in 0..10 {
+        let _ = logger.log(no_hit(turn));
+    }
+    assert!(block_on(logger.flush()).is_err());
+    assert_eq!((logger.stats().buffered, logger.stats().dropped.total()), (10, 0));
+    db.execute("DROP TRIGGER closed");
+    eventually("the next attempt", || logger.stats().persisted == 10);
+    assert_eq!(db.turns(), (0..10).collect::<Vec<_>>());
+}
