@@ -1,0 +1,265 @@
+//! The logger under load: what a call costs, how fast records are written, how many are kept.
+//!
+//! Workloads, flags and output are those of the reference's driver, so that the two can be read
+//! side by side (docs/performance.md).
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use failure_logger::{
+    DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY, FailureLogger, LogOutcome, LoggerConfig, LoggerHandle,
+    RetrievalFailureRecord, RetrievalFailureType,
+};
+
+#[derive(Parser)]
+struct Args {
+    /// Database file; created if missing.
+    #[arg(long)]
+    db: PathBuf,
+    /// Records held in memory at most.
+    #[arg(long, default_value_t = DEFAULT_BUFFER_CAPACITY)]
+    capacity: usize,
+    /// Records that are written at once.
+    #[arg(long, default_value_t = DEFAULT_BATCH_SIZE)]
+    batch: usize,
+    #[command(subcommand)]
+    workload: Workload,
+}
+
+#[derive(Subcommand)]
+enum Workload {
+    /// `threads` callers, `rate` calls a second in all: what one call costs the caller.
+    Latency {
+        #[arg(long, default_value_t = 1000)]
+        rate: u64,
+        #[arg(long, default_value_t = 5000)]
+        n: u64,
+        #[arg(long, default_value_t = 1)]
+        threads: u64,
+    },
+    /// `threads` callers in a tight loop, buffer never full: what one call costs.
+    Saturate {
+        #[arg(long, default_value_t = 1)]
+        threads: u64,
+        #[arg(long, default_value_t = 100_000)]
+        n: u64,
+    },
+    /// Log `n` records, then wait until all are committed: records a second.
+    Drain {
+        #[arg(long, default_value_t = 100_000)]
+        n: u64,
+    },
+    /// `rate` records a second for `seconds`: how many are kept.
+    Offered {
+        #[arg(long, default_value_t = 50_000)]
+        rate: u64,
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// No records for `seconds`: what a logger costs that has nothing to do.
+    Idle {
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// A full buffer of ordinary or of the largest records, with the database locked: memory.
+    Full {
+        #[arg(long)]
+        largest: bool,
+    },
+}
+
+#[actix_web::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args = Args::parse();
+    let capacity = match args.workload {
+        // Up to a million at a time: what lies beyond waits for the writer.
+        Workload::Saturate { threads, n } => ((threads * n) as usize + 1).min(1 << 20),
+        Workload::Drain { n } => (n as usize + 1).min(1 << 20),
+        _ => args.capacity,
+    };
+    let db = args.db.to_str().ok_or("--db: not UTF-8")?.to_owned();
+    let logger = FailureLogger::spawn(LoggerConfig::new(&db).buffer_capacity(capacity).batch_size(args.batch))?;
+    match args.workload {
+        Workload::Latency { rate, n, threads } => latency(&logger, rate, n, threads),
+        Workload::Saturate { threads, n } => saturate(&logger, threads, n),
+        Workload::Drain { n } => {
+            let start = Instant::now();
+            for i in 0..n {
+                // Only where the buffer's limit is below `n` can it be full.
+                while logger.log(record(i)) != LogOutcome::Queued {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            let rows = logger.shutdown().await?.stats.persisted;
+            println!(
+                "workload=drain n={n} persisted={rows} rows_per_s={:.0}",
+                rows as f64 / start.elapsed().as_secs_f64()
+            );
+        }
+        Workload::Offered { rate, seconds } => {
+            offer(&logger, rate, seconds);
+            let stats = logger.shutdown().await?.stats;
+            println!(
+                "workload=offered rate={rate} seconds={seconds} sent={} persisted={} dropped={} cpu_s={:.2}",
+                rate * seconds,
+                stats.persisted,
+                stats.dropped.total(),
+                cpu_seconds()
+            );
+        }
+        Workload::Idle { seconds } => {
+            let before = (cpu_seconds(), database_bytes(&db));
+            std::thread::sleep(Duration::from_secs(seconds));
+            let cpu = (cpu_seconds() - before.0) / seconds as f64;
+            println!(
+                "workload=idle seconds={seconds} cpu_percent={:.3} bytes_written={}",
+                cpu * 100.0,
+                database_bytes(&db) - before.1
+            );
+        }
+        Workload::Full { largest } => {
+            let _lock = diesel_lock(&db)?;
+            let before = resident_kib();
+            let mut held = 0_u64;
+            while logger.log(if largest { largest_record() } else { record(held) }) == LogOutcome::Queued {
+                held += 1;
+            }
+            println!(
+                "workload=full largest={largest} held={held} resident_mib={:.1} of_that_records_mib={:.1}",
+                resident_kib() as f64 / 1024.0,
+                (resident_kib() - before) as f64 / 1024.0
+            );
+        }
+    }
+    Ok(())
+}
+
+fn latency(logger: &LoggerHandle, rate: u64, n: u64, threads: u64) {
+    let caller = || {
+        let gap = Duration::from_nanos(1_000_000_000 * threads / rate);
+        let mut next = Instant::now();
+        let mut nanos = Vec::with_capacity((n / threads) as usize);
+        for i in 0..n / threads {
+            let record = record(i);
+            next += gap;
+            if let Some(wait) = next.checked_duration_since(Instant::now()) {
+                // Sleeping takes at least some 50 microseconds: shorter waits are spun.
+                if wait > Duration::from_micros(200) {
+                    std::thread::sleep(wait);
+                }
+                while Instant::now() < next {
+                    std::hint::spin_loop();
+                }
+            }
+            let start = Instant::now();
+            let _ = logger.log(record);
+            nanos.push(start.elapsed().as_nanos() as u64);
+        }
+        nanos
+    };
+    let mut nanos: Vec<u64> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..threads).map(|_| scope.spawn(caller)).collect();
+        callers.into_iter().flat_map(|caller| caller.join().expect("caller")).collect()
+    });
+    nanos.sort_unstable();
+    let p = |q: f64| nanos[((nanos.len() - 1) as f64 * q) as usize];
+    println!(
+        "workload=latency rate={rate} n={n} p50_ns={} p99_ns={} p999_ns={} max_ns={}",
+        p(0.5),
+        p(0.99),
+        p(0.999),
+        p(1.0)
+    );
+}
+
+fn saturate(logger: &LoggerHandle, threads: u64, n: u64) {
+    let records: Vec<Vec<_>> = (0..threads).map(|_| (0..n).map(record).collect()).collect();
+    let spent: Duration = std::thread::scope(|scope| {
+        let caller = |records: Vec<_>| {
+            let start = Instant::now();
+            for record in records {
+                let _ = logger.log(record);
+            }
+            start.elapsed()
+        };
+        let callers: Vec<_> = records.into_iter().map(|records| scope.spawn(move || caller(records))).collect();
+        callers.into_iter().map(|caller| caller.join().expect("caller")).sum()
+    });
+    println!(
+        "workload=saturate threads={threads} n={n} mean_ns={:.0} dropped={}",
+        spent.as_nanos() as f64 / (threads * n) as f64,
+        logger.stats().dropped.total()
+    );
+}
+
+fn offer(logger: &LoggerHandle, rate: u64, seconds: u64) {
+    let start = Instant::now();
+    for i in 0..rate * seconds {
+        let due = Duration::from_secs_f64(i as f64 / rate as f64);
+        if i % 64 == 0 && start.elapsed() < due {
+            std::thread::sleep(due - start.elapsed());
+        }
+        let _ = logger.log(record(i));
+    }
+}
+
+fn record(i: u64) -> RetrievalFailureRecord {
+    RetrievalFailureRecord {
+        conversation_id: None,
+        turn_index: i as i64,
+        failure_type: if i.is_multiple_of(3) {
+            RetrievalFailureType::NoHit
+        } else {
+            RetrievalFailureType::LowConfidence
+        },
+        retrieval_strategy: "semantic".into(),
+        query_text: "how do I configure the retention window of the vector store for my tenant".into(),
+        query_len: 73,
+        top_score: Some(0.21),
+        confidence_threshold: Some(0.3),
+        result_count: 3,
+        latency_ms: 12,
+        edge_types: None,
+        error_context: None,
+    }
+}
+
+fn largest_record() -> RetrievalFailureRecord {
+    let text = "🦀".repeat(2048);
+    let mut record = RetrievalFailureRecord::new(RetrievalFailureType::Error, text.as_str(), &text);
+    record.conversation_id = Some(text.as_str().into());
+    record.edge_types = Some(text.as_str().into());
+    record.error_context = Some(text.as_str().into());
+    record
+}
+
+/// User and system time of this process so far.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or_default()
+}
+
+fn database_bytes(db: &str) -> u64 {
+    ["", "-wal"]
+        .iter()
+        .filter_map(|suffix| std::fs::metadata(format!("{db}{suffix}")).ok())
+        .map(|file| file.len())
+        .sum()
+}
+
+/// Holds the write lock while it lives.
+fn diesel_lock(db: &str) -> Result<diesel::SqliteConnection, Box<dyn std::error::Error>> {
+    use diesel::Connection as _;
+    use diesel::connection::SimpleConnection as _;
+    let mut conn = diesel::SqliteConnection::establish(db)?;
+    conn.batch_execute("PRAGMA busy_timeout = 10000; BEGIN IMMEDIATE")?;
+    Ok(conn)
+}

@@ -1,0 +1,232 @@
+//! Panics and a store that must be reopened lead to a restart, and nothing is lost.
+//!
+//! Fault points belong to the whole process: each test holds a `FailScenario`, and so they run one
+//! after the other.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{TestDb, block_on, eventually, no_hit};
+use fail::FailScenario;
+use failure_logger::{DropReason, FailureLogger, GetStats, LogOutcome, LoggerConfig, LoggerError, LoggerHandle};
+
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Quick to restart, and silent unless asked.
+fn config(db: &TestDb) -> LoggerConfig {
+    db.config().flush_interval(NEVER).backoff(Duration::from_millis(1), Duration::from_millis(20))
+}
+
+fn log_ten(logger: &LoggerHandle) {
+    for turn in 0..10 {
+        assert_eq!(logger.log(no_hit(turn)), LogOutcome::Queued);
+    }
+}
+
+fn nothing_is_lost(db: &TestDb, logger: &LoggerHandle, records: u64) {
+    let stats = logger.stats();
+    assert_eq!((stats.received, stats.persisted, stats.dropped.total()), (records, records, 0));
+    assert!(stats.is_balanced());
+    assert_eq!(db.turns(), (0..records as i64).collect::<Vec<_>>(), "each once, in order");
+    assert_eq!(db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+}
+
+#[test]
+fn a_panic_in_the_handler() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(config(&db)).unwrap();
+    fail::cfg("actor-record", "1*panic->3*off->1*panic->off").unwrap();
+    for turn in 0..10 {
+        logger.addr().try_send(no_hit(turn)).unwrap();
+    }
+    eventually("all records", || logger.stats().received == 10);
+    block_on(logger.flush()).unwrap();
+    assert_eq!(logger.stats().restarts, 2);
+    nothing_is_lost(&db, &logger, 10);
+}
+
+#[test]
+fn a_panic_in_the_timer() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    fail::cfg("actor-tick", "1*panic->off").unwrap();
+    let logger = FailureLogger::spawn(config(&db).flush_interval(Duration::from_millis(5))).unwrap();
+    log_ten(&logger);
+    eventually("the restart", || logger.stats().restarts == 1);
+    eventually("the timer of the next incarnation", || logger.stats().persisted == 10);
+    nothing_is_lost(&db, &logger, 10);
+}
+
+#[test]
+fn a_panic_before_and_after_the_commit_of_a_flush() {
+    for point in ["flush", "flush-committed", "store-commit"] {
+        let _scenario = FailScenario::setup();
+        let db = TestDb::new();
+        let logger = FailureLogger::spawn(config(&db)).unwrap();
+        block_on(logger.flush()).unwrap();
+        fail::cfg(point, "1*panic->off").unwrap();
+        log_ten(&logger);
+        let refusal = block_on(logger.flush()).unwrap_err();
+        assert!(matches!(&refusal, LoggerError::Waiting { buffered: 10, .. }), "{refusal:?}");
+        eventually("the next incarnation", || logger.stats().persisted == 10);
+        assert_eq!(logger.stats().restarts, 1);
+        nothing_is_lost(&db, &logger, 10);
+    }
+}
+
+#[test]
+fn a_panic_in_the_purge_and_at_the_start() {
+    for point in ["purge", "actor-started"] {
+        let _scenario = FailScenario::setup();
+        let db = TestDb::new();
+        fail::cfg(point, "1*panic->off").unwrap();
+        let logger = FailureLogger::spawn(config(&db)).unwrap();
+        log_ten(&logger);
+        eventually("the restart", || logger.stats().restarts == 1);
+        // Another incarnation may still be on its way up.
+        eventually("a flush", || block_on(logger.flush()).is_ok());
+        nothing_is_lost(&db, &logger, 10);
+    }
+}
+
+#[test]
+fn a_panic_in_the_redactor_costs_the_text_and_not_the_record() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let redacting = config(&db).redactor(|record| {
+        record.query_text = "half".into();
+        assert!(record.turn_index != 1, "on purpose");
+    });
+    let logger = FailureLogger::spawn(redacting).unwrap();
+    for turn in 0..3 {
+        assert_eq!(logger.log(no_hit(turn)), LogOutcome::Queued);
+    }
+    block_on(logger.flush()).unwrap();
+    let stored: Vec<_> = db.texts("query_text").into_iter().flatten().collect();
+    assert_eq!(stored, ["half", "[the redactor panicked]", "half"]);
+    assert_eq!(logger.stats().restarts, 0);
+}
+
+#[test]
+fn an_address_and_the_mailbox_survive_restarts() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(config(&db)).unwrap();
+    for round in 0..5 {
+        fail::cfg("actor-record", "1*panic->off").unwrap();
+        logger.addr().try_send(no_hit(2 * round)).unwrap();
+        logger.addr().try_send(no_hit(2 * round + 1)).unwrap();
+        let stats = block_on(logger.addr().send(GetStats)).unwrap();
+        assert_eq!((stats.restarts, stats.received), (round as u64 + 1, 2 * round as u64 + 2));
+        block_on(logger.flush()).unwrap();
+    }
+    nothing_is_lost(&db, &logger, 10);
+}
+
+#[test]
+fn a_hundred_panics_in_a_row_do_not_spin() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let start = Instant::now();
+    let quick = config(&db).backoff(Duration::from_millis(4), Duration::from_millis(8));
+    let logger = FailureLogger::spawn(quick).unwrap();
+    block_on(logger.flush()).unwrap();
+    fail::cfg("flush", "100*panic->off").unwrap();
+    log_ten(&logger);
+    eventually("the end of the panics", || logger.stats().persisted == 10 || block_on(logger.flush()).is_ok());
+    let restarts = logger.stats().restarts;
+    assert_eq!(restarts, 100);
+    // A pause of at least three quarters of 4 ms before each.
+    assert!(start.elapsed() >= Duration::from_millis(3) * 100, "restarted without a pause");
+    nothing_is_lost(&db, &logger, 10);
+}
+
+#[test]
+fn a_logger_that_cannot_be_restarted_stays_up_refuses_with_a_reason_and_comes_back() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(config(&db).buffer_capacity(10).batch_size(10)).unwrap();
+    block_on(logger.flush()).unwrap();
+    fail::cfg("store-open", "return").unwrap();
+    fail::cfg("flush", "1*panic->off").unwrap();
+    log_ten(&logger);
+    eventually(
+        "the logger gives up hope",
+        || matches!(block_on(logger.flush()), Err(LoggerError::Unavailable { cause }) if cause == "injected"),
+    );
+    assert_eq!(logger.log(no_hit(99)), LogOutcome::Dropped(DropReason::Unavailable));
+    let stats = logger.stats();
+    assert_eq!((stats.received, stats.buffered, stats.dropped.unavailable), (11, 10, 1));
+    assert!(stats.is_balanced());
+
+    fail::cfg("store-open", "off").unwrap();
+    eventually("the logger is back", || block_on(logger.flush()).is_ok());
+    assert_eq!(logger.log(no_hit(10)), LogOutcome::Queued);
+    block_on(logger.flush()).unwrap();
+    assert_eq!(db.turns(), (0..11).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_shutdown_during_a_restart_loop_saves_what_it_can_or_says_what_it_could_not() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let stuck = config(&db).backoff(NEVER, NEVER).shutdown_timeout(Duration::from_secs(30));
+    let logger = FailureLogger::spawn(stuck).unwrap();
+    block_on(logger.flush()).unwrap();
+    fail::cfg("actor-record", "1*panic->off").unwrap();
+    logger.addr().try_send(no_hit(0)).unwrap();
+    eventually("the long pause before the restart", || logger.stats().restarts == 1);
+    logger.addr().try_send(no_hit(1)).unwrap();
+    assert_eq!(logger.log(no_hit(99)), LogOutcome::Queued);
+    let report = block_on(logger.shutdown()).unwrap();
+    assert_eq!((report.drained, report.unsaved), (3, 0));
+    assert_eq!(db.turns(), [0, 99, 1]);
+
+    let db = TestDb::new();
+    let hopeless = config(&db).shutdown_timeout(Duration::from_millis(200));
+    let logger = FailureLogger::spawn(hopeless).unwrap();
+    fail::cfg("flush", "panic").unwrap();
+    log_ten(&logger);
+    let Err(LoggerError::Unsaved { report, cause }) = block_on(logger.shutdown()) else { panic!("cannot be saved") };
+    assert_eq!((report.unsaved, report.stats.dropped.unsaved, report.stats.buffered), (10, 10, 0));
+    assert!(cause.contains("panic"), "{cause}");
+    assert!(report.stats.is_balanced());
+}
+
+#[test]
+fn a_file_that_is_deleted_or_replaced_is_opened_anew() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(config(&db)).unwrap();
+    let _ = logger.log(no_hit(-1));
+    block_on(logger.flush()).unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        std::fs::remove_file(format!("{}{suffix}", db.url())).unwrap();
+    }
+    log_ten(&logger);
+    let _ = block_on(logger.flush());
+    eventually("the new file", || logger.stats().persisted == 11);
+    assert_eq!(db.turns(), (0..10).collect::<Vec<_>>());
+    assert_eq!(logger.stats().restarts, 1);
+}
+
+#[test]
+fn a_file_that_is_replaced_by_garbage_is_set_aside_and_not_deleted() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(config(&db)).unwrap();
+    let _ = logger.log(no_hit(-1));
+    block_on(logger.flush()).unwrap();
+    let garbage = db.folder.path().join("garbage");
+    std::fs::write(&garbage, "garbage ".repeat(1000)).unwrap();
+    std::fs::rename(&garbage, db.path()).unwrap();
+    log_ten(&logger);
+    let _ = block_on(logger.flush());
+    eventually("the new file", || logger.stats().persisted == 11);
+    assert_eq!(db.turns(), (0..10).collect::<Vec<_>>());
+    let aside = std::fs::read_dir(db.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let aside: Vec<_> = aside.filter(|path| path.to_string_lossy().contains(".corrupt-")).collect();
+    assert!(aside.iter().any(|path| std::fs::read(path).unwrap().starts_with(b"garbage ")), "{aside:?}");
+}
