@@ -91,11 +91,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
+            logger.flush().await?;
+            let spent = start.elapsed();
             let rows = logger.shutdown().await?.stats.persisted;
-            println!(
-                "workload=drain n={n} persisted={rows} rows_per_s={:.0}",
-                rows as f64 / start.elapsed().as_secs_f64()
-            );
+            println!("workload=drain n={n} persisted={rows} rows_per_s={:.0}", rows as f64 / spent.as_secs_f64());
         }
         Workload::Offered { rate, seconds } => {
             offer(&logger, rate, seconds);

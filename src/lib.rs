@@ -4,6 +4,8 @@
     not(test),
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::unreachable)
 )]
+// A record is evidence: none of it is lost to a cast.
+#![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 /// A place where a test may inject a fault; nothing without the feature `failpoints`.
 #[cfg(feature = "failpoints")]
