@@ -152,7 +152,7 @@ fn latency(logger: &LoggerHandle, rate: u64, n: u64, threads: u64) {
                 }
             }
             let start = Instant::now();
-            let _ = logger.log(record);
+            logger.log(record);
             nanos.push(start.elapsed().as_nanos() as u64);
         }
         nanos
@@ -178,7 +178,7 @@ fn saturate(logger: &LoggerHandle, threads: u64, n: u64) {
         let caller = |records: Vec<_>| {
             let start = Instant::now();
             for record in records {
-                let _ = logger.log(record);
+                logger.log(record);
             }
             start.elapsed()
         };
@@ -199,7 +199,7 @@ fn offer(logger: &LoggerHandle, rate: u64, seconds: u64) {
         if i % 64 == 0 && start.elapsed() < due {
             std::thread::sleep(due - start.elapsed());
         }
-        let _ = logger.log(record(i));
+        logger.log(record(i));
     }
 }
 

@@ -40,7 +40,7 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// The system gives no thread, or no event loop.
     #[error("the logger's thread cannot be started: {0}")]
-    Thread(#[from] std::io::Error),
+    Thread(#[source] std::io::Error),
 }
 
 /// A setting that is not accepted.

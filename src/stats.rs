@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-/// What became of one call of [`LoggerHandle::log`](crate::LoggerHandle::log).
+/// What became of one call of [`LoggerHandle::log`](crate::LoggerHandle::log). May be ignored: drops
+/// are counted, and warned of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[must_use = "a dropped record is counted, but only the caller can do something about it"]
 pub enum LogOutcome {
     /// The record is in the buffer and will be stored.
     Queued,

@@ -59,6 +59,7 @@ async fn records_sent_by_another_actor_are_stored() {
 async fn a_full_batch_of_messages_is_flushed_before_the_interval_has_passed() {
     let db = TestDb::new();
     let logger = FailureLogger::spawn(db.config().batch_size(8).flush_interval(Duration::from_secs(3600))).unwrap();
+    logger.flush().await.unwrap();
     for turn in 0..8 {
         logger.addr().try_send(no_hit(turn)).unwrap();
     }

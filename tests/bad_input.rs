@@ -84,7 +84,7 @@ fn a_database_of_the_application_is_shared_with_it() {
     let db = TestDb::new();
     db.execute("CREATE TABLE users (name TEXT); INSERT INTO users VALUES ('ada')");
     let logger = db.spawn();
-    let _ = logger.log(no_hit(0));
+    logger.log(no_hit(0));
     block_on(logger.shutdown()).unwrap();
     assert_eq!((db.integer("SELECT count(*) FROM users"), db.rows()), (1, 1));
 }
@@ -93,7 +93,7 @@ fn a_database_of_the_application_is_shared_with_it() {
 fn the_file_and_its_journal_are_for_their_owner_only() {
     let db = TestDb::new();
     let logger = db.spawn();
-    let _ = logger.log(no_hit(0));
+    logger.log(no_hit(0));
     block_on(logger.flush()).unwrap();
     let mut files = 0;
     for file in fs::read_dir(db.folder.path()).unwrap() {

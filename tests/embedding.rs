@@ -8,9 +8,9 @@ use common::{TestDb, block_on, no_hit};
 use failure_logger::{FailureLogger, LoggerHandle};
 
 async fn use_it(logger: &LoggerHandle) {
-    let _ = logger.log(no_hit(1));
+    logger.log(no_hit(1));
     logger.flush().await.unwrap();
-    let _ = logger.log(no_hit(2));
+    logger.log(no_hit(2));
     let report = logger.shutdown().await.unwrap();
     assert_eq!((report.stats.persisted, report.unsaved), (2, 0));
     assert!(report.stats.is_balanced());
@@ -59,7 +59,7 @@ async fn the_last_handle_may_be_dropped_on_a_runtime_and_saves_what_it_has() {
     let db = TestDb::new();
     let logger = FailureLogger::spawn(db.config().flush_interval(Duration::from_secs(3600))).unwrap();
     for turn in 0..100 {
-        let _ = logger.log(no_hit(turn));
+        logger.log(no_hit(turn));
     }
     drop(logger.clone());
     assert_eq!(db.rows(), 0, "only the last handle drains");
@@ -72,7 +72,7 @@ fn two_loggers_in_one_process_do_not_mix() {
     let (left, right) = (TestDb::new(), TestDb::new());
     let loggers = [left.spawn(), right.spawn()];
     for (logger, turn) in loggers.iter().zip(1..) {
-        let _ = logger.log(no_hit(turn));
+        logger.log(no_hit(turn));
         block_on(logger.shutdown()).unwrap();
     }
     assert_eq!((left.turns(), right.turns()), (vec![1], vec![2]));
@@ -87,7 +87,7 @@ fn two_loggers_share_one_file() {
             scope.spawn(move || {
                 let logger = db.spawn();
                 for turn in 0..500 {
-                    let _ = logger.log(no_hit(sender * 1000 + turn));
+                    logger.log(no_hit(sender * 1000 + turn));
                 }
                 assert_eq!(block_on(logger.shutdown()).unwrap().stats.persisted, 500);
             });

@@ -72,7 +72,7 @@ fn long_text_is_stored_up_to_its_bound_and_the_length_of_the_original_is_kept() 
         let mut record = RetrievalFailureRecord::new(RetrievalFailureType::Error, unit.repeat(100), &unit.repeat(1000));
         record.error_context = Some(unit.repeat(400).into());
         record.conversation_id = Some(unit.repeat(200).into());
-        let _ = logger.log(record);
+        logger.log(record);
         block_on(logger.flush()).unwrap();
         for (column, length) in
             [("query_text", 512), ("error_context", 256), ("retrieval_strategy", 64), ("conversation_id", 128)]
@@ -89,7 +89,7 @@ fn six_mixed_records_go_in_one_batch() {
     let logger = FailureLogger::spawn(db.config().flush_interval(Duration::from_secs(3600))).unwrap();
     let types = [&RetrievalFailureType::ALL[..], &RetrievalFailureType::ALL[..2]].concat();
     for failure_type in &types {
-        let _ = logger.log(RetrievalFailureRecord::new(*failure_type, "semantic", "q"));
+        logger.log(RetrievalFailureRecord::new(*failure_type, "semantic", "q"));
     }
     assert_eq!(block_on(logger.flush()).unwrap().persisted, 6);
     assert_eq!(logger.stats().flushes, 1);
@@ -103,7 +103,7 @@ fn the_stored_moment_is_that_of_the_call() {
     let logger = FailureLogger::spawn(db.config().flush_interval(Duration::from_secs(3600))).unwrap();
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     let before = now();
-    let _ = logger.log(no_hit(0));
+    logger.log(no_hit(0));
     let after = now();
     // The flush comes in a later millisecond than the call.
     common::eventually("the clock to move", || now() > after);
@@ -145,7 +145,7 @@ fn hostile_text_is_stored_as_it_is_and_harms_no_neighbour() {
     let texts =
         ["", "\0", "a\0b", "'; DROP TABLE memory_retrieval_failures; --", "\u{202e}fdp", "e\u{301}\u{301}", "\u{feff}"];
     for text in texts {
-        let _ = logger.log(RetrievalFailureRecord::new(RetrievalFailureType::NoHit, text, text));
+        logger.log(RetrievalFailureRecord::new(RetrievalFailureType::NoHit, text, text));
     }
     block_on(logger.flush()).unwrap();
     let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02X}")).collect::<String>();
@@ -161,7 +161,7 @@ fn numbers_that_sqlite_cannot_hold_are_bounded_or_null() {
         let mut record = no_hit(i64::MIN);
         (record.top_score, record.confidence_threshold) = (Some(score), Some(score));
         (record.query_len, record.result_count, record.latency_ms) = (usize::MAX, usize::MAX, u64::MAX);
-        let _ = logger.log(record);
+        logger.log(record);
     }
     assert_eq!(block_on(logger.flush()).unwrap().persisted, 3);
     assert_eq!(db.texts("top_score"), [None, None, None]);
@@ -179,7 +179,7 @@ fn a_list_of_edge_types_that_is_too_long_stays_json() {
     let list = serde_json::to_string(&vec!["caused_by"; 500]).unwrap();
     let mut record = no_hit(0);
     record.edge_types = Some(BoundedText::from(list));
-    let _ = logger.log(record);
+    logger.log(record);
     block_on(logger.flush()).unwrap();
     let stored: Vec<String> = serde_json::from_str(&db.text("edge_types").unwrap()).unwrap();
     assert_eq!(stored, vec!["caused_by"; 85]);
@@ -189,7 +189,7 @@ fn a_list_of_edge_types_that_is_too_long_stays_json() {
 fn the_view_shows_the_moment_and_the_id_as_text() {
     let db = TestDb::new();
     let logger = db.spawn();
-    let _ = logger.log(no_hit(0));
+    logger.log(no_hit(0));
     block_on(logger.flush()).unwrap();
     db.execute("UPDATE memory_retrieval_failures SET created_at = 1790000000123");
     let shown = "SELECT count(*) FROM memory_retrieval_failures_readable
@@ -213,7 +213,7 @@ fn a_disabled_logger_writes_nothing() {
 fn a_database_in_memory_takes_records_too() {
     let logger = FailureLogger::spawn(LoggerConfig::new(":memory:")).unwrap();
     for turn in 0..1000 {
-        let _ = logger.log(no_hit(turn));
+        logger.log(no_hit(turn));
     }
     assert_eq!(block_on(logger.shutdown()).unwrap().stats.persisted, 1000);
 }

@@ -25,7 +25,7 @@ fn old_rows(db: &TestDb) -> i64 {
 }
 
 fn flush_one(logger: &LoggerHandle, turn: i64) {
-    let _ = logger.log(no_hit(turn));
+    logger.log(no_hit(turn));
     block_on(logger.flush()).unwrap();
 }
 

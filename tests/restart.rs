@@ -200,7 +200,7 @@ fn a_file_that_is_deleted_or_replaced_is_opened_anew() {
     let _scenario = FailScenario::setup();
     let db = TestDb::new();
     let logger = FailureLogger::spawn(config(&db)).unwrap();
-    let _ = logger.log(no_hit(-1));
+    logger.log(no_hit(-1));
     block_on(logger.flush()).unwrap();
     for suffix in ["", "-wal", "-shm"] {
         std::fs::remove_file(format!("{}{suffix}", db.url())).unwrap();
@@ -217,7 +217,7 @@ fn a_file_that_is_replaced_by_garbage_is_set_aside_and_not_deleted() {
     let _scenario = FailScenario::setup();
     let db = TestDb::new();
     let logger = FailureLogger::spawn(config(&db)).unwrap();
-    let _ = logger.log(no_hit(-1));
+    logger.log(no_hit(-1));
     block_on(logger.flush()).unwrap();
     let garbage = db.folder.path().join("garbage");
     std::fs::write(&garbage, "garbage ".repeat(1000)).unwrap();

@@ -31,7 +31,7 @@ fn a_shutdown_can_be_repeated_and_raced_and_always_says_the_same() {
     let db = TestDb::new();
     let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
     for turn in 0..100 {
-        let _ = logger.log(no_hit(turn));
+        logger.log(no_hit(turn));
     }
     let reports: Vec<_> = std::thread::scope(|scope| {
         let calls: Vec<_> = (0..4).map(|_| scope.spawn(|| block_on(logger.shutdown()).unwrap())).collect();
@@ -73,11 +73,11 @@ fn a_shutdown_against_a_locked_database_ends_in_time_and_reports_exactly_what_is
     let db = TestDb::new();
     let config = db.config().flush_interval(NEVER).shutdown_timeout(Duration::from_millis(300));
     let logger = FailureLogger::spawn(config).unwrap();
-    let _ = logger.log(no_hit(0));
+    logger.log(no_hit(0));
     block_on(logger.flush()).unwrap();
     let lock = Lock::new(&db);
     for turn in 1..=40 {
-        let _ = logger.log(no_hit(turn));
+        logger.log(no_hit(turn));
     }
     let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else { panic!("cannot be saved") };
     assert_eq!((report.unsaved, report.in_doubt, report.drained), (40, 0, 0));
@@ -93,7 +93,7 @@ fn a_shutdown_against_a_locked_database_ends_in_time_and_reports_exactly_what_is
 fn the_database_file_is_complete_after_a_shutdown() {
     let db = TestDb::new();
     let logger = db.spawn();
-    let _ = logger.log(no_hit(0));
+    logger.log(no_hit(0));
     block_on(logger.shutdown()).unwrap();
     let names: Vec<_> = std::fs::read_dir(db.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["failures.db"], "no journal is left");
@@ -107,7 +107,7 @@ fn dropping_the_last_handle_while_panicking_saves_what_it_has() {
     let unwound = std::thread::scope(|scope| {
         scope
             .spawn(move || {
-                let _ = logger.log(no_hit(0));
+                logger.log(no_hit(0));
                 panic!("on purpose");
             })
             .join()

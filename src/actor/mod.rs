@@ -22,7 +22,7 @@ use crate::error::{LoggerError, StartError, StoreError};
 use crate::handle::LoggerHandle;
 use crate::record::RetrievalFailureRecord;
 use crate::shared::{Shared, Writer};
-use crate::stats::{FlushReport, LogOutcome, ShutdownReport, Stats};
+use crate::stats::{FlushReport, ShutdownReport, Stats};
 use crate::store::Database;
 
 /// Old rows are purged at least this often, however quiet the system.
@@ -74,7 +74,7 @@ impl FailureLogger {
         if !config.enabled {
             return Ok(LoggerHandle::disabled());
         }
-        let database = Database::new(&location, config.pool_size)?;
+        let database = Database::new(&location, config.pool_size);
         let store = database.open()?;
         let shared = Arc::new(Shared::new(config, Writer::new(database, Some(store))));
         let (addr, thread) = supervisor::start(&shared)?;
@@ -348,14 +348,10 @@ impl Supervised for FailureLogger {
 impl Handler<RetrievalFailureRecord> for FailureLogger {
     type Result = ();
 
-    fn handle(&mut self, record: RetrievalFailureRecord, ctx: &mut Context<Self>) {
-        // First of all: what comes after may fail.
-        let outcome = self.shared.accept(record);
+    /// Into the same buffer as all records; one that completes a batch wakes the actor like any other.
+    fn handle(&mut self, record: RetrievalFailureRecord, _: &mut Context<Self>) {
+        self.shared.accept(record);
         failpoint!("actor-record");
-        if outcome == LogOutcome::Queued && !self.busy && self.shared.buffer.waiting() >= self.shared.config.batch_size
-        {
-            self.advance(ctx);
-        }
     }
 }
 

@@ -46,8 +46,10 @@ pub(crate) fn start(shared: &Arc<Shared>) -> Result<(Addr<FailureLogger>, Thread
     let (ready, started) = sync_channel(1);
     let (alive, ended) = channel();
     let shared = Arc::clone(shared);
-    let thread =
-        thread::Builder::new().name("failure-logger".into()).spawn(move || run(&shared, receiver, &ready, alive))?;
+    let thread = thread::Builder::new()
+        .name("failure-logger".into())
+        .spawn(move || run(&shared, receiver, &ready, alive))
+        .map_err(StartError::Thread)?;
     match started.recv() {
         Ok(()) => Ok((Addr::new(sender), Thread { id: thread.thread().id(), ended })),
         Err(_) => Err(StartError::Thread(std::io::Error::other("no event loop"))),

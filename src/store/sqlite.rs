@@ -45,12 +45,12 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    pub(crate) fn new(location: &Location, pool_size: u32) -> io::Result<Self> {
-        let Location::File(path) = location else { return Ok(Self::in_memory()) };
+    pub(crate) fn new(location: &Location, pool_size: u32) -> Self {
+        let Location::File(path) = location else { return Self::in_memory() };
         // Absolute, so that a later change of the current folder does not matter.
-        let path = std::path::absolute(path)?;
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let url = path.to_string_lossy().into_owned();
-        Ok(Self { url, path: Some(path), pool_size, anchor: Mutex::new(None) })
+        Self { url, path: Some(path), pool_size, anchor: Mutex::new(None) }
     }
 
     /// A database of its own that ends with this value.

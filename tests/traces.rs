@@ -1,0 +1,143 @@
+//! What the logger says about itself.
+
+mod common;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use common::{Lock, TestDb, block_on, eventually, no_hit};
+use failure_logger::FailureLogger;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A span or an event: its level, its name, and its fields.
+#[derive(Clone, Debug)]
+struct Said {
+    level: Level,
+    name: String,
+    fields: String,
+}
+
+/// Keeps all that is said, by whichever thread.
+#[derive(Clone, Default)]
+struct Ear(Arc<Mutex<Vec<Said>>>);
+
+impl Ear {
+    /// The process has one ear; a test that listens holds it alone.
+    fn listen() -> (std::sync::MutexGuard<'static, ()>, Self) {
+        static ALONE: Mutex<()> = Mutex::new(());
+        static EAR: OnceLock<Ear> = OnceLock::new();
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let ear = EAR.get_or_init(|| {
+            let ear = Ear::default();
+            tracing::subscriber::set_global_default(ear.clone()).unwrap();
+            ear
+        });
+        ear.0.lock().unwrap().clear();
+        (alone, ear.clone())
+    }
+
+    fn heard(&self, name: &str) -> Vec<Said> {
+        self.0.lock().unwrap().iter().filter(|said| said.name == name).cloned().collect()
+    }
+
+    fn keep(&self, metadata: &Metadata<'_>, name: String, fields: String) {
+        if metadata.target().starts_with("failure_logger") {
+            self.0.lock().unwrap().push(Said { level: *metadata.level(), name, fields });
+        }
+    }
+}
+
+impl Subscriber for Ear {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut fields = Fields::default();
+        span.record(&mut fields);
+        self.keep(span.metadata(), span.metadata().name().into(), fields.rest);
+        Id::from_u64(1)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        self.keep(event.metadata(), fields.message, fields.rest);
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: String,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            name => self.rest += &format!("{name}={value:?} "),
+        }
+    }
+}
+
+#[test]
+fn calls_and_flushes_are_spans_and_a_flush_says_how_many_records_it_writes() {
+    let (_alone, ear) = Ear::listen();
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    for turn in 0..6 {
+        logger.log(no_hit(turn));
+    }
+    block_on(logger.flush()).unwrap();
+    let calls = ear.heard("memory.retrieval_failure.log");
+    assert_eq!(calls.iter().map(|said| said.level).collect::<Vec<_>>(), [Level::DEBUG; 6]);
+    let flushes = ear.heard("memory.retrieval_failure.flush");
+    assert_eq!(flushes.len(), 1);
+    assert_eq!((flushes[0].level, flushes[0].fields.as_str()), (Level::INFO, "count=6 "));
+}
+
+#[test]
+fn a_failed_flush_is_a_warning_with_its_cause() {
+    let (_alone, ear) = Ear::listen();
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    block_on(logger.flush()).unwrap();
+    db.execute(
+        "CREATE TRIGGER closed BEFORE INSERT ON memory_retrieval_failures
+         BEGIN SELECT RAISE(ABORT, 'closed for today'); END",
+    );
+    logger.log(no_hit(0));
+    block_on(logger.flush()).unwrap_err();
+    let warnings = ear.heard("the store failed; records are kept, and written later");
+    assert_eq!(warnings[0].level, Level::WARN);
+    assert!(warnings[0].fields.contains("cause=closed for today buffered=1"), "{}", warnings[0].fields);
+}
+
+#[test]
+fn drops_are_summed_up_and_not_said_one_by_one() {
+    let (_alone, ear) = Ear::listen();
+    let db = TestDb::new();
+    let config = db.config().buffer_capacity(8).batch_size(8).flush_interval(Duration::from_millis(200));
+    let logger = FailureLogger::spawn(config).unwrap();
+    block_on(logger.flush()).unwrap();
+    let lock = Lock::new(&db);
+    for turn in 0..10_008 {
+        logger.log(no_hit(turn));
+    }
+    let said = || ear.heard("records were dropped (totals by reason)");
+    eventually("the interval", || said().iter().any(|said| said.fields.contains("buffer_full=10000 ")));
+    assert!(said().len() <= 3, "a line an interval, not a line a record: {:?}", said());
+    assert!(said().iter().all(|said| said.level == Level::WARN));
+    drop(lock);
+}
