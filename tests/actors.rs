@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use actix::prelude::*;
-use common::{Lock, TestDb, block_on, no_hit};
+use common::{Lock, TestDb, block_on, no_hit, spawn};
 use failure_logger::{FailureLogger, Flush, GetStats, RetrievalFailureRecord, Shutdown};
 
 /// Passes each number on as a record, in one of the two ways.
@@ -58,8 +58,7 @@ async fn records_sent_by_another_actor_are_stored() {
 #[actix::test]
 async fn a_full_batch_of_messages_is_flushed_before_the_interval_has_passed() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().batch_size(8).flush_interval(Duration::from_secs(3600))).unwrap();
-    logger.flush().await.unwrap();
+    let logger = spawn(db.config().batch_size(8).flush_interval(Duration::from_secs(3600)));
     for turn in 0..8 {
         logger.addr().try_send(no_hit(turn)).unwrap();
     }
@@ -71,7 +70,7 @@ fn the_mailbox_has_its_capacity_from_the_first_message_on() {
     for capacity in [1, 100, 5000] {
         let db = TestDb::new();
         let config = db.config().buffer_capacity(capacity).batch_size(1);
-        let logger = FailureLogger::spawn(config).unwrap();
+        let logger = spawn(config);
         // More than the default of 16 at once, and none of them refused while there is room.
         for turn in 0..capacity.min(1000) {
             if capacity == 1 {
@@ -85,7 +84,7 @@ fn the_mailbox_has_its_capacity_from_the_first_message_on() {
 #[actix::test]
 async fn what_was_sent_before_a_shutdown_is_saved_and_later_sends_are_refused() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(Duration::from_secs(3600))).unwrap();
+    let logger = spawn(db.config().flush_interval(Duration::from_secs(3600)));
     for turn in 0..100 {
         logger.addr().try_send(no_hit(turn)).unwrap();
     }
@@ -100,8 +99,7 @@ async fn what_was_sent_before_a_shutdown_is_saved_and_later_sends_are_refused() 
 fn records_in_the_mailbox_beyond_the_buffer_are_counted_as_dropped() {
     let db = TestDb::new();
     let config = db.config().buffer_capacity(10).batch_size(1).flush_interval(Duration::from_secs(3600));
-    let logger = FailureLogger::spawn(config).unwrap();
-    block_on(logger.flush()).unwrap();
+    let logger = spawn(config);
     let lock = Lock::new(&db);
     let mut sent = 0;
     while sent < 30 {

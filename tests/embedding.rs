@@ -4,8 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{TestDb, block_on, no_hit};
-use failure_logger::{FailureLogger, LoggerHandle};
+use common::{TestDb, block_on, no_hit, spawn};
+use failure_logger::LoggerHandle;
 
 async fn use_it(logger: &LoggerHandle) {
     logger.log(no_hit(1));
@@ -57,7 +57,7 @@ fn from_a_plain_thread() {
 #[tokio::test]
 async fn the_last_handle_may_be_dropped_on_a_runtime_and_saves_what_it_has() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(Duration::from_secs(3600))).unwrap();
+    let logger = spawn(db.config().flush_interval(Duration::from_secs(3600)));
     for turn in 0..100 {
         logger.log(no_hit(turn));
     }

@@ -4,17 +4,15 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Lock, TestDb, block_on, eventually, no_hit};
-use failure_logger::{DropReason, FailureLogger, LogOutcome, LoggerError};
+use common::{Lock, TestDb, block_on, eventually, no_hit, spawn};
+use failure_logger::{DropReason, LogOutcome, LoggerError};
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[test]
 fn a_full_batch_is_flushed_before_the_interval_has_passed() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().batch_size(16).flush_interval(NEVER)).unwrap();
-    // The logger begins with a flush of its own, which may take a part of the batch.
-    block_on(logger.flush()).unwrap();
+    let logger = spawn(db.config().batch_size(16).flush_interval(NEVER));
     for turn in 0..16 {
         logger.log(no_hit(turn));
     }
@@ -25,8 +23,7 @@ fn a_full_batch_is_flushed_before_the_interval_has_passed() {
 #[test]
 fn every_full_batch_is_flushed_also_when_one_was_before() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().batch_size(4).flush_interval(NEVER)).unwrap();
-    block_on(logger.flush()).unwrap();
+    let logger = spawn(db.config().batch_size(4).flush_interval(NEVER));
     for batch in 1..=50 {
         for turn in 0..4 {
             logger.log(no_hit(turn));
@@ -38,7 +35,7 @@ fn every_full_batch_is_flushed_also_when_one_was_before() {
 #[test]
 fn a_partial_batch_waits_and_is_flushed_by_the_timer() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().batch_size(16).flush_interval(Duration::from_millis(10))).unwrap();
+    let logger = spawn(db.config().batch_size(16).flush_interval(Duration::from_millis(10)));
     for turn in 0..15 {
         logger.log(no_hit(turn));
     }
@@ -49,8 +46,7 @@ fn a_partial_batch_waits_and_is_flushed_by_the_timer() {
 #[test]
 fn a_partial_batch_is_not_flushed_without_timer_or_request() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().batch_size(16).flush_interval(NEVER)).unwrap();
-    block_on(logger.flush()).unwrap();
+    let logger = spawn(db.config().batch_size(16).flush_interval(NEVER));
     for turn in 0..15 {
         logger.log(no_hit(turn));
     }
@@ -63,8 +59,7 @@ fn a_partial_batch_is_not_flushed_without_timer_or_request() {
 #[test]
 fn log_returns_at_once_when_the_buffer_is_full_and_counts_what_it_drops() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().buffer_capacity(8).batch_size(4).flush_interval(NEVER)).unwrap();
-    block_on(logger.flush()).unwrap();
+    let logger = spawn(db.config().buffer_capacity(8).batch_size(4).flush_interval(NEVER));
     let lock = Lock::new(&db);
     for turn in 0..8 {
         assert_eq!(logger.log(no_hit(turn)), LogOutcome::Queued, "turn {turn}");
@@ -84,7 +79,7 @@ fn log_returns_at_once_when_the_buffer_is_full_and_counts_what_it_drops() {
 #[test]
 fn a_flush_covers_everything_that_was_logged_before_it() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().flush_interval(NEVER));
     std::thread::scope(|scope| {
         for caller in 0..4 {
             let (logger, db) = (&logger, &db);
@@ -105,7 +100,7 @@ fn a_flush_covers_everything_that_was_logged_before_it() {
 #[test]
 fn a_flush_that_fails_says_so_and_the_records_are_kept() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().flush_interval(NEVER));
     logger.log(no_hit(1));
     db.execute("ALTER TABLE memory_retrieval_failures RENAME TO elsewhere");
     let refusal = block_on(logger.flush()).unwrap_err();
@@ -122,7 +117,7 @@ fn a_flush_that_fails_says_so_and_the_records_are_kept() {
 #[test]
 fn rows_that_the_store_refuses_are_dropped_alone_wherever_they_stand() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().flush_interval(NEVER));
     db.execute(
         "CREATE TRIGGER picky BEFORE INSERT ON memory_retrieval_failures WHEN NEW.turn_index < 0
          BEGIN SELECT RAISE(ABORT, 'a trigger says no'); END",
@@ -131,18 +126,17 @@ fn rows_that_the_store_refuses_are_dropped_alone_wherever_they_stand() {
     for turn in 0..256 {
         logger.log(no_hit(if bad.contains(&turn) { -1 } else { turn }));
     }
-    let report = block_on(logger.flush()).unwrap();
-    assert_eq!((report.persisted, report.rejected), (250, 6));
+    block_on(logger.flush()).unwrap();
     assert_eq!(db.turns(), (0..256).filter(|turn| !bad.contains(turn)).collect::<Vec<_>>());
     let stats = logger.stats();
-    assert_eq!(stats.dropped.rejected, 6);
+    assert_eq!((stats.persisted, stats.dropped.rejected), (250, 6));
     assert!(stats.is_balanced());
 }
 
 #[test]
 fn a_store_that_refuses_every_row_loses_none() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().flush_interval(NEVER));
     db.execute(
         "CREATE TRIGGER closed BEFORE INSERT ON memory_retrieval_failures
          BEGIN SELECT RAISE(ABORT, 'closed for today'); END",

@@ -4,10 +4,8 @@ mod common;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{TestDb, block_on, no_hit};
-use failure_logger::{
-    BoundedText, FailureLogger, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType,
-};
+use common::{TestDb, block_on, no_hit, spawn};
+use failure_logger::{BoundedText, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
 
 #[test]
 fn a_low_confidence_record_is_stored_with_all_its_fields() {
@@ -86,7 +84,7 @@ fn long_text_is_stored_up_to_its_bound_and_the_length_of_the_original_is_kept() 
 #[test]
 fn six_mixed_records_go_in_one_batch() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(Duration::from_secs(3600))).unwrap();
+    let logger = spawn(db.config().flush_interval(Duration::from_secs(3600)));
     let types = [&RetrievalFailureType::ALL[..], &RetrievalFailureType::ALL[..2]].concat();
     for failure_type in &types {
         logger.log(RetrievalFailureRecord::new(*failure_type, "semantic", "q"));
@@ -100,7 +98,7 @@ fn six_mixed_records_go_in_one_batch() {
 #[test]
 fn the_stored_moment_is_that_of_the_call() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(Duration::from_secs(3600))).unwrap();
+    let logger = spawn(db.config().flush_interval(Duration::from_secs(3600)));
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     let before = now();
     logger.log(no_hit(0));
@@ -200,7 +198,7 @@ fn the_view_shows_the_moment_and_the_id_as_text() {
 #[test]
 fn a_disabled_logger_writes_nothing() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().enabled(false)).unwrap();
+    let logger = spawn(db.config().enabled(false));
     assert!(matches!(logger.log(no_hit(0)), LogOutcome::Dropped(failure_logger::DropReason::Disabled)));
     assert!(logger.addr().try_send(no_hit(0)).is_err());
     assert_eq!(block_on(logger.flush()).unwrap().persisted, 0);
@@ -211,7 +209,7 @@ fn a_disabled_logger_writes_nothing() {
 
 #[test]
 fn a_database_in_memory_takes_records_too() {
-    let logger = FailureLogger::spawn(LoggerConfig::new(":memory:")).unwrap();
+    let logger = spawn(LoggerConfig::new(":memory:"));
     for turn in 0..1000 {
         logger.log(no_hit(turn));
     }

@@ -4,8 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{TestDb, block_on, eventually, no_hit};
-use failure_logger::{FailureLogger, LoggerHandle};
+use common::{TestDb, block_on, eventually, no_hit, spawn};
+use failure_logger::LoggerHandle;
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -32,7 +32,7 @@ fn flush_one(logger: &LoggerHandle, turn: i64) {
 #[test]
 fn only_old_rows_are_deleted_and_only_after_n_flushes() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().retention_days(30).cleanup_every(3).flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().retention_days(30).cleanup_every(3).flush_interval(NEVER));
     flush_one(&logger, 0);
     age(&db, 2500, 31);
     age(&db, 10, 29);
@@ -50,7 +50,7 @@ fn old_rows_are_deleted_at_the_start() {
     flush_one(&logger, 0);
     block_on(logger.shutdown()).unwrap();
     age(&db, 10, 91);
-    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().flush_interval(NEVER));
     eventually("the purge", || logger.stats().purged == 10);
     assert_eq!(db.turns(), [0]);
 }
@@ -58,7 +58,7 @@ fn old_rows_are_deleted_at_the_start() {
 #[test]
 fn with_retention_zero_everything_is_kept() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().retention_days(0).cleanup_every(1).flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().retention_days(0).cleanup_every(1).flush_interval(NEVER));
     flush_one(&logger, 0);
     age(&db, 10, 10_000);
     for turn in 1..10 {
@@ -71,7 +71,7 @@ fn with_retention_zero_everything_is_kept() {
 #[test]
 fn records_are_written_while_a_long_purge_goes_on() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().retention_days(30).cleanup_every(2).flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().retention_days(30).cleanup_every(2).flush_interval(NEVER));
     flush_one(&logger, 0);
     age(&db, 50_000, 31);
     flush_one(&logger, 1);
@@ -87,7 +87,7 @@ fn records_are_written_while_a_long_purge_goes_on() {
 #[test]
 fn a_purge_gives_space_back() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().retention_days(30).cleanup_every(1).flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().retention_days(30).cleanup_every(1).flush_interval(NEVER));
     age(&db, 20_000, 31);
     let full = db.integer("SELECT page_count FROM pragma_page_count");
     flush_one(&logger, 0);

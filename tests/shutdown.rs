@@ -4,15 +4,15 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Lock, TestDb, block_on, no_hit};
-use failure_logger::{DropReason, FailureLogger, LogOutcome, LoggerError};
+use common::{Lock, TestDb, block_on, no_hit, spawn};
+use failure_logger::{DropReason, LogOutcome, LoggerError};
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[test]
 fn a_shutdown_drains_everything_and_refuses_what_comes_later() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().flush_interval(NEVER));
     for turn in 0..5000 {
         assert_eq!(logger.log(no_hit(turn)), LogOutcome::Queued);
     }
@@ -29,7 +29,7 @@ fn a_shutdown_drains_everything_and_refuses_what_comes_later() {
 #[test]
 fn a_shutdown_can_be_repeated_and_raced_and_always_says_the_same() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().flush_interval(NEVER));
     for turn in 0..100 {
         logger.log(no_hit(turn));
     }
@@ -45,7 +45,7 @@ fn a_shutdown_can_be_repeated_and_raced_and_always_says_the_same() {
 #[test]
 fn every_call_that_was_told_queued_is_saved_though_a_shutdown_comes_in_between() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().buffer_capacity(1 << 20)).unwrap();
+    let logger = spawn(db.config().buffer_capacity(1 << 20));
     let queued: u64 = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..3)
             .map(|_| {
@@ -72,7 +72,7 @@ fn every_call_that_was_told_queued_is_saved_though_a_shutdown_comes_in_between()
 fn a_shutdown_against_a_locked_database_ends_in_time_and_reports_exactly_what_is_lost() {
     let db = TestDb::new();
     let config = db.config().flush_interval(NEVER).shutdown_timeout(Duration::from_millis(300));
-    let logger = FailureLogger::spawn(config).unwrap();
+    let logger = spawn(config);
     logger.log(no_hit(0));
     block_on(logger.flush()).unwrap();
     let lock = Lock::new(&db);
@@ -103,7 +103,7 @@ fn the_database_file_is_complete_after_a_shutdown() {
 #[test]
 fn dropping_the_last_handle_while_panicking_saves_what_it_has() {
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().flush_interval(NEVER));
     let unwound = std::thread::scope(|scope| {
         scope
             .spawn(move || {

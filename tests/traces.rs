@@ -6,8 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use common::{Lock, TestDb, block_on, eventually, no_hit};
-use failure_logger::FailureLogger;
+use common::{Lock, TestDb, block_on, eventually, no_hit, spawn};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -95,7 +94,7 @@ impl Visit for Fields {
 fn calls_and_flushes_are_spans_and_a_flush_says_how_many_records_it_writes() {
     let (_alone, ear) = Ear::listen();
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
+    let logger = spawn(db.config().flush_interval(NEVER));
     for turn in 0..6 {
         logger.log(no_hit(turn));
     }
@@ -111,8 +110,7 @@ fn calls_and_flushes_are_spans_and_a_flush_says_how_many_records_it_writes() {
 fn a_failed_flush_is_a_warning_with_its_cause() {
     let (_alone, ear) = Ear::listen();
     let db = TestDb::new();
-    let logger = FailureLogger::spawn(db.config().flush_interval(NEVER)).unwrap();
-    block_on(logger.flush()).unwrap();
+    let logger = spawn(db.config().flush_interval(NEVER));
     db.execute(
         "CREATE TRIGGER closed BEFORE INSERT ON memory_retrieval_failures
          BEGIN SELECT RAISE(ABORT, 'closed for today'); END",
@@ -129,8 +127,7 @@ fn drops_are_summed_up_and_not_said_one_by_one() {
     let (_alone, ear) = Ear::listen();
     let db = TestDb::new();
     let config = db.config().buffer_capacity(8).batch_size(8).flush_interval(Duration::from_millis(200));
-    let logger = FailureLogger::spawn(config).unwrap();
-    block_on(logger.flush()).unwrap();
+    let logger = spawn(config);
     let lock = Lock::new(&db);
     for turn in 0..10_008 {
         logger.log(no_hit(turn));

@@ -310,8 +310,7 @@ impl Actor for FailureLogger {
         let shared = Arc::clone(&self.shared);
         ctx.spawn(wrap_future(listen(shared, ctx.address().downgrade())));
         self.want_purge();
-        // Opens the store where necessary, and writes what an earlier incarnation left.
-        self.flush(ctx);
+        self.advance(ctx);
     }
 }
 
@@ -342,6 +341,8 @@ impl Supervised for FailureLogger {
         // The job's future went with the old context; the job itself may go on, under its lock.
         self.busy = false;
         self.retry_at = None;
+        // Opens the store where necessary, and writes what the last incarnation left.
+        self.due = true;
     }
 }
 

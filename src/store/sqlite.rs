@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
@@ -25,6 +25,8 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// How long a statement waits for a lock before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon to try again to open a database that others are opening.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// Longer than a statement can wait, so that SQLite's own error is seen first.
 const POOL_TIMEOUT: Duration = Duration::from_secs(6);
 /// The oldest version without the WAL corruption bug (sqlite.org/wal.html, "WAL-reset bug").
@@ -67,16 +69,15 @@ impl Database {
             prepare_file(path)?;
         }
         // By hand, because the pool hides why it cannot connect.
-        let mut conn = SqliteConnection::establish(&self.url)
-            .map_err(|error| StartError::Store(classify_text(&error.to_string())))?;
-        self.set_up(&mut conn)?;
+        let conn = self.first_connection()?;
         let identity = self.path.as_deref().map(identity).transpose().map_err(StoreError::reopen)?;
         if self.path.is_none() {
             *self.anchor.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(conn);
         }
         let pool = r2d2::Pool::builder()
             .max_size(self.pool_size)
-            .min_idle(Some(1))
+            // Connections are opened when they are needed, and none in reserve.
+            .min_idle(Some(0))
             // Connections to a file neither die nor age.
             .test_on_check_out(false)
             .max_lifetime(None)
@@ -88,6 +89,23 @@ impl Database {
             .build(ConnectionManager::new(&self.url))
             .map_err(|error| StoreError::Retry(error.to_string()))?;
         Ok(Box::new(SqliteStore { pool, path: self.path.clone(), identity }))
+    }
+
+    /// Where several processes open a new database at once, SQLite refuses some of them without
+    /// waiting (switching to WAL needs the file alone), so the waiting is done here.
+    fn first_connection(&self) -> Result<SqliteConnection, StartError> {
+        let deadline = Instant::now() + BUSY_TIMEOUT;
+        loop {
+            let connected = SqliteConnection::establish(&self.url)
+                .map_err(|error| StartError::Store(classify_text(&error.to_string())))
+                .and_then(|mut conn| self.set_up(&mut conn).map(|()| conn));
+            match connected {
+                Err(StartError::Store(StoreError::Retry(_))) if Instant::now() < deadline => {
+                    std::thread::sleep(OPEN_AGAIN_AFTER);
+                }
+                done => return done,
+            }
+        }
     }
 
     fn set_up(&self, conn: &mut SqliteConnection) -> Result<(), StartError> {

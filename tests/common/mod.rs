@@ -35,7 +35,7 @@ impl TestDb {
     }
 
     pub fn spawn(&self) -> LoggerHandle {
-        FailureLogger::spawn(self.config()).expect("spawn")
+        spawn(self.config())
     }
 
     pub fn connect(&self) -> SqliteConnection {
@@ -83,6 +83,13 @@ impl TestDb {
     pub fn turns(&self) -> Vec<i64> {
         self.texts("turn_index").into_iter().map(|turn| turn.expect("a turn").parse().expect("a number")).collect()
     }
+}
+
+/// A logger that has done what it does at its start, so that nothing interferes with the test.
+pub fn spawn(config: LoggerConfig) -> LoggerHandle {
+    let logger = FailureLogger::spawn(config).expect("spawn");
+    block_on(logger.flush()).expect("the first flush");
+    logger
 }
 
 pub fn no_hit(turn: i64) -> RetrievalFailureRecord {
