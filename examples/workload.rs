@@ -62,6 +62,13 @@ enum Workload {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// `rate` records a second while `rows` old rows are purged: drops, and how long a flush takes.
+    Purge {
+        #[arg(long, default_value_t = 10_000)]
+        rate: u64,
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+    },
     /// A full buffer of ordinary or of the largest records, with the database locked: memory.
     Full {
         #[arg(long)]
@@ -79,6 +86,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => args.capacity,
     };
     let db = args.db.to_str().ok_or("--db: not UTF-8")?.to_owned();
+    if let Workload::Purge { rows, .. } = args.workload {
+        make_old_rows(&db, rows).await?;
+    }
     let logger = FailureLogger::spawn(LoggerConfig::new(&db).buffer_capacity(capacity).batch_size(args.batch))?;
     match args.workload {
         Workload::Latency { rate, n, threads } => latency(&logger, rate, n, threads),
@@ -97,14 +107,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             println!("workload=drain n={n} persisted={rows} rows_per_s={:.0}", rows as f64 / spent.as_secs_f64());
         }
         Workload::Offered { rate, seconds } => {
-            offer(&logger, rate, seconds);
+            // After a second, when everything has its size.
+            offer(&logger, rate, 1);
+            let before = resident_kib();
+            offer(&logger, rate, seconds.saturating_sub(1));
+            let growth = resident_kib() as f64 - before as f64;
             let stats = logger.shutdown().await?.stats;
             println!(
-                "workload=offered rate={rate} seconds={seconds} sent={} persisted={} dropped={} cpu_s={:.2}",
-                rate * seconds,
+                "workload=offered rate={rate} seconds={seconds} sent={} persisted={} dropped={} cpu_s={:.2} resident_growth_mib={:.1}",
+                stats.received,
                 stats.persisted,
                 stats.dropped.total(),
-                cpu_seconds()
+                cpu_seconds(),
+                growth / 1024.0
             );
         }
         Workload::Idle { seconds } => {
@@ -115,6 +130,39 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "workload=idle seconds={seconds} cpu_percent={:.3} bytes_written={}",
                 cpu * 100.0,
                 database_bytes(&db) - before.1
+            );
+        }
+        Workload::Purge { rate, rows } => {
+            let mut flushes = std::thread::scope(|scope| {
+                let caller = scope.spawn(|| {
+                    while logger.stats().purged < rows {
+                        offer(&logger, rate, 1);
+                    }
+                });
+                let mut flushes = Vec::new();
+                while !caller.is_finished() {
+                    let start = Instant::now();
+                    let done = futures_executor::block_on(logger.flush());
+                    flushes.push(start.elapsed());
+                    if let Err(error) = done {
+                        println!("flush: {error}");
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                flushes
+            });
+            flushes.sort_unstable();
+            let p = |q: f64| flushes[((flushes.len() - 1) as f64 * q) as usize].as_secs_f64() * 1e3;
+            let stats = logger.shutdown().await?.stats;
+            println!(
+                "workload=purge rate={rate} purged={} sent={} persisted={} dropped={} flush_p50_ms={:.1} flush_p99_ms={:.1} flush_max_ms={:.1}",
+                stats.purged,
+                stats.received,
+                stats.persisted,
+                stats.dropped.total(),
+                p(0.5),
+                p(0.99),
+                p(1.0)
             );
         }
         Workload::Full { largest } => {
@@ -252,6 +300,26 @@ fn database_bytes(db: &str) -> u64 {
         .filter_map(|suffix| std::fs::metadata(format!("{db}{suffix}")).ok())
         .map(|file| file.len())
         .sum()
+}
+
+/// A database with `rows` rows that are a year old.
+async fn make_old_rows(db: &str, rows: u64) -> Result<(), Box<dyn std::error::Error>> {
+    use diesel::Connection as _;
+    use diesel::connection::SimpleConnection as _;
+    FailureLogger::spawn(LoggerConfig::new(db))?.shutdown().await?;
+    let mut conn = diesel::SqliteConnection::establish(db)?;
+    conn.batch_execute(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+         INSERT INTO memory_retrieval_failures (event_id, turn_index, failure_type, retrieval_strategy, query_text,
+             query_len, top_score, confidence_threshold, result_count, latency_ms, created_at)
+         SELECT CAST(printf('%016d', i) AS BLOB), i, 'no_hit', 'semantic',
+             'how do I configure the retention window of the vector store for my tenant', 73, 0.21, 0.3, 3, 12,
+             unixepoch() * 1000 - 365 * 86400000 + i FROM n;
+         INSERT INTO memory_retrieval_failures (event_id, turn_index, failure_type, retrieval_strategy, query_text,
+             query_len, result_count, latency_ms, created_at)
+         VALUES (randomblob(16), 0, 'no_hit', 'semantic', 'new', 3, 0, 1, unixepoch() * 1000)"
+    ))?;
+    Ok(())
 }
 
 /// Holds the write lock while it lives.

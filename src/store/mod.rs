@@ -1,5 +1,6 @@
 //! What a store does, and who may commit to it.
 
+mod checkpoint;
 mod models;
 mod schema;
 mod sqlite;

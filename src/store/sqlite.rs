@@ -15,6 +15,7 @@ use diesel::sql_types::{BigInt, Integer};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use scheduled_thread_pool::ScheduledThreadPool;
 
+use super::checkpoint::Checkpointer;
 use super::models::{self, Row};
 use super::schema::memory_retrieval_failures::dsl;
 use super::{CommitGate, Permit, Store};
@@ -71,9 +72,13 @@ impl Database {
         // By hand, because the pool hides why it cannot connect.
         let conn = self.first_connection()?;
         let identity = self.path.as_deref().map(identity).transpose().map_err(StoreError::reopen)?;
-        if self.path.is_none() {
+        // A database in memory has no journal, but must be held on to.
+        let checkpointer = if self.path.is_none() {
             *self.anchor.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(conn);
-        }
+            None
+        } else {
+            Some(Checkpointer::start(conn).map_err(|error| StoreError::Retry(error.to_string()))?)
+        };
         let pool = r2d2::Pool::builder()
             .max_size(self.pool_size)
             // Connections are opened when they are needed, and none in reserve.
@@ -88,7 +93,7 @@ impl Database {
             .thread_pool(Arc::new(ScheduledThreadPool::new(1)))
             .build(ConnectionManager::new(&self.url))
             .map_err(|error| StoreError::Retry(error.to_string()))?;
-        Ok(Box::new(SqliteStore { pool, path: self.path.clone(), identity }))
+        Ok(Box::new(SqliteStore { pool, checkpointer, since_checkpoint: 0, path: self.path.clone(), identity }))
     }
 
     /// Where several processes open a new database at once, SQLite refuses some of them without
@@ -237,7 +242,7 @@ impl Pragmas {
         PRAGMA foreign_keys = ON;
         PRAGMA temp_store = MEMORY;
         PRAGMA cache_size = -8000;
-        PRAGMA wal_autocheckpoint = 4000;
+        PRAGMA wal_autocheckpoint = 0;
         PRAGMA journal_size_limit = 67108864;";
 }
 
@@ -260,6 +265,9 @@ impl r2d2::HandleError<r2d2::Error> for Quiet {
 
 struct SqliteStore {
     pool: r2d2::Pool<ConnectionManager<SqliteConnection>>,
+    checkpointer: Option<Checkpointer>,
+    /// Bytes committed that the checkpointer does not know of.
+    since_checkpoint: usize,
     path: Option<PathBuf>,
     /// Of the file that the pool has open.
     identity: Option<(u64, u64)>,
@@ -286,6 +294,10 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn insert<'g>(&mut self, rows: &[Row], gate: &'g CommitGate) -> Result<Permit<'g>, StoreError> {
         failpoint!("store-insert", |_| Err(StoreError::Retry("injected".into())));
+        // Before the transaction, for the permit of its commit must not wait for a checkpoint.
+        if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.committed(std::mem::take(&mut self.since_checkpoint));
+        }
         let mut conn = self.connection()?;
         let mut permit = None;
         transact(&mut conn, |conn| {
@@ -295,6 +307,7 @@ impl Store for SqliteStore {
             permit = gate.enter(rows.len());
             if permit.is_some() { Ok(()) } else { Err(closed()) }
         })?;
+        self.since_checkpoint += rows.iter().map(Row::bytes).sum::<usize>();
         permit.ok_or_else(closed)
     }
 

@@ -1,0 +1,90 @@
+//! A call of `log` allocates nothing, whatever becomes of the record.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Lock, TestDb, no_hit, spawn};
+use failure_logger::{DropReason, LogOutcome, LoggerHandle, RetrievalFailureRecord};
+
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Logs `records` one by one: how many allocations that took, and what became of the last one.
+fn log_all(logger: &LoggerHandle, records: Vec<RetrievalFailureRecord>) -> (u64, LogOutcome) {
+    let mut last = LogOutcome::Queued;
+    let info = allocation_counter::measure(|| {
+        for record in records {
+            last = logger.log(record);
+        }
+    });
+    (info.count_total, last)
+}
+
+#[test]
+fn a_queued_record_costs_no_allocation() {
+    let db = TestDb::new();
+    let logger = spawn(db.config().flush_interval(NEVER).batch_size(8192));
+    let records: Vec<_> = (0..1000).map(no_hit).collect();
+    assert_eq!(log_all(&logger, records), (0, LogOutcome::Queued));
+}
+
+#[test]
+fn a_record_that_is_dropped_costs_no_allocation() {
+    let db = TestDb::new();
+    let logger = spawn(db.config().flush_interval(NEVER).buffer_capacity(1).batch_size(1));
+    let lock = Lock::new(&db);
+    logger.log(no_hit(0));
+    let records: Vec<_> = (0..1000).map(no_hit).collect();
+    assert_eq!(log_all(&logger, records), (0, LogOutcome::Dropped(DropReason::BufferFull)));
+    drop(lock);
+}
+
+#[test]
+fn a_disabled_logger_costs_no_allocation() {
+    let records: Vec<_> = (0..1000).map(no_hit).collect();
+    let outcome = log_all(&LoggerHandle::disabled(), records);
+    assert_eq!(outcome, (0, LogOutcome::Dropped(DropReason::Disabled)));
+}
+
+#[test]
+fn calls_that_complete_batches_cost_no_allocation_either() {
+    let db = TestDb::new();
+    let logger = spawn(db.config().flush_interval(NEVER).batch_size(16));
+    let records: Vec<_> = (0..4096).map(no_hit).collect();
+    assert_eq!(log_all(&logger, records).0, 0);
+}
+
+#[test]
+fn the_counter_does_count() {
+    assert_eq!(allocation_counter::measure(|| drop(Box::new(1))).count_total, 1);
+}
+
+#[test]
+fn nothing_is_dropped_at_a_rate_that_any_machine_can_hold() {
+    let db = TestDb::new();
+    let logger = spawn(db.config());
+    for round in 0..20 {
+        for nth in 0..200 {
+            assert_eq!(logger.log(no_hit(200 * round + nth)), LogOutcome::Queued);
+        }
+        common::block_on(logger.flush()).unwrap();
+    }
+    let stats = logger.stats();
+    assert_eq!((stats.persisted, stats.dropped.total()), (4000, 0));
+}
+
+#[test]
+fn a_full_buffer_of_the_largest_records_is_bounded() {
+    let text = "🦀".repeat(1 << 16);
+    let largest = || {
+        let mut record = RetrievalFailureRecord::new(failure_logger::RetrievalFailureType::Error, text.as_str(), &text);
+        record.conversation_id = Some(text.clone().into());
+        record.edge_types = Some(text.clone().into());
+        record.error_context = Some(text.clone().into());
+        record
+    };
+    let mut records = Vec::with_capacity(1000);
+    let info = allocation_counter::measure(|| records.extend((0..1000).map(|_| largest())));
+    // What is kept, after all that was allocated on the way.
+    assert!(info.bytes_current <= 1000 * 8 * 1024, "{} bytes a record", info.bytes_current / 1000);
+}
