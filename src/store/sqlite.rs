@@ -299,6 +299,10 @@ impl Store for SqliteStore {
             checkpointer.committed(std::mem::take(&mut self.since_checkpoint));
         }
         let mut conn = self.connection()?;
+        #[cfg(feature = "failpoints")]
+        if let Some(Some(sql)) = fail::eval("store-sql", |sql| sql) {
+            conn.batch_execute(&sql).map_err(|error| classify(&error))?;
+        }
         let mut permit = None;
         transact(&mut conn, |conn| {
             models::insert(conn, rows).map_err(|error| classify(&error))?;

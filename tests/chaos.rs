@@ -1,0 +1,280 @@
+//! The days a failure log must survive: faults in the store, in the file, in the clock.
+//!
+//! After each: the accounting balances, the database is whole, nothing is there twice, and the
+//! order of the sender is kept.
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::{Lock, TestDb, block_on, eventually, no_hit, spawn};
+use fail::FailScenario;
+use failure_logger::{LogOutcome, LoggerConfig, LoggerError, LoggerHandle};
+
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn config(db: &TestDb) -> LoggerConfig {
+    db.config().flush_interval(NEVER).backoff(Duration::from_millis(1), Duration::from_millis(20))
+}
+
+fn log(logger: &LoggerHandle, turns: std::ops::Range<i64>) {
+    for turn in turns {
+        assert_eq!(logger.log(no_hit(turn)), LogOutcome::Queued);
+    }
+}
+
+fn flushed(logger: &LoggerHandle) {
+    eventually("a flush that succeeds", || block_on(logger.flush()).is_ok());
+}
+
+/// What must hold after any bad day on which nothing was to be lost.
+fn survived(db: &TestDb, logger: &LoggerHandle, records: i64) {
+    flushed(logger);
+    let stats = logger.stats();
+    assert!(stats.is_balanced(), "{stats:?}");
+    assert_eq!((stats.received, stats.dropped.total(), stats.buffered), (records.unsigned_abs(), 0, 0));
+    sound(db);
+    assert_eq!(db.turns(), (0..records).collect::<Vec<_>>(), "each once, in order");
+}
+
+fn sound(db: &TestDb) {
+    assert_eq!(db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+    assert_eq!(
+        db.integer("SELECT count(*) - count(DISTINCT event_id) FROM memory_retrieval_failures"),
+        0,
+        "duplicates"
+    );
+}
+
+#[test]
+fn a_fault_at_any_operation_of_the_store_once_or_lasting() {
+    let _scenario = FailScenario::setup();
+    for point in ["store-insert", "store-commit", "flush-committed", "store-purge", "purge"] {
+        for n in 0..6 {
+            for lasting in [false, true] {
+                let db = TestDb::new();
+                let logger = spawn(config(&db).cleanup_every(1));
+                // Those two have no error to return: they panic.
+                let fault = if point == "purge" || point == "flush-committed" { "panic" } else { "return" };
+                let times = if lasting { 3 } else { 1 };
+                fail::cfg(point, &format!("{n}*off->{times}*{fault}->off")).unwrap();
+                for round in 0..6 {
+                    log(&logger, 10 * round..10 * round + 10);
+                    let _ = block_on(logger.flush());
+                    assert!(logger.stats().is_balanced());
+                }
+                flushed(&logger);
+                fail::remove(point);
+                survived(&db, &logger, 60);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_store_that_fails_until_it_is_mended() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(config(&db));
+    fail::cfg("store-insert", "return").unwrap();
+    for round in 0..20 {
+        log(&logger, 10 * round..10 * round + 10);
+        assert!(matches!(block_on(logger.flush()), Err(LoggerError::Waiting { .. })));
+        assert!(logger.stats().is_balanced());
+    }
+    fail::remove("store-insert");
+    survived(&db, &logger, 200);
+    assert_eq!(logger.stats().restarts, 0, "what can be tried again needs no restart");
+}
+
+#[test]
+fn a_database_that_another_connection_locks_for_ten_seconds() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(config(&db));
+    let lock = Lock::new(&db);
+    log(&logger, 0..100);
+    // Two attempts, each of which waits five seconds for the lock.
+    let _ = block_on(logger.flush());
+    eventually("the second attempt", || logger.stats().failed_flushes == 2);
+    log(&logger, 100..200);
+    assert_eq!((logger.stats().buffered, logger.stats().dropped.total()), (200, 0));
+    drop(lock);
+    survived(&db, &logger, 200);
+}
+
+#[test]
+fn a_call_while_the_database_hangs_allocates_nothing_and_waits_for_nobody() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(config(&db).batch_size(16));
+    let lock = Lock::new(&db);
+    log(&logger, 0..16);
+    // The writer hangs at the lock. This thread holds the lock: if a call waited for the writer,
+    // it would wait for itself.
+    let records: Vec<_> = (16..4000).map(no_hit).collect();
+    let info = allocation_counter::measure(|| {
+        for record in records {
+            assert_eq!(logger.log(record), LogOutcome::Queued);
+        }
+    });
+    assert_eq!(info.count_total, 0);
+    drop(lock);
+    survived(&db, &logger, 4000);
+}
+
+#[test]
+fn a_full_disk_and_then_space_again() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(config(&db));
+    log(&logger, 0..10);
+    flushed(&logger);
+    let pages = db.integer("SELECT page_count FROM pragma_page_count") + 2;
+    fail::cfg("store-sql", &format!("return(PRAGMA max_page_count = {pages})")).unwrap();
+    log(&logger, 10..2000);
+    let refusal = block_on(logger.flush()).unwrap_err();
+    assert!(refusal.to_string().contains("database or disk is full"), "{refusal}");
+    assert!(logger.stats().is_balanced());
+    fail::cfg("store-sql", "return(PRAGMA max_page_count = 1000000)").unwrap();
+    survived(&db, &logger, 2000);
+    assert_eq!(logger.stats().restarts, 0);
+}
+
+#[test]
+fn a_small_file_system_that_is_full_and_then_has_space_again() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let folder = db.folder.path().to_str().unwrap().to_owned();
+    let mount = |arguments: &[&str]| std::process::Command::new("mount").args(arguments).output();
+    if !mount(&["-t", "tmpfs", "-o", "size=2m", "none", &folder]).is_ok_and(|done| done.status.success()) {
+        eprintln!("skipped: this machine does not allow mounting");
+        return;
+    }
+    let logger = spawn(config(&db).shutdown_timeout(Duration::from_secs(60)));
+    let ballast = db.folder.path().join("ballast");
+    fs::write(&ballast, vec![1; 1 << 20]).unwrap();
+    let mut records = 0;
+    eventually("the disk to be full", || {
+        log(&logger, records..records + 500);
+        records += 500;
+        block_on(logger.flush()).is_err()
+    });
+    assert!(logger.stats().is_balanced());
+    fs::remove_file(ballast).unwrap();
+    survived(&db, &logger, records);
+    block_on(logger.shutdown()).unwrap();
+    let unmounted = std::process::Command::new("umount").args(["-l", &folder]).status().unwrap();
+    assert!(unmounted.success());
+}
+
+#[test]
+fn a_file_that_is_replaced_by_another_database() {
+    let _scenario = FailScenario::setup();
+    let (db, other) = (TestDb::new(), TestDb::new());
+    let logger = spawn(config(&db));
+    log(&logger, 0..10);
+    flushed(&logger);
+    let theirs = spawn(config(&other));
+    theirs.log(no_hit(-1));
+    block_on(theirs.shutdown()).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{suffix}", db.url()));
+    }
+    fs::rename(other.path(), db.path()).unwrap();
+    log(&logger, 10..20);
+    flushed(&logger);
+    sound(&db);
+    assert_eq!(db.turns(), std::iter::once(-1).chain(10..20).collect::<Vec<_>>());
+    assert!(logger.stats().is_balanced());
+    assert_eq!(logger.stats().persisted, 20);
+}
+
+#[test]
+fn a_file_that_is_truncated() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(config(&db));
+    log(&logger, 0..5000);
+    flushed(&logger);
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    fs::OpenOptions::new().write(true).open(db.path()).unwrap().set_len(4096 * 3).unwrap();
+    log(&logger, 5000..10_000);
+    flushed(&logger);
+    // What was cut off is gone; what came later is in a sound database, and the rest is set aside.
+    let stats = logger.stats();
+    assert!(stats.is_balanced());
+    assert_eq!((stats.persisted, stats.dropped.total()), (10_000, 0));
+    sound(&db);
+    let turns = db.turns();
+    assert_eq!(
+        turns.iter().copied().filter(|turn| *turn >= 5000).collect::<Vec<_>>(),
+        (5000..10_000).collect::<Vec<_>>()
+    );
+    let names = fs::read_dir(db.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().any(|name| name.to_string_lossy().contains(".corrupt-")));
+}
+
+#[test]
+fn a_clock_that_jumps_a_year_ahead_and_back() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(config(&db).cleanup_every(1));
+    log(&logger, 0..10);
+    flushed(&logger);
+    fail::cfg("clock-ahead-ms", "return(31536000000)").unwrap();
+    for round in 1..5 {
+        log(&logger, 10 * round..10 * round + 10);
+        flushed(&logger);
+    }
+    fail::remove("clock-ahead-ms");
+    log(&logger, 50..60);
+    flushed(&logger);
+    flushed(&logger);
+    assert_eq!(logger.stats().purged, 0);
+    survived(&db, &logger, 60);
+}
+
+#[test]
+fn a_reader_that_holds_a_snapshot_and_the_journal_afterwards() {
+    use diesel::connection::SimpleConnection as _;
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(config(&db));
+    let journal = || fs::metadata(format!("{}-wal", db.url())).map_or(0, |file| file.len());
+    let mut reader = db.connect();
+    reader.batch_execute("BEGIN; SELECT count(*) FROM memory_retrieval_failures").unwrap();
+    let mut records = 0;
+    eventually("the journal to grow beyond its limit", || {
+        log(&logger, records..records + 5000);
+        records += 5000;
+        flushed(&logger);
+        journal() > 80 << 20
+    });
+    reader.batch_execute("ROLLBACK").unwrap();
+    eventually("the journal to shrink", || {
+        log(&logger, records..records + 5000);
+        records += 5000;
+        flushed(&logger);
+        journal() <= 64 << 20
+    });
+    survived(&db, &logger, records);
+}
+
+#[test]
+fn two_shutdowns_from_two_tasks_and_a_drop_against_a_locked_database() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(config(&db).shutdown_timeout(Duration::from_millis(200)));
+    let lock = Lock::new(&db);
+    log(&logger, 0..10);
+    let (first, second) = block_on(async { tokio::join!(logger.shutdown(), logger.shutdown()) });
+    assert_eq!(first, second);
+    assert!(
+        matches!(&first, Err(LoggerError::Unsaved { report, .. }) if report.unsaved == 10 && report.in_doubt == 0)
+    );
+    drop(logger);
+    drop(lock);
+    assert_eq!(db.rows(), 0);
+}

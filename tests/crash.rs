@@ -1,0 +1,155 @@
+//! Processes that die, that share a file, or that may not write as much as they want.
+//!
+//! A test runs itself again as a child process, told by the environment what to do.
+
+mod common;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{TestDb, block_on, eventually, no_hit, spawn};
+use failure_logger::LoggerConfig;
+
+const DATABASE: &str = "FAILURE_LOGGER_TEST_DATABASE";
+const FROM: &str = "FAILURE_LOGGER_TEST_FROM";
+const KILLS: i64 = 100;
+/// Records between two acknowledgements, at most one batch.
+const STEP: i64 = 16;
+
+/// What the child is told, if this process is one.
+fn told() -> Option<(LoggerConfig, i64)> {
+    let database = std::env::var(DATABASE).ok()?;
+    let config = LoggerConfig::new(database).batch_size(16).flush_interval(Duration::from_millis(5));
+    Some((config, std::env::var(FROM).ok()?.parse().ok()?))
+}
+
+/// The test `name` of this program, to be run as a child.
+fn child(name: &str, db: &TestDb, from: i64) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture", "--test-threads=1"]);
+    command.env(DATABASE, db.url()).env(FROM, from.to_string());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+}
+
+/// The numbers that `child` acknowledges.
+fn acknowledgements(child: &mut Child) -> impl Iterator<Item = i64> + use<> {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    lines.filter_map(|line| line.strip_prefix("acknowledged ")?.parse().ok())
+}
+
+fn say(what: std::fmt::Arguments<'_>) {
+    let mut out = std::io::stdout().lock();
+    // On a line of its own: the test harness has begun one. A parent that has heard enough closes
+    // the pipe.
+    let _ = writeln!(out, "\n{what}").and_then(|()| out.flush());
+}
+
+fn sound(db: &TestDb) {
+    assert_eq!(db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+    assert_eq!(db.integer("SELECT count(*) - count(DISTINCT event_id) FROM memory_retrieval_failures"), 0);
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_hundred_kills() {
+    if let Some((config, from)) = told() {
+        let logger = spawn(config);
+        for turn in from.. {
+            logger.log(no_hit(turn));
+            if turn % STEP == STEP - 1 {
+                block_on(logger.flush()).unwrap();
+                say(format_args!("acknowledged {turn}"));
+            }
+        }
+    }
+    let db = TestDb::new();
+    let mut next = 0;
+    for kill in 0..KILLS {
+        let mut victim = child("what_was_acknowledged_survives_a_hundred_kills", &db, next).spawn().unwrap();
+        let mut acknowledged = acknowledgements(&mut victim);
+        let wanted = usize::try_from(kill % 7 + 1).unwrap();
+        let mut last = acknowledged.by_ref().take(wanted).last().expect("an acknowledgement");
+        victim.kill().unwrap();
+        // What was said before the blow fell counts too.
+        last = acknowledged.last().unwrap_or(last);
+        victim.wait().unwrap();
+
+        // A prefix of what was sent: nothing is missing below the last acknowledgement.
+        let stored = db.turns();
+        assert_eq!(stored, (0..stored.len() as i64).collect::<Vec<_>>(), "after kill {kill}");
+        next = stored.len() as i64;
+        assert!(next > last, "kill {kill}: {last} was acknowledged, and {next} is missing");
+        assert!(next <= last + 1 + STEP, "kill {kill}: {next} was never logged");
+    }
+    sound(&db);
+}
+
+#[test]
+fn two_processes_share_a_file_and_nothing_is_lost() {
+    const RECORDS: i64 = 5000;
+    if let Some((config, from)) = told() {
+        let logger = spawn(config);
+        for turn in from..from + RECORDS {
+            logger.log(no_hit(turn));
+        }
+        let stats = block_on(logger.shutdown()).unwrap().stats;
+        say(format_args!("acknowledged {}", stats.persisted));
+        std::process::exit(0);
+    }
+    let db = TestDb::new();
+    let mut children =
+        [0, RECORDS].map(|from| child("two_processes_share_a_file_and_nothing_is_lost", &db, from).spawn().unwrap());
+    for child in &mut children {
+        assert_eq!(acknowledgements(child).last(), Some(RECORDS));
+        child.wait().unwrap();
+    }
+    let turns = db.turns();
+    for from in [0, RECORDS] {
+        let of_one: Vec<_> = turns.iter().copied().filter(|turn| (from..from + RECORDS).contains(turn)).collect();
+        assert_eq!(of_one, (from..from + RECORDS).collect::<Vec<_>>());
+    }
+    sound(&db);
+}
+
+#[test]
+fn a_process_that_may_write_no_more_keeps_its_records_until_it_may() {
+    const RECORDS: i64 = 4000;
+    if let Some((config, _)) = told() {
+        let logger = spawn(config);
+        for turn in 0..RECORDS {
+            logger.log(no_hit(turn));
+        }
+        block_on(logger.flush()).unwrap_err();
+        let stats = logger.stats();
+        assert!(stats.is_balanced() && stats.dropped.total() == 0 && stats.buffered > 0);
+        say(format_args!("acknowledged {}", stats.persisted));
+        // The parent lifts the limit, and says so.
+        std::io::stdin().lock().read_line(&mut String::new()).unwrap();
+        eventually("a flush that succeeds", || block_on(logger.flush()).is_ok());
+        let stats = block_on(logger.shutdown()).unwrap().stats;
+        say(format_args!("acknowledged {}", stats.persisted));
+        std::process::exit(0);
+    }
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        eprintln!("skipped: this machine has no prlimit to lift the limit with");
+        return;
+    }
+    let db = TestDb::new();
+    let direct = child("a_process_that_may_write_no_more_keeps_its_records_until_it_may", &db, 0);
+    let mut limited = Command::new("prlimit");
+    // The signal would end the process; ignored, it is an error of the write.
+    limited.args(["--fsize=200000:unlimited", "sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
+    limited.arg(direct.get_program()).args(direct.get_args());
+    limited.env(DATABASE, db.url()).env(FROM, "0").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut limited = limited.spawn().unwrap();
+    let mut acknowledged = acknowledgements(&mut limited);
+    assert!(acknowledged.next().expect("a flush that failed") < RECORDS);
+    let lifted = Command::new("prlimit").args(["--pid", &limited.id().to_string(), "--fsize=unlimited"]).status();
+    assert!(lifted.unwrap().success());
+    limited.stdin.take().unwrap().write_all(b"lifted\n").unwrap();
+    assert_eq!(acknowledged.next(), Some(RECORDS));
+    limited.wait().unwrap();
+    assert_eq!(db.turns(), (0..RECORDS).collect::<Vec<_>>());
+    sound(&db);
+}

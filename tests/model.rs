@@ -1,0 +1,194 @@
+//! The accounting, against a model: whatever happens in whatever order, every record is accounted
+//! for, and none is lost that was not said to be.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{TestDb, block_on, eventually, no_hit, spawn};
+use fail::FailScenario;
+use failure_logger::{DropReason, LogOutcome, LoggerHandle};
+use proptest::prelude::*;
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+
+const CAPACITY: usize = 64;
+
+/// What can happen.
+#[derive(Clone, Debug)]
+enum Happening {
+    Log(usize),
+    Send(usize),
+    Flush,
+    StoreFails,
+    StoreRecovers,
+    PanicInFlush,
+    PanicAfterCommit,
+    PanicInHandler,
+    Shutdown,
+}
+
+/// What is expected, as far as it can be known from outside.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    received: u64,
+    failing: bool,
+    closed: bool,
+}
+
+impl ReferenceStateMachine for Model {
+    type State = Self;
+    type Transition = Happening;
+
+    fn init_state() -> BoxedStrategy<Self> {
+        Just(Self::default()).boxed()
+    }
+
+    fn transitions(_: &Self) -> BoxedStrategy<Happening> {
+        prop_oneof![
+            8 => (1..40_usize).prop_map(Happening::Log),
+            3 => (1..40_usize).prop_map(Happening::Send),
+            6 => Just(Happening::Flush),
+            2 => Just(Happening::StoreFails),
+            4 => Just(Happening::StoreRecovers),
+            2 => Just(Happening::PanicInFlush),
+            2 => Just(Happening::PanicAfterCommit),
+            2 => Just(Happening::PanicInHandler),
+            1 => Just(Happening::Shutdown),
+        ]
+        .boxed()
+    }
+
+    fn preconditions(model: &Self, happening: &Happening) -> bool {
+        // A closed mailbox takes nothing, and a store that never recovers would cost the deadline.
+        match happening {
+            Happening::Send(_) | Happening::PanicInHandler => !model.closed,
+            Happening::Shutdown => !model.failing,
+            Happening::StoreFails => !model.closed,
+            _ => true,
+        }
+    }
+
+    fn apply(mut model: Self, happening: &Happening) -> Self {
+        match happening {
+            Happening::Log(records) | Happening::Send(records) => model.received += *records as u64,
+            Happening::PanicInHandler => model.received += 1,
+            Happening::StoreFails => model.failing = true,
+            Happening::StoreRecovers => model.failing = false,
+            Happening::Shutdown => model.closed = true,
+            Happening::Flush | Happening::PanicInFlush | Happening::PanicAfterCommit => {}
+        }
+        model
+    }
+}
+
+struct System {
+    _scenario: FailScenario<'static>,
+    db: TestDb,
+    logger: LoggerHandle,
+    next: i64,
+    /// Turns of the records that were queued: those must be stored.
+    queued: Vec<i64>,
+    /// Turns of the records that went through the mailbox: whether they were queued shows only in
+    /// the counters.
+    sent: Vec<i64>,
+}
+
+impl StateMachineTest for System {
+    type SystemUnderTest = Self;
+    type Reference = Model;
+
+    fn init_test(_: &Model) -> Self {
+        let scenario = FailScenario::setup();
+        let db = TestDb::new();
+        let config = db
+            .config()
+            .buffer_capacity(CAPACITY)
+            .batch_size(16)
+            .cleanup_every(2)
+            .flush_interval(Duration::from_millis(5))
+            .backoff(Duration::from_millis(1), Duration::from_millis(5));
+        let logger = spawn(config);
+        Self { _scenario: scenario, db, logger, next: 0, queued: Vec::new(), sent: Vec::new() }
+    }
+
+    fn apply(mut system: Self, model: &Model, happening: Happening) -> Self {
+        match happening {
+            Happening::Log(records) => {
+                for _ in 0..records {
+                    let turn = system.turn();
+                    match system.logger.log(no_hit(turn)) {
+                        LogOutcome::Queued => system.queued.push(turn),
+                        LogOutcome::Dropped(DropReason::Closed) => assert!(model.closed),
+                        LogOutcome::Dropped(reason) => {
+                            assert!(matches!(reason, DropReason::BufferFull | DropReason::Unavailable), "{reason:?}");
+                        }
+                    }
+                }
+            }
+            Happening::Send(records) => (0..records).for_each(|_| system.send()),
+            Happening::Flush => {
+                let before = system.queued.len() as u64;
+                if block_on(system.logger.flush()).is_ok() {
+                    assert!(system.logger.stats().persisted >= before);
+                }
+            }
+            Happening::StoreFails => fail::cfg("store-insert", "return").unwrap(),
+            Happening::StoreRecovers => fail::remove("store-insert"),
+            Happening::PanicInFlush => fail::cfg("flush", "1*panic->off").unwrap(),
+            Happening::PanicAfterCommit => fail::cfg("flush-committed", "1*panic->off").unwrap(),
+            Happening::PanicInHandler => {
+                fail::cfg("actor-record", "1*panic->off").unwrap();
+                system.send();
+            }
+            Happening::Shutdown => {
+                block_on(system.logger.shutdown()).unwrap();
+            }
+        }
+        // A record that was sent is received when the actor gets to it, also after a restart.
+        eventually("the mailbox to be empty", || system.logger.stats().received == model.received);
+        system
+    }
+
+    fn check_invariants(system: &Self, _: &Model) {
+        let stats = system.logger.stats();
+        assert!(stats.is_balanced(), "{stats:?}");
+        assert!(stats.buffered <= CAPACITY as u64, "{stats:?}");
+    }
+
+    fn teardown(system: Self, model: Model) {
+        for point in ["store-insert", "flush", "flush-committed", "actor-record"] {
+            fail::remove(point);
+        }
+        block_on(system.logger.shutdown()).unwrap();
+        let stats = system.logger.stats();
+        assert_eq!(stats.received, model.received);
+        assert_eq!((stats.buffered, stats.dropped.unsaved, stats.dropped.rejected), (0, 0, 0));
+        assert_eq!(stats.received, stats.persisted + stats.dropped.total());
+        let stored = system.db.turns();
+        assert_eq!(stored.len() as u64, stats.persisted);
+        let of = |sender: &[i64]| stored.iter().copied().filter(|turn| sender.contains(turn)).collect::<Vec<_>>();
+        assert_eq!(of(&system.queued), system.queued, "what was queued is stored, once and in order");
+        assert!(of(&system.sent).is_sorted());
+    }
+}
+
+impl System {
+    fn turn(&mut self) -> i64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn send(&mut self) {
+        let turn = self.turn();
+        self.sent.push(turn);
+        // The mailbox is full while the actor is being restarted.
+        eventually("room in the mailbox", || self.logger.addr().try_send(no_hit(turn)).is_ok());
+    }
+}
+
+prop_state_machine! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_record_is_accounted_for_whatever_happens(sequential 1..30 => System);
+}
