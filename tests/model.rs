@@ -187,7 +187,7 @@ impl System {
 }
 
 prop_state_machine! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_record_is_accounted_for_whatever_happens(sequential 1..30 => System);
