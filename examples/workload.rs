@@ -79,6 +79,7 @@ enum Workload {
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
     let capacity = match args.workload {
         // Up to a million at a time: what lies beyond waits for the writer.
         Workload::Saturate { threads, n } => ((threads * n) as usize + 1).min(1 << 20),
@@ -133,23 +134,28 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             );
         }
         Workload::Purge { rate, rows } => {
+            let logger = &logger;
             let mut flushes = std::thread::scope(|scope| {
-                let caller = scope.spawn(|| {
+                let caller = scope.spawn(move || {
                     while logger.stats().purged < rows {
                         offer(&logger, rate, 1);
                     }
                 });
-                let mut flushes = Vec::new();
-                while !caller.is_finished() {
-                    let start = Instant::now();
-                    let done = futures_executor::block_on(logger.flush());
-                    flushes.push(start.elapsed());
-                    if let Err(error) = done {
-                        println!("flush: {error}");
+                // On a thread without a runtime: one that blocks would starve its own tasks.
+                let flusher = scope.spawn(move || {
+                    let mut flushes = Vec::new();
+                    while !caller.is_finished() {
+                        let start = Instant::now();
+                        let done = futures_executor::block_on(logger.flush());
+                        flushes.push(start.elapsed());
+                        if let Err(error) = done {
+                            println!("flush: {error}");
+                        }
+                        std::thread::sleep(Duration::from_millis(10));
                     }
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                flushes
+                    flushes
+                });
+                flusher.join().expect("flusher")
             });
             flushes.sort_unstable();
             let p = |q: f64| flushes[((flushes.len() - 1) as f64 * q) as usize].as_secs_f64() * 1e3;
@@ -281,11 +287,14 @@ fn largest_record() -> RetrievalFailureRecord {
     record
 }
 
-/// User and system time of this process so far.
+/// Time that the threads of this process have run so far.
 fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanos = threads.filter_map(|thread| {
+        let schedstat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        schedstat.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    nanos.sum::<f64>() / 1e9
 }
 
 fn resident_kib() -> u64 {

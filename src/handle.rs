@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use actix::Addr;
 use actix::dev::channel::channel as mailbox;
 
-use crate::actor::{FailureLogger, Flush, Shutdown, Thread};
+use tokio::sync::oneshot;
+
+use crate::actor::{FailureLogger, FlushFor, Shutdown, Thread};
 use crate::error::LoggerError;
 use crate::record::RetrievalFailureRecord;
 use crate::shared::{Phase, Shared};
@@ -74,13 +76,12 @@ impl LoggerHandle {
         if self.inner.thread.is_none() {
             return Ok(FlushReport::default());
         }
+        let (reply, answer) = oneshot::channel();
+        self.inner.addr.do_send(FlushFor(reply));
         let mut phases = self.inner.shared.phases();
         tokio::select! {
             biased;
-            answer = self.inner.addr.send(Flush) => match answer {
-                Ok(answer) => answer,
-                Err(_) => Err(LoggerError::Closed),
-            },
+            answer = answer => answer.unwrap_or(Err(LoggerError::Closed)),
             phase = phases.wait_for(|phase| matches!(phase, Phase::Unavailable { .. } | Phase::Closed { .. })) => {
                 match phase.as_deref() {
                     Ok(Phase::Unavailable { cause }) => Err(LoggerError::Unavailable { cause: cause.clone() }),

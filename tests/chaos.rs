@@ -271,9 +271,7 @@ fn two_shutdowns_from_two_tasks_and_a_drop_against_a_locked_database() {
     log(&logger, 0..10);
     let (first, second) = block_on(async { tokio::join!(logger.shutdown(), logger.shutdown()) });
     assert_eq!(first, second);
-    assert!(
-        matches!(&first, Err(LoggerError::Unsaved { report, .. }) if report.unsaved == 10 && report.in_doubt == 0)
-    );
+    assert!(matches!(&first, Err(LoggerError::Unsaved { report, .. }) if report.unsaved == 10 && report.in_doubt == 0));
     drop(logger);
     drop(lock);
     assert_eq!(db.rows(), 0);

@@ -230,3 +230,20 @@ fn a_file_that_is_replaced_by_garbage_is_set_aside_and_not_deleted() {
     let aside: Vec<_> = aside.filter(|path| path.to_string_lossy().contains(".corrupt-")).collect();
     assert!(aside.iter().any(|path| std::fs::read(path).unwrap().starts_with(b"garbage ")), "{aside:?}");
 }
+
+#[test]
+fn a_flush_is_answered_though_the_mailbox_is_full_when_it_is_asked_for() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let pausing =
+        config(&db).buffer_capacity(4).batch_size(4).backoff(Duration::from_millis(500), Duration::from_millis(500));
+    let logger = FailureLogger::spawn(pausing).unwrap();
+    block_on(logger.flush()).unwrap();
+    fail::cfg("actor-record", "1*panic->off").unwrap();
+    logger.addr().try_send(no_hit(0)).unwrap();
+    eventually("the pause before the restart", || logger.stats().restarts == 1);
+    while logger.addr().try_send(no_hit(1)).is_ok() {}
+    block_on(logger.flush()).unwrap();
+    let stats = logger.stats();
+    assert!(stats.received >= 4 && stats.is_balanced(), "{stats:?}");
+}

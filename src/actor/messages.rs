@@ -1,6 +1,7 @@
 //! What the actor can be asked, besides being sent records.
 
 use actix::Message;
+use tokio::sync::oneshot;
 
 use crate::error::LoggerError;
 use crate::stats::{FlushReport, ShutdownReport, Stats};
@@ -21,3 +22,9 @@ pub struct GetStats;
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<ShutdownReport, LoggerError>")]
 pub struct Shutdown;
+
+/// [`Flush`], from a handle. Sent without the mailbox's bound: a request that waits for an answer
+/// would be refused, and never asked again, while the mailbox is full of records.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct FlushFor(pub(crate) oneshot::Sender<Result<FlushReport, LoggerError>>);

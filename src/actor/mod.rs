@@ -13,6 +13,7 @@ use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Messa
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
+pub(crate) use messages::FlushFor;
 pub use messages::{Flush, GetStats, Shutdown};
 pub(crate) use supervisor::Thread;
 use supervisor::{Backoff, panic_message};
@@ -267,13 +268,11 @@ impl FailureLogger {
         ctx.terminate();
     }
 
-    fn wait_for_flush(&mut self, ctx: &mut Context<Self>) -> oneshot::Receiver<Result<FlushReport, LoggerError>> {
-        let (reply, receiver) = oneshot::channel();
+    fn flush_for(&mut self, reply: oneshot::Sender<Result<FlushReport, LoggerError>>, ctx: &mut Context<Self>) {
         self.waiters.push(Waiter { ticket: self.shared.buffer.ticket(), before: self.shared.stats(), reply });
         // Whoever asks wants to know now.
         self.retry_at = None;
         self.advance(ctx);
-        receiver
     }
 
     fn answer_waiters(&mut self) {
@@ -360,8 +359,17 @@ impl Handler<Flush> for FailureLogger {
     type Result = ResponseFuture<Result<FlushReport, LoggerError>>;
 
     fn handle(&mut self, _: Flush, ctx: &mut Context<Self>) -> Self::Result {
-        let answer = self.wait_for_flush(ctx);
+        let (reply, answer) = oneshot::channel();
+        self.flush_for(reply, ctx);
         Box::pin(async { answer.await.unwrap_or(Err(LoggerError::Closed)) })
+    }
+}
+
+impl Handler<FlushFor> for FailureLogger {
+    type Result = ();
+
+    fn handle(&mut self, FlushFor(reply): FlushFor, ctx: &mut Context<Self>) {
+        self.flush_for(reply, ctx);
     }
 }
 

@@ -34,6 +34,8 @@ const POOL_TIMEOUT: Duration = Duration::from_secs(6);
 const SAFE_SQLITE: (u32, u32, u32) = (3, 51, 3);
 /// Every SQLite database begins with this.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// What a deletion adds to the journal: about a quarter of a page, for row, indexes and freed space.
+const JOURNAL_BYTES_PER_DELETION: usize = 1024;
 /// Pages given back to the file system after each chunk of a purge: 2 MiB of 4 KiB pages.
 const VACUUM_PAGES: u32 = 512;
 
@@ -281,6 +283,13 @@ impl SqliteStore {
         self.pool.get().map_err(|error| StoreError::Retry(error.to_string()))
     }
 
+    /// Before a transaction, for the permit of its commit must not wait for a checkpoint.
+    fn tell_checkpointer(&mut self) {
+        if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.committed(std::mem::take(&mut self.since_checkpoint));
+        }
+    }
+
     fn same_file(&self) -> Result<(), StoreError> {
         let Some(path) = &self.path else { return Ok(()) };
         match identity(path) {
@@ -294,10 +303,7 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn insert<'g>(&mut self, rows: &[Row], gate: &'g CommitGate) -> Result<Permit<'g>, StoreError> {
         failpoint!("store-insert", |_| Err(StoreError::Retry("injected".into())));
-        // Before the transaction, for the permit of its commit must not wait for a checkpoint.
-        if let Some(checkpointer) = &mut self.checkpointer {
-            checkpointer.committed(std::mem::take(&mut self.since_checkpoint));
-        }
+        self.tell_checkpointer();
         let mut conn = self.connection()?;
         #[cfg(feature = "failpoints")]
         if let Some(Some(sql)) = fail::eval("store-sql", |sql| sql) {
@@ -328,6 +334,7 @@ impl Store for SqliteStore {
 
     fn purge(&mut self, before: i64, limit: u32) -> Result<u64, StoreError> {
         failpoint!("store-purge", |_| Err(StoreError::Retry("injected".into())));
+        self.tell_checkpointer();
         let mut conn = self.connection()?;
         let deleted = transact(&mut conn, |conn| {
             diesel::sql_query(
@@ -339,9 +346,12 @@ impl Store for SqliteStore {
             .execute(conn)
             .map_err(|error| classify(&error))
         })?;
-        if deleted > 0 {
-            conn.batch_execute(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))
-                .map_err(|error| classify(&error))?;
+        self.since_checkpoint += deleted * JOURNAL_BYTES_PER_DELETION;
+        // The rows are gone, whatever becomes of their space: the next purge tries again.
+        if deleted > 0
+            && let Err(error) = conn.batch_execute(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))
+        {
+            tracing::debug!(%error, "the space of purged rows was not given back");
         }
         Ok(deleted as u64)
     }
