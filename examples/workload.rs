@@ -138,7 +138,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut flushes = std::thread::scope(|scope| {
                 let caller = scope.spawn(move || {
                     while logger.stats().purged < rows {
-                        offer(&logger, rate, 1);
+                        offer(logger, rate, 1);
                     }
                 });
                 // On a thread without a runtime: one that blocks would starve its own tasks.

@@ -1,0 +1,15 @@
+//! Text of any kind becomes its own first characters, by whichever way it comes.
+#![no_main]
+
+use failure_logger::BoundedText;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let expected: String = text.chars().take(8).collect();
+    assert_eq!(BoundedText::<8>::from(text), *expected);
+    let mut roomy = String::with_capacity(2 * text.len() + 100);
+    roomy.push_str(text);
+    assert_eq!(BoundedText::<8>::from(roomy), *expected);
+    let json = serde_json::to_string(text).expect("text is JSON");
+    assert_eq!(serde_json::from_str::<BoundedText<8>>(&json).expect("and back"), *expected);
+});
