@@ -10,6 +10,7 @@
 //!
 //! With `--queries FILE` it sends itself all queries of a file, then tells which ones failed.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -48,7 +49,7 @@ struct Args {
     /// Documents: a JSON-lines file (id, title, text), or a folder of .md and .txt files
     #[arg(long, default_value = env!("CARGO_MANIFEST_DIR"))]
     corpus: PathBuf,
-    /// Score below which the best hit counts as low confidence; what is good depends on the corpus
+    /// Score below which the best hit is of low confidence; BM25 scores depend on corpus and query
     #[arg(long, default_value_t = 2.0)]
     threshold: f32,
     /// How long a search may take
@@ -126,8 +127,8 @@ async fn run(args: Args) -> Result<()> {
     // Nobody searches any more. What the watcher was told is reported before the logger closes.
     watcher.send(CaughtUp).await?;
     let stats = logger.shutdown().await?.stats;
-    asked?;
-    summarize(&args.db, last_run, &stats)
+    summarize(&args.db, last_run, &stats)?;
+    asked
 }
 
 /// Sends each question to the server, one after the other.
@@ -136,7 +137,7 @@ async fn ask(url: &str, questions: &[Question]) -> Result<()> {
     let client = awc::Client::builder().disable_timeout().finish();
     let mut refused = 0;
     for Question { query } in questions {
-        let request = client.get(url).query(&SearchRequest { q: query.clone() })?;
+        let request = client.get(url).query(&[("q", query)])?;
         let mut answer = request.send().await.map_err(|error| format!("no answer to {query:?}: {error}"))?;
         refused += usize::from(answer.status().is_client_error());
         // Read to its end, so that the connection serves the next question.
@@ -155,7 +156,7 @@ struct SearchApp {
     timeout: Duration,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct SearchRequest {
     #[serde(default)]
     q: String,
@@ -318,11 +319,12 @@ impl SearchIndex {
     }
 }
 
-/// `"each" OR "word" OR "quoted"`: no text of a user is a syntax error or an operator. Empty if
-/// there is no word.
+/// `"each" OR "word" OR "quoted"`: no text of a user is a syntax error or an operator. Each word
+/// once, for repeating it must not raise the score. Empty if there is no word.
 fn fts5_expression(query: &str) -> String {
-    let words = query.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" OR ")
+    let query = query.to_lowercase();
+    let words: BTreeSet<&str> = query.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" OR ")
 }
 
 #[derive(Deserialize)]
@@ -437,18 +439,22 @@ fn summarize(db: &str, last_run: i64, stats: &Stats) -> Result<()> {
         .limit(WORST)
         .load(conn)?;
 
-    println!("\nfailed searches, by type (from {db}):");
+    println!("\nfailed searches by type, in {db}:");
+    if counts.is_empty() {
+        println!("    none");
+    }
     for (name, count) in counts {
         println!("{count:>8}  {name}");
     }
-    println!("\nthe worst queries, by their best score:");
+    if !worst.is_empty() {
+        println!("\nworst queries, with their best score:");
+    }
     for (score, query) in worst {
         let score = score.map_or_else(|| "no hit".to_owned(), |score| format!("{score:.2}"));
         // Users' text may contain what a terminal takes for commands.
         let query: String = query.chars().take(100).flat_map(char::escape_debug).collect();
         println!("{score:>8}  {query}");
     }
-    let Stats { received, persisted, dropped, buffered, .. } = stats;
-    println!("\nreceived {received} = persisted {persisted} + dropped {} + buffered {buffered}", dropped.total());
+    println!("\n{stats}");
     Ok(())
 }

@@ -251,7 +251,7 @@ fn offer(logger: &LoggerHandle, rate: u64, seconds: u64) {
     for i in 0..rate * seconds {
         let due = Duration::from_secs_f64(i as f64 / rate as f64);
         if i % 64 == 0 && start.elapsed() < due {
-            std::thread::sleep(due - start.elapsed());
+            std::thread::sleep(due.saturating_sub(start.elapsed()));
         }
         logger.log(record(i));
     }

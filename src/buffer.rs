@@ -194,7 +194,7 @@ impl Buffer {
         Balance {
             received: accepted + refused.total(),
             persisted,
-            buffered: accepted - (persisted + rejected + unsaved),
+            buffered: accepted.saturating_sub(persisted + rejected + unsaved),
             dropped: DropCounts { rejected, unsaved, ..refused },
         }
     }

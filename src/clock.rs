@@ -24,9 +24,9 @@ pub(crate) fn now() -> i64 {
 ///
 /// A wall clock that jumps ahead must not delete everything. So a cutoff counts from the earlier
 /// of two clocks: the wall clock, and one that was set when the logger started and runs with the
-/// monotonic clock. After a day in which the wall clock ran evenly, its new time is believed. And
-/// a cutoff that is later than the newest row, as with a clock that was wrong from the start, is
-/// no cutoff at all.
+/// monotonic clock. And a cutoff that is later than the newest row, as with a clock that was wrong
+/// from the start, is no cutoff at all. After a day in which the wall clock ran evenly, it is
+/// believed, whatever it says: then the rows are old because nothing has failed for long.
 #[derive(Debug)]
 pub(crate) struct PurgeClock {
     /// What is believed to have been the time at `anchored`, in Unix milliseconds.
@@ -51,6 +51,7 @@ impl PurgeClock {
             (self.even_since, self.wall_then) = (now, wall);
         } else if even >= TRUSTED_AFTER {
             (self.anchor, self.anchored) = (wall, now);
+            return Some(wall.saturating_sub(milliseconds(retention)));
         }
         let believed = self.anchor.saturating_add(milliseconds(now.saturating_duration_since(self.anchored)));
         let cutoff = wall.min(believed).saturating_sub(milliseconds(retention));
@@ -93,6 +94,15 @@ mod tests {
         let start = Instant::now();
         let mut clock = PurgeClock::new(WALL + 365 * DAY_MS, start);
         assert_eq!(clock.cutoff(90 * DAY, WALL, WALL + 365 * DAY_MS, start), None);
+    }
+
+    #[test]
+    fn rows_of_a_long_quiet_system_go_after_a_day_of_even_running() {
+        let start = Instant::now();
+        let mut clock = PurgeClock::new(WALL, start);
+        let newest = WALL - 200 * DAY_MS;
+        assert_eq!(clock.cutoff(90 * DAY, newest, WALL, start), None);
+        assert_eq!(clock.cutoff(90 * DAY, newest, WALL + DAY_MS, start + DAY), Some(WALL - 89 * DAY_MS));
     }
 
     #[test]

@@ -100,6 +100,9 @@ impl LoggerHandle {
     /// thread. Takes at most the configured `shutdown_timeout` and half a second. May be called
     /// several times, also at once: all get the same answer.
     ///
+    /// Covers what was logged, and what was sent to the actor, before the call. Other actors that
+    /// still have something to report must be drained first.
+    ///
     /// # Errors
     ///
     /// [`Unsaved`](LoggerError::Unsaved): the deadline passed first. It says what is lost.

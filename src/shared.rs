@@ -60,8 +60,6 @@ pub(crate) struct Counters {
     pub(crate) restarts: AtomicU64,
     /// Unix milliseconds; 0: never.
     pub(crate) last_flush: AtomicU64,
-    /// Jobs of the writer that succeeded: a sign of health, of use to nobody else.
-    pub(crate) successes: AtomicU64,
 }
 
 /// Where the logger is in its life.

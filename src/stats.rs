@@ -1,5 +1,6 @@
 //! What is counted: every record that came in, and what became of it.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,26 @@ pub enum DropReason {
     Unsaved,
     /// The logger was configured with `enabled(false)`. Not counted: nothing is received.
     Disabled,
+}
+
+impl DropReason {
+    /// The reason in one or two words: `buffer_full` and so on.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BufferFull => "buffer_full",
+            Self::Unavailable => "unavailable",
+            Self::Closed => "closed",
+            Self::Rejected => "rejected",
+            Self::Unsaved => "unsaved",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// How many records were lost, by reason.
@@ -85,6 +106,14 @@ impl Stats {
     /// Whether `received == persisted + dropped + buffered`, the promise that holds at any instant.
     pub fn is_balanced(&self) -> bool {
         self.received == self.persisted + self.dropped.total() + self.buffered
+    }
+}
+
+/// The accounting: `received 57 = persisted 57 + dropped 0 + buffered 0`.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { received, persisted, buffered, dropped, .. } = self;
+        write!(f, "received {received} = persisted {persisted} + dropped {} + buffered {buffered}", dropped.total())
     }
 }
 

@@ -74,8 +74,10 @@ fn a_folder_that_is_missing_or_stands_where_the_file_should_is_named() {
 fn a_table_of_the_same_name_that_is_not_ours_is_left_alone() {
     let db = TestDb::new();
     db.execute("CREATE TABLE memory_retrieval_failures (id INTEGER PRIMARY KEY, failure_type TEXT, created_at TEXT)");
+    let before = fs::read(db.path()).unwrap();
     let error = refused(db.config());
-    assert!(matches!(&error, StartError::Incompatible { cause, .. } if cause.contains("already exists")), "{error:?}");
+    assert!(matches!(&error, StartError::Incompatible { cause, .. } if cause.contains("event_id")), "{error:?}");
+    assert_eq!(fs::read(db.path()).unwrap(), before, "not a byte was changed");
     assert_eq!(db.integer("SELECT count(*) FROM pragma_table_info('memory_retrieval_failures')"), 3);
 }
 

@@ -96,3 +96,21 @@ fn a_purge_gives_space_back() {
     let left = db.integer("SELECT page_count FROM pragma_page_count");
     assert!(left * 10 < full, "{left} of {full} pages");
 }
+
+#[test]
+fn a_purge_goes_on_though_batches_never_cease_to_be_full() {
+    let db = TestDb::new();
+    let logger = spawn(db.config().retention_days(30).cleanup_every(2).batch_size(16).flush_interval(NEVER));
+    flush_one(&logger, 0);
+    age(&db, 5000, 31);
+    let mut turn = 1;
+    eventually("the purge", || {
+        for _ in 0..64 {
+            logger.log(no_hit(turn));
+            turn += 1;
+        }
+        logger.stats().purged == 5000
+    });
+    block_on(logger.shutdown()).unwrap();
+    assert!(logger.stats().is_balanced());
+}

@@ -120,7 +120,8 @@ fn an_address_and_the_mailbox_survive_restarts() {
         logger.addr().try_send(no_hit(2 * round + 1)).unwrap();
         let stats = block_on(logger.addr().send(GetStats)).unwrap();
         assert_eq!((stats.restarts, stats.received), (round as u64 + 1, 2 * round as u64 + 2));
-        block_on(logger.flush()).unwrap();
+        // After several restarts in a row the logger may call itself unavailable, until it is not.
+        eventually("a flush", || block_on(logger.flush()).is_ok());
     }
     nothing_is_lost(&db, &logger, 10);
 }
@@ -246,4 +247,62 @@ fn a_flush_is_answered_though_the_mailbox_is_full_when_it_is_asked_for() {
     block_on(logger.flush()).unwrap();
     let stats = logger.stats();
     assert!(stats.received >= 4 && stats.is_balanced(), "{stats:?}");
+}
+
+#[test]
+fn a_panic_at_every_tick_is_not_answered_by_a_restart_each_time_without_a_pause() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let start = Instant::now();
+    let slow = db.config().flush_interval(Duration::from_millis(1));
+    let logger = FailureLogger::spawn(slow.backoff(Duration::from_millis(10), Duration::from_secs(5))).unwrap();
+    fail::cfg("actor-tick", "panic").unwrap();
+    eventually("the logger calls itself unavailable", || {
+        matches!(block_on(logger.flush()), Err(LoggerError::Unavailable { .. }))
+    });
+    // Pauses of 10, 20, 40 and 80 ms, of each at least three quarters, lie before the fifth restart.
+    assert!(start.elapsed() >= Duration::from_millis(112));
+    fail::remove("actor-tick");
+    log_ten(&logger);
+    eventually("a flush", || block_on(logger.flush()).is_ok());
+    nothing_is_lost(&db, &logger, 10);
+}
+
+#[test]
+fn a_purge_that_meets_a_deleted_file_opens_it_anew() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(config(&db).cleanup_every(1)).unwrap();
+    block_on(logger.flush()).unwrap();
+    fail::cfg("purge", "pause").unwrap();
+    logger.log(no_hit(-1));
+    block_on(logger.flush()).unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        std::fs::remove_file(format!("{}{suffix}", db.url())).unwrap();
+    }
+    fail::remove("purge");
+    eventually("the new file", || db.path().exists());
+    log_ten(&logger);
+    eventually("a flush", || block_on(logger.flush()).is_ok());
+    assert_eq!(db.turns(), (0..10).collect::<Vec<_>>());
+    assert!(logger.stats().restarts <= 2, "{:?}", logger.stats());
+}
+
+#[test]
+fn what_is_left_in_the_mailbox_at_the_deadline_is_counted() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let stuck = config(&db).backoff(NEVER, NEVER).shutdown_timeout(Duration::from_millis(50));
+    let logger = FailureLogger::spawn(stuck).unwrap();
+    block_on(logger.flush()).unwrap();
+    fail::cfg("actor-record", "1*panic->off").unwrap();
+    logger.addr().try_send(no_hit(0)).unwrap();
+    eventually("the pause before the restart", || logger.stats().restarts == 1);
+    for turn in 1..=100 {
+        logger.addr().try_send(no_hit(turn)).unwrap();
+    }
+    let _ = block_on(logger.shutdown());
+    let stats = logger.stats();
+    assert_eq!(stats.received, 101, "{stats:?}");
+    assert!(stats.is_balanced());
 }

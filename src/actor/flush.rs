@@ -36,13 +36,7 @@ pub(super) fn flush(shared: &Shared) -> Result<(), StoreError> {
             waiting = waiting.saturating_sub(taken);
         }
         let result = write_in_flight(shared, &mut writer);
-        if let Err(StoreError::Reopen(_) | StoreError::Corrupt(_)) = result {
-            writer.store = None;
-        }
-        if let Err(StoreError::Corrupt(cause)) = &result {
-            set_aside(&writer, cause);
-        }
-        result?;
+        give_up_on_file(&mut writer, result)?;
         if waiting == 0 {
             return Ok(());
         }
@@ -54,7 +48,12 @@ pub(super) fn purge(shared: &Shared) -> Result<bool, StoreError> {
     failpoint!("purge");
     let mut writer = shared.writer();
     opened(&mut writer)?;
-    let Writer { store: Some(store), purge_clock, .. } = &mut *writer else { return Ok(true) };
+    let result = purge_some(shared, &mut writer);
+    give_up_on_file(&mut writer, result)
+}
+
+fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> {
+    let Writer { store: Some(store), purge_clock, .. } = writer else { return Ok(true) };
     let retention = Duration::from_secs(u64::from(shared.config.retention_days) * 24 * 60 * 60);
     let Some(newest) = store.newest()? else { return Ok(true) };
     let Some(before) = purge_clock.cutoff(retention, newest, clock::now(), Instant::now()) else {
@@ -87,6 +86,18 @@ fn opened(writer: &mut Writer) -> Result<(), StoreError> {
         writer.store = Some(store);
     }
     Ok(())
+}
+
+/// After an error that says so: closes the store, for the next job to open anew, and sets a
+/// damaged file aside.
+fn give_up_on_file<T>(writer: &mut Writer, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    if let Err(StoreError::Reopen(_) | StoreError::Corrupt(_)) = result {
+        writer.store = None;
+    }
+    if let Err(StoreError::Corrupt(cause)) = &result {
+        set_aside(writer, cause);
+    }
+    result
 }
 
 fn set_aside(writer: &Writer, cause: &str) {
@@ -141,9 +152,13 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                 if !store.takes_a_plain_row() {
                     return Err(StoreError::Retry(cause));
                 }
-                tracing::warn!(cause, "the store refuses a record, which is dropped");
-                shared.buffer.rejected(1);
-                writer.in_flight.pop_front();
+                // Like a commit: not after a shutdown has drawn its line, and reported the record.
+                let permit = shared.gate.enter(1).ok_or_else(|| StoreError::GiveUp("the logger has ended".into()))?;
+                if permit.counts() {
+                    tracing::warn!(cause, "the store refuses a record, which is dropped");
+                    shared.buffer.rejected(1);
+                    writer.in_flight.pop_front();
+                }
                 size = writer.in_flight.len();
             }
             Err(error) => return Err(error),

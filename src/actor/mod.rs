@@ -48,6 +48,8 @@ pub struct FailureLogger {
     pauses: Backoff,
     waiters: Vec<Waiter>,
     purge_due: bool,
+    /// Where both are wanted, flushes and chunks of a purge take turns.
+    purge_turn: bool,
     /// Number of flushes at the last purge.
     flushes_at_purge: u64,
     drops_reported: u64,
@@ -91,6 +93,7 @@ impl FailureLogger {
             retry_at: None,
             waiters: Vec::new(),
             purge_due: false,
+            purge_turn: false,
             flushes_at_purge: 0,
             drops_reported: 0,
             closing: false,
@@ -124,13 +127,15 @@ impl FailureLogger {
     /// Starts the next job, if there is one and none is running.
     fn advance(&mut self, ctx: &mut Context<Self>) {
         let paused = self.retry_at.is_some_and(|at| Instant::now() < at);
-        if self.busy || paused {
+        if self.busy || paused || self.shared.gate.is_closed() {
             return;
         }
         let full = self.shared.buffer.waiting() >= self.shared.config.batch_size;
-        if full || self.due || self.closing || !self.waiters.is_empty() {
+        let flush = full || self.due || self.closing || !self.waiters.is_empty();
+        let purge = self.purge_due && !self.closing;
+        if flush && !(purge && self.purge_turn) {
             self.flush(ctx);
-        } else if self.purge_due {
+        } else if purge {
             self.purge(ctx);
         } else if !self.shared.buffer.leave() {
             self.flush(ctx);
@@ -139,10 +144,12 @@ impl FailureLogger {
 
     fn flush(&mut self, ctx: &mut Context<Self>) {
         self.due = false;
+        self.purge_turn = true;
         self.run(ctx, flush::flush, Self::flushed);
     }
 
     fn purge(&mut self, ctx: &mut Context<Self>) {
+        self.purge_turn = false;
         self.run(ctx, flush::purge, Self::purged);
     }
 
@@ -230,7 +237,6 @@ impl FailureLogger {
 
     fn healthy(&mut self) {
         self.pauses.reset();
-        self.shared.counters.successes.fetch_add(1, Ordering::AcqRel);
         if self.shared.available() {
             tracing::info!("the logger is available again");
         }

@@ -25,7 +25,7 @@ use crate::error::{LoggerError, StartError};
 use crate::shared::{Phase, Shared};
 use crate::stats::ShutdownReport;
 
-/// Restarts without a success in between, after which the logger counts as unavailable.
+/// Restarts in quick succession, after which the logger counts as unavailable.
 const FAILED_RESTARTS: u32 = 5;
 /// How long the end of the logger waits for a commit that is on its way.
 const COMMIT_PATIENCE: Duration = Duration::from_millis(500);
@@ -70,7 +70,7 @@ fn run(
             let context = Context::with_receiver(receiver);
             let mut actor = context.into_future(FailureLogger::new(Arc::clone(shared)));
             supervise(shared, &mut actor).await;
-            finish(shared);
+            finish(shared, Some(&mut actor));
             drop(alive);
             // Tasks of this system answer the actors that asked for the shutdown: they get a turn,
             // about sixty of them at each yield.
@@ -86,7 +86,7 @@ fn run(
         tracing::error!("the logger's thread panicked; it writes what it has, and ends");
         shared.close(Instant::now());
         let _ = catch_unwind(AssertUnwindSafe(|| flush::flush(shared)));
-        finish(shared);
+        finish(shared, None);
     }
 }
 
@@ -94,7 +94,7 @@ fn run(
 /// passed. Restarts it whenever it stops or panics.
 async fn supervise(shared: &Shared, actor: &mut ContextFut<FailureLogger, Context<FailureLogger>>) {
     let mut pauses = Backoff::new(&shared.config);
-    let mut successes = 0;
+    let mut last_restart: Option<Instant> = None;
     let mut in_vain = 0;
     loop {
         let cause = tokio::select! {
@@ -105,9 +105,9 @@ async fn supervise(shared: &Shared, actor: &mut ContextFut<FailureLogger, Contex
         if shared.is_drained() {
             return;
         }
-        let succeeded = shared.counters.successes.load(Ordering::Acquire);
-        if succeeded != successes {
-            (successes, in_vain) = (succeeded, 0);
+        // A flush that succeeds proves little: what fails may be the timer, or the purge.
+        if last_restart.is_some_and(|at| at.elapsed() >= 2 * shared.config.longest_backoff) {
+            in_vain = 0;
             pauses.reset();
         }
         in_vain += 1;
@@ -135,6 +135,7 @@ async fn supervise(shared: &Shared, actor: &mut ContextFut<FailureLogger, Contex
         if catch_unwind(AssertUnwindSafe(|| actor.restart())).is_err() {
             shared.failed("panic while restarting".into());
         }
+        last_restart = Some(Instant::now());
     }
 }
 
@@ -163,10 +164,13 @@ async fn wait_for_closing(shared: &Shared) -> Instant {
 
 /// Draws the line: nothing is accepted or committed after it, and what is left is lost, and
 /// reported.
-fn finish(shared: &Shared) {
+fn finish(shared: &Shared, actor: Option<&mut ContextFut<FailureLogger, Context<FailureLogger>>>) {
     shared.buffer.seal();
     let in_doubt = shared.gate.close(COMMIT_PATIENCE);
     let unsaved = shared.buffer.abandon();
+    if let Some(actor) = actor {
+        count_mailbox(actor);
+    }
     let persisted_before = match *shared.phases().borrow() {
         Phase::Closing { persisted_before, .. } => persisted_before,
         _ => 0,
@@ -177,10 +181,22 @@ fn finish(shared: &Shared) {
     shared.closed(if unsaved == 0 {
         Ok(report)
     } else {
-        let cause = shared.last_failure();
+        let cause = match shared.last_failure() {
+            none if none.is_empty() => "the store was too slow".into(),
+            cause => cause,
+        };
         tracing::error!(unsaved, in_doubt, cause, "the deadline passed before all records were stored");
         Err(LoggerError::Unsaved { report, cause })
     });
+}
+
+/// Has the actor take what is left in its mailbox, if it can: nothing is accepted any more, so the
+/// records are counted as dropped.
+fn count_mailbox(actor: &mut ContextFut<FailureLogger, Context<FailureLogger>>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        actor.restart();
+        let _ = Pin::new(actor).poll(&mut TaskContext::from_waker(std::task::Waker::noop()));
+    }));
 }
 
 /// Polls the actor, and turns a panic into the end of the poll, with what the panic said.

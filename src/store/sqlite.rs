@@ -110,6 +110,15 @@ impl Database {
                 Err(StartError::Store(StoreError::Retry(_))) if Instant::now() < deadline => {
                     std::thread::sleep(OPEN_AGAIN_AFTER);
                 }
+                // A folder in which no journal can be created.
+                Err(StartError::Store(StoreError::Retry(cause)))
+                    if cause.contains("readonly") || cause.contains("unable to open") =>
+                {
+                    return Err(StartError::Inaccessible { path: self.path.clone().unwrap_or_default(), cause });
+                }
+                Err(StartError::Store(StoreError::Retry(cause))) => {
+                    return Err(StartError::Store(StoreError::Retry(format!("database_url = {}: {cause}", self.url))));
+                }
                 done => return done,
             }
         }
@@ -124,6 +133,14 @@ impl Database {
             })
         };
         run(&format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()))?;
+        // Before anything is written: what is not ours stays as it is. A table that does not exist
+        // yet is made by the migrations.
+        if let Err(StartError::Store(StoreError::Reopen(cause))) =
+            run("SELECT event_id, created_at FROM memory_retrieval_failures LIMIT 0")
+            && !cause.starts_with("no such table")
+        {
+            return Err(StartError::Incompatible { path: path(), cause });
+        }
         // Before WAL, and before the first table: it is ignored afterwards.
         run("PRAGMA auto_vacuum = INCREMENTAL")?;
         run("PRAGMA journal_mode = WAL")?;
@@ -191,6 +208,10 @@ impl fmt::Debug for Database {
 /// Refuses what is not ours to write, before SQLite can touch it.
 fn prepare_file(path: &Path) -> Result<(), StartError> {
     let inaccessible = |error: io::Error| StartError::Inaccessible { path: path.into(), cause: error.to_string() };
+    // A pipe would block whoever opens it.
+    if fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+        return Err(inaccessible(io::Error::other("not a regular file")));
+    }
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     let mut file = match options.open(path) {
