@@ -58,7 +58,7 @@ struct Args {
     /// How long a search may take before it is reported as slow, though it succeeded
     #[arg(long, default_value_t = 250)]
     slow_ms: u64,
-    /// Database of the failed searches
+    /// Database of the failed searches: a path
     #[arg(long, default_value = "search-failures.db")]
     db: String,
     /// Address to listen on [default: 127.0.0.1:8080, or with --queries any free port]
@@ -87,6 +87,9 @@ async fn run(args: Args) -> Result<()> {
     let documents = documents(&args.corpus)?;
     let index = SearchIndex::build(&documents)?;
 
+    if args.db.contains(':') {
+        return Err(format!("--db {}: expected the path of a file", args.db).into());
+    }
     let logger = FailureLogger::spawn(LoggerConfig::new(&args.db))?;
     let last_run = last_failure(&args.db)?;
     // The only clone of the address: each one enlarges the logger's mailbox.

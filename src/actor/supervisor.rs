@@ -176,6 +176,9 @@ fn finish(shared: &Shared, actor: Option<&mut ContextFut<FailureLogger, Context<
         _ => 0,
     };
     let stats = shared.stats();
+    if stats.dropped.total() > 0 {
+        tracing::warn!(dropped = ?stats.dropped, "records were dropped (all in all)");
+    }
     let report =
         ShutdownReport { drained: stats.persisted - persisted_before, unsaved, in_doubt: in_doubt as u64, stats };
     shared.closed(if unsaved == 0 {
