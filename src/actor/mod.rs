@@ -245,7 +245,6 @@ impl FailureLogger {
     fn failed(&mut self, error: &StoreError, ctx: &mut Context<Self>) {
         let buffered = self.shared.buffer.balance().buffered;
         self.shared.failed(error.to_string());
-        self.fail_waiters(&LoggerError::Waiting { buffered, cause: error.to_string() });
         match error {
             StoreError::GiveUp(_) => {}
             StoreError::Reopen(_) | StoreError::Corrupt(_) => ctx.terminate(),
@@ -261,6 +260,8 @@ impl FailureLogger {
                 });
             }
         }
+        // Last, so that whoever is told finds the warning in the log.
+        self.fail_waiters(&LoggerError::Waiting { buffered, cause: error.to_string() });
     }
 
     fn panicked(&mut self, error: JoinError, ctx: &mut Context<Self>) {
