@@ -46,7 +46,8 @@ impl Checkpointer {
         Ok(Self { state, bytes: 0, wait_at: WAIT_AT_PAGES, wake: Some(wake), thread: Some(thread) })
     }
 
-    /// To be told by the writer what it has committed, between two transactions. Waits only if the WAL has grown too long.
+    /// To be told by the writer what it has committed, between two transactions. Waits only if the
+    /// WAL has grown too long.
     pub(super) fn committed(&mut self, bytes: usize) {
         self.bytes += bytes;
         if self.bytes < EVERY_BYTES {
