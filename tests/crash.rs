@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{TestDb, block_on, eventually, no_hit, spawn};
-use failure_logger::LoggerConfig;
+use failure_logger::{FailureLogger, LoggerConfig, StartError};
 
 const DATABASE: &str = "FAILURE_LOGGER_TEST_DATABASE";
 const FROM: &str = "FAILURE_LOGGER_TEST_FROM";
@@ -151,5 +151,88 @@ fn a_process_that_may_write_no_more_keeps_its_records_until_it_may() {
     assert_eq!(acknowledged.next(), Some(RECORDS));
     limited.wait().unwrap();
     assert_eq!(db.turns(), (0..RECORDS).collect::<Vec<_>>());
+    sound(&db);
+}
+
+/// As a user without privileges, for whom a folder's permissions count.
+#[cfg(unix)]
+#[test]
+fn a_folder_that_is_made_read_only_and_writable_again() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+    use std::os::unix::process::CommandExt as _;
+
+    const NOBODY: u32 = 65534;
+    let heard = || std::io::stdin().lock().read_line(&mut String::new()).unwrap();
+    if let Some((config, _)) = told() {
+        let logger = spawn(config.backoff(Duration::from_millis(1), Duration::from_millis(20)));
+        let round = |turns: std::ops::Range<i64>| {
+            for turn in turns {
+                logger.log(no_hit(turn));
+            }
+            block_on(logger.flush())
+        };
+        round(0..100).unwrap();
+        say(format_args!("acknowledged {}", logger.stats().persisted));
+        // The folder is read-only now: the files that are open stay writable.
+        heard();
+        round(100..200).unwrap();
+        say(format_args!("acknowledged {}", logger.stats().persisted));
+        // The file is gone, and a new one cannot be made.
+        heard();
+        round(200..300).unwrap_err();
+        let stats = logger.stats();
+        assert!(stats.is_balanced() && stats.dropped.total() == 0);
+        assert!(FailureLogger::spawn(LoggerConfig::new(std::env::var(DATABASE).unwrap())).is_err_and(
+            |error| matches!(&error, StartError::Inaccessible { .. }) && error.to_string().contains("writable")
+        ));
+        say(format_args!("acknowledged {}", stats.persisted));
+        // Writable again.
+        heard();
+        eventually("a flush that succeeds", || round(0..0).is_ok());
+        let stats = block_on(logger.shutdown()).unwrap().stats;
+        assert!(stats.is_balanced() && stats.dropped.total() == 0);
+        say(format_args!("acknowledged {}", stats.persisted));
+        std::process::exit(0);
+    }
+    let db = TestDb::new();
+    let folder = db.folder.path();
+    let allow = |mode| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
+    let mut command = child("a_folder_that_is_made_read_only_and_writable_again", &db, 0);
+    // Permissions do not bind root.
+    if std::fs::metadata(folder).unwrap().uid() == 0 {
+        chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+        command.uid(NOBODY).gid(NOBODY).current_dir(folder);
+    }
+    let Ok(mut child) = command.spawn() else {
+        eprintln!("skipped: a user without privileges cannot run this program, because of where it lies");
+        return;
+    };
+    let mut say = child.stdin.take().unwrap();
+    let mut acknowledged = acknowledgements(&mut child);
+    assert_eq!(acknowledged.next(), Some(100));
+    allow(0o500);
+    say.write_all(b"read-only\n").unwrap();
+    assert_eq!(acknowledged.next(), Some(200));
+    allow(0o700);
+    let aside = folder.join("aside.db");
+    std::fs::rename(db.path(), &aside).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::rename(format!("{}{suffix}", db.url()), format!("{}{suffix}", aside.display()));
+    }
+    allow(0o500);
+    say.write_all(b"gone\n").unwrap();
+    assert_eq!(acknowledged.next(), Some(200));
+    allow(0o700);
+    say.write_all(b"writable\n").unwrap();
+    assert_eq!(acknowledged.next(), Some(300));
+    child.wait().unwrap();
+    assert_eq!(db.turns(), (200..300).collect::<Vec<_>>());
+    sound(&db);
+    std::fs::rename(db.path(), folder.join("new.db")).unwrap();
+    std::fs::rename(&aside, db.path()).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::rename(format!("{}{suffix}", aside.display()), format!("{}{suffix}", db.url()));
+    }
+    assert_eq!(db.turns(), (0..200).collect::<Vec<_>>());
     sound(&db);
 }
