@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::record::RetrievalFailureRecord;
 use crate::stats::{DropCounts, DropReason};
@@ -19,6 +20,19 @@ pub(crate) struct Entry {
     pub(crate) record: RetrievalFailureRecord,
     /// Unix milliseconds, UTC.
     pub(crate) logged_at: i64,
+    pub(crate) origin: Origin,
+}
+
+/// Where a record comes from.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Origin {
+    /// From a caller.
+    #[default]
+    Logged,
+    /// From a monitor, which has counted the attempt already.
+    Observed,
+    /// From a caller who may send it again, under the same id.
+    Repeatable(Uuid),
 }
 
 /// Where records wait for the writer. Shared by all handles, the actor and the writer, and
@@ -99,13 +113,17 @@ impl Buffer {
             self.accepted.fetch_sub(1, Ordering::AcqRel);
             return Err(DropReason::BufferFull);
         }
-        if held >= self.batch_size as u64
-            && !self.attended.load(Ordering::SeqCst)
-            && !self.attended.swap(true, Ordering::SeqCst)
-        {
-            self.wake.notify_one();
+        if held >= self.batch_size as u64 {
+            self.wake();
         }
         Ok(())
+    }
+
+    /// Wakes the writer, unless somebody looks after the buffer already.
+    pub(crate) fn wake(&self) {
+        if !self.attended.load(Ordering::SeqCst) && !self.attended.swap(true, Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
     }
 
     /// Counts one more record if there is room: how many are held then.
@@ -226,7 +244,11 @@ mod tests {
     use crate::record::RetrievalFailureType;
 
     fn entry() -> Entry {
-        Entry { record: RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "q"), logged_at: 0 }
+        Entry {
+            record: RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "q"),
+            logged_at: 0,
+            origin: Origin::Logged,
+        }
     }
 
     #[test]

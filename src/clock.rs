@@ -9,8 +9,7 @@ const TRUSTED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Now, in Unix milliseconds, UTC; 0 before 1970.
 pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    let now = milliseconds_of(SystemTime::now());
     #[cfg(feature = "failpoints")]
     let now = now
         + (|| {
@@ -18,6 +17,11 @@ pub(crate) fn now() -> i64 {
             0_i64
         })();
     now
+}
+
+/// A moment in Unix milliseconds, UTC; 0 before 1970.
+pub(crate) fn milliseconds_of(moment: SystemTime) -> i64 {
+    milliseconds(moment.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Tells which rows are old enough to be purged.
@@ -59,7 +63,7 @@ impl PurgeClock {
     }
 }
 
-fn milliseconds(duration: Duration) -> i64 {
+pub(crate) fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -22,6 +22,8 @@ pub const DEFAULT_BATCH_SIZE: usize = 256;
 pub const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 /// Age at which rows are deleted, in days.
 pub const DEFAULT_RETENTION_DAYS: u32 = 90;
+/// Age at which counts of attempts are deleted, in days.
+pub const DEFAULT_ATTEMPTS_RETENTION_DAYS: u32 = 400;
 /// Flushes between two purges.
 pub const DEFAULT_CLEANUP_EVERY: u32 = 500;
 /// Connections to the database at most.
@@ -62,6 +64,7 @@ pub struct LoggerConfig {
     #[serde(rename = "flush_interval_ms", with = "milliseconds")]
     pub(crate) flush_interval: Duration,
     pub(crate) retention_days: u32,
+    pub(crate) attempts_retention_days: u32,
     pub(crate) cleanup_every: u32,
     pub(crate) pool_size: u32,
     #[serde(rename = "shutdown_timeout_ms", with = "milliseconds")]
@@ -123,6 +126,7 @@ impl LoggerConfig {
         read!(config.batch_size, "FAILURE_LOGGER_BATCH_SIZE", "a whole number");
         read!(ms config.flush_interval, "FAILURE_LOGGER_FLUSH_INTERVAL_MS");
         read!(config.retention_days, "FAILURE_LOGGER_RETENTION_DAYS", "a whole number of days");
+        read!(config.attempts_retention_days, "FAILURE_LOGGER_ATTEMPTS_RETENTION_DAYS", "a whole number of days");
         read!(config.cleanup_every, "FAILURE_LOGGER_CLEANUP_EVERY", "a whole number");
         read!(config.pool_size, "FAILURE_LOGGER_POOL_SIZE", "a whole number");
         read!(ms config.shutdown_timeout, "FAILURE_LOGGER_SHUTDOWN_TIMEOUT_MS");
@@ -154,6 +158,13 @@ impl LoggerConfig {
     /// Age at which rows are deleted, in days; 0 keeps everything. Default: 90.
     pub fn retention_days(mut self, days: u32) -> Self {
         self.retention_days = days;
+        self
+    }
+
+    /// Age at which counts of attempts are deleted, in days; 0 keeps them. Minutes are kept for at
+    /// most 7 days and hours for at most 90, for they are in the days too. Default: 400.
+    pub fn attempts_retention_days(mut self, days: u32) -> Self {
+        self.attempts_retention_days = days;
         self
     }
 
@@ -247,6 +258,7 @@ impl Default for LoggerConfig {
             batch_size: DEFAULT_BATCH_SIZE,
             flush_interval: DEFAULT_FLUSH_INTERVAL,
             retention_days: DEFAULT_RETENTION_DAYS,
+            attempts_retention_days: DEFAULT_ATTEMPTS_RETENTION_DAYS,
             cleanup_every: DEFAULT_CLEANUP_EVERY,
             pool_size: DEFAULT_POOL_SIZE,
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
@@ -266,6 +278,7 @@ impl fmt::Debug for LoggerConfig {
             .field("batch_size", &self.batch_size)
             .field("flush_interval", &self.flush_interval)
             .field("retention_days", &self.retention_days)
+            .field("attempts_retention_days", &self.attempts_retention_days)
             .field("cleanup_every", &self.cleanup_every)
             .field("pool_size", &self.pool_size)
             .field("shutdown_timeout", &self.shutdown_timeout)

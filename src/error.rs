@@ -77,6 +77,45 @@ pub enum StoreError {
     GiveUp(String),
 }
 
+/// Why a question to the database has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// Ask for a shorter range of time, or allow more: the query was given up.
+    #[error("the query took too long; ask for a shorter range of time, or raise the reader's timeout")]
+    TimedOut,
+    /// Ask again later: too many queries wait already.
+    #[error("too many queries at once; ask again later")]
+    Busy,
+    /// Correct the question.
+    #[error("{parameter} = {value}: expected {expected}")]
+    Invalid {
+        /// What is wrong.
+        parameter: &'static str,
+        /// The value that was given.
+        value: String,
+        /// What is accepted.
+        expected: &'static str,
+    },
+    /// Name another file, or grant access to it.
+    #[error("{}: cannot be read ({cause})", path.display())]
+    Inaccessible {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: String,
+    },
+    /// The logger is disabled: there is no database.
+    #[error("the logger is disabled, and has no database")]
+    Disabled,
+    /// Do what the [`StoreError`] says.
+    #[error("the database cannot be read: {0}")]
+    Store(#[from] StoreError),
+    /// The file that is exported to cannot be written.
+    #[error("the export cannot be written: {0}")]
+    Export(String),
+}
+
 /// Why the logger did not do as it was told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

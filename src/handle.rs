@@ -3,16 +3,21 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix::Addr;
 use actix::dev::channel::channel as mailbox;
 
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use crate::actor::{FailureLogger, FlushFor, Shutdown, Thread};
+use crate::buffer::Origin;
+use crate::clock;
 use crate::error::LoggerError;
+use crate::monitor::StrategyMonitor;
 use crate::record::RetrievalFailureRecord;
+use crate::report::FailureReader;
 use crate::shared::{Phase, Shared};
 use crate::stats::{FlushReport, LogOutcome, ShutdownReport, Stats};
 
@@ -55,7 +60,31 @@ impl LoggerHandle {
     ///
     /// The record's moment is that of the call.
     pub fn log(&self, record: RetrievalFailureRecord) -> LogOutcome {
-        self.inner.shared.log(record)
+        self.inner.shared.log(record, None, Origin::Logged)
+    }
+
+    /// The same for a retrieval that failed at another moment: one that another process reports,
+    /// or that was kept back. Rows older than `retention_days` are purged as always.
+    pub fn log_at(&self, record: RetrievalFailureRecord, at: SystemTime) -> LogOutcome {
+        self.inner.shared.log(record, Some(clock::milliseconds_of(at)), Origin::Logged)
+    }
+
+    /// The same for a record that may come more than once, because its sender repeats what was not
+    /// acknowledged: it is stored once for each `event_id`, best a UUIDv7.
+    pub fn log_once(&self, record: RetrievalFailureRecord, at: SystemTime, event_id: Uuid) -> LogOutcome {
+        self.inner.shared.log(record, Some(clock::milliseconds_of(at)), Origin::Repeatable(event_id))
+    }
+
+    /// A monitor for the retrieval strategy `name` (cut to 64 characters), that counts every
+    /// attempt and logs those that fail.
+    pub fn strategy(&self, name: &str) -> StrategyMonitor {
+        StrategyMonitor::new(Arc::clone(&self.inner.shared), name)
+    }
+
+    /// Answers questions about what was logged and counted, from the database: what waits in memory
+    /// is not included. Works on after the logger has ended, unless the database lived in memory.
+    pub fn reader(&self) -> FailureReader {
+        FailureReader::new(self.inner.shared.readers.clone())
     }
 
     /// The actor's address, for other actors: `addr.try_send(record)`, or

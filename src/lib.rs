@@ -18,22 +18,32 @@ macro_rules! failpoint {
 }
 
 mod actor;
+mod attempts;
 mod buffer;
 mod clock;
 mod config;
 mod error;
 mod handle;
+mod import;
+mod monitor;
 mod record;
+mod report;
 mod shared;
+mod sketch;
 mod stats;
 mod store;
 
 pub use actor::{FailureLogger, Flush, GetStats, Shutdown};
+pub use attempts::{OutcomeKind, ScoreDirection};
 pub use config::{
-    DEFAULT_BACKOFF, DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY, DEFAULT_CLEANUP_EVERY, DEFAULT_DATABASE_URL,
-    DEFAULT_FLUSH_INTERVAL, DEFAULT_POOL_SIZE, DEFAULT_RETENTION_DAYS, DEFAULT_SHUTDOWN_TIMEOUT, LoggerConfig,
+    DEFAULT_ATTEMPTS_RETENTION_DAYS, DEFAULT_BACKOFF, DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY,
+    DEFAULT_CLEANUP_EVERY, DEFAULT_DATABASE_URL, DEFAULT_FLUSH_INTERVAL, DEFAULT_POOL_SIZE, DEFAULT_RETENTION_DAYS,
+    DEFAULT_SHUTDOWN_TIMEOUT, LoggerConfig,
 };
-pub use error::{ConfigError, LoggerError, StartError, StoreError};
+pub use error::{ConfigError, LoggerError, ReadError, StartError, StoreError};
 pub use handle::LoggerHandle;
+pub use import::{ImportError, ImportReport};
+pub use monitor::{NoTimeout, Outcome, Retrieved, Scored, StrategyMonitor, Timeout, TimeoutOr};
 pub use record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType};
+pub use report::*;
 pub use stats::{DropCounts, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};

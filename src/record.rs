@@ -106,6 +106,10 @@ impl RetrievalFailureType {
     /// Every type, in the order of their declaration.
     pub const ALL: [Self; 4] = [Self::NoHit, Self::LowConfidence, Self::Timeout, Self::Error];
 
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|failure| failure.as_str() == name)
+    }
+
     /// The name under which the type is stored.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::buffer::{Buffer, Entry};
+use crate::attempts::{AttemptBatch, Attempts, OutcomeKind, Series};
+use crate::buffer::{Buffer, Entry, Origin};
 use crate::clock::{self, PurgeClock};
 use crate::config::LoggerConfig;
 use crate::error::LoggerError;
 use crate::record::RetrievalFailureRecord;
 use crate::stats::{DropReason, LogOutcome, ShutdownReport, Stats};
+use crate::store::reader::ReadPool;
 use crate::store::{CommitGate, Database, Row, Store};
 
 /// Stands in for text whose redaction failed.
@@ -23,8 +25,10 @@ const NOT_REDACTED: &str = "[the redactor panicked]";
 pub(crate) struct Shared {
     pub(crate) config: LoggerConfig,
     pub(crate) buffer: Buffer,
+    pub(crate) attempts: Attempts,
     pub(crate) counters: Counters,
     pub(crate) gate: CommitGate,
+    pub(crate) readers: ReadPool,
     door: AtomicU8,
     writer: Mutex<Writer>,
     phase: watch::Sender<Phase>,
@@ -41,13 +45,15 @@ pub(crate) struct Writer {
     pub(crate) store: Option<Box<dyn Store>>,
     /// The batch that is being written. It stays here until it is committed.
     pub(crate) in_flight: VecDeque<Row>,
+    /// The attempts that are written with it, which stay here as well.
+    pub(crate) attempts: AttemptBatch,
     pub(crate) purge_clock: PurgeClock,
 }
 
 impl Writer {
     pub(crate) fn new(database: Database, store: Option<Box<dyn Store>>) -> Self {
         let purge_clock = PurgeClock::new(clock::now(), Instant::now());
-        Self { database, store, in_flight: VecDeque::new(), purge_clock }
+        Self { database, store, in_flight: VecDeque::new(), attempts: AttemptBatch::default(), purge_clock }
     }
 }
 
@@ -58,8 +64,18 @@ pub(crate) struct Counters {
     pub(crate) failed_flushes: AtomicU64,
     pub(crate) purged: AtomicU64,
     pub(crate) restarts: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
     /// Unix milliseconds; 0: never.
     pub(crate) last_flush: AtomicU64,
+}
+
+/// What is counted of an attempt.
+pub(crate) struct Attempt {
+    pub(crate) kind: OutcomeKind,
+    pub(crate) latency: Duration,
+    pub(crate) top_score: Option<f32>,
+    /// Unix milliseconds, UTC. `None`: now.
+    pub(crate) at: Option<i64>,
 }
 
 /// Where the logger is in its life.
@@ -93,8 +109,11 @@ enum Door {
 
 impl Shared {
     pub(crate) fn new(config: LoggerConfig, writer: Writer) -> Self {
+        let source = config.enabled.then(|| writer.database.source());
         Self {
+            readers: ReadPool::new(source),
             buffer: Buffer::new(config.buffer_capacity, config.batch_size),
+            attempts: Attempts::default(),
             counters: Counters::default(),
             gate: CommitGate::default(),
             door: AtomicU8::new(if config.enabled { Door::Open } else { Door::Disabled } as u8),
@@ -113,24 +132,50 @@ impl Shared {
         Self::new(config, Writer::new(database, None))
     }
 
-    /// Takes a record from a handle.
-    pub(crate) fn log(&self, record: RetrievalFailureRecord) -> LogOutcome {
-        let door = self.door.load(Ordering::Acquire);
-        if door == Door::Disabled as u8 {
-            return LogOutcome::Dropped(DropReason::Disabled);
+    /// Takes a record from a handle; `at` is in Unix milliseconds, UTC, now by default.
+    pub(crate) fn log(&self, record: RetrievalFailureRecord, at: Option<i64>, origin: Origin) -> LogOutcome {
+        match self.closed_door() {
+            Some(DropReason::Closed) => self.refuse(DropReason::Closed),
+            Some(reason) => LogOutcome::Dropped(reason),
+            None => self.accept(record, at, origin),
         }
-        if door == Door::Closed as u8 {
-            return self.refuse(DropReason::Closed);
+    }
+
+    /// Counts an attempt that a monitor saw end, and logs `failure` if it is one.
+    pub(crate) fn observe(
+        &self,
+        series: &Series,
+        attempt: &Attempt,
+        failure: impl FnOnce() -> Option<RetrievalFailureRecord>,
+    ) {
+        if self.closed_door().is_none() {
+            let at = attempt.at.unwrap_or_else(clock::now);
+            if self.attempts.push(series, attempt.kind, at, attempt.latency, attempt.top_score) {
+                self.buffer.wake();
+            }
+            if let Some(record) = failure() {
+                self.accept(record, Some(at), Origin::Observed);
+            }
+        } else if let Some(record) = failure() {
+            self.log(record, attempt.at, Origin::Observed);
         }
-        self.accept(record)
+    }
+
+    /// Why nothing comes in through the handle.
+    fn closed_door(&self) -> Option<DropReason> {
+        match self.door.load(Ordering::Acquire) {
+            door if door == Door::Disabled as u8 => Some(DropReason::Disabled),
+            door if door == Door::Closed as u8 => Some(DropReason::Closed),
+            _ => None,
+        }
     }
 
     /// Takes a record, unless the buffer is full.
-    pub(crate) fn accept(&self, mut record: RetrievalFailureRecord) -> LogOutcome {
+    pub(crate) fn accept(&self, mut record: RetrievalFailureRecord, at: Option<i64>, origin: Origin) -> LogOutcome {
         let _span = tracing::debug_span!("memory.retrieval_failure.log").entered();
-        let logged_at = clock::now();
+        let logged_at = at.unwrap_or_else(clock::now);
         self.redact(&mut record);
-        match self.buffer.push(Entry { record, logged_at }) {
+        match self.buffer.push(Entry { record, logged_at, origin }) {
             Ok(()) => LogOutcome::Queued,
             Err(DropReason::BufferFull) if self.door.load(Ordering::Acquire) == Door::Unavailable as u8 => {
                 self.refuse(DropReason::Unavailable)
@@ -156,6 +201,7 @@ impl Shared {
 
     pub(crate) fn stats(&self) -> Stats {
         let balance = self.buffer.balance();
+        let (attempts, attempts_persisted) = self.attempts.counts();
         let last_flush = self.counters.last_flush.load(Ordering::Acquire);
         Stats {
             received: balance.received,
@@ -166,6 +212,9 @@ impl Shared {
             failed_flushes: self.counters.failed_flushes.load(Ordering::Acquire),
             purged: self.counters.purged.load(Ordering::Acquire),
             restarts: self.counters.restarts.load(Ordering::Acquire),
+            attempts,
+            attempts_persisted,
+            duplicates: self.counters.duplicates.load(Ordering::Acquire),
             last_flush: (last_flush > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(last_flush)),
         }
     }

@@ -98,6 +98,14 @@ pub struct Stats {
     pub purged: u64,
     /// How often the actor was restarted.
     pub restarts: u64,
+    /// Of the persisted records, those that were stored already under the same `event_id`, and are
+    /// not stored again.
+    pub duplicates: u64,
+    /// Attempts that monitors counted, whatever their outcome.
+    pub attempts: u64,
+    /// Of these, the ones that are committed to the database. The rest is held in memory, a few
+    /// numbers for each minute, strategy and outcome.
+    pub attempts_persisted: u64,
     /// When a batch was committed last.
     pub last_flush: Option<SystemTime>,
 }

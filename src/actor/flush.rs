@@ -10,7 +10,7 @@ use crate::buffer::Buffer;
 use crate::clock;
 use crate::error::{StartError, StoreError};
 use crate::shared::{Shared, Writer};
-use crate::store::Row;
+use crate::store::{Resolution, Row};
 
 /// Rows of a transaction at most, however many wait. More gain little, and a crash loses more.
 const ROWS_PER_TRANSACTION: u32 = 2048;
@@ -20,22 +20,25 @@ const IDS_PER_BATCH: u32 = ROWS_PER_TRANSACTION.next_power_of_two();
 /// Rows that one purge job deletes: so few that a flush never waits long for it.
 const ROWS_PER_PURGE: u32 = 1000;
 
+/// How long minutes and hours are kept; days are kept as long as the settings say.
+const MINUTES_KEPT_DAYS: u32 = 7;
+const HOURS_KEPT_DAYS: u32 = 90;
+
 /// Writes everything that waits now, batch by batch, opening the store first where necessary.
 ///
 /// A batch that fails stays in flight: the next call begins with it.
 pub(super) fn flush(shared: &Shared) -> Result<(), StoreError> {
     let mut writer = shared.writer();
     opened(&mut writer)?;
+    shared.attempts.collect();
     let mut waiting = shared.buffer.waiting();
     loop {
         if writer.in_flight.is_empty() {
             let taken = take_batch(&shared.buffer, &mut writer.in_flight);
-            if taken == 0 {
-                return Ok(());
-            }
-            waiting = waiting.saturating_sub(taken);
+            // Nothing comes of a record that is counted but not yet in the queue.
+            waiting = if taken == 0 { 0 } else { waiting.saturating_sub(taken) };
         }
-        let result = write_in_flight(shared, &mut writer);
+        let result = count_in_flight(shared, &mut writer).and_then(|()| write_in_flight(shared, &mut writer));
         give_up_on_file(&mut writer, result)?;
         if waiting == 0 {
             return Ok(());
@@ -63,6 +66,41 @@ fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> 
     let deleted = store.purge(before, ROWS_PER_PURGE)?;
     shared.counters.purged.fetch_add(deleted, Ordering::AcqRel);
     Ok(deleted < u64::from(ROWS_PER_PURGE))
+}
+
+/// Adds some attempts to their minutes, hours and days, and deletes some that are past their
+/// retention: whether those were all.
+pub(super) fn compact(shared: &Shared) -> Result<bool, StoreError> {
+    let mut writer = shared.writer();
+    opened(&mut writer)?;
+    let result = compact_some(shared, &mut writer);
+    give_up_on_file(&mut writer, result)
+}
+
+fn compact_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> {
+    let Writer { store: Some(store), purge_clock, .. } = writer else { return Ok(true) };
+    let all = store.compact()?;
+    let kept_days = match shared.config.attempts_retention_days {
+        0 => u32::MAX,
+        days => days,
+    };
+    if let Some(newest) = store.newest_attempts()? {
+        for (resolution, most) in [
+            (Resolution::Minute, Some(MINUTES_KEPT_DAYS)),
+            (Resolution::Hour, Some(HOURS_KEPT_DAYS)),
+            (Resolution::Day, None),
+        ] {
+            let days = most.unwrap_or(u32::MAX).min(kept_days);
+            let retention = Duration::from_secs(u64::from(days) * 24 * 60 * 60);
+            let cutoff = purge_clock.cutoff(retention, newest, clock::now(), Instant::now());
+            if days < u32::MAX
+                && let Some(before) = cutoff
+            {
+                store.expire(resolution, before)?;
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Closes the store, so that the file is complete and its journal gone.
@@ -122,11 +160,42 @@ fn take_batch(buffer: &Buffer, in_flight: &mut VecDeque<Row>) -> usize {
     in_flight.len()
 }
 
+/// Counts the failures of the batch as attempts, takes out those that are stored already, and takes
+/// the attempts that are to be written with the batch.
+fn count_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
+    let ids: Vec<Uuid> = writer.in_flight.iter().filter_map(Row::repeatable).collect();
+    if !ids.is_empty() {
+        let Some(store) = writer.store.as_deref_mut() else {
+            return Err(StoreError::Reopen("no store".into()));
+        };
+        let mut known = store.known(&ids)?;
+        let before = writer.in_flight.len();
+        // An id becomes known with the first row that has it.
+        let permit = shared.gate.enter(before).ok_or_else(|| StoreError::GiveUp("the logger has ended".into()))?;
+        if permit.counts() {
+            writer.in_flight.retain(|row| row.repeatable().is_none_or(|id| known.insert(id)));
+            let duplicates = (before - writer.in_flight.len()) as u64;
+            shared.buffer.persisted(duplicates);
+            shared.counters.duplicates.fetch_add(duplicates, Ordering::AcqRel);
+        }
+        writer.in_flight.iter_mut().for_each(Row::is_new);
+    }
+    let mut unobserved = shared.attempts.unobserved();
+    for failure in writer.in_flight.iter_mut().filter_map(Row::to_count) {
+        unobserved.count(failure);
+    }
+    drop(unobserved);
+    if writer.attempts.is_empty() {
+        writer.attempts = shared.attempts.take();
+    }
+    Ok(())
+}
+
 /// Commits the batch in flight. Where the store refuses a part, that part is split until the row
 /// at fault stands alone and is dropped.
 fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
     let mut size = writer.in_flight.len();
-    while !writer.in_flight.is_empty() {
+    while !writer.in_flight.is_empty() || !writer.attempts.is_empty() {
         size = size.min(writer.in_flight.len());
         let rows = &*writer.in_flight.make_contiguous();
         let rows = rows.get(..size).unwrap_or(rows);
@@ -135,18 +204,21 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
         };
         let span = tracing::info_span!("memory.retrieval_failure.flush", count = size).entered();
         failpoint!("flush");
-        match store.insert(rows, &shared.gate) {
+        match store.insert(rows, &writer.attempts, &shared.gate) {
             Ok(permit) => {
                 failpoint!("flush-committed");
                 if permit.counts() {
                     shared.buffer.persisted(size as u64);
                     drop(writer.in_flight.drain(..size));
-                    shared.counters.flushes.fetch_add(1, Ordering::AcqRel);
+                    shared.attempts.persisted(&std::mem::take(&mut writer.attempts));
+                    shared.counters.flushes.fetch_add(u64::from(size > 0), Ordering::AcqRel);
                     shared.counters.last_flush.store(clock::now().unsigned_abs(), Ordering::Release);
                 }
                 size = writer.in_flight.len();
             }
             Err(StoreError::Split(_)) if size > 1 => size /= 2,
+            // There is no row that could be at fault.
+            Err(StoreError::Split(cause)) if size == 0 => return Err(StoreError::Retry(cause)),
             Err(StoreError::Split(cause)) => {
                 // One row fails alone. It is at fault only if the store takes another.
                 if !store.takes_a_plain_row() {

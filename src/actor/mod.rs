@@ -18,6 +18,7 @@ pub use messages::{Flush, GetStats, Shutdown};
 pub(crate) use supervisor::Thread;
 use supervisor::{Backoff, panic_message};
 
+use crate::buffer::Origin;
 use crate::config::LoggerConfig;
 use crate::error::{LoggerError, StartError, StoreError};
 use crate::handle::LoggerHandle;
@@ -28,6 +29,8 @@ use crate::store::Database;
 
 /// Old rows are purged at least this often, however quiet the system.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// How often attempts are added to their minutes, hours and days.
+const COMPACT_INTERVAL: Duration = Duration::from_secs(20);
 /// How soon to look again for a record that is counted but not yet in the queue.
 const SOON: Duration = Duration::from_millis(1);
 /// The longest pause between two attempts to write while a shutdown waits.
@@ -47,17 +50,23 @@ pub struct FailureLogger {
     retry_at: Option<Instant>,
     pauses: Backoff,
     waiters: Vec<Waiter>,
+    /// Flushes that have been begun.
+    jobs: u64,
+    compact_due: bool,
     purge_due: bool,
-    /// Where both are wanted, flushes and chunks of a purge take turns.
-    purge_turn: bool,
+    /// Where both are wanted, flushes and chunks of a chore take turns.
+    chore_turn: bool,
     /// Number of flushes at the last purge.
     flushes_at_purge: u64,
     drops_reported: u64,
-    closing: bool,
+    /// Whether a shutdown was asked for: how many flushes had been begun then.
+    closing: Option<u64>,
 }
 
 /// Somebody waits until everything up to `ticket` is settled.
 struct Waiter {
+    /// Jobs begun before it came: only a later one covers all attempts up to then.
+    jobs: u64,
     ticket: u64,
     before: Stats,
     reply: oneshot::Sender<Result<FlushReport, LoggerError>>,
@@ -92,18 +101,21 @@ impl FailureLogger {
             due: false,
             retry_at: None,
             waiters: Vec::new(),
+            jobs: 0,
+            compact_due: false,
             purge_due: false,
-            purge_turn: false,
+            chore_turn: false,
             flushes_at_purge: 0,
             drops_reported: 0,
-            closing: false,
+            closing: None,
         }
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         failpoint!("actor-tick");
         self.report_drops();
-        self.due = self.shared.buffer.balance().buffered > 0;
+        self.shared.attempts.collect();
+        self.due = self.shared.buffer.balance().buffered > 0 || self.shared.attempts.due();
         self.advance(ctx);
     }
 
@@ -131,12 +143,12 @@ impl FailureLogger {
             return;
         }
         let full = self.shared.buffer.waiting() >= self.shared.config.batch_size;
-        let flush = full || self.due || self.closing || !self.waiters.is_empty();
-        let purge = self.purge_due && !self.closing;
-        if flush && !(purge && self.purge_turn) {
+        let flush = full || self.due || self.closing.is_some() || !self.waiters.is_empty();
+        let chore = (self.compact_due || self.purge_due) && self.closing.is_none();
+        if flush && !(chore && self.chore_turn) {
             self.flush(ctx);
-        } else if purge {
-            self.purge(ctx);
+        } else if chore {
+            self.chore(ctx);
         } else if !self.shared.buffer.leave() {
             self.flush(ctx);
         }
@@ -144,13 +156,18 @@ impl FailureLogger {
 
     fn flush(&mut self, ctx: &mut Context<Self>) {
         self.due = false;
-        self.purge_turn = true;
+        self.jobs += 1;
+        self.chore_turn = true;
         self.run(ctx, flush::flush, Self::flushed);
     }
 
-    fn purge(&mut self, ctx: &mut Context<Self>) {
-        self.purge_turn = false;
-        self.run(ctx, flush::purge, Self::purged);
+    fn chore(&mut self, ctx: &mut Context<Self>) {
+        self.chore_turn = false;
+        if self.compact_due {
+            self.run(ctx, flush::compact, Self::compacted);
+        } else {
+            self.run(ctx, flush::purge, Self::purged);
+        }
     }
 
     /// Has `job` done on a thread that may block. The buffer is attended to until its end: nobody
@@ -190,16 +207,21 @@ impl FailureLogger {
         if flushes - self.flushes_at_purge >= u64::from(self.shared.config.cleanup_every) {
             self.want_purge();
         }
-        if self.closing {
+        let closing = self.closing.is_some();
+        if closing {
             self.shared.buffer.seal();
         }
         let buffered = self.shared.buffer.balance().buffered;
-        if self.closing && buffered == 0 {
+        // A flush that had begun before the shutdown may have missed the last attempts.
+        if self.closing.is_some_and(|jobs| jobs < self.jobs) && buffered == 0 {
             self.run(ctx, flush::close, |actor, _, ctx| {
                 actor.shared.drained();
                 ctx.terminate();
             });
-        } else if (self.closing || !self.waiters.is_empty()) && self.shared.buffer.waiting() == 0 {
+        } else if (closing || self.waiters.iter().any(|waiter| waiter.jobs < self.jobs))
+            && buffered > 0
+            && self.shared.buffer.waiting() == 0
+        {
             // A caller has been counted, but its record is not in the queue yet.
             ctx.run_later(SOON, Self::advance_later);
         } else {
@@ -230,6 +252,19 @@ impl FailureLogger {
         }
     }
 
+    fn compacted(&mut self, outcome: Result<Result<bool, StoreError>, JoinError>, ctx: &mut Context<Self>) {
+        // The next one takes what this one could not.
+        self.compact_due = matches!(outcome, Ok(Ok(false)));
+        match outcome {
+            Ok(Ok(_)) => {
+                self.healthy();
+                self.advance(ctx);
+            }
+            Ok(Err(error)) => self.failed(&error, ctx),
+            Err(panic) => self.panicked(panic, ctx),
+        }
+    }
+
     fn want_purge(&mut self) {
         self.flushes_at_purge = self.shared.counters.flushes.load(Ordering::Acquire);
         self.purge_due = self.shared.config.retention_days > 0;
@@ -249,11 +284,11 @@ impl FailureLogger {
             StoreError::GiveUp(_) => {}
             StoreError::Reopen(_) | StoreError::Corrupt(_) => ctx.terminate(),
             StoreError::Retry(_) | StoreError::Split(_) => {
-                let longest = if self.closing { RETRY_WHILE_CLOSING } else { Duration::MAX };
+                let longest = if self.closing.is_some() { RETRY_WHILE_CLOSING } else { Duration::MAX };
                 let pause = self.pauses.next().min(longest);
                 tracing::warn!(cause = %error, buffered, pause_ms = pause.as_millis(), "the store failed; records are kept, and written later");
                 self.retry_at = Some(Instant::now() + pause);
-                self.due = buffered > 0;
+                self.due = buffered > 0 || self.shared.attempts.due();
                 ctx.run_later(pause, |actor, ctx| {
                     actor.retry_at = None;
                     actor.advance(ctx);
@@ -276,16 +311,17 @@ impl FailureLogger {
     }
 
     fn flush_for(&mut self, reply: oneshot::Sender<Result<FlushReport, LoggerError>>, ctx: &mut Context<Self>) {
-        self.waiters.push(Waiter { ticket: self.shared.buffer.ticket(), before: self.shared.stats(), reply });
+        let (jobs, ticket, before) = (self.jobs, self.shared.buffer.ticket(), self.shared.stats());
+        self.waiters.push(Waiter { jobs, ticket, before, reply });
         // Whoever asks wants to know now.
         self.retry_at = None;
         self.advance(ctx);
     }
 
     fn answer_waiters(&mut self) {
-        let settled = self.shared.buffer.settled();
+        let (jobs, settled) = (self.jobs, self.shared.buffer.settled());
         let after = self.shared.stats();
-        for waiter in self.waiters.extract_if(.., |waiter| waiter.ticket <= settled) {
+        for waiter in self.waiters.extract_if(.., |waiter| waiter.ticket <= settled && waiter.jobs < jobs) {
             let report = FlushReport {
                 persisted: after.persisted - waiter.before.persisted,
                 rejected: after.dropped.rejected - waiter.before.dropped.rejected,
@@ -311,6 +347,10 @@ impl Actor for FailureLogger {
         ctx.run_interval(self.shared.config.flush_interval, Self::tick);
         ctx.run_interval(PURGE_INTERVAL, |actor, ctx| {
             actor.want_purge();
+            actor.advance(ctx);
+        });
+        ctx.run_interval(COMPACT_INTERVAL, |actor, ctx| {
+            actor.compact_due = true;
             actor.advance(ctx);
         });
         let shared = Arc::clone(&self.shared);
@@ -357,7 +397,7 @@ impl Handler<RetrievalFailureRecord> for FailureLogger {
 
     /// Into the same buffer as all records; one that completes a batch wakes the actor like any other.
     fn handle(&mut self, record: RetrievalFailureRecord, _: &mut Context<Self>) {
-        self.shared.accept(record);
+        self.shared.accept(record, None, Origin::Logged);
         failpoint!("actor-record");
     }
 }
@@ -395,7 +435,7 @@ impl Handler<Shutdown> for FailureLogger {
     fn handle(&mut self, _: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
         let shared = Arc::clone(&self.shared);
         shared.close(Instant::now() + shared.config.shutdown_timeout);
-        self.closing = true;
+        self.closing.get_or_insert(self.jobs);
         self.retry_at = None;
         self.advance(ctx);
         Box::pin(async move { shared.result().await })

@@ -1,26 +1,40 @@
 //! What a store does, and who may commit to it.
 
+pub(crate) mod attempts;
 mod checkpoint;
 mod models;
+pub(crate) mod reader;
 mod schema;
 mod sqlite;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use attempts::Resolution;
 pub(crate) use models::Row;
 pub(crate) use sqlite::Database;
+use uuid::Uuid;
 
+use crate::attempts::AttemptBatch;
 use crate::error::StoreError;
 
 /// Keeps rows. Blocking: only ever called on a thread that may block.
 pub(crate) trait Store: Send {
-    /// Stores all `rows`, or none, in one transaction. Rows that are stored already, by their
-    /// `event_id`, are left as they are.
+    /// Stores all `rows` and `attempts`, or none, in one transaction. What is stored already, by
+    /// its `event_id`, is left as it is.
     ///
     /// The permit says that the rows are committed; while it is held, `gate` cannot be closed, so
     /// that the caller can account for them.
-    fn insert<'g>(&mut self, rows: &[Row], gate: &'g CommitGate) -> Result<Permit<'g>, StoreError>;
+    fn insert<'g>(
+        &mut self,
+        rows: &[Row],
+        attempts: &AttemptBatch,
+        gate: &'g CommitGate,
+    ) -> Result<Permit<'g>, StoreError>;
+
+    /// Which of these `event_id`s are stored.
+    fn known(&mut self, event_ids: &[Uuid]) -> Result<HashSet<Uuid>, StoreError>;
 
     /// Whether the store takes a row of which nothing is known to be wrong. It is not kept.
     fn takes_a_plain_row(&mut self) -> bool;
@@ -30,6 +44,16 @@ pub(crate) trait Store: Send {
 
     /// Moment of the newest row, in Unix milliseconds.
     fn newest(&mut self) -> Result<Option<i64>, StoreError>;
+
+    /// Adds some of the attempts that were stored last to their minutes, hours and days: whether
+    /// those were all.
+    fn compact(&mut self) -> Result<bool, StoreError>;
+
+    /// Moment of the newest day of attempts, in Unix milliseconds.
+    fn newest_attempts(&mut self) -> Result<Option<i64>, StoreError>;
+
+    /// Deletes some attempts that were counted before a moment, at one resolution.
+    fn expire(&mut self, resolution: Resolution, before: i64) -> Result<(), StoreError>;
 
     /// Lets the store tidy up before it is dropped.
     fn close(&mut self);

@@ -7,7 +7,8 @@ use diesel::sql_types::{BigInt, Binary, Float, HasSqlType, Nullable, Text};
 use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
-use crate::buffer::Entry;
+use crate::attempts::UncountedFailure;
+use crate::buffer::{Entry, Origin};
 use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType, whole_json_list};
 
 /// A record as it is stored: every value is one that the table accepts.
@@ -16,7 +17,7 @@ pub(crate) struct Row {
     event_id: Uuid,
     conversation_id: Option<ConversationId>,
     turn_index: i64,
-    failure_type: &'static str,
+    failure_type: RetrievalFailureType,
     retrieval_strategy: BoundedText<64>,
     query_text: BoundedText<512>,
     query_len: i64,
@@ -27,16 +28,25 @@ pub(crate) struct Row {
     edge_types: Option<BoundedText<1024>>,
     error_context: Option<BoundedText<256>>,
     created_at: i64,
+    /// Whether the failure is to be counted as an attempt.
+    uncounted: bool,
+    /// Whether a row of this id may be stored already.
+    repeatable: bool,
 }
 
 impl Row {
-    pub(crate) fn new(event_id: Uuid, Entry { record, logged_at }: Entry) -> Self {
+    /// `event_id` is for an entry that has none.
+    pub(crate) fn new(event_id: Uuid, Entry { record, logged_at, origin }: Entry) -> Self {
+        let (event_id, repeatable) = match origin {
+            Origin::Repeatable(event_id) => (event_id, true),
+            _ => (event_id, false),
+        };
         let finite = |score: Option<f32>| score.filter(|s| s.is_finite());
         Self {
             event_id,
             conversation_id: record.conversation_id,
             turn_index: record.turn_index,
-            failure_type: record.failure_type.as_str(),
+            failure_type: record.failure_type,
             retrieval_strategy: record.retrieval_strategy,
             query_text: record.query_text,
             query_len: saturating(record.query_len as u64),
@@ -47,7 +57,29 @@ impl Row {
             edge_types: record.edge_types.map(whole_json_list),
             error_context: record.error_context,
             created_at: logged_at,
+            uncounted: !matches!(origin, Origin::Observed),
+            repeatable,
         }
+    }
+
+    /// The id under which it may be stored already, if it may.
+    pub(crate) fn repeatable(&self) -> Option<Uuid> {
+        self.repeatable.then_some(self.event_id)
+    }
+
+    /// Says that the row is known not to be stored.
+    pub(crate) fn is_new(&mut self) {
+        self.repeatable = false;
+    }
+
+    /// What is to be counted of the row, but once.
+    pub(crate) fn to_count(&mut self) -> Option<UncountedFailure<'_>> {
+        std::mem::take(&mut self.uncounted).then_some(UncountedFailure {
+            strategy: &self.retrieval_strategy,
+            failure: self.failure_type,
+            at: self.created_at,
+            latency_ms: self.latency_ms,
+        })
     }
 
     /// About how many bytes the row takes in the database.
@@ -64,7 +96,7 @@ impl Row {
     /// A row of which nothing is known to be wrong.
     pub(super) fn plain() -> Self {
         let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "probe", "probe");
-        Self::new(Uuid::now_v7(), Entry { record, logged_at: 0 })
+        Self::new(Uuid::now_v7(), Entry { record, logged_at: 0, origin: Origin::Observed })
     }
 }
 
@@ -129,7 +161,7 @@ impl Row {
         out.push_bind_param::<Binary, [u8]>(self.event_id.as_bytes())?;
         push_text(out, self.conversation_id.as_ref().map(ConversationId::as_str))?;
         push::<BigInt, _>(out, &self.turn_index)?;
-        push_text(out, Some(self.failure_type))?;
+        push_text(out, Some(self.failure_type.as_str()))?;
         push_text(out, Some(&self.retrieval_strategy))?;
         push_text(out, Some(&self.query_text))?;
         push::<BigInt, _>(out, &self.query_len)?;

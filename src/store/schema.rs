@@ -19,3 +19,46 @@ diesel::table! {
         created_at -> BigInt,
     }
 }
+
+diesel::table! {
+    memory_retrieval_attempts (resolution, started_at, strategy, outcome) {
+        resolution -> BigInt,
+        started_at -> BigInt,
+        strategy -> Text,
+        outcome -> Text,
+        attempts -> BigInt,
+        unobserved -> BigInt,
+        latency -> Nullable<Binary>,
+        top_score -> Nullable<Binary>,
+    }
+}
+
+diesel::table! {
+    memory_retrieval_attempts_recent (delta_id) {
+        delta_id -> Binary,
+        started_at -> BigInt,
+        strategy -> Text,
+        outcome -> Text,
+        attempts -> BigInt,
+        unobserved -> BigInt,
+        latency -> Nullable<Binary>,
+        top_score -> Nullable<Binary>,
+    }
+}
+
+diesel::table! {
+    memory_retrieval_strategies (strategy) {
+        strategy -> Text,
+        confidence_threshold -> Nullable<Float>,
+        lower_is_better -> Bool,
+        timeout_ms -> Nullable<BigInt>,
+        updated_at -> BigInt,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(
+    memory_retrieval_attempts,
+    memory_retrieval_attempts_recent,
+    memory_retrieval_failures,
+    memory_retrieval_strategies,
+);

@@ -1,5 +1,6 @@
 //! The SQLite store: how a database is opened, written and purged.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
@@ -14,11 +15,16 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{BigInt, Integer};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use scheduled_thread_pool::ScheduledThreadPool;
+use uuid::Uuid;
 
+use super::attempts::{self, Resolution};
 use super::checkpoint::Checkpointer;
 use super::models::{self, Row};
+use super::reader::Source;
 use super::schema::memory_retrieval_failures::dsl;
 use super::{CommitGate, Permit, Store};
+use crate::attempts::AttemptBatch;
+use crate::clock;
 use crate::config::Location;
 use crate::error::{StartError, StoreError};
 
@@ -36,6 +42,10 @@ const SAFE_SQLITE: (u32, u32, u32) = (3, 51, 3);
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// What a deletion adds to the journal: about a quarter of a page, for row, indexes and freed space.
 const JOURNAL_BYTES_PER_DELETION: usize = 1024;
+/// What a cell of attempts takes in the journal, with its sketches.
+const BYTES_PER_CELL: usize = 1024;
+/// What the largest compaction writes to the journal, about.
+const BYTES_PER_COMPACTION: usize = 1 << 20;
 /// Pages given back to the file system after each chunk of a purge: 2 MiB of 4 KiB pages.
 const VACUUM_PAGES: u32 = 512;
 
@@ -61,8 +71,16 @@ impl Database {
     /// A database of its own that ends with this value.
     pub(crate) fn in_memory() -> Self {
         // Shared, for otherwise each connection would have a database to itself.
-        let url = format!("file:failure-logger-{}?mode=memory&cache=shared", uuid::Uuid::new_v4());
+        let url = format!("file:failure-logger-{}?mode=memory&cache=shared", Uuid::new_v4());
         Self { url, path: None, pool_size: 1, anchor: Mutex::new(None) }
+    }
+
+    /// What a reader needs to find the database.
+    pub(crate) fn source(&self) -> Source {
+        match &self.path {
+            Some(path) => Source::file(path),
+            None => Source { url: self.url.clone(), path: None },
+        }
     }
 
     /// Creates the file if it is missing, for its owner only, brings the schema up to date, and
@@ -184,7 +202,7 @@ impl Database {
     /// created: to where. Nothing is deleted.
     pub(crate) fn set_aside(&self) -> io::Result<Option<PathBuf>> {
         let Some(path) = &self.path else { return Ok(None) };
-        let aside = with_suffix(path, &format!(".corrupt-{}", uuid::Uuid::now_v7().simple()));
+        let aside = with_suffix(path, &format!(".corrupt-{}", Uuid::now_v7().simple()));
         match fs::rename(path, &aside) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             done => done?,
@@ -229,7 +247,7 @@ fn prepare_file(path: &Path) -> Result<(), StartError> {
 }
 
 /// What tells a file from another one at the same path.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
+pub(super) fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let file = fs::metadata(path)?;
     #[cfg(unix)]
     {
@@ -322,7 +340,12 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    fn insert<'g>(&mut self, rows: &[Row], gate: &'g CommitGate) -> Result<Permit<'g>, StoreError> {
+    fn insert<'g>(
+        &mut self,
+        rows: &[Row],
+        attempts: &AttemptBatch,
+        gate: &'g CommitGate,
+    ) -> Result<Permit<'g>, StoreError> {
         failpoint!("store-insert", |_| Err(StoreError::Retry("injected".into())));
         self.tell_checkpointer();
         let mut conn = self.connection()?;
@@ -333,13 +356,36 @@ impl Store for SqliteStore {
         let mut permit = None;
         transact(&mut conn, |conn| {
             models::insert(conn, rows).map_err(|error| classify(&error))?;
+            match attempts::insert(conn, attempts, clock::now()).map_err(|error| classify(&error)) {
+                // No fault of the rows, which must not be dropped for it.
+                Err(StoreError::Split(cause)) => {
+                    tracing::error!(cause, "the store refuses to count attempts, which are lost");
+                }
+                done => done?,
+            }
             self.same_file()?;
             failpoint!("store-commit", |_| Err(StoreError::Retry("injected".into())));
             permit = gate.enter(rows.len());
             if permit.is_some() { Ok(()) } else { Err(closed()) }
         })?;
-        self.since_checkpoint += rows.iter().map(Row::bytes).sum::<usize>();
+        self.since_checkpoint += rows.iter().map(Row::bytes).sum::<usize>() + attempts.deltas.len() * BYTES_PER_CELL;
         permit.ok_or_else(closed)
+    }
+
+    fn known(&mut self, event_ids: &[Uuid]) -> Result<HashSet<Uuid>, StoreError> {
+        let mut conn = self.connection()?;
+        let mut known = HashSet::new();
+        for event_id in event_ids {
+            let count: i64 = dsl::memory_retrieval_failures
+                .filter(dsl::event_id.eq(event_id.as_bytes().as_slice()))
+                .count()
+                .get_result(&mut conn)
+                .map_err(|error| classify(&error))?;
+            if count > 0 {
+                known.insert(*event_id);
+            }
+        }
+        Ok(known)
     }
 
     fn takes_a_plain_row(&mut self) -> bool {
@@ -384,6 +430,28 @@ impl Store for SqliteStore {
             .map_err(|error| classify(&error))
     }
 
+    fn compact(&mut self) -> Result<bool, StoreError> {
+        self.tell_checkpointer();
+        let mut conn = self.connection()?;
+        let all = transact(&mut conn, |conn| attempts::compact(conn, clock::now()).map_err(|error| classify(&error)))?;
+        if !all {
+            self.since_checkpoint += BYTES_PER_COMPACTION;
+        }
+        Ok(all)
+    }
+
+    fn newest_attempts(&mut self) -> Result<Option<i64>, StoreError> {
+        attempts::newest(&mut *self.connection()?).map_err(|error| classify(&error))
+    }
+
+    fn expire(&mut self, resolution: Resolution, before: i64) -> Result<(), StoreError> {
+        let mut conn = self.connection()?;
+        let expired =
+            transact(&mut conn, |conn| attempts::expire(conn, resolution, before).map_err(|error| classify(&error)))?;
+        self.since_checkpoint += expired * BYTES_PER_CELL;
+        Ok(())
+    }
+
     fn close(&mut self) {
         if let Ok(mut conn) = self.connection()
             && let Err(error) = conn.batch_execute("PRAGMA optimize")
@@ -422,7 +490,7 @@ impl StoreError {
 }
 
 /// What to do about an error of diesel's.
-fn classify(error: &DieselError) -> StoreError {
+pub(super) fn classify(error: &DieselError) -> StoreError {
     match error {
         DieselError::DatabaseError(
             DatabaseErrorKind::UniqueViolation

@@ -1,0 +1,488 @@
+//! Counting every attempt: from the caller's side, through a queue, into one cell for each minute,
+//! strategy and outcome.
+//!
+//! A caller pushes a sample of a few bytes. Whatever becomes of the queue, the count is right: a
+//! sample that finds it full is counted without its latency and score.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::ArrayQueue;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::clock;
+use crate::record::{BoundedText, RetrievalFailureType};
+use crate::sketch::Sketch;
+
+/// Strategies that are told apart; the rest are counted as [`OTHER_STRATEGIES`]. Those names are
+/// labels of metrics, and each costs a few cells a minute.
+pub(crate) const MAX_STRATEGIES: usize = 64;
+/// What strategies beyond [`MAX_STRATEGIES`] are counted as.
+pub(crate) const OTHER_STRATEGIES: &str = "other";
+/// Samples that wait for the writer at most.
+const SAMPLES: usize = 16_384;
+/// Without failures to write, attempts are written this often.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// Cells that wait for the writer, beyond which minutes are added up to hours, and hours to days.
+const MAX_CELLS: usize = 4096;
+
+pub(crate) const MINUTE_MS: i64 = 60_000;
+pub(crate) const HOUR_MS: i64 = 60 * MINUTE_MS;
+pub(crate) const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// How a retrieval ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutcomeKind {
+    /// Something was found that is good enough.
+    Success,
+    /// Nothing was found.
+    NoHit,
+    /// The best score was on the wrong side of the threshold.
+    LowConfidence,
+    /// The lookup did not finish in time.
+    Timeout,
+    /// The backend returned an error.
+    Error,
+    /// The caller gave up waiting. Neither a success nor a failure.
+    Cancelled,
+}
+
+impl OutcomeKind {
+    /// Every kind, in the order of their declaration.
+    pub const ALL: [Self; 6] =
+        [Self::Success, Self::NoHit, Self::LowConfidence, Self::Timeout, Self::Error, Self::Cancelled];
+
+    /// The name under which the kind is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::NoHit => "no_hit",
+            Self::LowConfidence => "low_confidence",
+            Self::Timeout => "timeout",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The type of failure, if it is one.
+    pub const fn failure(self) -> Option<RetrievalFailureType> {
+        match self {
+            Self::NoHit => Some(RetrievalFailureType::NoHit),
+            Self::LowConfidence => Some(RetrievalFailureType::LowConfidence),
+            Self::Timeout => Some(RetrievalFailureType::Timeout),
+            Self::Error => Some(RetrievalFailureType::Error),
+            Self::Success | Self::Cancelled => None,
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+impl From<RetrievalFailureType> for OutcomeKind {
+    fn from(failure: RetrievalFailureType) -> Self {
+        match failure {
+            RetrievalFailureType::NoHit => Self::NoHit,
+            RetrievalFailureType::LowConfidence => Self::LowConfidence,
+            RetrievalFailureType::Timeout => Self::Timeout,
+            RetrievalFailureType::Error => Self::Error,
+        }
+    }
+}
+
+impl fmt::Display for OutcomeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which scores are the better ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreDirection {
+    /// Similarities: a score below the threshold is too low.
+    #[default]
+    HigherIsBetter,
+    /// Distances: a score above the threshold is too far.
+    LowerIsBetter,
+}
+
+impl ScoreDirection {
+    /// Whether `score` is on the wrong side of `threshold`.
+    pub(crate) fn misses(self, score: f32, threshold: f32) -> bool {
+        match self {
+            Self::HigherIsBetter => score < threshold,
+            Self::LowerIsBetter => score > threshold,
+        }
+    }
+
+    /// The better one of two scores, none of which is NaN.
+    pub(crate) fn better(self, one: f32, other: f32) -> f32 {
+        match self {
+            Self::HigherIsBetter => one.max(other),
+            Self::LowerIsBetter => one.min(other),
+        }
+    }
+}
+
+/// One attempt, on its way to its cell.
+struct Sample {
+    series: SeriesId,
+    kind: OutcomeKind,
+    /// Unix milliseconds, UTC: the end of the attempt.
+    at: i64,
+    latency: Duration,
+    /// NaN: none.
+    top_score: f32,
+}
+
+/// Index of a series among all of a logger.
+type SeriesId = u32;
+
+/// What is known of a strategy, shared by all its monitors.
+pub(crate) struct Series {
+    id: SeriesId,
+    pub(crate) name: BoundedText<64>,
+    /// Attempts that found the queue full, by kind.
+    spilled: [AtomicU64; OutcomeKind::ALL.len()],
+    settings: Settings,
+}
+
+/// How a strategy is judged, for those who read the database later. Without a lock: monitors are
+/// made in hot paths too.
+#[derive(Default)]
+struct Settings {
+    /// Bits of an `f32`; NaN: none.
+    threshold: AtomicU32,
+    lower_is_better: AtomicBool,
+    /// Milliseconds; 0: none.
+    timeout_ms: AtomicU64,
+    changed: AtomicBool,
+}
+
+/// A strategy's settings, to be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StrategySettings {
+    pub(crate) strategy: BoundedText<64>,
+    pub(crate) threshold: Option<f32>,
+    pub(crate) direction: ScoreDirection,
+    pub(crate) timeout_ms: Option<i64>,
+}
+
+impl Series {
+    fn new(id: SeriesId, name: BoundedText<64>) -> Self {
+        let settings = Settings { threshold: AtomicU32::new(f32::NAN.to_bits()), ..Settings::default() };
+        Self { id, name, spilled: Default::default(), settings }
+    }
+
+    pub(crate) fn set_threshold(&self, threshold: f32) {
+        self.settings.threshold.store(threshold.to_bits(), Ordering::Relaxed);
+        self.settings.changed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn set_direction(&self, direction: ScoreDirection) {
+        self.settings.lower_is_better.store(direction == ScoreDirection::LowerIsBetter, Ordering::Relaxed);
+        self.settings.changed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn set_timeout(&self, timeout: Duration) {
+        let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.settings.timeout_ms.store(ms, Ordering::Relaxed);
+        self.settings.changed.store(true, Ordering::Release);
+    }
+
+    fn changed_settings(&self) -> Option<StrategySettings> {
+        let Settings { threshold, lower_is_better, timeout_ms, changed } = &self.settings;
+        changed.swap(false, Ordering::AcqRel).then(|| {
+            let threshold = f32::from_bits(threshold.load(Ordering::Relaxed));
+            let timeout_ms = i64::try_from(timeout_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+            StrategySettings {
+                strategy: self.name.clone(),
+                threshold: threshold.is_finite().then_some(threshold),
+                direction: match lower_is_better.load(Ordering::Relaxed) {
+                    true => ScoreDirection::LowerIsBetter,
+                    false => ScoreDirection::HigherIsBetter,
+                },
+                timeout_ms: (timeout_ms > 0).then_some(timeout_ms),
+            }
+        })
+    }
+}
+
+/// Attempts of one strategy with one outcome within one span of time.
+#[derive(Clone, Default)]
+pub(crate) struct Cell {
+    pub(crate) attempts: u64,
+    /// Of these, failures that were logged without a monitor: nobody counted the successes beside
+    /// them, so that no rate follows from them.
+    pub(crate) unobserved: u64,
+    /// In milliseconds.
+    pub(crate) latency: Sketch,
+    pub(crate) top_score: Sketch,
+}
+
+impl Cell {
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.attempts += other.attempts;
+        self.unobserved += other.unobserved;
+        self.latency.merge(&other.latency);
+        self.top_score.merge(&other.top_score);
+    }
+}
+
+/// A cell that waits to be written.
+pub(crate) struct Delta {
+    /// UUIDv7: makes a repeated insert harmless, as with records.
+    pub(crate) id: Uuid,
+    /// Start of the minute, in Unix milliseconds.
+    pub(crate) started_at: i64,
+    pub(crate) strategy: BoundedText<64>,
+    pub(crate) kind: OutcomeKind,
+    pub(crate) cell: Cell,
+}
+
+/// What one transaction takes along.
+#[derive(Default)]
+pub(crate) struct AttemptBatch {
+    pub(crate) deltas: Vec<Delta>,
+    pub(crate) settings: Vec<StrategySettings>,
+}
+
+impl AttemptBatch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deltas.is_empty() && self.settings.is_empty()
+    }
+
+    fn attempts(&self) -> u64 {
+        self.deltas.iter().map(|delta| delta.cell.attempts - delta.cell.unobserved).sum()
+    }
+}
+
+/// All attempts of one logger that are not written yet.
+#[derive(Default)]
+pub(crate) struct Attempts {
+    /// Made with the first monitor: who has none does not pay for it.
+    samples: OnceLock<ArrayQueue<Sample>>,
+    registry: Mutex<Registry>,
+    pending: Mutex<Pending>,
+    /// Attempts that monitors counted, once they have been collected.
+    observed: AtomicU64,
+    persisted: AtomicU64,
+    /// Whether attempts have been taken that are not committed yet.
+    in_flight: AtomicBool,
+}
+
+/// The strategies of this logger, by the order in which they came.
+#[derive(Default)]
+struct Registry {
+    by_name: HashMap<BoundedText<64>, Arc<Series>>,
+    by_id: Vec<Arc<Series>>,
+}
+
+impl Registry {
+    /// The series of the strategy `name`, or of all the others if there are too many.
+    fn series(&mut self, name: &str) -> &Arc<Series> {
+        let full = self.by_id.len() >= MAX_STRATEGIES && !self.by_name.contains_key(name);
+        let name = if full { OTHER_STRATEGIES } else { name };
+        let Self { by_name, by_id } = self;
+        by_name.entry(name.into()).or_insert_with_key(|name| {
+            let id = SeriesId::try_from(by_id.len()).unwrap_or(SeriesId::MAX);
+            let series = Arc::new(Series::new(id, name.clone()));
+            by_id.push(Arc::clone(&series));
+            series
+        })
+    }
+}
+
+struct Pending {
+    cells: HashMap<CellKey, Cell>,
+    /// When cells were last taken.
+    taken_at: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct CellKey {
+    started_at: i64,
+    series: SeriesId,
+    kind: OutcomeKind,
+}
+
+impl CellKey {
+    fn new(at: i64, series: SeriesId, kind: OutcomeKind) -> Self {
+        Self { started_at: at - at.rem_euclid(MINUTE_MS), series, kind }
+    }
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self { cells: HashMap::new(), taken_at: Instant::now() }
+    }
+}
+
+impl Attempts {
+    /// The series of the strategy `name`, for a monitor.
+    pub(crate) fn series(&self, name: &str) -> Arc<Series> {
+        self.samples.get_or_init(|| ArrayQueue::new(SAMPLES));
+        Arc::clone(lock(&self.registry).series(&BoundedText::<64>::from(name)))
+    }
+
+    /// Counts an attempt: whether the writer should look after the queue soon.
+    pub(crate) fn push(
+        &self,
+        series: &Series,
+        kind: OutcomeKind,
+        at: i64,
+        latency: Duration,
+        top_score: Option<f32>,
+    ) -> bool {
+        let Some(samples) = self.samples.get() else { return false };
+        let sample = Sample { series: series.id, kind, at, latency, top_score: top_score.unwrap_or(f32::NAN) };
+        if samples.push(sample).is_err() {
+            if let Some(spilled) = series.spilled.get(kind as usize) {
+                spilled.fetch_add(1, Ordering::AcqRel);
+            }
+            return true;
+        }
+        samples.len() >= SAMPLES / 2
+    }
+
+    /// Puts samples into their cells, so that the queue is empty again.
+    pub(crate) fn collect(&self) {
+        let Some(samples) = self.samples.get() else { return };
+        let mut pending = lock(&self.pending);
+        let mut observed = 0;
+        // No more than the queue holds: callers may be faster.
+        for _ in 0..SAMPLES {
+            let Some(Sample { series, kind, at, latency, top_score }) = samples.pop() else { break };
+            let cell = pending.cells.entry(CellKey::new(at, series, kind)).or_default();
+            cell.attempts += 1;
+            // A cancelled attempt took as long as somebody was patient.
+            if kind != OutcomeKind::Cancelled {
+                cell.latency.add(latency.as_secs_f64() * 1e3);
+            }
+            cell.top_score.add(f64::from(top_score));
+            observed += 1;
+        }
+        let now = clock::now();
+        for series in &lock(&self.registry).by_id {
+            for (kind, spilled) in OutcomeKind::ALL.into_iter().zip(&series.spilled) {
+                if spilled.load(Ordering::Acquire) > 0 {
+                    let attempts = spilled.swap(0, Ordering::AcqRel);
+                    pending.cells.entry(CellKey::new(now, series.id, kind)).or_default().attempts += attempts;
+                    observed += attempts;
+                }
+            }
+        }
+        pending.bound();
+        drop(pending);
+        self.observed.fetch_add(observed, Ordering::AcqRel);
+    }
+
+    /// Counts failures that were logged without a monitor.
+    pub(crate) fn unobserved(&self) -> Unobserved<'_> {
+        Unobserved { pending: lock(&self.pending), registry: lock(&self.registry), last: None }
+    }
+
+    /// Whether it is time to write attempts, though there are no failures to write.
+    pub(crate) fn due(&self) -> bool {
+        let pending = lock(&self.pending);
+        self.in_flight.load(Ordering::Acquire) || !pending.cells.is_empty() && pending.taken_at.elapsed() >= WRITE_EVERY
+    }
+
+    /// Everything that has been counted, to be written. Nothing else is taken before it is.
+    pub(crate) fn take(&self) -> AttemptBatch {
+        // In this order wherever both are locked.
+        let mut pending = lock(&self.pending);
+        let registry = lock(&self.registry);
+        pending.taken_at = Instant::now();
+        let deltas = pending.cells.drain().filter_map(|(CellKey { started_at, series, kind }, cell)| {
+            let strategy = registry.by_id.get(series as usize)?.name.clone();
+            Some(Delta { id: Uuid::now_v7(), started_at, strategy, kind, cell })
+        });
+        let deltas = deltas.collect();
+        let settings = registry.by_id.iter().filter_map(|series| series.changed_settings()).collect();
+        let batch = AttemptBatch { deltas, settings };
+        self.in_flight.store(!batch.is_empty(), Ordering::Release);
+        batch
+    }
+
+    /// Says that `batch` is committed.
+    pub(crate) fn persisted(&self, batch: &AttemptBatch) {
+        self.persisted.fetch_add(batch.attempts(), Ordering::AcqRel);
+        self.in_flight.store(false, Ordering::Release);
+    }
+
+    /// Attempts that monitors have counted, and how many of them are committed.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let persisted = self.persisted.load(Ordering::Acquire);
+        let waiting = self.samples.get().map_or(0, ArrayQueue::len) as u64;
+        (self.observed.load(Ordering::Acquire) + waiting, persisted)
+    }
+}
+
+/// A failure that was logged without a monitor.
+pub(crate) struct UncountedFailure<'r> {
+    pub(crate) strategy: &'r str,
+    pub(crate) failure: RetrievalFailureType,
+    /// Unix milliseconds, UTC.
+    pub(crate) at: i64,
+    pub(crate) latency_ms: i64,
+}
+
+/// Counts while it lives, and keeps everybody else from counting.
+pub(crate) struct Unobserved<'a> {
+    pending: MutexGuard<'a, Pending>,
+    registry: MutexGuard<'a, Registry>,
+    /// Most failures are of the strategy of the one before.
+    last: Option<Arc<Series>>,
+}
+
+impl Unobserved<'_> {
+    pub(crate) fn count(&mut self, UncountedFailure { strategy: name, failure, at, latency_ms }: UncountedFailure<'_>) {
+        let series = match &self.last {
+            Some(series) if series.name == *name => series.id,
+            _ => self.last.insert(Arc::clone(self.registry.series(name))).id,
+        };
+        let cell = self.pending.cells.entry(CellKey::new(at, series, failure.into())).or_default();
+        cell.attempts += 1;
+        cell.unobserved += 1;
+        // 0: not measured.
+        if latency_ms > 0 {
+            cell.latency.add(latency_ms as f64);
+        }
+        // Its score is left out: nobody knows those of the successes beside it.
+    }
+}
+
+impl Drop for Unobserved<'_> {
+    fn drop(&mut self) {
+        self.pending.bound();
+    }
+}
+
+impl Pending {
+    /// Gives up resolution, never a count, while the store takes nothing for long.
+    fn bound(&mut self) {
+        for span in [HOUR_MS, DAY_MS] {
+            if self.cells.len() <= MAX_CELLS {
+                return;
+            }
+            let mut coarse: HashMap<CellKey, Cell> = HashMap::new();
+            for (key, cell) in self.cells.drain() {
+                let started_at = key.started_at - key.started_at.rem_euclid(span);
+                coarse.entry(CellKey { started_at, ..key }).or_default().merge(&cell);
+            }
+            self.cells = coarse;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

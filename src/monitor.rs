@@ -1,0 +1,509 @@
+//! Watches retrievals: counts every attempt, judges its outcome, and logs the failures.
+
+use std::fmt::{self, Display, Write as _};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::attempts::{OutcomeKind, ScoreDirection, Series};
+use crate::clock;
+use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType};
+use crate::shared::{Attempt, Shared};
+
+/// Watches the retrievals of one strategy. Made by
+/// [`LoggerHandle::strategy`](crate::LoggerHandle::strategy); cheap to clone, and of use from any
+/// thread and any runtime.
+///
+/// ```
+/// # use failure_logger::{FailureLogger, LoggerConfig};
+/// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:")).unwrap();
+/// # async fn search(query: &str) -> Result<Vec<(&'static str, f32)>, std::io::Error> { Ok(vec![("key.txt", 0.8)]) }
+/// # futures_executor::block_on(async {
+/// let semantic = logger.strategy("semantic").confidence_threshold(0.3);
+///
+/// let query = "where is the key?";
+/// let hits = semantic.observe(query, search(query)).await?;
+/// assert_eq!(hits, [("key.txt", 0.8)]);
+/// # logger.flush().await.unwrap();
+/// # assert_eq!(logger.stats().attempts_persisted, 1);
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// The parameter says whether retrievals are given up after some time: see
+/// [`timeout`](StrategyMonitor::timeout).
+#[derive(Clone)]
+pub struct StrategyMonitor<Limit = NoTimeout> {
+    shared: Arc<Shared>,
+    series: Arc<Series>,
+    threshold: Option<f32>,
+    direction: ScoreDirection,
+    limit: Limit,
+    /// `None`: nothing is known of it.
+    context: Option<Arc<Context>>,
+}
+
+/// Retrievals take as long as they take.
+#[derive(Debug, Clone, Copy)]
+pub struct NoTimeout(());
+
+/// Retrievals are given up after this time.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeout(Duration);
+
+/// What the failures of a monitor have in common.
+#[derive(Clone, Default)]
+struct Context {
+    conversation: Option<ConversationId>,
+    turn: i64,
+    edge_types: Option<BoundedText<1024>>,
+}
+
+impl StrategyMonitor {
+    pub(crate) fn new(shared: Arc<Shared>, name: &str) -> Self {
+        let series = shared.attempts.series(name);
+        Self {
+            shared,
+            series,
+            threshold: None,
+            direction: ScoreDirection::default(),
+            limit: NoTimeout(()),
+            context: None,
+        }
+    }
+
+    /// Gives retrievals up after `limit`, and counts them as timeouts. Then
+    /// [`observe`](StrategyMonitor::<Timeout>::observe) may return [`TimeoutOr::Timeout`].
+    pub fn timeout(self, limit: Duration) -> StrategyMonitor<Timeout> {
+        self.series.set_timeout(limit);
+        let Self { shared, series, threshold, direction, context, .. } = self;
+        StrategyMonitor { shared, series, threshold, direction, limit: Timeout(limit), context }
+    }
+
+    /// Runs `retrieval`, counts and judges what comes of it, and returns just that.
+    ///
+    /// An `Err` is an error, nothing found a no-hit, a best score on the wrong side of the
+    /// threshold a low confidence; anything else is a success. A success costs less than a
+    /// microsecond and no allocation. A future that is dropped before it is done is counted as
+    /// cancelled, which is neither.
+    ///
+    /// # Errors
+    ///
+    /// Those of `retrieval`, unchanged. The first 256 characters of their text are stored.
+    pub async fn observe<T, E, F>(&self, query: &str, retrieval: F) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        T: Retrieved,
+        E: Display,
+    {
+        let watch = Watch::start(self);
+        let result = retrieval.await;
+        let latency = watch.stop();
+        self.record(self.judge(query, &result, latency));
+        result
+    }
+}
+
+impl StrategyMonitor<Timeout> {
+    /// The same as without a timeout; but a retrieval that takes longer is dropped, and is
+    /// [`TimeoutOr::Timeout`].
+    ///
+    /// The time is measured by a thread that all monitors share, so that any runtime will do. It
+    /// is not asked if the retrieval is done at once.
+    ///
+    /// # Errors
+    ///
+    /// [`TimeoutOr::Timeout`], or those of `retrieval`.
+    pub async fn observe<T, E, F>(&self, query: &str, retrieval: F) -> Result<T, TimeoutOr<E>>
+    where
+        F: Future<Output = Result<T, E>>,
+        T: Retrieved,
+        E: Display,
+    {
+        let watch = Watch::start(self);
+        let mut retrieval = pin!(retrieval);
+        let mut timer = None;
+        let limit = self.limit.0;
+        let result = std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = retrieval.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            let timer = timer.get_or_insert_with(|| futures_timer::Delay::new(limit));
+            pin!(timer).poll(cx).map(|()| None)
+        })
+        .await;
+        let latency = watch.stop();
+        match result {
+            Some(result) => {
+                self.record(self.judge(query, &result, latency));
+                result.map_err(TimeoutOr::Other)
+            }
+            None => {
+                let timeout = TimeoutOr::<E>::Timeout(limit);
+                self.record(Outcome::failure(RetrievalFailureType::Timeout, query, latency).error(&timeout));
+                Err(timeout)
+            }
+        }
+    }
+}
+
+impl<Limit> StrategyMonitor<Limit> {
+    /// The score that separates what is good enough. Default: none, every result is good enough.
+    ///
+    /// Kept in the database as the strategy's present threshold, for those who calibrate it.
+    pub fn confidence_threshold(mut self, threshold: f32) -> Self {
+        self.threshold = Some(threshold);
+        self.series.set_threshold(threshold);
+        self
+    }
+
+    /// Whether higher or lower scores are better. Default: higher, as with similarities.
+    pub fn score_direction(mut self, direction: ScoreDirection) -> Self {
+        self.direction = direction;
+        self.series.set_direction(direction);
+        self
+    }
+
+    /// The conversation that failures belong to. Default: none.
+    pub fn conversation(mut self, id: impl Into<ConversationId>) -> Self {
+        self.context().conversation = Some(id.into());
+        self
+    }
+
+    /// The turn within the conversation. Default: 0.
+    pub fn turn(mut self, turn: i64) -> Self {
+        self.context().turn = turn;
+        self
+    }
+
+    /// JSON list of the graph edge types that are followed. Default: none.
+    pub fn edge_types(mut self, json: impl Into<BoundedText<1024>>) -> Self {
+        self.context().edge_types = Some(json.into());
+        self
+    }
+
+    /// Counts an attempt of which the outcome is known already, and logs it if it is a failure.
+    pub fn record(&self, outcome: Outcome<'_>) {
+        let Outcome { kind, latency, top_score, at, .. } = outcome;
+        let attempt = Attempt { kind, latency, top_score, at };
+        self.shared.observe(&self.series, &attempt, || self.failure(&outcome));
+    }
+
+    /// What to [`record`](Self::record) of a retrieval that gave `result`, judged as
+    /// [`observe`](StrategyMonitor::observe) does: for retrievals that are no futures.
+    pub fn judge<'a, T: Retrieved, E: Display>(
+        &self,
+        query: &'a str,
+        result: &'a Result<T, E>,
+        latency: Duration,
+    ) -> Outcome<'a> {
+        let found = match result {
+            Ok(found) => found,
+            Err(error) => return Outcome::failure(RetrievalFailureType::Error, query, latency).error(error),
+        };
+        let count = found.result_count();
+        let top_score = found.top_score(self.direction).filter(|score| score.is_finite());
+        let kind = match (top_score, self.threshold) {
+            _ if count == 0 => OutcomeKind::NoHit,
+            (Some(score), Some(threshold)) if self.direction.misses(score, threshold) => OutcomeKind::LowConfidence,
+            _ => OutcomeKind::Success,
+        };
+        Outcome { top_score, result_count: count, ..Outcome::new(kind, query, latency) }
+    }
+
+    /// `None`: the outcome is no failure.
+    fn failure(&self, outcome: &Outcome<'_>) -> Option<RetrievalFailureRecord> {
+        let context = self.context.as_deref();
+        Some(RetrievalFailureRecord {
+            conversation_id: context.and_then(|context| context.conversation.clone()),
+            turn_index: context.map_or(0, |context| context.turn),
+            failure_type: outcome.kind.failure()?,
+            retrieval_strategy: self.series.name.clone(),
+            query_text: outcome.query.into(),
+            query_len: outcome.query.len(),
+            top_score: outcome.top_score,
+            confidence_threshold: self.threshold,
+            result_count: outcome.result_count,
+            latency_ms: u64::try_from(outcome.latency.as_millis()).unwrap_or(u64::MAX),
+            edge_types: context.and_then(|context| context.edge_types.clone()),
+            error_context: outcome.error.map(beginning),
+        })
+    }
+
+    fn context(&mut self) -> &mut Context {
+        Arc::make_mut(self.context.get_or_insert_default())
+    }
+}
+
+impl<Limit: fmt::Debug> fmt::Debug for StrategyMonitor<Limit> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StrategyMonitor")
+            .field("strategy", &self.series.name)
+            .field("threshold", &self.threshold)
+            .field("direction", &self.direction)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Measures an attempt; one that is never stopped was cancelled.
+struct Watch<'m, Limit> {
+    monitor: &'m StrategyMonitor<Limit>,
+    started: Instant,
+    running: bool,
+}
+
+impl<'m, Limit> Watch<'m, Limit> {
+    fn start(monitor: &'m StrategyMonitor<Limit>) -> Self {
+        Self { monitor, started: Instant::now(), running: true }
+    }
+
+    fn stop(mut self) -> Duration {
+        self.running = false;
+        self.started.elapsed()
+    }
+}
+
+impl<Limit> Drop for Watch<'_, Limit> {
+    fn drop(&mut self) {
+        if self.running {
+            self.monitor.record(Outcome::cancelled(self.started.elapsed()));
+        }
+    }
+}
+
+/// How an attempt ended, for [`StrategyMonitor::record`].
+///
+/// ```
+/// # use std::time::Duration;
+/// use failure_logger::{Outcome, RetrievalFailureType};
+///
+/// Outcome::success(Duration::from_millis(12)).top_score(0.8).result_count(5);
+/// Outcome::failure(RetrievalFailureType::NoHit, "where is the key?", Duration::from_millis(9));
+/// ```
+#[derive(Clone, Copy)]
+#[must_use = "nothing is counted until it is given to `StrategyMonitor::record`"]
+pub struct Outcome<'a> {
+    kind: OutcomeKind,
+    query: &'a str,
+    latency: Duration,
+    top_score: Option<f32>,
+    result_count: usize,
+    error: Option<&'a dyn Display>,
+    at: Option<i64>,
+}
+
+impl<'a> Outcome<'a> {
+    fn new(kind: OutcomeKind, query: &'a str, latency: Duration) -> Self {
+        Self { kind, query, latency, top_score: None, result_count: 0, error: None, at: None }
+    }
+
+    /// An attempt that found something good enough, after `latency`.
+    pub fn success(latency: Duration) -> Self {
+        Self::new(OutcomeKind::Success, "", latency)
+    }
+
+    /// An attempt that failed, after `latency`; the query is logged.
+    pub fn failure(failure: RetrievalFailureType, query: &'a str, latency: Duration) -> Self {
+        Self::new(failure.into(), query, latency)
+    }
+
+    /// An attempt that nobody waited for any longer.
+    pub fn cancelled(latency: Duration) -> Self {
+        Self::new(OutcomeKind::Cancelled, "", latency)
+    }
+
+    /// The best score that was found. NaN and infinities count as none. Default: none.
+    pub fn top_score(mut self, score: f32) -> Self {
+        self.top_score = Some(score).filter(|score| score.is_finite());
+        self
+    }
+
+    /// How many results were found. Default: 0.
+    pub fn result_count(mut self, results: usize) -> Self {
+        self.result_count = results;
+        self
+    }
+
+    /// What the backend said; its first 256 characters are stored, with failures. Default: nothing.
+    pub fn error(mut self, error: &'a dyn Display) -> Self {
+        self.error = Some(error);
+        self
+    }
+
+    /// When the attempt ended. Default: now.
+    pub fn at(mut self, moment: SystemTime) -> Self {
+        self.at = Some(clock::milliseconds_of(moment));
+        self
+    }
+
+    /// How it ended.
+    pub fn kind(&self) -> OutcomeKind {
+        self.kind
+    }
+}
+
+impl fmt::Debug for Outcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome")
+            .field("kind", &self.kind)
+            .field("latency", &self.latency)
+            .field("top_score", &self.top_score)
+            .field("result_count", &self.result_count)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a monitor must know of a result.
+pub trait Retrieved {
+    /// How many results there are.
+    fn result_count(&self) -> usize;
+
+    /// The best of their scores, if they have any.
+    fn top_score(&self, direction: ScoreDirection) -> Option<f32>;
+}
+
+/// A result with a score: a number, or a pair that ends with one.
+pub trait Scored {
+    /// The score; NaN if there is none.
+    fn score(&self) -> f32;
+}
+
+impl Scored for f32 {
+    fn score(&self) -> f32 {
+        *self
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "scores are kept as f32")]
+impl Scored for f64 {
+    fn score(&self) -> f32 {
+        *self as f32
+    }
+}
+
+impl<T> Scored for (T, f32) {
+    fn score(&self) -> f32 {
+        self.1
+    }
+}
+
+impl<T> Scored for (T, f64) {
+    fn score(&self) -> f32 {
+        self.1.score()
+    }
+}
+
+impl<T: Scored> Scored for &T {
+    fn score(&self) -> f32 {
+        (**self).score()
+    }
+}
+
+impl<T: Scored> Retrieved for [T] {
+    fn result_count(&self) -> usize {
+        self.len()
+    }
+
+    fn top_score(&self, direction: ScoreDirection) -> Option<f32> {
+        let scores = self.iter().map(Scored::score).filter(|score| !score.is_nan());
+        scores.reduce(|one, other| direction.better(one, other))
+    }
+}
+
+impl<T: Scored, const N: usize> Retrieved for [T; N] {
+    fn result_count(&self) -> usize {
+        N
+    }
+
+    fn top_score(&self, direction: ScoreDirection) -> Option<f32> {
+        self.as_slice().top_score(direction)
+    }
+}
+
+impl<T: Scored> Retrieved for Vec<T> {
+    fn result_count(&self) -> usize {
+        self.len()
+    }
+
+    fn top_score(&self, direction: ScoreDirection) -> Option<f32> {
+        self.as_slice().top_score(direction)
+    }
+}
+
+impl<T: Scored> Retrieved for Option<T> {
+    fn result_count(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    fn top_score(&self, direction: ScoreDirection) -> Option<f32> {
+        self.as_slice().top_score(direction)
+    }
+}
+
+impl<T: Retrieved + ?Sized> Retrieved for &T {
+    fn result_count(&self) -> usize {
+        (**self).result_count()
+    }
+
+    fn top_score(&self, direction: ScoreDirection) -> Option<f32> {
+        (**self).top_score(direction)
+    }
+}
+
+impl<T: Retrieved + ?Sized> Retrieved for Box<T> {
+    fn result_count(&self) -> usize {
+        (**self).result_count()
+    }
+
+    fn top_score(&self, direction: ScoreDirection) -> Option<f32> {
+        (**self).top_score(direction)
+    }
+}
+
+impl<T: Retrieved + ?Sized> Retrieved for Arc<T> {
+    fn result_count(&self) -> usize {
+        (**self).result_count()
+    }
+
+    fn top_score(&self, direction: ScoreDirection) -> Option<f32> {
+        (**self).top_score(direction)
+    }
+}
+
+/// A retrieval's own error, or that it took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TimeoutOr<E> {
+    /// Raise the timeout, or make the retrieval faster: it was given up after this time.
+    #[error("no result after {0:?}")]
+    Timeout(Duration),
+    /// The retrieval's own error.
+    #[error(transparent)]
+    Other(E),
+}
+
+/// The first characters of what `error` says, without ever holding more.
+fn beginning(error: &dyn Display) -> BoundedText<256> {
+    struct Bounded(String);
+
+    impl fmt::Write for Bounded {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            // In bytes, of which a character has four at most: then there are 256 of them for sure.
+            let full = |text: &String| text.len() > 4 * 256;
+            for character in text.chars() {
+                if full(&self.0) {
+                    return Err(fmt::Error);
+                }
+                self.0.push(character);
+            }
+            Ok(())
+        }
+    }
+
+    let mut text = Bounded(String::new());
+    // An error means that there is enough.
+    let _ = write!(text, "{error}");
+    text.0.into()
+}

@@ -1,0 +1,201 @@
+//! Which threshold would be right: what is known of a strategy's scores, and what follows from it.
+
+use diesel::prelude::*;
+use serde::Serialize;
+
+use super::rates::{clipped, for_each_cell};
+use super::{FailureReader, TimeRange};
+use crate::attempts::{OutcomeKind, ScoreDirection};
+use crate::clock;
+use crate::error::ReadError;
+use crate::sketch::Sketch;
+use crate::store::attempts;
+use crate::store::reader::Deadline;
+
+/// Parts into which the scores are divided.
+const BUCKETS: u32 = 50;
+
+/// The scores of a strategy's attempts, and the failure rate that any threshold would give.
+///
+/// Only attempts that a monitor observed are counted, for the scores of failures say nothing
+/// without those of the successes. Attempts without a result, with an error, or that took too long
+/// fail at any threshold; those that succeeded without a score succeed at any.
+///
+/// Scores are known to half a percent of their value.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Calibration {
+    /// The strategy.
+    pub strategy: String,
+    /// The range that was counted.
+    pub range: TimeRange,
+    /// The threshold that was configured last.
+    pub confidence_threshold: Option<f32>,
+    /// Which scores are better.
+    pub score_direction: ScoreDirection,
+    /// Attempts that were observed, without cancelled ones.
+    pub attempts: u64,
+    /// Of these, attempts that fail at any threshold.
+    pub certain_failures: u64,
+    /// The failure rate that was observed, 0 to 1, with the thresholds of that time.
+    pub failure_rate: Option<f64>,
+    /// How many scores there are between the lowest and the highest, in 50 parts of equal width.
+    pub distribution: Vec<ScoreBucket>,
+    /// The failure rate for thresholds from the lowest score to the highest.
+    pub curve: Vec<CurvePoint>,
+    #[serde(skip)]
+    scores: Scores,
+}
+
+/// Scores from a limit up to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ScoreBucket {
+    /// The lowest score that is counted here.
+    pub from: f64,
+    /// The score up to which is counted; the highest one of all is counted too.
+    pub to: f64,
+    /// Successes with such a score.
+    pub successes: u64,
+    /// Low-confidence failures with such a score.
+    pub failures: u64,
+}
+
+/// What a threshold would give.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CurvePoint {
+    /// The threshold.
+    pub threshold: f64,
+    /// The share of the attempts that would have failed, 0 to 1.
+    pub failure_rate: f64,
+}
+
+#[derive(Clone, Default)]
+struct Scores {
+    successes: Sketch,
+    failures: Sketch,
+    all: Sketch,
+}
+
+impl std::fmt::Debug for Scores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scores").field("count", &self.all.count()).finish_non_exhaustive()
+    }
+}
+
+impl FailureReader {
+    /// The scores of `strategy` in `range`, and what any threshold would make of them.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn calibration(&self, strategy: impl Into<String>, range: TimeRange) -> Result<Calibration, ReadError> {
+        let strategy = strategy.into();
+        let run = move |conn: &mut SqliteConnection, deadline: Deadline| {
+            calibration(conn, &strategy, range, clock::now(), deadline)
+        };
+        self.pool.run(self.timeout, run).await
+    }
+}
+
+fn calibration(
+    conn: &mut SqliteConnection,
+    strategy: &str,
+    range: TimeRange,
+    now: i64,
+    deadline: Deadline,
+) -> Result<Calibration, ReadError> {
+    let settings = attempts::settings(conn)?.into_iter().find(|settings| *settings.strategy == *strategy);
+    let mut scores = Scores::default();
+    let (mut attempts, mut failures, mut certain_failures) = (0, 0, 0);
+    let range = clipped(conn, range, now)?;
+    let range = for_each_cell(conn, range, now, deadline, |cell| {
+        if cell.strategy != strategy || cell.kind == OutcomeKind::Cancelled {
+            return;
+        }
+        let observed = cell.attempts.saturating_sub(cell.unobserved);
+        attempts += observed;
+        let sketch = cell.top_score().unwrap_or_default();
+        match cell.kind {
+            OutcomeKind::Success => scores.successes.merge(&sketch),
+            OutcomeKind::LowConfidence => {
+                failures += observed;
+                scores.failures.merge(&sketch);
+            }
+            _ => {
+                failures += observed;
+                certain_failures += observed;
+            }
+        }
+    })?;
+    scores.all = scores.successes.clone();
+    scores.all.merge(&scores.failures);
+    // Counted without its score, because there was no room for it: it failed at that threshold.
+    let mut calibration = Calibration {
+        strategy: strategy.to_owned(),
+        range,
+        confidence_threshold: settings.as_ref().and_then(|settings| settings.threshold),
+        score_direction: settings.map(|settings| settings.direction).unwrap_or_default(),
+        attempts,
+        certain_failures,
+        failure_rate: (attempts > 0).then(|| failures as f64 / attempts as f64),
+        distribution: Vec::new(),
+        curve: Vec::new(),
+        scores,
+    };
+    calibration.draw();
+    Ok(calibration)
+}
+
+impl Calibration {
+    /// The share of the attempts that would have failed at this threshold, 0 to 1. `None`: no
+    /// attempt was observed.
+    pub fn failure_rate_at(&self, threshold: f64) -> Option<f64> {
+        let scores = &self.scores.all;
+        let missed = match self.score_direction {
+            ScoreDirection::HigherIsBetter => scores.below(threshold),
+            ScoreDirection::LowerIsBetter => scores.count() - scores.up_to(threshold),
+        };
+        (self.attempts > 0).then(|| (self.certain_failures + missed) as f64 / self.attempts as f64)
+    }
+
+    /// The strictest threshold at which no more than this share of the attempts, 0 to 1, would
+    /// have failed. `None`: more than that fail at any threshold, or nothing is known.
+    pub fn threshold_for(&self, failure_rate: f64) -> Option<f64> {
+        let scores = &self.scores.all;
+        // What may fail for its score.
+        let room = (failure_rate.clamp(0.0, 1.0) * self.attempts as f64 + 1e-9).floor() - self.certain_failures as f64;
+        if room < 0.0 || scores.count() == 0 {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that is not negative")]
+        let room = (room as u64).min(scores.count() - 1);
+        let rank = match self.score_direction {
+            ScoreDirection::HigherIsBetter => room,
+            ScoreDirection::LowerIsBetter => scores.count() - 1 - room,
+        };
+        Some(scores.at_rank(rank))
+    }
+
+    /// Fills in the distribution and the curve.
+    fn draw(&mut self) {
+        let Scores { successes, failures, all } = &self.scores;
+        let (Some(min), Some(max)) = (all.min(), all.max()) else { return };
+        let limit = |nth: u32| min + (max - min) * f64::from(nth) / f64::from(BUCKETS);
+        // The last part includes its end.
+        let below = |sketch: &Sketch, nth| if nth == BUCKETS { sketch.count() } else { sketch.below(limit(nth)) };
+        let within = |sketch: &Sketch, nth| below(sketch, nth + 1).saturating_sub(below(sketch, nth));
+        let distribution = (0..BUCKETS).map(|nth| ScoreBucket {
+            from: limit(nth),
+            to: limit(nth + 1),
+            successes: within(successes, nth),
+            failures: within(failures, nth),
+        });
+        let curve = (0..=BUCKETS).filter_map(|nth| {
+            let threshold = limit(nth);
+            Some(CurvePoint { threshold, failure_rate: self.failure_rate_at(threshold)? })
+        });
+        (self.distribution, self.curve) = (distribution.collect(), curve.collect());
+    }
+}

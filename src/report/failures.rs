@@ -1,0 +1,459 @@
+//! The failures themselves: one by one, and page by page.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Float, Nullable, Text};
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use super::{FailureReader, TimeRange, moment};
+use crate::error::ReadError;
+use crate::record::RetrievalFailureType;
+use crate::store::reader::Deadline;
+
+/// Failures on one page at most.
+const MAX_PER_PAGE: usize = 1000;
+/// Rows that one statement looks at: the deadline is looked at between statements.
+const FIRST_WINDOW: i64 = 2000;
+const LARGEST_WINDOW: i64 = 50_000;
+
+/// A failure as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Failure {
+    /// Position in the table: grows with every row, and is never used again.
+    #[serde(serialize_with = "as_text")]
+    pub id: i64,
+    /// Identifies the failure everywhere (UUIDv7).
+    pub event_id: Uuid,
+    /// The conversation in which retrieval failed.
+    pub conversation_id: Option<String>,
+    /// Turn within the conversation; 0 where unknown.
+    pub turn_index: i64,
+    /// How retrieval failed.
+    pub failure_type: RetrievalFailureType,
+    /// The strategy that was tried.
+    pub retrieval_strategy: String,
+    /// The query, cut to 512 characters.
+    pub query_text: String,
+    /// Length in bytes of the original query.
+    pub query_len: i64,
+    /// Best score that was found.
+    pub top_score: Option<f32>,
+    /// The threshold at that time.
+    pub confidence_threshold: Option<f32>,
+    /// Number of results that were found.
+    pub result_count: i64,
+    /// How long the retrieval took, in milliseconds.
+    pub latency_ms: i64,
+    /// JSON list of the graph edge types that were followed.
+    pub edge_types: Option<String>,
+    /// What the backend said.
+    pub error_context: Option<String>,
+    /// When retrieval failed.
+    #[serde(serialize_with = "super::serialize_moment")]
+    pub created_at: SystemTime,
+}
+
+/// Which failures are wanted; default: all.
+#[derive(Debug, Clone, Default)]
+pub struct FailureFilter {
+    /// Only those within this range.
+    pub range: Option<TimeRange>,
+    /// Only those of this type.
+    pub failure_type: Option<RetrievalFailureType>,
+    /// Only those of this strategy.
+    pub strategy: Option<String>,
+    /// Only those of this conversation.
+    pub conversation: Option<String>,
+    /// Only those whose query or error contains this text; ASCII letters in either case.
+    pub text: Option<String>,
+}
+
+/// Which page of the failures: the newest one, or the one beside a cursor.
+#[derive(Debug, Clone, Copy)]
+pub struct PageRequest {
+    pub(super) limit: usize,
+    pub(super) from: From,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum From {
+    Newest,
+    OlderThan(Cursor),
+    NewerThan(Cursor),
+}
+
+impl PageRequest {
+    /// The newest `limit` failures, 1 to 1000.
+    pub fn newest(limit: usize) -> Self {
+        Self { limit, from: From::Newest }
+    }
+
+    /// The `limit` failures before the cursor.
+    pub fn older_than(cursor: Cursor, limit: usize) -> Self {
+        Self { limit, from: From::OlderThan(cursor) }
+    }
+
+    /// The `limit` failures after the cursor.
+    pub fn newer_than(cursor: Cursor, limit: usize) -> Self {
+        Self { limit, from: From::NewerThan(cursor) }
+    }
+}
+
+/// A place between failures. As text, it can be given away and parsed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cursor {
+    created_at: i64,
+    id: i64,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.created_at, self.id)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = ReadError;
+
+    fn from_str(text: &str) -> Result<Self, ReadError> {
+        let parse = || {
+            let (created_at, id) = text.rsplit_once('-')?;
+            Some(Self { created_at: created_at.parse().ok()?, id: id.parse().ok()? })
+        };
+        parse().ok_or_else(|| ReadError::Invalid {
+            parameter: "cursor",
+            value: text.into(),
+            expected: "a cursor that a page gave",
+        })
+    }
+}
+
+impl Serialize for Cursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Some failures, the newest first, and how to go on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct FailurePage {
+    /// The failures, the newest first.
+    pub failures: Vec<Failure>,
+    /// For the page of older failures. `None`: there are none.
+    pub older: Option<Cursor>,
+    /// For the page of newer failures, also of those that are still to come.
+    pub newer: Option<Cursor>,
+    /// Whether the page is full or the end was reached. If not, the time was over before enough
+    /// failures were found, and the cursor goes on from there.
+    pub complete: bool,
+}
+
+impl FailureReader {
+    /// A page of the failures that `filter` lets through, the newest first. A page costs the same
+    /// at any depth.
+    ///
+    /// Failures that fit are looked for in their order until the page is full or half of the
+    /// reader's timeout is over; then the page may be short, even empty, and says so.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ReadError::Invalid): a limit that is not 1 to 1000. See [`ReadError`].
+    pub async fn list(&self, filter: FailureFilter, page: PageRequest) -> Result<FailurePage, ReadError> {
+        if !(1..=MAX_PER_PAGE).contains(&page.limit) {
+            return Err(ReadError::Invalid {
+                parameter: "limit",
+                value: page.limit.to_string(),
+                expected: "1 to 1000 failures",
+            });
+        }
+        let patience = self.timeout / 2;
+        self.pool.run(self.timeout, move |conn, _| list(conn, &filter, page, Deadline::after(patience))).await
+    }
+
+    /// The failure with this `event_id`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn get(&self, event_id: Uuid) -> Result<Option<Failure>, ReadError> {
+        self.pool.run(self.timeout, move |conn, _| get(conn, event_id)).await
+    }
+}
+
+fn get(conn: &mut SqliteConnection, event_id: Uuid) -> Result<Option<Failure>, ReadError> {
+    let row: Option<FailureRow> =
+        diesel::sql_query(BY_EVENT_ID).bind::<Binary, _>(event_id.as_bytes().as_slice()).get_result(conn).optional()?;
+    Ok(row.and_then(FailureRow::read))
+}
+
+/// Fills a page from one window of rows after the other.
+pub(super) fn list(
+    conn: &mut SqliteConnection,
+    filter: &FailureFilter,
+    page: PageRequest,
+    deadline: Deadline,
+) -> Result<FailurePage, ReadError> {
+    let range = filter.range.unwrap_or(TimeRange::all());
+    let (start, end) = (Cursor::at(range.from), Cursor::at(range.to));
+    // What is still to be looked at: from `low` up to, and without, `high`.
+    let (direction, mut low, mut high) = match page.from {
+        From::Newest => (Direction::Backwards, start, end),
+        From::OlderThan(cursor) => (Direction::Backwards, start, end.min(cursor)),
+        From::NewerThan(cursor) => (Direction::Forwards, start.max(cursor.next()), end),
+    };
+    let begin = (low, high);
+    // One more, to know whether there is another page.
+    let wanted = page.limit + 1;
+    let mut window = if filter.is_selective() { FIRST_WINDOW } else { i64::try_from(wanted).unwrap_or(i64::MAX) };
+    let mut rows: Vec<FailureRow> = Vec::new();
+    let mut complete = true;
+    while low < high {
+        let edge = direction.edge(conn, low, high, window)?;
+        let (from, to) = match (direction, edge) {
+            (_, None) => (low, high),
+            (Direction::Backwards, Some(edge)) => (edge, high),
+            (Direction::Forwards, Some(edge)) => (low, edge),
+        };
+        rows.extend(direction.matches(conn, filter, from, to, wanted - rows.len())?);
+        match direction {
+            Direction::Backwards => high = from,
+            Direction::Forwards => low = to,
+        }
+        if edge.is_none() || rows.len() >= wanted {
+            break;
+        }
+        if deadline.passed() {
+            complete = false;
+            break;
+        }
+        window = (window * 4).min(LARGEST_WINDOW);
+    }
+    let more = rows.len() == wanted;
+    rows.truncate(page.limit);
+    let last = rows.last().map(FailureRow::cursor);
+    let first = rows.first().map(FailureRow::cursor);
+    let (older, newer) = match direction {
+        Direction::Backwards => {
+            let older = if complete { last.filter(|_| more) } else { Some(high) };
+            (older, first.or_else(|| (!matches!(page.from, From::Newest)).then(|| begin.1.previous())))
+        }
+        Direction::Forwards => {
+            let newer = if complete { last.unwrap_or_else(|| begin.0.previous()) } else { low.previous() };
+            (Some(first.unwrap_or(begin.0)), Some(newer))
+        }
+    };
+    if direction == Direction::Forwards {
+        rows.reverse();
+    }
+    Ok(FailurePage { failures: rows.into_iter().filter_map(FailureRow::read).collect(), older, newer, complete })
+}
+
+impl FailureFilter {
+    /// Whether it may have to look at many rows for one that fits.
+    fn is_selective(&self) -> bool {
+        self.failure_type.is_some() || self.strategy.is_some() || self.conversation.is_some() || self.text.is_some()
+    }
+
+    /// The text as a pattern in which nothing is special.
+    fn pattern(&self) -> Option<String> {
+        let text = self.text.as_deref().filter(|text| !text.is_empty())?;
+        let mut pattern = String::from("%");
+        for character in text.chars() {
+            if matches!(character, '%' | '_' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(character);
+        }
+        pattern.push('%');
+        Some(pattern)
+    }
+}
+
+impl Cursor {
+    /// Before everything.
+    pub(super) const BEGINNING: Self = Self { created_at: i64::MIN, id: i64::MIN };
+
+    /// Before everything that happened at `moment`, in Unix milliseconds.
+    fn at(moment: i64) -> Self {
+        Self { created_at: moment, id: i64::MIN }
+    }
+
+    fn next(self) -> Self {
+        Self { id: self.id.saturating_add(1), ..self }
+    }
+
+    fn previous(self) -> Self {
+        match self.id {
+            i64::MIN => Self { created_at: self.created_at.saturating_sub(1), id: i64::MAX },
+            id => Self { id: id - 1, ..self },
+        }
+    }
+}
+
+/// In which order rows are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// From the newest on.
+    Backwards,
+    /// From the oldest on.
+    Forwards,
+}
+
+impl Direction {
+    /// Where the first `window` rows of those from `low` up to `high` end. `None`: there are not
+    /// so many.
+    fn edge(self, conn: &mut SqliteConnection, low: Cursor, high: Cursor, window: i64) -> QueryResult<Option<Cursor>> {
+        #[derive(QueryableByName)]
+        struct Edge {
+            #[diesel(sql_type = BigInt)]
+            created_at: i64,
+            #[diesel(sql_type = BigInt)]
+            id: i64,
+        }
+        let (sql, offset) = match self {
+            Self::Backwards => (EDGE_BACKWARDS, window - 1),
+            Self::Forwards => (EDGE_FORWARDS, window),
+        };
+        let edge: Option<Edge> = diesel::sql_query(sql)
+            .bind::<BigInt, _>(low.created_at)
+            .bind::<BigInt, _>(low.id)
+            .bind::<BigInt, _>(high.created_at)
+            .bind::<BigInt, _>(high.id)
+            .bind::<BigInt, _>(offset)
+            .get_result(conn)
+            .optional()?;
+        Ok(edge.map(|Edge { created_at, id }| Cursor { created_at, id }))
+    }
+
+    /// The first `limit` rows of those from `low` up to `high` that `filter` lets through.
+    fn matches(
+        self,
+        conn: &mut SqliteConnection,
+        filter: &FailureFilter,
+        low: Cursor,
+        high: Cursor,
+        limit: usize,
+    ) -> QueryResult<Vec<FailureRow>> {
+        let sql = match self {
+            Self::Backwards => MATCHES_BACKWARDS,
+            Self::Forwards => MATCHES_FORWARDS,
+        };
+        diesel::sql_query(sql)
+            .bind::<BigInt, _>(low.created_at)
+            .bind::<BigInt, _>(low.id)
+            .bind::<BigInt, _>(high.created_at)
+            .bind::<BigInt, _>(high.id)
+            .bind::<BigInt, _>(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind::<Nullable<Text>, _>(filter.failure_type.map(RetrievalFailureType::as_str))
+            .bind::<Nullable<Text>, _>(filter.strategy.as_deref())
+            .bind::<Nullable<Text>, _>(filter.conversation.as_deref())
+            .bind::<Nullable<Text>, _>(filter.pattern())
+            .load(conn)
+    }
+}
+
+macro_rules! columns {
+    () => {
+        "SELECT id, event_id, conversation_id, turn_index, failure_type, retrieval_strategy, query_text, query_len, \
+         top_score, confidence_threshold, result_count, latency_ms, edge_types, error_context, created_at \
+         FROM memory_retrieval_failures "
+    };
+}
+macro_rules! between {
+    () => {
+        "WHERE (created_at, id) >= (?1, ?2) AND (created_at, id) < (?3, ?4) "
+    };
+}
+macro_rules! that_match {
+    () => {
+        "AND (?6 IS NULL OR failure_type = ?6) AND (?7 IS NULL OR retrieval_strategy = ?7) \
+         AND (?8 IS NULL OR conversation_id = ?8) \
+         AND (?9 IS NULL OR query_text LIKE ?9 ESCAPE '\\' OR error_context LIKE ?9 ESCAPE '\\') "
+    };
+}
+const BY_EVENT_ID: &str = concat!(columns!(), "WHERE event_id = ?1");
+const EDGE_BACKWARDS: &str = concat!(
+    "SELECT created_at, id FROM memory_retrieval_failures ",
+    between!(),
+    "ORDER BY created_at DESC, id DESC LIMIT 1 OFFSET ?5"
+);
+const EDGE_FORWARDS: &str = concat!(
+    "SELECT created_at, id FROM memory_retrieval_failures ",
+    between!(),
+    "ORDER BY created_at, id LIMIT 1 OFFSET ?5"
+);
+const MATCHES_BACKWARDS: &str =
+    concat!(columns!(), between!(), that_match!(), "ORDER BY created_at DESC, id DESC LIMIT ?5");
+const MATCHES_FORWARDS: &str = concat!(columns!(), between!(), that_match!(), "ORDER BY created_at, id LIMIT ?5");
+
+#[derive(QueryableByName)]
+struct FailureRow {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = Binary)]
+    event_id: Vec<u8>,
+    #[diesel(sql_type = Nullable<Text>)]
+    conversation_id: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    turn_index: i64,
+    #[diesel(sql_type = Text)]
+    failure_type: String,
+    #[diesel(sql_type = Text)]
+    retrieval_strategy: String,
+    #[diesel(sql_type = Text)]
+    query_text: String,
+    #[diesel(sql_type = BigInt)]
+    query_len: i64,
+    #[diesel(sql_type = Nullable<Float>)]
+    top_score: Option<f32>,
+    #[diesel(sql_type = Nullable<Float>)]
+    confidence_threshold: Option<f32>,
+    #[diesel(sql_type = BigInt)]
+    result_count: i64,
+    #[diesel(sql_type = BigInt)]
+    latency_ms: i64,
+    #[diesel(sql_type = Nullable<Text>)]
+    edge_types: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    error_context: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    created_at: i64,
+}
+
+impl FailureRow {
+    fn cursor(&self) -> Cursor {
+        Cursor { created_at: self.created_at, id: self.id }
+    }
+
+    /// `None`: a type of a newer version.
+    fn read(self) -> Option<Failure> {
+        Some(Failure {
+            id: self.id,
+            event_id: Uuid::from_slice(&self.event_id).unwrap_or_default(),
+            conversation_id: self.conversation_id,
+            turn_index: self.turn_index,
+            failure_type: RetrievalFailureType::parse(&self.failure_type)?,
+            retrieval_strategy: self.retrieval_strategy,
+            query_text: self.query_text,
+            query_len: self.query_len,
+            top_score: self.top_score,
+            confidence_threshold: self.confidence_threshold,
+            result_count: self.result_count,
+            latency_ms: self.latency_ms,
+            edge_types: self.edge_types,
+            error_context: self.error_context,
+            created_at: moment(self.created_at),
+        })
+    }
+}
+
+/// Numbers beyond 2^53 do not survive every JSON reader.
+fn as_text<S: Serializer>(id: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}

@@ -1,0 +1,155 @@
+//! Questions to the database: which retrievals failed, how often, and which threshold is right.
+
+mod calibration;
+mod conversations;
+mod export;
+mod failures;
+mod queries;
+mod rates;
+mod scan;
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
+
+pub use calibration::{Calibration, CurvePoint, ScoreBucket};
+pub use conversations::{Conversation, Conversations};
+pub use export::{Export, ExportFormat};
+pub use failures::{Cursor, Failure, FailureFilter, FailurePage, PageRequest};
+pub use queries::{QueryGroup, TopQueries};
+pub use rates::{Latency, Rates, StrategySummary, Summary, TimePoint, Timeseries, TypeRate};
+pub use scan::Scanned;
+
+use crate::clock;
+use crate::error::ReadError;
+use crate::store::reader::{ReadPool, Source};
+
+/// How long a query may take, unless the reader is told otherwise.
+pub const DEFAULT_READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers questions about failures and attempts. Cheap to clone.
+///
+/// Its futures work on any runtime, and do not block it: queries run on two threads of the
+/// reader's own, over connections that cannot write. Each is bounded in time and in rows.
+///
+/// ```
+/// # use std::time::Duration;
+/// use failure_logger::{FailureLogger, LoggerConfig, TimeRange};
+///
+/// # futures_executor::block_on(async {
+/// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:"))?;
+/// let summary = logger.reader().summary(TimeRange::last(Duration::from_secs(24 * 60 * 60))).await?;
+/// println!("{} of {} attempts failed", summary.total.failures, summary.total.attempts);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug, Clone)]
+pub struct FailureReader {
+    pool: ReadPool,
+    timeout: Duration,
+}
+
+impl FailureReader {
+    pub(crate) fn new(pool: ReadPool) -> Self {
+        Self { pool, timeout: DEFAULT_READ_TIMEOUT }
+    }
+
+    /// A reader of the database at `path`, beside whoever writes it. The file is opened with the
+    /// first query.
+    pub fn open(path: impl AsRef<Path>) -> Self {
+        Self::new(ReadPool::new(Some(Source::file(path.as_ref()))))
+    }
+
+    /// How long a query may take, with the time that it waits for others. Default: 5 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// A range of time, from a moment up to, and without, another. Serialized as `from` and `to`, in
+/// RFC 3339.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TimeRange {
+    /// Unix milliseconds, UTC.
+    from: i64,
+    to: i64,
+}
+
+impl TimeRange {
+    /// The time since `span` ago. The moment when it is made is its end.
+    pub fn last(span: Duration) -> Self {
+        let now = clock::now();
+        // One more, for what was logged in this very millisecond.
+        Self { from: now.saturating_sub(clock::milliseconds(span)), to: now.saturating_add(1) }
+    }
+
+    /// All time there is.
+    pub fn all() -> Self {
+        Self { from: 0, to: i64::MAX }
+    }
+
+    /// From `from` up to `to`.
+    ///
+    /// # Errors
+    ///
+    /// `to` is not later than `from`.
+    pub fn between(from: SystemTime, to: SystemTime) -> Result<Self, ReadError> {
+        let range = Self { from: clock::milliseconds_of(from), to: clock::milliseconds_of(to) };
+        if range.from < range.to {
+            return Ok(range);
+        }
+        Err(ReadError::Invalid { parameter: "to", value: rfc3339(range.to), expected: "a moment after `from`" })
+    }
+
+    /// Its first moment.
+    pub fn from(&self) -> SystemTime {
+        moment(self.from)
+    }
+
+    /// The moment after its last.
+    pub fn to(&self) -> SystemTime {
+        moment(self.to)
+    }
+
+    /// The range of the same length before it.
+    fn before(self) -> Self {
+        let length = self.to.saturating_sub(self.from);
+        Self { from: self.from.saturating_sub(length), to: self.from }
+    }
+}
+
+impl fmt::Debug for TimeRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", rfc3339(self.from), rfc3339(self.to))
+    }
+}
+
+impl Serialize for TimeRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut range = serializer.serialize_struct("TimeRange", 2)?;
+        range.serialize_field("from", &rfc3339(self.from))?;
+        range.serialize_field("to", &rfc3339(self.to))?;
+        range.end()
+    }
+}
+
+/// The end of the time that can be written down: 9999-12-31T23:59:59.999Z.
+const END_OF_TIME: i64 = 253_402_300_799_999;
+
+fn moment(ms: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(ms.clamp(0, END_OF_TIME).unsigned_abs())
+}
+
+/// Unix milliseconds as text: `2026-11-24T10:30:36.123Z`.
+fn rfc3339(ms: i64) -> String {
+    humantime::format_rfc3339_millis(moment(ms)).to_string()
+}
+
+/// Unix milliseconds, serialized as RFC 3339.
+fn serialize_moment<S: Serializer>(ms: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(clock::milliseconds_of(*ms)))
+}

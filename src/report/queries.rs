@@ -1,0 +1,383 @@
+//! Which questions fail most: grouped by their text, and then with those that are nearly the same.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::SystemTime;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Float, Nullable, Text};
+use serde::Serialize;
+
+use super::scan::{Scanned, scan};
+use super::{FailureReader, TimeRange, moment};
+use crate::attempts::ScoreDirection;
+use crate::error::ReadError;
+use crate::record::RetrievalFailureType;
+use crate::store::attempts;
+use crate::store::reader::Deadline;
+
+/// Different texts that are told apart at most; later ones are only counted.
+const MAX_TEXTS: usize = 100_000;
+/// Words of a text that are compared: more would make long texts costly, and say little.
+const MAX_WORDS: usize = 64;
+/// Two texts are nearly the same if this share of their words, together, is common to both.
+const SAME: f64 = 0.75;
+/// Groups that are returned at most.
+const MAX_GROUPS: usize = 1000;
+
+/// The questions that failed most often.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TopQueries {
+    /// The groups, the largest first.
+    pub groups: Vec<QueryGroup>,
+    /// What was looked at.
+    pub scanned: Scanned,
+    /// Failures that belong to no group, because there were more than 100,000 different texts.
+    pub ungrouped: u64,
+}
+
+/// Questions that are the same but for case, punctuation and a few words.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct QueryGroup {
+    /// Identifies the group: that of its most frequent text, in lower case and without punctuation.
+    pub key: String,
+    /// The newest question with the most frequent text, as it was asked.
+    pub example: String,
+    /// Failures in the group.
+    pub count: u64,
+    /// Different texts in the group.
+    pub texts: u64,
+    /// When the first of them failed, of those that were looked at.
+    #[serde(serialize_with = "super::serialize_moment")]
+    pub first_seen: SystemTime,
+    /// When the last one failed.
+    #[serde(serialize_with = "super::serialize_moment")]
+    pub last_seen: SystemTime,
+    /// The best score that any of them found.
+    pub best_score: Option<f32>,
+}
+
+impl FailureReader {
+    /// The `limit` (1 to 1000) largest groups of failing questions in `range`, of one type and
+    /// strategy or of all. Looks at the newest million failures at most.
+    ///
+    /// Timeouts and errors say little about a question: ask for [`NoHit`](RetrievalFailureType::NoHit)
+    /// or [`LowConfidence`](RetrievalFailureType::LowConfidence) to leave them out.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn top_queries(
+        &self,
+        range: TimeRange,
+        failure_type: Option<RetrievalFailureType>,
+        strategy: Option<String>,
+        limit: usize,
+    ) -> Result<TopQueries, ReadError> {
+        if !(1..=MAX_GROUPS).contains(&limit) {
+            let value = limit.to_string();
+            return Err(ReadError::Invalid { parameter: "limit", value, expected: "1 to 1000 groups" });
+        }
+        let patience = self.timeout / 2;
+        let run = move |conn: &mut SqliteConnection, _| {
+            let wanted = |row: &QueryRow| {
+                failure_type.is_none_or(|wanted| row.failure_type == wanted.as_str())
+                    && strategy.as_deref().is_none_or(|wanted| row.retrieval_strategy == wanted)
+            };
+            top_queries(conn, range, wanted, limit, Deadline::after(patience))
+        };
+        self.pool.run(self.timeout, run).await
+    }
+}
+
+const QUERIES: &str = "SELECT id, created_at, failure_type, retrieval_strategy, query_text, top_score \
+     FROM memory_retrieval_failures WHERE created_at >= ?1 AND created_at < ?2 ORDER BY created_at DESC, id DESC";
+const QUERY_TEXT: &str = "SELECT query_text FROM memory_retrieval_failures WHERE id = ?1";
+
+#[derive(QueryableByName)]
+struct QueryRow {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = BigInt)]
+    created_at: i64,
+    #[diesel(sql_type = Text)]
+    failure_type: String,
+    #[diesel(sql_type = Text)]
+    retrieval_strategy: String,
+    #[diesel(sql_type = Text)]
+    query_text: String,
+    #[diesel(sql_type = Nullable<Float>)]
+    top_score: Option<f32>,
+}
+
+fn top_queries(
+    conn: &mut SqliteConnection,
+    range: TimeRange,
+    wanted: impl Fn(&QueryRow) -> bool,
+    limit: usize,
+    deadline: Deadline,
+) -> Result<TopQueries, ReadError> {
+    let directions: HashMap<String, ScoreDirection> = attempts::settings(conn)?
+        .into_iter()
+        .map(|settings| (settings.strategy.to_string(), settings.direction))
+        .collect();
+    let mut texts = Texts::default();
+    let scanned = scan(
+        conn,
+        QUERIES,
+        range,
+        deadline,
+        |row: &QueryRow| row.created_at,
+        |row| {
+            if wanted(&row) {
+                let direction = directions.get(&row.retrieval_strategy).copied().unwrap_or_default();
+                texts.add(&row, direction);
+            }
+        },
+    )?;
+    let ungrouped = texts.ungrouped;
+    let mut groups = Vec::new();
+    for group in texts.grouped().into_iter().take(limit) {
+        #[derive(QueryableByName)]
+        struct Example {
+            #[diesel(sql_type = Text)]
+            query_text: String,
+        }
+        let example = diesel::sql_query(QUERY_TEXT).bind::<BigInt, _>(group.newest_id);
+        let Some(Example { query_text }) = example.get_result(conn).optional()? else { continue };
+        groups.push(QueryGroup {
+            key: normalized(&query_text),
+            example: query_text,
+            count: group.count,
+            texts: group.texts,
+            first_seen: moment(group.first_seen),
+            last_seen: moment(group.last_seen),
+            best_score: group.best_score,
+        });
+    }
+    Ok(TopQueries { groups, scanned, ungrouped })
+}
+
+/// Failing questions, by their normalised text. Texts are held as hashes of their words, so that
+/// it is small whatever was asked.
+#[derive(Default)]
+struct Texts {
+    by_hash: HashMap<u64, usize>,
+    texts: Vec<TextGroup>,
+    ungrouped: u64,
+}
+
+struct TextGroup {
+    count: u64,
+    /// Different texts that are counted here.
+    texts: u64,
+    newest_id: i64,
+    first_seen: i64,
+    last_seen: i64,
+    best_score: Option<f32>,
+    direction: ScoreDirection,
+    /// Hashes of the text's words.
+    words: Box<[u32]>,
+}
+
+impl Texts {
+    /// Rows come newest first.
+    fn add(&mut self, row: &QueryRow, direction: ScoreDirection) {
+        let normalized = normalized(&row.query_text);
+        let hash = hash(&normalized);
+        let at = match self.by_hash.get(&hash) {
+            Some(at) => *at,
+            None if self.texts.len() == MAX_TEXTS => {
+                self.ungrouped += 1;
+                return;
+            }
+            None => {
+                self.texts.push(TextGroup {
+                    count: 0,
+                    texts: 1,
+                    newest_id: row.id,
+                    first_seen: row.created_at,
+                    last_seen: row.created_at,
+                    best_score: None,
+                    direction,
+                    words: words(&normalized),
+                });
+                self.by_hash.insert(hash, self.texts.len() - 1);
+                self.texts.len() - 1
+            }
+        };
+        let Some(group) = self.texts.get_mut(at) else { return };
+        group.count += 1;
+        group.first_seen = row.created_at;
+        group.best_score = better(direction, group.best_score, row.top_score);
+    }
+
+    /// Adds texts that are nearly the same to the most frequent one of them; the largest first.
+    ///
+    /// Two sets of words that have enough in common share one of the rarest words of each, so only
+    /// those that do are compared (prefix filtering, as in Chaudhuri et al., "A Primitive Operator
+    /// for Similarity Joins in Data Cleaning", 2006).
+    fn grouped(self) -> Vec<TextGroup> {
+        let mut texts = self.texts;
+        let mut frequency: HashMap<u32, u32> = HashMap::new();
+        for word in texts.iter().flat_map(|text| &text.words) {
+            *frequency.entry(*word).or_default() += 1;
+        }
+        texts.sort_by_key(|text| Reverse((text.count, text.last_seen)));
+        let mut groups: Vec<TextGroup> = Vec::new();
+        let mut by_rare_word: HashMap<u32, Vec<usize>> = HashMap::new();
+        for mut text in texts {
+            text.words.sort_unstable_by_key(|word| (frequency.get(word).copied().unwrap_or(0), *word));
+            let length = text.words.len();
+            // Common words of sets that are nearly the same: at least so many.
+            let common = (length as f64 * SAME).ceil();
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most MAX_WORDS")]
+            let rare = text.words.get(..length + 1 - common.max(1.0) as usize).unwrap_or(&text.words);
+            let candidates: BTreeSet<usize> =
+                rare.iter().filter_map(|word| by_rare_word.get(word)).flatten().copied().collect();
+            let same = candidates
+                .into_iter()
+                .find(|at| groups.get(*at).is_some_and(|group| are_nearly_the_same(&group.words, &text.words)));
+            match same.and_then(|at| groups.get_mut(at)) {
+                Some(group) => group.merge(&text),
+                None => {
+                    for word in rare {
+                        by_rare_word.entry(*word).or_default().push(groups.len());
+                    }
+                    groups.push(text);
+                }
+            }
+        }
+        groups.sort_by_key(|group| Reverse((group.count, group.last_seen)));
+        groups
+    }
+}
+
+impl TextGroup {
+    fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.texts += other.texts;
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+        self.best_score = better(self.direction, self.best_score, other.best_score);
+    }
+}
+
+fn better(direction: ScoreDirection, one: Option<f32>, other: Option<f32>) -> Option<f32> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(direction.better(one, other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Whether two sets have enough words in common. There are few of them.
+fn are_nearly_the_same(one: &[u32], other: &[u32]) -> bool {
+    let common = one.iter().filter(|word| other.contains(word)).count();
+    let together = one.len() + other.len() - common;
+    together > 0 && common as f64 >= SAME * together as f64
+}
+
+/// In lower case, words only, one space between them.
+fn normalized(query: &str) -> String {
+    let mut text = String::with_capacity(query.len());
+    for word in query.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty()) {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.extend(word.chars().flat_map(char::to_lowercase));
+    }
+    // A question without a word is still a question.
+    if text.is_empty() { query.trim().to_owned() } else { text }
+}
+
+fn words(normalized: &str) -> Box<[u32]> {
+    #[expect(clippy::cast_possible_truncation, reason = "some of the hash's bits are enough")]
+    let words: BTreeSet<u32> = normalized.split(' ').map(|word| hash(word) as u32).take(MAX_WORDS).collect();
+    words.into_iter().collect()
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups(queries: &[&str]) -> Vec<(u64, u64)> {
+        let mut texts = Texts::default();
+        for (id, query) in (0..).zip(queries) {
+            let row = QueryRow {
+                id,
+                created_at: -id,
+                failure_type: "no_hit".into(),
+                retrieval_strategy: "s".into(),
+                query_text: (*query).into(),
+                top_score: None,
+            };
+            texts.add(&row, ScoreDirection::default());
+        }
+        texts.grouped().iter().map(|group| (group.count, group.texts)).collect()
+    }
+
+    #[test]
+    fn case_and_punctuation_make_no_difference() {
+        assert_eq!(normalized("  Where's the KEY?! "), "where s the key");
+        assert_eq!(normalized("?!"), "?!");
+        assert_eq!(groups(&["Where is it?", "where is it", "WHERE  IS IT!"]), [(3, 1)]);
+    }
+
+    #[test]
+    fn questions_with_most_words_in_common_are_one_group_and_others_are_not() {
+        let near = ["how do i reset my password", "how do i reset my password please", "how can i reset my password"];
+        assert_eq!(groups(&near[..2]), [(2, 2)]);
+        // 5 of 7 words: too few.
+        assert_eq!(groups(&[near[0], near[2]]).len(), 2);
+        assert_eq!(groups(&["capital of france", "capital of spain"]).len(), 2);
+        assert_eq!(groups(&["?", "!"]).len(), 2, "no words, but not the same");
+    }
+
+    #[test]
+    fn prefix_filtering_finds_the_same_groups_as_comparing_all() {
+        // Sentences of a small vocabulary, so that many are near to each other.
+        let vocabulary = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let queries: Vec<String> = (0..400_u32)
+            .map(|n| {
+                let words = vocabulary.iter().enumerate().filter(|(bit, _)| (n * 7) >> bit & 1 == 1);
+                words.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+            })
+            .filter(|query| !query.is_empty())
+            .collect();
+        let queries: Vec<&str> = queries.iter().map(String::as_str).collect();
+        let mut texts = Texts::default();
+        for (id, query) in (0..).zip(&queries) {
+            let row = QueryRow {
+                id,
+                created_at: -id,
+                failure_type: String::new(),
+                retrieval_strategy: String::new(),
+                query_text: (*query).into(),
+                top_score: None,
+            };
+            texts.add(&row, ScoreDirection::default());
+        }
+        let mut all: Vec<_> = texts.texts.iter().map(|text| (text.count, text.last_seen, text.words.clone())).collect();
+        all.sort_by_key(|(count, last_seen, _)| Reverse((*count, *last_seen)));
+        let mut expected: Vec<(Box<[u32]>, u64)> = Vec::new();
+        for (count, _, words) in all {
+            match expected.iter_mut().find(|(group, _)| are_nearly_the_same(group, &words)) {
+                Some((_, sum)) => *sum += count,
+                None => expected.push((words, count)),
+            }
+        }
+        let mut expected: Vec<u64> = expected.into_iter().map(|(_, count)| count).collect();
+        expected.sort_unstable_by_key(|count| Reverse(*count));
+        let found: Vec<u64> = texts.grouped().iter().map(|group| group.count).collect();
+        assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,444 @@
+//! How often retrieval fails, from the counts of attempts: their cost does not grow with the
+//! number of failures.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use diesel::prelude::*;
+use serde::Serialize;
+
+use super::{FailureReader, TimeRange, moment};
+use crate::attempts::{DAY_MS, HOUR_MS, MINUTE_MS, OutcomeKind, ScoreDirection, StrategySettings};
+use crate::clock;
+use crate::error::ReadError;
+use crate::record::RetrievalFailureType;
+use crate::sketch::Sketch;
+use crate::store::attempts::{self, ReadCell, Resolution, Span};
+use crate::store::reader::Deadline;
+
+/// Ranges up to this length begin and end at a minute; longer ones at an hour.
+const MINUTES_UP_TO: i64 = 2 * DAY_MS;
+/// Minutes are kept for 7 days and hours for 90; a little less, so that none is missing.
+const MINUTES_SINCE: i64 = 7 * DAY_MS - HOUR_MS;
+const HOURS_SINCE: i64 = 90 * DAY_MS - HOUR_MS;
+/// Steps of a timeseries.
+const STEPS: [i64; 8] =
+    [MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, DAY_MS, 7 * DAY_MS, 28 * DAY_MS];
+/// Steps of a timeseries at most.
+const MAX_STEPS: i64 = 200;
+
+/// What happened in a range of time, in all and by strategy, beside what happened before it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Summary {
+    /// The range that was counted: the one that was asked for, or a little more, because attempts
+    /// are counted by minutes, hours and days.
+    pub range: TimeRange,
+    /// All strategies.
+    pub total: Rates,
+    /// All strategies, in the range of the same length before.
+    pub previous: Rates,
+    /// Each strategy, the one with the most failures first.
+    pub strategies: Vec<StrategySummary>,
+}
+
+/// What happened to one strategy.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct StrategySummary {
+    /// Its name; `other` for all that came after the sixty-fourth.
+    pub strategy: String,
+    /// In the range.
+    pub rates: Rates,
+    /// In the range of the same length before.
+    pub previous: Rates,
+    /// The threshold that was configured last.
+    pub confidence_threshold: Option<f32>,
+    /// Which of its scores are better.
+    pub score_direction: ScoreDirection,
+    /// The timeout that was configured last, in milliseconds.
+    pub timeout_ms: Option<i64>,
+}
+
+/// How many attempts failed, and how long they took.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Rates {
+    /// Attempts that succeeded or failed.
+    pub attempts: u64,
+    /// Attempts that succeeded.
+    pub successes: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Of the failures, those that were logged without a monitor: nobody counted the successes
+    /// beside them, so they are left out of the rates.
+    pub unobserved: u64,
+    /// Attempts that were cancelled, which are neither.
+    pub cancelled: u64,
+    /// The share of the observed attempts that failed, 0 to 1. `None`: none was observed.
+    pub failure_rate: Option<f64>,
+    /// Each type of failure, in the order of [`RetrievalFailureType::ALL`].
+    pub types: [TypeRate; 4],
+    /// How long attempts took. `None`: not measured.
+    pub latency: Option<Latency>,
+}
+
+/// How many attempts failed in one way.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TypeRate {
+    /// The way.
+    pub failure_type: RetrievalFailureType,
+    /// Attempts that failed so.
+    pub failures: u64,
+    /// The share of the observed attempts that failed so, 0 to 1. `None`: none was observed.
+    pub rate: Option<f64>,
+}
+
+impl Default for TypeRate {
+    fn default() -> Self {
+        Self { failure_type: RetrievalFailureType::NoHit, failures: 0, rate: None }
+    }
+}
+
+/// How long attempts took, in milliseconds, to half a percent.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Latency {
+    /// Half of them took no longer.
+    pub p50: f64,
+    /// 95 % of them took no longer.
+    pub p95: f64,
+    /// 99 % of them took no longer.
+    pub p99: f64,
+}
+
+/// What happened in each step of a range of time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Timeseries {
+    /// The range that was counted, in whole steps.
+    pub range: TimeRange,
+    /// Length of a step, in seconds.
+    pub step_seconds: u64,
+    /// One point for each step, the oldest first; also for steps in which nothing happened.
+    pub points: Vec<TimePoint>,
+}
+
+/// What happened in one step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TimePoint {
+    /// When the step begins.
+    #[serde(serialize_with = "super::serialize_moment")]
+    pub at: SystemTime,
+    /// Attempts that succeeded or failed.
+    pub attempts: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Of them, by type: nothing was found.
+    pub no_hit: u64,
+    /// The best score was on the wrong side of the threshold.
+    pub low_confidence: u64,
+    /// The lookup did not finish in time.
+    pub timeout: u64,
+    /// The backend returned an error.
+    pub error: u64,
+    /// The share of the observed attempts that failed, 0 to 1. `None`: none was observed.
+    pub failure_rate: Option<f64>,
+}
+
+impl FailureReader {
+    /// What happened in `range`, in all and by strategy, beside what happened before it.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn summary(&self, range: TimeRange) -> Result<Summary, ReadError> {
+        self.pool.run(self.timeout, move |conn, deadline| summary(conn, range, clock::now(), deadline)).await
+    }
+
+    /// What happened in each step of `range`, to all strategies or to one. The step is the
+    /// smallest that leaves 200 points at most: a minute for up to three hours, an hour for a
+    /// week, six hours for a month.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn timeseries(&self, range: TimeRange, strategy: Option<String>) -> Result<Timeseries, ReadError> {
+        let run = move |conn: &mut SqliteConnection, deadline: Deadline| {
+            timeseries(conn, range, strategy.as_deref(), clock::now(), deadline)
+        };
+        self.pool.run(self.timeout, run).await
+    }
+}
+
+fn summary(conn: &mut SqliteConnection, range: TimeRange, now: i64, deadline: Deadline) -> Result<Summary, ReadError> {
+    let range = clipped(conn, range, now)?;
+    let mut counts: BTreeMap<String, (Counts, Counts)> = BTreeMap::new();
+    let covered = for_each_cell(conn, range, now, deadline, |cell| {
+        counts.entry(cell.strategy.clone()).or_default().0.add(&cell, true);
+    })?;
+    for_each_cell(conn, covered.before(), now, deadline, |cell| {
+        counts.entry(cell.strategy.clone()).or_default().1.add(&cell, true);
+    })?;
+    let (mut total, mut previous) = (Counts::default(), Counts::default());
+    for (in_range, before) in counts.values() {
+        total.merge(in_range);
+        previous.merge(before);
+    }
+    let mut settings = attempts::settings(conn)?;
+    let mut strategies: Vec<StrategySummary> = counts
+        .into_iter()
+        .map(|(strategy, (in_range, before))| {
+            let position = settings.iter().position(|settings| settings.strategy == *strategy);
+            let settings = position.map(|at| settings.swap_remove(at));
+            StrategySummary::new(strategy, in_range.rates(), before.rates(), settings)
+        })
+        .collect();
+    strategies.sort_by_key(|strategy| std::cmp::Reverse((strategy.rates.failures, strategy.rates.attempts)));
+    Ok(Summary { range: covered, total: total.rates(), previous: previous.rates(), strategies })
+}
+
+impl StrategySummary {
+    fn new(strategy: String, rates: Rates, previous: Rates, settings: Option<StrategySettings>) -> Self {
+        Self {
+            strategy,
+            rates,
+            previous,
+            confidence_threshold: settings.as_ref().and_then(|settings| settings.threshold),
+            score_direction: settings.as_ref().map(|settings| settings.direction).unwrap_or_default(),
+            timeout_ms: settings.and_then(|settings| settings.timeout_ms),
+        }
+    }
+}
+
+fn timeseries(
+    conn: &mut SqliteConnection,
+    range: TimeRange,
+    strategy: Option<&str>,
+    now: i64,
+    deadline: Deadline,
+) -> Result<Timeseries, ReadError> {
+    let range = clipped(conn, range, now)?;
+    let length = range.to - range.from;
+    let finest = finest(range, now).span();
+    let fits = |step: &i64| *step >= finest && length / step <= MAX_STEPS;
+    let step = STEPS.into_iter().find(fits).unwrap_or(28 * DAY_MS);
+    let from = range.from - range.from.rem_euclid(step);
+    let steps = ((range.to - from).div_euclid(step) + i64::from((range.to - from).rem_euclid(step) > 0)).max(1);
+    let range = TimeRange { from, to: from + steps * step };
+
+    let mut counts = vec![Counts::default(); usize::try_from(steps).unwrap_or(0)];
+    let resolution = Resolution::ALL.into_iter().rev().find(|resolution| step % resolution.span() == 0);
+    let span = Span { resolution: resolution.unwrap_or(Resolution::Minute), from: range.from, to: range.to };
+    let add = |cell: ReadCell| {
+        let step = usize::try_from((cell.started_at - from).div_euclid(step)).ok();
+        if let Some(counts) = step.and_then(|step| counts.get_mut(step))
+            && strategy.is_none_or(|strategy| *strategy == *cell.strategy)
+        {
+            counts.add(&cell, false);
+        }
+    };
+    read(conn, &[span], range, deadline, false, add)?;
+    let points = counts.iter().zip(0..).map(|(counts, nth)| counts.point(from + nth * step)).collect();
+    Ok(Timeseries { range, step_seconds: (step / 1000).unsigned_abs(), points })
+}
+
+/// `range` without the time after now; and all time begins with the first attempt.
+pub(super) fn clipped(conn: &mut SqliteConnection, range: TimeRange, now: i64) -> QueryResult<TimeRange> {
+    // A millisecond more, for the present one.
+    let to = range.to.min(now.saturating_add(1));
+    let from = match range.from {
+        0 => attempts::oldest(conn)?.unwrap_or(to - DAY_MS),
+        from => from,
+    };
+    Ok(TimeRange { from: from.min(to - 1), to })
+}
+
+/// The smallest spans that are there for all of `range`, and few enough.
+pub(super) fn finest(range: TimeRange, now: i64) -> Resolution {
+    if range.from < now.saturating_sub(HOURS_SINCE) {
+        Resolution::Day
+    } else if range.from < now.saturating_sub(MINUTES_SINCE) || range.to - range.from > MINUTES_UP_TO {
+        Resolution::Hour
+    } else {
+        Resolution::Minute
+    }
+}
+
+/// Gives `each` all cells of `range`, which is widened to whole spans: to what.
+pub(super) fn for_each_cell(
+    conn: &mut SqliteConnection,
+    range: TimeRange,
+    now: i64,
+    deadline: Deadline,
+    each: impl FnMut(ReadCell),
+) -> Result<TimeRange, ReadError> {
+    let finest = finest(range, now);
+    let from = finest.floor(range.from);
+    let up_to_now = range.to >= now;
+    // Nothing comes after now, so that the present day, hour and minute may be taken whole.
+    let to = if up_to_now { Resolution::Day.ceil(range.to) } else { finest.ceil(range.to) };
+    let mut spans = Vec::new();
+    cover(from, to, Resolution::Day, finest, &mut spans);
+    read(conn, &spans, TimeRange { from, to }, deadline, true, each)?;
+    Ok(TimeRange { from, to: if up_to_now { range.to } else { to } })
+}
+
+/// Parts `from..to`, multiples of `finest`, into as few spans as there are.
+fn cover(from: i64, to: i64, resolution: Resolution, finest: Resolution, spans: &mut Vec<Span>) {
+    if from >= to {
+        return;
+    }
+    let (first, last) = (resolution.ceil(from), resolution.floor(to));
+    let finer = (resolution > finest).then(|| resolution.finer()).flatten();
+    match finer {
+        None => spans.push(Span { resolution, from, to }),
+        Some(finer) if first < last => {
+            cover(from, first, finer, finest, spans);
+            spans.push(Span { resolution, from: first, to: last });
+            cover(last, to, finer, finest, spans);
+        }
+        Some(finer) => cover(from, to, finer, finest, spans),
+    }
+}
+
+/// Reads `spans`, and what is not yet added up within `range`.
+fn read(
+    conn: &mut SqliteConnection,
+    spans: &[Span],
+    range: TimeRange,
+    deadline: Deadline,
+    sketches: bool,
+    mut each: impl FnMut(ReadCell),
+) -> Result<(), ReadError> {
+    let mut cells = 0_u32;
+    let mut in_time = true;
+    let mut each = |cell| {
+        cells += 1;
+        in_time &= !cells.is_multiple_of(256) || !deadline.passed();
+        if in_time {
+            each(cell);
+        }
+        in_time
+    };
+    for span in spans {
+        attempts::read(conn, *span, sketches, &mut each)?;
+    }
+    attempts::read_recent(conn, range.from, range.to, &mut each)?;
+    if in_time { Ok(()) } else { Err(ReadError::TimedOut) }
+}
+
+/// Attempts by outcome, on their way to rates.
+#[derive(Clone, Default)]
+struct Counts {
+    by_kind: [(u64, u64); OutcomeKind::ALL.len()],
+    latency: Sketch,
+}
+
+impl Counts {
+    fn add(&mut self, cell: &ReadCell, with_latency: bool) {
+        if let Some((attempts, unobserved)) = self.by_kind.get_mut(cell.kind as usize) {
+            *attempts += cell.attempts;
+            *unobserved += cell.unobserved;
+        }
+        if with_latency && let Some(latency) = cell.latency() {
+            self.latency.merge(&latency);
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (count, other) in self.by_kind.iter_mut().zip(other.by_kind) {
+            *count = (count.0 + other.0, count.1 + other.1);
+        }
+        self.latency.merge(&other.latency);
+    }
+
+    fn of(&self, kind: OutcomeKind) -> (u64, u64) {
+        self.by_kind.get(kind as usize).copied().unwrap_or_default()
+    }
+
+    fn rates(&self) -> Rates {
+        let successes = self.of(OutcomeKind::Success).0;
+        let types = RetrievalFailureType::ALL.map(|failure| (failure, self.of(failure.into())));
+        let failures: u64 = types.iter().map(|(_, (failures, _))| failures).sum();
+        let unobserved: u64 = types.iter().map(|(_, (_, unobserved))| unobserved).sum();
+        let attempts = successes + failures;
+        let rate = |failures| share(failures, attempts.saturating_sub(unobserved));
+        Rates {
+            attempts,
+            successes,
+            failures,
+            unobserved,
+            cancelled: self.of(OutcomeKind::Cancelled).0,
+            failure_rate: rate(failures.saturating_sub(unobserved)),
+            types: types.map(|(failure_type, (failures, unobserved))| TypeRate {
+                failure_type,
+                failures,
+                rate: rate(failures.saturating_sub(unobserved)),
+            }),
+            latency: Latency::of(&self.latency),
+        }
+    }
+
+    fn point(&self, at: i64) -> TimePoint {
+        let Rates { attempts, failures, failure_rate, .. } = self.rates();
+        let of = |failure: RetrievalFailureType| self.of(failure.into()).0;
+        TimePoint {
+            at: moment(at),
+            attempts,
+            failures,
+            no_hit: of(RetrievalFailureType::NoHit),
+            low_confidence: of(RetrievalFailureType::LowConfidence),
+            timeout: of(RetrievalFailureType::Timeout),
+            error: of(RetrievalFailureType::Error),
+            failure_rate,
+        }
+    }
+}
+
+impl Latency {
+    fn of(sketch: &Sketch) -> Option<Self> {
+        Some(Self { p50: sketch.quantile(0.5)?, p95: sketch.quantile(0.95)?, p99: sketch.quantile(0.99)? })
+    }
+}
+
+/// Which share `part` is of `all`, if there is any.
+fn share(part: u64, all: u64) -> Option<f64> {
+    (all > 0).then(|| part as f64 / all as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_covered_once_by_the_largest_spans_that_fit() {
+        let from = DAY_MS - 2 * HOUR_MS - 3 * MINUTE_MS;
+        let to = 4 * DAY_MS + HOUR_MS + MINUTE_MS;
+        let mut spans = Vec::new();
+        cover(from, to, Resolution::Day, Resolution::Minute, &mut spans);
+        let mut at = from;
+        for span in &spans {
+            assert_eq!(span.from, at, "no gap, no overlap");
+            at = span.to;
+        }
+        assert_eq!(at, to);
+        let lengths: Vec<_> = spans.iter().map(|span| (span.to - span.from) / span.resolution.span()).collect();
+        assert_eq!(lengths, [3, 2, 3, 1, 1], "minutes, hours, days, hours, minutes");
+    }
+
+    #[test]
+    fn failures_without_a_monitor_count_but_make_no_rate() {
+        let mut counts = Counts::default();
+        counts.by_kind[OutcomeKind::NoHit as usize] = (5, 5);
+        assert_eq!((counts.rates().failures, counts.rates().failure_rate), (5, None));
+        counts.by_kind[OutcomeKind::Success as usize] = (3, 0);
+        counts.by_kind[OutcomeKind::Error as usize] = (1, 0);
+        counts.by_kind[OutcomeKind::Cancelled as usize] = (7, 0);
+        let rates = counts.rates();
+        assert_eq!((rates.attempts, rates.failures, rates.failure_rate), (9, 6, Some(0.25)));
+        assert_eq!(rates.types.iter().map(|of| of.rate).collect::<Vec<_>>(), [0.0, 0.0, 0.0, 0.25].map(Some));
+    }
+}

@@ -1,0 +1,361 @@
+//! The tables that count attempts: how they are written, added up, and read.
+//!
+//! What was counted is appended to a small table, in the transaction of the failures, which costs
+//! little. Every few seconds it is added to the minute, the hour and the day that it belongs to.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
+use uuid::Uuid;
+
+use super::schema::{
+    memory_retrieval_attempts as attempts, memory_retrieval_attempts_recent as recent,
+    memory_retrieval_strategies as strategies,
+};
+use crate::attempts::{
+    AttemptBatch, Cell, DAY_MS, Delta, HOUR_MS, MINUTE_MS, OutcomeKind, ScoreDirection, StrategySettings,
+};
+use crate::sketch::Sketch;
+
+/// What is added up in one transaction at most.
+const DELTAS_PER_COMPACTION: i64 = 2000;
+/// Spans that one transaction deletes at most, at each resolution.
+const SPANS_PER_EXPIRY: i32 = 2000;
+/// What is younger may be written once more, after a fault between commit and acknowledgement; it
+/// is not added up yet, so that the repetition is noticed.
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
+
+/// Length of the spans in which attempts are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Resolution {
+    Minute,
+    Hour,
+    Day,
+}
+
+impl Resolution {
+    pub(crate) const ALL: [Self; 3] = [Self::Minute, Self::Hour, Self::Day];
+
+    /// In milliseconds.
+    pub(crate) const fn span(self) -> i64 {
+        match self {
+            Self::Minute => MINUTE_MS,
+            Self::Hour => HOUR_MS,
+            Self::Day => DAY_MS,
+        }
+    }
+
+    /// As it is stored.
+    fn seconds(self) -> i64 {
+        self.span() / 1000
+    }
+
+    pub(crate) const fn floor(self, at: i64) -> i64 {
+        at.saturating_sub(at.rem_euclid(self.span()))
+    }
+
+    pub(crate) const fn ceil(self, at: i64) -> i64 {
+        self.floor(at.saturating_add(self.span() - 1))
+    }
+
+    pub(crate) const fn finer(self) -> Option<Self> {
+        match self {
+            Self::Minute => None,
+            Self::Hour => Some(Self::Minute),
+            Self::Day => Some(Self::Hour),
+        }
+    }
+}
+
+/// Appends what was counted. What is there already stays as it is.
+pub(super) fn insert(conn: &mut SqliteConnection, batch: &AttemptBatch, now: i64) -> QueryResult<()> {
+    for Delta { id, started_at, strategy, kind, cell } in &batch.deltas {
+        diesel::insert_into(recent::table)
+            .values((
+                recent::delta_id.eq(id.as_bytes().as_slice()),
+                recent::started_at.eq(started_at),
+                recent::strategy.eq(strategy.as_str()),
+                recent::outcome.eq(kind.as_str()),
+                recent::attempts.eq(stored(cell.attempts)),
+                recent::unobserved.eq(stored(cell.unobserved)),
+                recent::latency.eq(encoded(&cell.latency)),
+                recent::top_score.eq(encoded(&cell.top_score)),
+            ))
+            .on_conflict_do_nothing()
+            .execute(conn)?;
+    }
+    for StrategySettings { strategy, threshold, direction, timeout_ms } in &batch.settings {
+        diesel::replace_into(strategies::table)
+            .values((
+                strategies::strategy.eq(strategy.as_str()),
+                strategies::confidence_threshold.eq(threshold),
+                strategies::lower_is_better.eq(*direction == ScoreDirection::LowerIsBetter),
+                strategies::timeout_ms.eq(timeout_ms),
+                strategies::updated_at.eq(now),
+            ))
+            .execute(conn)?;
+    }
+    Ok(())
+}
+
+/// Adds what was appended to its minutes, hours and days: whether that was all.
+pub(super) fn compact(conn: &mut SqliteConnection, now: i64) -> QueryResult<bool> {
+    let settled = id_at(now.saturating_sub(i64::try_from(SETTLED_AFTER.as_millis()).unwrap_or(i64::MAX)));
+    let deltas: Vec<StoredDelta> = recent::table
+        .filter(recent::delta_id.lt(settled.as_bytes().as_slice()))
+        .order(recent::delta_id)
+        .limit(DELTAS_PER_COMPACTION)
+        .select((
+            recent::delta_id,
+            (
+                recent::started_at,
+                recent::strategy,
+                recent::outcome,
+                recent::attempts,
+                recent::unobserved,
+                recent::latency,
+                recent::top_score,
+            ),
+        ))
+        .load(conn)?;
+    let Some((last, _)) = deltas.last() else { return Ok(true) };
+    let all = i64::try_from(deltas.len()).is_ok_and(|count| count < DELTAS_PER_COMPACTION);
+    diesel::delete(recent::table.filter(recent::delta_id.le(last))).execute(conn)?;
+
+    let mut sums: HashMap<(Resolution, i64, String, String), Cell> = HashMap::new();
+    for (_, delta) in deltas {
+        let part = delta.decoded();
+        for resolution in Resolution::ALL {
+            let key = (resolution, resolution.floor(delta.started_at), delta.strategy.clone(), delta.outcome.clone());
+            sums.entry(key).or_default().merge(&part);
+        }
+    }
+    for ((resolution, started_at, strategy, outcome), mut sum) in sums {
+        let before: Option<StoredCell> = attempts::table
+            .find((resolution.seconds(), started_at, &strategy, &outcome))
+            .select((
+                attempts::started_at,
+                attempts::strategy,
+                attempts::outcome,
+                attempts::attempts,
+                attempts::unobserved,
+                attempts::latency,
+                attempts::top_score,
+            ))
+            .first(conn)
+            .optional()?;
+        if let Some(before) = before {
+            sum.merge(&before.decoded());
+        }
+        diesel::replace_into(attempts::table)
+            .values((
+                attempts::resolution.eq(resolution.seconds()),
+                attempts::started_at.eq(started_at),
+                attempts::strategy.eq(strategy),
+                attempts::outcome.eq(outcome),
+                attempts::attempts.eq(stored(sum.attempts)),
+                attempts::unobserved.eq(stored(sum.unobserved)),
+                attempts::latency.eq(encoded(&sum.latency)),
+                attempts::top_score.eq(encoded(&sum.top_score)),
+            ))
+            .execute(conn)?;
+    }
+    Ok(all)
+}
+
+/// Deletes some spans of `resolution` that began before `before`: how many cells.
+pub(super) fn expire(conn: &mut SqliteConnection, resolution: Resolution, before: i64) -> QueryResult<usize> {
+    diesel::sql_query(EXPIRE)
+        .bind::<BigInt, _>(resolution.seconds())
+        .bind::<BigInt, _>(before)
+        .bind::<BigInt, _>(resolution.seconds())
+        .bind::<Integer, _>(SPANS_PER_EXPIRY)
+        .execute(conn)
+}
+
+/// Moment of the newest span, in Unix milliseconds.
+pub(super) fn newest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
+    let newest = diesel::sql_query(NEWEST).bind::<BigInt, _>(Resolution::Day.seconds()).get_result::<Edge>(conn)?;
+    Ok(newest.started_at)
+}
+
+/// Start of the oldest day with attempts, or of the oldest attempts that are not added up yet.
+pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
+    let recent: Option<i64> = recent::table.select(diesel::dsl::min(recent::started_at)).first(conn)?;
+    let oldest = diesel::sql_query(OLDEST).bind::<BigInt, _>(Resolution::Day.seconds()).get_result::<Edge>(conn)?;
+    Ok(oldest.started_at.into_iter().chain(recent).min())
+}
+
+#[derive(QueryableByName)]
+struct Edge {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    started_at: Option<i64>,
+}
+
+/// Which cells a reader wants.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) resolution: Resolution,
+    /// In Unix milliseconds, multiples of the resolution.
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+}
+
+/// A cell as it is read: whose it is, when it began, and what it counts.
+pub(crate) struct ReadCell {
+    pub(crate) started_at: i64,
+    pub(crate) strategy: String,
+    pub(crate) kind: OutcomeKind,
+    pub(crate) attempts: u64,
+    pub(crate) unobserved: u64,
+    latency: Option<Vec<u8>>,
+    top_score: Option<Vec<u8>>,
+}
+
+impl ReadCell {
+    pub(crate) fn latency(&self) -> Option<Sketch> {
+        Sketch::decode(self.latency.as_deref()?)
+    }
+
+    pub(crate) fn top_score(&self) -> Option<Sketch> {
+        Sketch::decode(self.top_score.as_deref()?)
+    }
+}
+
+/// Gives `each` the cells within `span` that are added up, with or without their sketches. It ends
+/// the reading by returning `false`.
+pub(crate) fn read(
+    conn: &mut SqliteConnection,
+    span: Span,
+    sketches: bool,
+    mut each: impl FnMut(ReadCell) -> bool,
+) -> QueryResult<()> {
+    let cells = diesel::sql_query(if sketches { CELLS } else { COUNTS })
+        .bind::<BigInt, _>(span.resolution.seconds())
+        .bind::<BigInt, _>(span.from)
+        .bind::<BigInt, _>(span.to)
+        .load_iter::<StoredCell, diesel::connection::DefaultLoadingMode>(conn)?;
+    for cell in cells {
+        if cell?.read().is_some_and(|cell| !each(cell)) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The same for what is not yet added up, for all of `from..to` whatever the resolution.
+pub(crate) fn read_recent(
+    conn: &mut SqliteConnection,
+    from: i64,
+    to: i64,
+    mut each: impl FnMut(ReadCell) -> bool,
+) -> QueryResult<()> {
+    let cells = diesel::sql_query(RECENT_CELLS)
+        .bind::<BigInt, _>(from)
+        .bind::<BigInt, _>(to)
+        .load_iter::<StoredCell, diesel::connection::DefaultLoadingMode>(conn)?;
+    for cell in cells {
+        if cell?.read().is_some_and(|cell| !each(cell)) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// How strategies were judged last.
+pub(crate) fn settings(conn: &mut SqliteConnection) -> QueryResult<Vec<StrategySettings>> {
+    type Stored = (String, Option<f32>, bool, Option<i64>);
+    let stored: Vec<Stored> = strategies::table
+        .select((
+            strategies::strategy,
+            strategies::confidence_threshold,
+            strategies::lower_is_better,
+            strategies::timeout_ms,
+        ))
+        .load(conn)?;
+    let settings = stored.into_iter().map(|(strategy, threshold, lower_is_better, timeout_ms)| StrategySettings {
+        strategy: strategy.into(),
+        threshold,
+        direction: if lower_is_better { ScoreDirection::LowerIsBetter } else { ScoreDirection::HigherIsBetter },
+        timeout_ms,
+    });
+    Ok(settings.collect())
+}
+
+const CELLS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, latency, top_score \
+     FROM memory_retrieval_attempts WHERE resolution = ? AND started_at >= ? AND started_at < ?";
+const COUNTS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, NULL AS latency, NULL AS top_score \
+     FROM memory_retrieval_attempts WHERE resolution = ? AND started_at >= ? AND started_at < ?";
+const RECENT_CELLS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, latency, top_score \
+     FROM memory_retrieval_attempts_recent WHERE started_at >= ? AND started_at < ?";
+const NEWEST: &str = "SELECT max(started_at) AS started_at FROM memory_retrieval_attempts WHERE resolution = ?";
+const OLDEST: &str = "SELECT min(started_at) AS started_at FROM memory_retrieval_attempts WHERE resolution = ?";
+const EXPIRE: &str = "DELETE FROM memory_retrieval_attempts WHERE resolution = ? AND started_at < ? AND started_at <= ( \
+     SELECT max(started_at) FROM (SELECT started_at FROM memory_retrieval_attempts WHERE resolution = ? \
+     ORDER BY started_at LIMIT ?))";
+
+#[derive(Queryable, QueryableByName)]
+struct StoredCell {
+    #[diesel(sql_type = BigInt)]
+    started_at: i64,
+    #[diesel(sql_type = Text)]
+    strategy: String,
+    #[diesel(sql_type = Text)]
+    outcome: String,
+    #[diesel(sql_type = BigInt)]
+    attempts: i64,
+    #[diesel(sql_type = BigInt)]
+    unobserved: i64,
+    #[diesel(sql_type = Nullable<Binary>)]
+    latency: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    top_score: Option<Vec<u8>>,
+}
+
+/// With its `delta_id`.
+type StoredDelta = (Vec<u8>, StoredCell);
+
+impl StoredCell {
+    fn decoded(&self) -> Cell {
+        let sketch = |bytes: &Option<Vec<u8>>| bytes.as_deref().and_then(Sketch::decode).unwrap_or_default();
+        Cell {
+            attempts: read_count(self.attempts),
+            unobserved: read_count(self.unobserved),
+            latency: sketch(&self.latency),
+            top_score: sketch(&self.top_score),
+        }
+    }
+
+    /// `None`: an outcome of a newer version.
+    fn read(self) -> Option<ReadCell> {
+        Some(ReadCell {
+            kind: OutcomeKind::parse(&self.outcome)?,
+            started_at: self.started_at,
+            strategy: self.strategy,
+            attempts: read_count(self.attempts),
+            unobserved: read_count(self.unobserved),
+            latency: self.latency,
+            top_score: self.top_score,
+        })
+    }
+}
+
+fn encoded(sketch: &Sketch) -> Option<Vec<u8>> {
+    (sketch.count() > 0).then(|| sketch.encode())
+}
+
+/// SQLite's integers are signed.
+fn stored(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn read_count(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
+/// The smallest UUIDv7 of a moment, in Unix milliseconds.
+fn id_at(moment: i64) -> Uuid {
+    Uuid::from_u128(u128::from(moment.max(0).unsigned_abs()) << 80)
+}

@@ -1,0 +1,192 @@
+//! Read-only connections, and the few threads on which queries run.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use diesel::connection::SimpleConnection as _;
+use diesel::prelude::*;
+use scheduled_thread_pool::ScheduledThreadPool;
+use tokio::sync::oneshot;
+
+use super::sqlite::{classify, identity};
+use crate::error::{ReadError, StoreError};
+
+/// Queries that run at the same time; the others wait.
+const THREADS: usize = 2;
+/// Queries that run or wait at most.
+const MAX_QUERIES: usize = 64;
+/// How soon to try again where a writer holds a lock: only in databases in memory.
+const AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+/// Where a database is, and the connections that read it. Cheap to clone: clones share them.
+#[derive(Clone)]
+pub(crate) struct ReadPool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// `None`: there is no database.
+    source: Option<Source>,
+    idle: Mutex<Vec<Opened>>,
+    /// Started with the first query.
+    threads: OnceLock<ScheduledThreadPool>,
+    queries: AtomicUsize,
+}
+
+/// A database to be read.
+pub(crate) struct Source {
+    pub(crate) url: String,
+    /// `None`: the database lives in memory.
+    pub(crate) path: Option<PathBuf>,
+}
+
+impl Source {
+    /// The file at `path`, which is not created if it is missing.
+    pub(crate) fn file(path: &Path) -> Self {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let mut url = String::from("file:");
+        // What a URI would take for something else.
+        for character in path.to_string_lossy().chars() {
+            match character {
+                '%' => url.push_str("%25"),
+                '?' => url.push_str("%3f"),
+                '#' => url.push_str("%23"),
+                _ => url.push(character),
+            }
+        }
+        url.push_str("?mode=ro");
+        Self { url, path: Some(path) }
+    }
+}
+
+/// A connection, and which file it leads to.
+struct Opened {
+    conn: SqliteConnection,
+    identity: Option<(u64, u64)>,
+}
+
+/// When a query must be done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    pub(crate) fn after(patience: Duration) -> Self {
+        Self(Instant::now() + patience)
+    }
+
+    pub(crate) fn passed(self) -> bool {
+        Instant::now() >= self.0
+    }
+
+    pub(crate) fn check(self) -> Result<(), ReadError> {
+        if self.passed() { Err(ReadError::TimedOut) } else { Ok(()) }
+    }
+}
+
+impl ReadPool {
+    pub(crate) fn new(source: Option<Source>) -> Self {
+        let inner = Inner { source, idle: Mutex::default(), threads: OnceLock::new(), queries: AtomicUsize::new(0) };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Runs `query` on a thread that may block, within a transaction: it sees one state of the
+    /// database. It must look at its deadline whenever it has read some rows.
+    pub(crate) async fn run<T, Q>(&self, timeout: Duration, query: Q) -> Result<T, ReadError>
+    where
+        T: Send + 'static,
+        Q: FnMut(&mut SqliteConnection, Deadline) -> Result<T, ReadError> + Send + 'static,
+    {
+        let deadline = Deadline::after(timeout);
+        let ticket = Ticket::take(&self.inner)?;
+        let (reply, answer) = oneshot::channel();
+        let inner = Arc::clone(&self.inner);
+        self.inner.threads().execute(move || {
+            let _ticket = ticket;
+            // Nobody waits any more for a query whose future was dropped.
+            if !reply.is_closed() {
+                let _ = reply.send(inner.run(deadline, query));
+            }
+        });
+        // A query that panicked has no answer.
+        answer.await.unwrap_or(Err(ReadError::Store(StoreError::Retry("the query panicked".into()))))
+    }
+}
+
+impl fmt::Debug for ReadPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadPool").field("url", &self.inner.source.as_ref().map(|source| &source.url)).finish()
+    }
+}
+
+impl Inner {
+    fn threads(&self) -> &ScheduledThreadPool {
+        self.threads.get_or_init(|| {
+            ScheduledThreadPool::builder().num_threads(THREADS).thread_name_pattern("failure-logger-read-{}").build()
+        })
+    }
+
+    fn run<T>(
+        &self,
+        deadline: Deadline,
+        mut query: impl FnMut(&mut SqliteConnection, Deadline) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        loop {
+            deadline.check()?;
+            let mut connection = self.connect()?;
+            let result = connection.conn.transaction(|conn| query(conn, deadline));
+            match result {
+                Err(ReadError::Store(StoreError::Retry(_))) if !deadline.passed() => std::thread::sleep(AGAIN_AFTER),
+                Err(error) => return Err(error),
+                done => {
+                    self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+                    return done;
+                }
+            }
+        }
+    }
+
+    /// A connection to the file that has the name now.
+    fn connect(&self) -> Result<Opened, ReadError> {
+        let source = self.source.as_ref().ok_or(ReadError::Disabled)?;
+        let inaccessible =
+            |cause: String| ReadError::Inaccessible { path: source.path.clone().unwrap_or_default(), cause };
+        let now = source.path.as_deref().map(identity).transpose().map_err(|error| inaccessible(error.to_string()))?;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|connection| connection.identity == now);
+        if let Some(connection) = idle.pop() {
+            return Ok(connection);
+        }
+        drop(idle);
+        let mut conn = SqliteConnection::establish(&source.url).map_err(|error| inaccessible(error.to_string()))?;
+        conn.batch_execute(
+            "PRAGMA query_only = ON; PRAGMA busy_timeout = 1000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8000;",
+        )?;
+        Ok(Opened { conn, identity: now })
+    }
+}
+
+/// One of the queries that may run or wait.
+struct Ticket(Arc<Inner>);
+
+impl Ticket {
+    fn take(inner: &Arc<Inner>) -> Result<Self, ReadError> {
+        let queries = inner.queries.fetch_add(1, Ordering::AcqRel);
+        let ticket = Self(Arc::clone(inner));
+        if queries < MAX_QUERIES { Ok(ticket) } else { Err(ReadError::Busy) }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.queries.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl From<diesel::result::Error> for ReadError {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Store(classify(&error))
+    }
+}
