@@ -1,0 +1,110 @@
+//! Taking over what the reference implementation has logged, and records that come twice.
+
+mod common;
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use common::{TestDb, block_on, no_hit};
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, SqliteConnection};
+use failure_logger::{ImportError, TimeRange};
+use uuid::Uuid;
+
+/// A table of the reference's shape.
+fn reference(db: &TestDb, rows: &str) -> PathBuf {
+    let path = db.folder.path().join("reference.db");
+    let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    conn.batch_execute(
+        "CREATE TABLE memory_retrieval_failures (
+             id INTEGER PRIMARY KEY AUTOINCREMENT, conversation_id INTEGER, turn_index INTEGER NOT NULL,
+             failure_type TEXT NOT NULL, retrieval_strategy TEXT NOT NULL, query_text TEXT NOT NULL,
+             query_len INTEGER NOT NULL, top_score REAL, confidence_threshold REAL, result_count INTEGER NOT NULL,
+             latency_ms INTEGER NOT NULL, edge_types TEXT, error_context TEXT,
+             created_at TEXT NOT NULL DEFAULT (datetime('now')))",
+    )
+    .unwrap();
+    conn.batch_execute(rows).unwrap();
+    path
+}
+
+fn insert(moment: &str, failure: &str) -> String {
+    format!(
+        "INSERT INTO memory_retrieval_failures (conversation_id, turn_index, failure_type, retrieval_strategy,
+             query_text, query_len, top_score, confidence_threshold, result_count, latency_ms, created_at)
+         VALUES (42, 7, '{failure}', 'semantic', 'where is the key?', 17, 0.25, 0.5, 3, 12, {moment});"
+    )
+}
+
+#[test]
+fn rows_of_the_reference_are_taken_over_once_with_their_moments() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let rows = [
+        insert("'2026-11-01 12:30:00'", "low_confidence"),
+        // The same again is another failure.
+        insert("'2026-11-01 12:30:00'", "low_confidence"),
+        insert("'2026-11-01T12:30:00.250Z'", "no_hit"),
+        insert("'no date'", "error"),
+        insert("datetime('now')", "unheard_of"),
+    ];
+    let path = reference(&db, &rows.concat());
+    for _ in 0..3 {
+        let report = block_on(logger.import_reference(&path)).unwrap();
+        assert_eq!((report.read, report.stored, report.skipped), (5, 3, 2));
+        assert_eq!(db.rows(), 3);
+    }
+    let stats = logger.stats();
+    assert!(stats.is_balanced());
+    assert_eq!((stats.persisted, stats.duplicates), (9, 6));
+    assert_eq!(db.texts("conversation_id"), vec![Some("42".into()); 3]);
+    let moments: Vec<_> = db.texts("created_at").into_iter().flatten().collect();
+    assert_eq!(moments, ["1793536200000", "1793536200000", "1793536200250"]);
+    let summary = block_on(logger.reader().summary(TimeRange::all())).unwrap();
+    assert_eq!(summary.total.failures, 3, "and counted once");
+}
+
+#[test]
+fn what_has_no_such_table_is_refused() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let other = db.folder.path().join("other.db");
+    SqliteConnection::establish(other.to_str().unwrap()).unwrap().batch_execute("CREATE TABLE t (x)").unwrap();
+    let refusal = block_on(logger.import_reference(&other)).unwrap_err();
+    assert!(matches!(refusal, ImportError::NotAReference { .. }), "{refusal}");
+    let refusal = block_on(logger.import_reference(db.folder.path().join("missing.db"))).unwrap_err();
+    assert!(matches!(refusal, ImportError::Read(_)), "{refusal}");
+}
+
+#[test]
+fn a_record_that_comes_twice_is_stored_and_counted_once() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
+    let at = SystemTime::now() - Duration::from_secs(5);
+    // Twice in one batch, and again in another.
+    for event_id in [one, one, two] {
+        logger.log_once(no_hit(1), at, event_id);
+    }
+    block_on(logger.flush()).unwrap();
+    logger.log_once(no_hit(1), at, two);
+    logger.log(no_hit(2));
+    block_on(logger.flush()).unwrap();
+    assert_eq!(db.turns(), [1, 1, 2]);
+    let stats = logger.stats();
+    assert!(stats.is_balanced());
+    assert_eq!((stats.received, stats.persisted, stats.duplicates), (5, 5, 2));
+    let summary = block_on(logger.reader().summary(TimeRange::last(Duration::from_secs(3600)))).unwrap();
+    assert_eq!(summary.total.failures, 3);
+}
+
+#[test]
+fn many_rows_are_taken_over_through_a_small_buffer() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().buffer_capacity(16).batch_size(8));
+    let rows: String = (0..2500).map(|_| insert("datetime('now')", "no_hit")).collect();
+    let path = reference(&db, &format!("BEGIN; {rows} COMMIT;"));
+    let report = block_on(logger.import_reference(&path)).unwrap();
+    assert_eq!((report.read, report.stored), (2500, 2500));
+    assert_eq!(db.rows(), 2500);
+}

@@ -1,0 +1,260 @@
+//! What a monitor counts and logs, and that it leaves results as they are.
+
+mod common;
+
+use std::future::{pending, ready};
+use std::io;
+use std::time::Duration;
+
+use common::{TestDb, block_on, eventually};
+use failure_logger::{
+    LoggerConfig, LoggerHandle, Outcome, Rates, Retrieved, RetrievalFailureType, ScoreDirection, Scored, TimeRange,
+    TimeoutOr,
+};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+type Hits = Result<Vec<(&'static str, f32)>, io::Error>;
+
+fn found(scores: &[f32]) -> Hits {
+    Ok(scores.iter().map(|score| ("document", *score)).collect())
+}
+
+fn rates(logger: &LoggerHandle) -> Rates {
+    block_on(logger.flush()).unwrap();
+    block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap().total
+}
+
+fn by_type(rates: &Rates) -> [u64; 4] {
+    [0, 1, 2, 3].map(|nth| rates.types[nth].failures)
+}
+
+#[test]
+fn each_outcome_is_told_from_the_result_which_is_passed_on_unchanged() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("semantic").confidence_threshold(0.5);
+    block_on(async {
+        assert_eq!(monitor.observe("q", ready(found(&[0.4, 0.9]))).await.unwrap().len(), 2);
+        assert_eq!(monitor.observe("q", ready(found(&[0.5]))).await.unwrap(), [("document", 0.5)], "at the threshold");
+        assert!(monitor.observe("nothing", ready(found(&[]))).await.unwrap().is_empty());
+        assert_eq!(monitor.observe("low", ready(found(&[0.1, 0.4]))).await.unwrap().len(), 2);
+        let error = monitor.observe("error", ready(Hits::Err(io::Error::other("on fire")))).await.unwrap_err();
+        assert_eq!(error.to_string(), "on fire");
+    });
+    let rates = rates(&logger);
+    assert_eq!((rates.attempts, rates.successes, rates.failures, rates.unobserved), (5, 2, 3, 0));
+    assert_eq!(by_type(&rates), [1, 1, 0, 1]);
+    assert_eq!(rates.failure_rate, Some(0.6));
+    let texts = |column| db.texts(column).into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>();
+    assert_eq!(texts("query_text"), ["nothing", "low", "error"], "successes are not logged");
+    assert_eq!(texts("failure_type"), ["no_hit", "low_confidence", "error"]);
+    assert_eq!(texts("result_count"), ["0", "2", "0"]);
+    assert_eq!(texts("error_context"), ["", "", "on fire"]);
+    assert_eq!(db.texts("round(top_score, 3)")[1].as_deref(), Some("0.4"));
+    assert_eq!(db.texts("round(confidence_threshold, 3)")[1].as_deref(), Some("0.5"));
+}
+
+#[test]
+fn a_timeout_ends_the_retrieval_and_another_error_stays_what_it_is() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("graph").timeout(Duration::from_millis(1));
+    block_on(async {
+        let late = monitor.observe("slow", pending::<Hits>()).await.unwrap_err();
+        assert!(matches!(late, TimeoutOr::Timeout(limit) if limit == Duration::from_millis(1)));
+        let error = monitor.observe("bad", ready(Hits::Err(io::Error::other("on fire")))).await.unwrap_err();
+        assert!(matches!(&error, TimeoutOr::Other(_)));
+        assert_eq!(error.to_string(), "on fire");
+        assert_eq!(monitor.observe("good", ready(found(&[0.1]))).await.unwrap().len(), 1);
+    });
+    assert_eq!(by_type(&rates(&logger)), [0, 0, 1, 1]);
+    assert_eq!(db.texts("error_context")[0].as_deref(), Some("no result after 1ms"));
+}
+
+#[test]
+fn distances_are_judged_the_other_way_round() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor =
+        logger.strategy("vector").score_direction(ScoreDirection::LowerIsBetter).confidence_threshold(0.5);
+    block_on(async {
+        monitor.observe("near", ready(found(&[0.9, 0.4]))).await.unwrap();
+        monitor.observe("far", ready(found(&[0.9, 0.7]))).await.unwrap();
+    });
+    assert_eq!(by_type(&rates(&logger)), [0, 1, 0, 0]);
+    assert_eq!(db.text("round(top_score, 3)").as_deref(), Some("0.7"), "the best is the lowest");
+}
+
+#[test]
+fn a_dropped_retrieval_is_cancelled_and_neither_a_success_nor_a_failure() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("semantic");
+    block_on(async {
+        let mut retrieval = Box::pin(monitor.observe("q", pending::<Hits>()));
+        assert!(futures_poll_once(retrieval.as_mut()).await);
+        drop(retrieval);
+        // Never begun: nothing was attempted.
+        drop(monitor.observe("q", pending::<Hits>()));
+    });
+    let rates = rates(&logger);
+    assert_eq!((rates.attempts, rates.cancelled, rates.failure_rate), (0, 1, None));
+    assert_eq!(db.rows(), 0);
+}
+
+/// Whether the future is still pending after one poll.
+async fn futures_poll_once<F: Future + Unpin>(mut future: F) -> bool {
+    std::future::poll_fn(|cx| std::task::Poll::Ready(std::pin::Pin::new(&mut future).poll(cx).is_pending())).await
+}
+
+#[test]
+fn context_is_stored_with_the_failures_and_clones_do_not_share_it() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("graph");
+    let mine = monitor.clone().conversation("chat-42").turn(7).edge_types(r#"["knows"]"#);
+    for monitor in [&mine, &monitor] {
+        monitor.record(Outcome::failure(RetrievalFailureType::NoHit, "q", Duration::from_millis(3)));
+    }
+    block_on(logger.flush()).unwrap();
+    assert_eq!(db.texts("conversation_id"), [Some("chat-42".into()), None]);
+    assert_eq!(db.texts("turn_index"), [Some("7".into()), Some("0".into())]);
+    assert_eq!(db.texts("edge_types"), [Some(r#"["knows"]"#.into()), None]);
+    assert_eq!(db.texts("latency_ms"), [Some("3".into()), Some("3".into())]);
+}
+
+#[test]
+fn a_success_allocates_nothing() {
+    let logger = TestDb::new().spawn();
+    let monitor = logger.strategy("semantic").confidence_threshold(0.5).timeout(Duration::from_secs(1));
+    let mut hits = Some(found(&[0.9]));
+    let info = allocation_counter::measure(|| {
+        block_on(monitor.observe("q", ready(hits.take().unwrap()))).map(std::mem::forget).unwrap();
+    });
+    assert_eq!(info.count_total, 0);
+}
+
+#[test]
+fn every_attempt_is_counted_though_there_are_more_than_the_queue_holds() {
+    const THREADS: u64 = 4;
+    const CALLS: u64 = 50_000;
+    let db = TestDb::new();
+    let logger = db.spawn();
+    std::thread::scope(|scope| {
+        for nth in 0..THREADS {
+            let monitor = logger.strategy(["one", "two"][nth as usize % 2]);
+            scope.spawn(move || {
+                for _ in 0..CALLS {
+                    monitor.record(Outcome::success(Duration::from_micros(10)).top_score(0.9));
+                }
+            });
+        }
+    });
+    let rates = rates(&logger);
+    assert_eq!((rates.attempts, rates.failures), (THREADS * CALLS, 0));
+    let stats = logger.stats();
+    assert_eq!((stats.attempts, stats.attempts_persisted), (THREADS * CALLS, THREADS * CALLS));
+    assert_eq!((stats.received, db.rows()), (0, 0), "successes are no records");
+}
+
+#[test]
+fn failures_logged_without_a_monitor_show_up_but_make_no_rate() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    for turn in 0..10 {
+        logger.log(common::no_hit(turn));
+    }
+    let without = rates(&logger);
+    assert_eq!((without.attempts, without.failures, without.unobserved), (10, 10, 10));
+    assert_eq!(without.failure_rate, None);
+    let monitor = logger.strategy("semantic");
+    monitor.record(Outcome::success(Duration::from_millis(1)));
+    monitor.record(Outcome::failure(RetrievalFailureType::Error, "q", Duration::from_millis(1)));
+    let with = rates(&logger);
+    assert_eq!((with.attempts, with.failures, with.unobserved, with.failure_rate), (12, 11, 10, Some(0.5)));
+}
+
+#[test]
+fn strategies_beyond_the_cap_are_counted_together() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    for nth in 0..100 {
+        logger.strategy(&format!("strategy {nth}")).record(Outcome::success(Duration::from_millis(1)));
+    }
+    block_on(logger.flush()).unwrap();
+    let summary = block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
+    assert_eq!(summary.strategies.len(), 65);
+    let other = summary.strategies.iter().find(|of| of.strategy == "other").unwrap();
+    assert_eq!((other.rates.attempts, summary.total.attempts), (36, 100));
+}
+
+#[test]
+fn attempts_are_written_though_nothing_fails_and_nobody_flushes() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().flush_interval(Duration::from_millis(5)));
+    logger.strategy("semantic").record(Outcome::success(Duration::from_millis(1)));
+    eventually("the attempt to be written", || logger.stats().attempts_persisted == 1);
+}
+
+#[test]
+fn attempts_are_written_by_a_shutdown_and_not_counted_after_it() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("semantic");
+    monitor.record(Outcome::success(Duration::from_millis(1)));
+    let stats = block_on(logger.shutdown()).unwrap().stats;
+    assert_eq!((stats.attempts, stats.attempts_persisted), (1, 1));
+    monitor.record(Outcome::success(Duration::from_millis(1)));
+    monitor.record(Outcome::failure(RetrievalFailureType::Error, "late", Duration::ZERO));
+    let stats = logger.stats();
+    assert_eq!((stats.attempts, stats.received, stats.dropped.closed), (1, 1, 1));
+    let summary = block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
+    assert_eq!(summary.total.attempts, 1, "a reader works on");
+}
+
+#[test]
+fn a_disabled_logger_observes_nothing_and_changes_nothing() {
+    let logger = failure_logger::FailureLogger::spawn(LoggerConfig::default().enabled(false)).unwrap();
+    let monitor = logger.strategy("semantic").confidence_threshold(0.5);
+    assert_eq!(block_on(monitor.observe("q", ready(found(&[0.1])))).unwrap().len(), 1);
+    assert_eq!((logger.stats().attempts, logger.stats().received), (0, 0));
+}
+
+#[test]
+fn whatever_has_scores_can_be_judged() {
+    struct Hit {
+        score: f64,
+    }
+    impl Scored for Hit {
+        fn score(&self) -> f32 {
+            self.score.score()
+        }
+    }
+    let best = |found: &dyn Retrieved| (found.result_count(), found.top_score(ScoreDirection::HigherIsBetter));
+    assert_eq!(best(&vec![Hit { score: 0.25 }, Hit { score: 0.75 }]), (2, Some(0.75)));
+    assert_eq!(best(&[("id", 0.5_f64)]), (1, Some(0.5)));
+    assert_eq!(best(&Some(("id", 0.5_f32))), (1, Some(0.5)));
+    assert_eq!(best(&None::<f32>), (0, None));
+    assert_eq!(best(&std::sync::Arc::new(vec![f32::NAN])), (1, None), "NaN is no score");
+    assert_eq!(best(&&[0.1_f32, f32::NAN, 0.3][..]), (3, Some(0.3)));
+}
+
+#[test]
+fn an_error_that_never_ends_is_cut_while_it_speaks() {
+    struct Endless;
+    impl std::fmt::Display for Endless {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            loop {
+                f.write_str("é")?;
+            }
+        }
+    }
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let result: Result<Vec<f32>, Endless> = Err(Endless);
+    let monitor = logger.strategy("semantic");
+    monitor.record(monitor.judge("q", &result, Duration::ZERO));
+    block_on(logger.flush()).unwrap();
+    assert_eq!(db.text("length(error_context)").as_deref(), Some("256"));
+}

@@ -1,0 +1,405 @@
+//! What a reader answers.
+
+mod common;
+
+use std::time::{Duration, SystemTime};
+
+use common::{TestDb, block_on, no_hit};
+use failure_logger::{
+    ExportFormat, Failure, FailureFilter, FailureReader, LoggerHandle, Outcome, PageRequest, ReadError,
+    RetrievalFailureRecord, RetrievalFailureType, ScoreDirection, TimeRange,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn ago(span: Duration) -> SystemTime {
+    SystemTime::now() - span
+}
+
+fn flushed(logger: &LoggerHandle) -> FailureReader {
+    block_on(logger.flush()).unwrap();
+    logger.reader()
+}
+
+fn queries(failures: &[Failure]) -> Vec<&str> {
+    failures.iter().map(|failure| failure.query_text.as_str()).collect()
+}
+
+fn ask(query: &str) -> RetrievalFailureRecord {
+    RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", query)
+}
+
+#[test]
+fn pages_lead_back_and_forth_through_all_failures_without_gap_or_repetition() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    // Some of them in the same millisecond.
+    let moment = ago(HOUR);
+    for nth in 0..95_u64 {
+        logger.log_at(no_hit(nth as i64), moment + Duration::from_millis(nth / 4));
+    }
+    let reader = flushed(&logger);
+    let list = |page| block_on(reader.list(FailureFilter::default(), page)).unwrap();
+    let turns = |failures: &[Failure]| failures.iter().map(|failure| failure.turn_index).collect::<Vec<_>>();
+    let (mut seen, mut pages) = (Vec::new(), Vec::new());
+    let mut page = list(PageRequest::newest(10));
+    loop {
+        assert!(page.complete);
+        seen.extend(turns(&page.failures));
+        pages.push(page.clone());
+        let Some(older) = page.older else { break };
+        page = list(PageRequest::older_than(older, 10));
+    }
+    assert_eq!(seen, (0..95).rev().collect::<Vec<_>>());
+    // And back again.
+    for before in pages.iter().rev().skip(1) {
+        let newer = list(PageRequest::newer_than(page.newer.unwrap(), 10));
+        assert_eq!(turns(&newer.failures), turns(&before.failures));
+        page = newer;
+    }
+    let end = list(PageRequest::newer_than(page.newer.unwrap(), 10));
+    assert!(end.failures.is_empty());
+    // What comes later is found from there.
+    logger.log(no_hit(95));
+    flushed(&logger);
+    assert_eq!(turns(&list(PageRequest::newer_than(end.newer.unwrap(), 10)).failures), [95]);
+    let text = end.newer.unwrap().to_string();
+    assert_eq!(text.parse(), Ok(end.newer.unwrap()), "a cursor survives as text");
+    assert!("12".parse::<failure_logger::Cursor>().is_err());
+}
+
+#[test]
+fn filters_let_through_what_fits_them_all() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let record = |failure, strategy: &str, conversation: &str, query: &str, error: Option<&str>| {
+        RetrievalFailureRecord {
+            conversation_id: Some(conversation.into()),
+            error_context: error.map(Into::into),
+            ..RetrievalFailureRecord::new(failure, strategy, query)
+        }
+    };
+    logger.log_at(record(RetrievalFailureType::NoHit, "bm25", "a", "Where is 100% of it?", None), ago(3 * HOUR));
+    logger.log_at(record(RetrievalFailureType::Error, "bm25", "b", "where", Some("on FIRE")), ago(2 * HOUR));
+    logger.log_at(record(RetrievalFailureType::Error, "graph", "a", "who", None), ago(HOUR));
+    let reader = flushed(&logger);
+    let list = |filter| {
+        let page = block_on(reader.list(filter, PageRequest::newest(10))).unwrap();
+        queries(&page.failures).join("|")
+    };
+    let all = FailureFilter::default;
+    assert_eq!(list(all()), "who|where|Where is 100% of it?");
+    assert_eq!(list(FailureFilter { failure_type: Some(RetrievalFailureType::Error), ..all() }), "who|where");
+    assert_eq!(list(FailureFilter { strategy: Some("bm25".into()), ..all() }), "where|Where is 100% of it?");
+    assert_eq!(list(FailureFilter { conversation: Some("a".into()), ..all() }), "who|Where is 100% of it?");
+    assert_eq!(list(FailureFilter { text: Some("WHERE".into()), ..all() }), "where|Where is 100% of it?");
+    assert_eq!(list(FailureFilter { text: Some("0% of".into()), ..all() }), "Where is 100% of it?");
+    assert_eq!(list(FailureFilter { text: Some("%".into()), ..all() }), "Where is 100% of it?", "no wildcard");
+    assert_eq!(list(FailureFilter { text: Some("_".into()), ..all() }), "");
+    assert_eq!(list(FailureFilter { text: Some("fire".into()), ..all() }), "where", "errors are searched too");
+    let range = TimeRange::between(ago(150 * MINUTE), ago(90 * MINUTE)).unwrap();
+    assert_eq!(list(FailureFilter { range: Some(range), ..all() }), "where");
+    let both = FailureFilter { strategy: Some("bm25".into()), conversation: Some("a".into()), ..all() };
+    assert_eq!(list(both), "Where is 100% of it?");
+}
+
+#[test]
+fn a_rare_failure_is_found_among_many_others() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().buffer_capacity(20_000));
+    for nth in 0..12_000 {
+        let mut record = no_hit(nth);
+        record.retrieval_strategy = if nth % 5000 == 7 { "rare" } else { "common" }.into();
+        logger.log(record);
+    }
+    let reader = flushed(&logger);
+    let filter = || FailureFilter { strategy: Some("rare".into()), ..FailureFilter::default() };
+    let turns = |page: failure_logger::FailurePage| {
+        (page.failures.iter().map(|failure| failure.turn_index).collect::<Vec<_>>(), page.older.is_some())
+    };
+    assert_eq!(turns(block_on(reader.list(filter(), PageRequest::newest(10))).unwrap()), (vec![10_007, 5007, 7], false));
+    let page = block_on(reader.list(filter(), PageRequest::newest(2))).unwrap();
+    assert_eq!(turns(page.clone()), (vec![10_007, 5007], true));
+    let page = block_on(reader.list(filter(), PageRequest::older_than(page.older.unwrap(), 2))).unwrap();
+    assert_eq!(turns(page.clone()), (vec![7], false));
+    let page = block_on(reader.list(filter(), PageRequest::newer_than(page.newer.unwrap(), 2))).unwrap();
+    assert_eq!(turns(page), (vec![10_007, 5007], true));
+}
+
+#[test]
+fn a_search_that_finds_no_end_in_time_says_so_and_goes_on_from_there() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().buffer_capacity(20_000));
+    for nth in 0..10_000 {
+        logger.log(no_hit(nth));
+    }
+    // Half of it is for looking: none.
+    let reader = flushed(&logger).timeout(Duration::from_secs(60));
+    let filter = FailureFilter { text: Some("absent".into()), ..FailureFilter::default() };
+    let hasty = reader.clone().timeout(Duration::from_nanos(1));
+    assert_eq!(block_on(hasty.list(filter.clone(), PageRequest::newest(5))), Err(ReadError::TimedOut));
+    let page = block_on(reader.list(filter, PageRequest::newest(5))).unwrap();
+    assert!(page.complete && page.older.is_none());
+}
+
+#[test]
+fn a_failure_is_found_by_its_id() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    logger.log(ask("where is the key?"));
+    let reader = flushed(&logger);
+    let page = block_on(reader.list(FailureFilter::default(), PageRequest::newest(1))).unwrap();
+    let failure = block_on(reader.get(page.failures[0].event_id)).unwrap().unwrap();
+    assert_eq!(failure, page.failures[0]);
+    assert_eq!((failure.query_text.as_str(), failure.query_len), ("where is the key?", 17));
+    assert_eq!(block_on(reader.get(uuid::Uuid::nil())).unwrap(), None);
+    let json = serde_json::to_value(&failure).unwrap();
+    assert_eq!(json["id"], "1");
+    assert!(json["created_at"].as_str().unwrap().ends_with('Z'));
+}
+
+#[test]
+fn questions_that_cannot_be_answered_are_refused_with_what_is_expected() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let reader = logger.reader();
+    let refused = block_on(reader.list(FailureFilter::default(), PageRequest::newest(0))).unwrap_err();
+    assert_eq!(refused.to_string(), "limit = 0: expected 1 to 1000 failures");
+    assert!(TimeRange::between(ago(HOUR), ago(2 * HOUR)).is_err());
+    let missing = FailureReader::open(db.folder.path().join("missing.db"));
+    let refused = block_on(missing.summary(TimeRange::last(HOUR))).unwrap_err();
+    assert!(matches!(refused, ReadError::Inaccessible { .. }), "{refused}");
+    assert!(!db.folder.path().join("missing.db").exists(), "nothing is created");
+    let disabled = LoggerHandle::disabled().reader();
+    assert_eq!(block_on(disabled.summary(TimeRange::last(HOUR))), Err(ReadError::Disabled));
+}
+
+#[test]
+fn a_reader_cannot_write_and_needs_no_logger() {
+    // Characters that mean something in a URI.
+    let db = TestDb::new();
+    let path = db.folder.path().join("a b?c#d%20.db");
+    let logger = common::spawn(failure_logger::LoggerConfig::new(path.to_str().unwrap()));
+    logger.log(ask("q"));
+    block_on(logger.shutdown()).unwrap();
+    drop(logger);
+    let reader = FailureReader::open(&path);
+    let summary = block_on(reader.summary(TimeRange::all())).unwrap();
+    assert_eq!(summary.total.failures, 1);
+}
+
+#[test]
+fn a_database_in_memory_is_read_while_it_is_written() {
+    let logger = common::spawn(failure_logger::LoggerConfig::new(":memory:"));
+    let reader = logger.reader();
+    for turn in 0..200 {
+        logger.log(no_hit(turn));
+        block_on(logger.flush()).unwrap();
+        let page = block_on(reader.list(FailureFilter::default(), PageRequest::newest(1))).unwrap();
+        assert_eq!(page.failures[0].turn_index, turn);
+    }
+}
+
+#[test]
+fn a_summary_compares_strategies_and_the_time_before() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let semantic = logger.strategy("semantic").confidence_threshold(0.5).timeout(Duration::from_secs(2));
+    let bm25 = logger.strategy("bm25");
+    let fail = |failure, at| Outcome::failure(failure, "q", Duration::from_millis(100)).at(at);
+    for nth in 0..8 {
+        semantic.record(Outcome::success(Duration::from_millis(10 + nth)).top_score(0.9).at(ago(HOUR / 2)));
+    }
+    semantic.record(fail(RetrievalFailureType::NoHit, ago(HOUR / 2)));
+    semantic.record(fail(RetrievalFailureType::Timeout, ago(HOUR / 2)));
+    bm25.record(fail(RetrievalFailureType::Error, ago(HOUR / 2)));
+    // The hour before.
+    semantic.record(Outcome::success(Duration::from_millis(10)).at(ago(HOUR * 3 / 2)));
+    // And long ago.
+    semantic.record(fail(RetrievalFailureType::Error, ago(5 * HOUR)));
+    let summary = block_on(flushed(&logger).summary(TimeRange::last(HOUR))).unwrap();
+    assert_eq!((summary.total.attempts, summary.total.failures), (11, 3));
+    assert_eq!((summary.previous.attempts, summary.previous.failures), (1, 0));
+    let [one, two] = &summary.strategies[..] else { panic!("{summary:?}") };
+    assert_eq!((one.strategy.as_str(), one.rates.failure_rate), ("semantic", Some(0.2)));
+    assert_eq!((one.confidence_threshold, one.timeout_ms), (Some(0.5), Some(2000)));
+    assert_eq!((two.strategy.as_str(), two.rates.failure_rate), ("bm25", Some(1.0)));
+    assert_eq!(one.rates.types[0].rate, Some(0.1));
+    let latency = one.rates.latency.unwrap();
+    assert!((latency.p50 - 14.0).abs() <= 1.0 && (latency.p99 - 100.0).abs() <= 1.0, "{latency:?}");
+}
+
+#[test]
+fn a_timeseries_has_a_point_for_every_step_and_a_step_for_every_range() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("semantic");
+    for minutes in [1, 1, 50, 60 * 30, 60 * 24 * 20] {
+        let outcome = Outcome::failure(RetrievalFailureType::NoHit, "q", Duration::ZERO).at(ago(minutes * MINUTE));
+        monitor.record(outcome);
+    }
+    monitor.record(Outcome::success(Duration::ZERO).at(ago(MINUTE)));
+    logger.strategy("other one").record(Outcome::success(Duration::ZERO).at(ago(MINUTE)));
+    let reader = flushed(&logger);
+    for (range, step, failures) in
+        [(2 * HOUR, MINUTE, 3), (DAY, 15 * MINUTE, 3), (7 * DAY, HOUR, 4), (30 * DAY, 6 * HOUR, 5), (365 * DAY, 7 * DAY, 5)]
+    {
+        let series = block_on(reader.timeseries(TimeRange::last(range), Some("semantic".into()))).unwrap();
+        assert_eq!(series.step_seconds, step.as_secs(), "{range:?}");
+        assert!(series.points.len() <= 201);
+        let steps: Vec<u64> =
+            series.points.windows(2).map(|pair| pair[1].at.duration_since(pair[0].at).unwrap().as_secs()).collect();
+        assert!(steps.iter().all(|seconds| *seconds == step.as_secs()), "no gaps");
+        assert_eq!(series.points.iter().map(|point| point.failures).sum::<u64>(), failures, "{range:?}");
+        assert_eq!(series.points.iter().map(|point| point.no_hit).sum::<u64>(), failures);
+        assert_eq!(series.points.iter().map(|point| point.attempts).sum::<u64>(), failures + 1);
+    }
+    let all = block_on(reader.timeseries(TimeRange::last(HOUR), None)).unwrap();
+    assert_eq!(all.points.iter().map(|point| point.attempts).sum::<u64>(), 5);
+    let all = block_on(reader.timeseries(TimeRange::all(), None)).unwrap();
+    assert_eq!(all.points.iter().map(|point| point.failures).sum::<u64>(), 5);
+}
+
+#[test]
+fn failing_questions_are_grouped_by_their_words() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let scored = |query: &str, score| RetrievalFailureRecord {
+        top_score: Some(score),
+        failure_type: RetrievalFailureType::LowConfidence,
+        ..ask(query)
+    };
+    logger.log(scored("How do I reset my password?", 0.2));
+    logger.log(scored("how do i reset my password", 0.3));
+    logger.log(ask("how do I reset my password, please"));
+    logger.log(ask("capital of France"));
+    logger.log(ask("capital of Spain"));
+    let reader = flushed(&logger);
+    let top = block_on(reader.top_queries(TimeRange::last(HOUR), None, None, 10)).unwrap();
+    assert!(top.scanned.complete);
+    assert_eq!((top.scanned.failures, top.groups.len(), top.ungrouped), (5, 3, 0));
+    let first = &top.groups[0];
+    assert_eq!((first.count, first.texts, first.best_score), (3, 2, Some(0.3)));
+    assert_eq!(first.example, "how do i reset my password", "the newest of the most frequent text");
+    let one = block_on(reader.top_queries(TimeRange::last(HOUR), Some(RetrievalFailureType::LowConfidence), None, 1));
+    assert_eq!(one.unwrap().groups[0].count, 2);
+    let none = block_on(reader.top_queries(TimeRange::last(HOUR), None, Some("graph".into()), 1)).unwrap();
+    assert!(none.groups.is_empty());
+}
+
+#[test]
+fn conversations_are_listed_by_their_failures() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    for (conversation, failures) in [("quiet", 1), ("loud", 3)] {
+        for turn in 0..failures {
+            logger.log(RetrievalFailureRecord { conversation_id: Some(conversation.into()), ..no_hit(turn) });
+        }
+    }
+    logger.log(no_hit(0));
+    let found = block_on(flushed(&logger).conversations(TimeRange::last(HOUR), 10)).unwrap();
+    let names: Vec<_> = found.conversations.iter().map(|of| (of.conversation_id.as_str(), of.failures)).collect();
+    assert_eq!(names, [("loud", 3), ("quiet", 1)]);
+    assert_eq!(found.scanned.failures, 5);
+}
+
+#[test]
+fn a_calibration_tells_the_rate_of_any_threshold_and_the_threshold_of_any_rate() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("semantic").confidence_threshold(0.3);
+    for nth in 1..=80 {
+        let result: Result<_, std::io::Error> = Ok([nth as f32 / 100.0]);
+        monitor.record(monitor.judge("q", &result, Duration::from_millis(1)));
+    }
+    for _ in 0..20 {
+        monitor.record(Outcome::failure(RetrievalFailureType::NoHit, "q", Duration::from_millis(1)));
+    }
+    // Without a monitor: nothing follows from them.
+    logger.log(no_hit(1));
+    let calibration = block_on(flushed(&logger).calibration("semantic", TimeRange::last(HOUR))).unwrap();
+    assert_eq!((calibration.attempts, calibration.certain_failures), (100, 20));
+    assert_eq!(calibration.confidence_threshold, Some(0.3));
+    assert_eq!(calibration.failure_rate, Some(0.49), "29 scores are below 0.3");
+    for (threshold, rate) in [(0.0, 0.2), (0.105, 0.3), (0.305, 0.5), (0.505, 0.7), (1.0, 1.0)] {
+        let told = calibration.failure_rate_at(threshold).unwrap();
+        assert!((told - rate).abs() <= 0.011, "{threshold}: {told}");
+    }
+    assert_eq!(calibration.threshold_for(0.1), None, "20 % fail at any threshold");
+    let threshold = calibration.threshold_for(0.5).unwrap();
+    assert!((threshold - 0.31).abs() <= 0.004, "{threshold}");
+    let counted: u64 = calibration.distribution.iter().map(|bucket| bucket.successes + bucket.failures).sum();
+    assert_eq!((calibration.distribution.len(), counted), (50, 80));
+    assert!(calibration.curve.windows(2).all(|pair| pair[0].failure_rate <= pair[1].failure_rate));
+    let none = block_on(logger.reader().calibration("unknown", TimeRange::last(HOUR))).unwrap();
+    assert_eq!((none.attempts, none.failure_rate_at(0.5), none.threshold_for(0.5)), (0, None, None));
+}
+
+#[test]
+fn a_calibration_of_distances_runs_the_other_way() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("vector").score_direction(ScoreDirection::LowerIsBetter).confidence_threshold(0.5);
+    for nth in 1..=100 {
+        let result: Result<_, std::io::Error> = Ok([nth as f32 / 100.0]);
+        monitor.record(monitor.judge("q", &result, Duration::from_millis(1)));
+    }
+    let calibration = block_on(flushed(&logger).calibration("vector", TimeRange::last(HOUR))).unwrap();
+    assert_eq!(calibration.score_direction, ScoreDirection::LowerIsBetter);
+    assert_eq!(calibration.failure_rate, Some(0.5));
+    assert!((calibration.failure_rate_at(0.805).unwrap() - 0.2).abs() <= 0.011);
+    assert!((calibration.threshold_for(0.2).unwrap() - 0.8).abs() <= 0.01);
+}
+
+fn exported(reader: &FailureReader, filter: FailureFilter, format: ExportFormat) -> String {
+    let mut export = reader.export(filter, format);
+    let mut text = Vec::new();
+    while let Some(chunk) = block_on(export.next_chunk()).unwrap() {
+        text.extend(chunk);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn an_export_holds_every_failure_once_oldest_first() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    for turn in 0..2500 {
+        logger.log(no_hit(turn));
+    }
+    let reader = flushed(&logger);
+    let lines = exported(&reader, FailureFilter::default(), ExportFormat::JsonLines);
+    let turns: Vec<i64> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["turn_index"].as_i64().unwrap())
+        .collect();
+    assert_eq!(turns, (0..2500).collect::<Vec<_>>());
+    let csv = exported(&reader, FailureFilter::default(), ExportFormat::Csv);
+    assert_eq!(csv.lines().count(), 2501);
+    assert_eq!(csv.matches("event_id").count(), 1, "one header");
+    let some = FailureFilter { text: Some("absent".into()), ..FailureFilter::default() };
+    assert_eq!(exported(&reader, some.clone(), ExportFormat::JsonLines), "");
+    assert!(exported(&reader, some, ExportFormat::Csv).starts_with("id,event_id,conversation_id"));
+}
+
+#[test]
+fn exported_text_is_neither_run_nor_torn() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let hostile = ["=cmd|' /C calc'!A0", "two\nlines, \"quoted\"", "日本🦀\u{202e}"];
+    for query in hostile {
+        logger.log(ask(query));
+    }
+    let reader = flushed(&logger);
+    let csv = exported(&reader, FailureFilter::default(), ExportFormat::Csv);
+    assert!(csv.contains(",'=cmd|' /C calc'!A0,"), "{csv}");
+    assert!(csv.contains("\"two\nlines, \"\"quoted\"\"\""), "{csv}");
+    let lines = exported(&reader, FailureFilter::default(), ExportFormat::JsonLines);
+    let texts: Vec<String> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["query_text"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(texts, hostile);
+}
