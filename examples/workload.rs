@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use failure_logger::{
-    DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY, FailureLogger, LogOutcome, LoggerConfig, LoggerHandle,
-    RetrievalFailureRecord, RetrievalFailureType,
+    DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY, FailureFilter, FailureLogger, FailureReader, LogOutcome, LoggerConfig,
+    LoggerHandle, PageRequest, RetrievalFailureRecord, RetrievalFailureType, TimeRange,
 };
 
 #[derive(Parser)]
@@ -69,6 +69,16 @@ enum Workload {
         #[arg(long, default_value_t = 1_000_000)]
         rows: u64,
     },
+    /// Each question to the database of `fill`, `n` times: how long the answer takes.
+    Read {
+        #[arg(long, default_value_t = 20)]
+        n: usize,
+    },
+    /// `observe` around a future that is done at once, and that future alone: what it adds.
+    Observe {
+        #[arg(long, default_value_t = 1_000_000)]
+        n: u64,
+    },
     /// A full buffer of ordinary or of the largest records, with the database locked: memory.
     Full {
         #[arg(long)]
@@ -89,6 +99,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let db = args.db.to_str().ok_or("--db: not UTF-8")?.to_owned();
     if let Workload::Purge { rows, .. } = args.workload {
         make_old_rows(&db, rows).await?;
+    }
+    if let Workload::Read { n } = args.workload {
+        return read(&db, n).await;
     }
     let logger = FailureLogger::spawn(LoggerConfig::new(&db).buffer_capacity(capacity).batch_size(args.batch))?;
     match args.workload {
@@ -171,6 +184,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 p(1.0)
             );
         }
+        Workload::Observe { n } => observe(&logger, n),
+        Workload::Read { .. } => {}
         Workload::Full { largest } => {
             let _lock = diesel_lock(&db)?;
             let before = resident_kib();
@@ -185,6 +200,75 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             );
         }
     }
+    Ok(())
+}
+
+/// The medians of five rounds of `n` calls, with and without `observe`.
+fn observe(logger: &LoggerHandle, n: u64) {
+    let monitor = logger.strategy("semantic").confidence_threshold(0.3);
+    let retrieval = || std::future::ready(Ok::<_, std::convert::Infallible>(std::hint::black_box([0.9_f32, 0.8])));
+    let per_call = |start: Instant| start.elapsed().as_secs_f64() * 1e9 / n as f64;
+    let (mut bare, mut observed) = (vec![], vec![]);
+    for _ in 0..5 {
+        futures_executor::block_on(async {
+            let start = Instant::now();
+            for _ in 0..n {
+                let _ = std::hint::black_box(retrieval().await);
+            }
+            bare.push(per_call(start));
+            let start = Instant::now();
+            for _ in 0..n {
+                let _ = std::hint::black_box(monitor.observe("where is the key?", retrieval()).await);
+            }
+            observed.push(per_call(start));
+        });
+    }
+    bare.sort_by(f64::total_cmp);
+    observed.sort_by(f64::total_cmp);
+    println!("workload=observe n={n} bare_ns={:.1} observed_ns={:.1}", bare[2], observed[2]);
+}
+
+/// How long each question takes over the last 30 days, and over a shorter time where they depend
+/// on the number of failures.
+async fn read(db: &str, n: usize) -> Result<(), Box<dyn std::error::Error>> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let reader = FailureReader::open(db).timeout(Duration::from_secs(60));
+    let month = TimeRange::last(30 * DAY);
+    macro_rules! time {
+        ($name:literal, $question:expr) => {{
+            let mut spent = Vec::with_capacity(n);
+            for _ in 0..n {
+                let start = Instant::now();
+                $question.await?;
+                spent.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+            spent.sort_by(f64::total_cmp);
+            println!("workload=read question={} p50_ms={:.2} max_ms={:.2}", $name, spent[n / 2], spent[n - 1]);
+        }};
+    }
+    time!("summary", reader.summary(month));
+    time!("timeseries", reader.timeseries(month, None));
+    time!("calibration", reader.calibration("semantic", month));
+    time!("summary_of_a_day", reader.summary(TimeRange::last(DAY)));
+    time!("timeseries_of_a_day", reader.timeseries(TimeRange::last(DAY), None));
+    time!("list_newest", reader.list(FailureFilter::default(), PageRequest::newest(50)));
+    // The page that lies after a share of all failures.
+    for share in [0.5, 0.99] {
+        let before = std::time::SystemTime::now() - (30 * DAY).mul_f64(share);
+        let cursor = format!("{}-0", before.duration_since(std::time::UNIX_EPOCH)?.as_millis()).parse()?;
+        time!("list_deep", reader.list(FailureFilter::default(), PageRequest::older_than(cursor, 50)));
+    }
+    let some = || FailureFilter { strategy: Some("graph".into()), ..FailureFilter::default() };
+    time!("list_filtered", reader.list(some(), PageRequest::newest(50)));
+    // About 100,000 failures.
+    let failures = reader.summary(month).await?.total.failures.max(1);
+    let part = TimeRange::last((30 * DAY).mul_f64((100_000.0 / failures as f64).min(1.0)));
+    let before = resident_kib();
+    let top = reader.top_queries(part, None, None, 50).await?;
+    println!("workload=read top_queries_failures={} groups={}", top.scanned.failures, top.groups.len());
+    time!("top_queries", reader.top_queries(part, None, None, 50));
+    time!("conversations", reader.conversations(part, 50));
+    println!("workload=read top_queries_growth_mib={:.1}", (resident_kib() as f64 - before as f64) / 1024.0);
     Ok(())
 }
 

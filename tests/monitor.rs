@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{TestDb, block_on, eventually};
 use failure_logger::{
-    LoggerConfig, LoggerHandle, Outcome, Rates, Retrieved, RetrievalFailureType, ScoreDirection, Scored, TimeRange,
+    LoggerConfig, LoggerHandle, Outcome, Rates, RetrievalFailureType, Retrieved, ScoreDirection, Scored, TimeRange,
     TimeoutOr,
 };
 
@@ -76,8 +76,7 @@ fn a_timeout_ends_the_retrieval_and_another_error_stays_what_it_is() {
 fn distances_are_judged_the_other_way_round() {
     let db = TestDb::new();
     let logger = db.spawn();
-    let monitor =
-        logger.strategy("vector").score_direction(ScoreDirection::LowerIsBetter).confidence_threshold(0.5);
+    let monitor = logger.strategy("vector").score_direction(ScoreDirection::LowerIsBetter).confidence_threshold(0.5);
     block_on(async {
         monitor.observe("near", ready(found(&[0.9, 0.4]))).await.unwrap();
         monitor.observe("far", ready(found(&[0.9, 0.7]))).await.unwrap();

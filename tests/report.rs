@@ -74,13 +74,12 @@ fn pages_lead_back_and_forth_through_all_failures_without_gap_or_repetition() {
 fn filters_let_through_what_fits_them_all() {
     let db = TestDb::new();
     let logger = db.spawn();
-    let record = |failure, strategy: &str, conversation: &str, query: &str, error: Option<&str>| {
-        RetrievalFailureRecord {
+    let record =
+        |failure, strategy: &str, conversation: &str, query: &str, error: Option<&str>| RetrievalFailureRecord {
             conversation_id: Some(conversation.into()),
             error_context: error.map(Into::into),
             ..RetrievalFailureRecord::new(failure, strategy, query)
-        }
-    };
+        };
     logger.log_at(record(RetrievalFailureType::NoHit, "bm25", "a", "Where is 100% of it?", None), ago(3 * HOUR));
     logger.log_at(record(RetrievalFailureType::Error, "bm25", "b", "where", Some("on FIRE")), ago(2 * HOUR));
     logger.log_at(record(RetrievalFailureType::Error, "graph", "a", "who", None), ago(HOUR));
@@ -119,7 +118,10 @@ fn a_rare_failure_is_found_among_many_others() {
     let turns = |page: failure_logger::FailurePage| {
         (page.failures.iter().map(|failure| failure.turn_index).collect::<Vec<_>>(), page.older.is_some())
     };
-    assert_eq!(turns(block_on(reader.list(filter(), PageRequest::newest(10))).unwrap()), (vec![10_007, 5007, 7], false));
+    assert_eq!(
+        turns(block_on(reader.list(filter(), PageRequest::newest(10))).unwrap()),
+        (vec![10_007, 5007, 7], false)
+    );
     let page = block_on(reader.list(filter(), PageRequest::newest(2))).unwrap();
     assert_eq!(turns(page.clone()), (vec![10_007, 5007], true));
     let page = block_on(reader.list(filter(), PageRequest::older_than(page.older.unwrap(), 2))).unwrap();
@@ -243,9 +245,13 @@ fn a_timeseries_has_a_point_for_every_step_and_a_step_for_every_range() {
     monitor.record(Outcome::success(Duration::ZERO).at(ago(MINUTE)));
     logger.strategy("other one").record(Outcome::success(Duration::ZERO).at(ago(MINUTE)));
     let reader = flushed(&logger);
-    for (range, step, failures) in
-        [(2 * HOUR, MINUTE, 3), (DAY, 15 * MINUTE, 3), (7 * DAY, HOUR, 4), (30 * DAY, 6 * HOUR, 5), (365 * DAY, 7 * DAY, 5)]
-    {
+    for (range, step, failures) in [
+        (2 * HOUR, MINUTE, 3),
+        (DAY, 15 * MINUTE, 3),
+        (7 * DAY, HOUR, 4),
+        (30 * DAY, 6 * HOUR, 5),
+        (365 * DAY, 7 * DAY, 5),
+    ] {
         let series = block_on(reader.timeseries(TimeRange::last(range), Some("semantic".into()))).unwrap();
         assert_eq!(series.step_seconds, step.as_secs(), "{range:?}");
         assert!(series.points.len() <= 201);

@@ -23,6 +23,9 @@ const MAX_TEXTS: usize = 100_000;
 const MAX_WORDS: usize = 64;
 /// Two texts are nearly the same if this share of their words, together, is common to both.
 const SAME: f64 = 0.75;
+/// Groups with the same rare word that a text is compared with at most: where more have it, it is
+/// not rare, and says little.
+const MAX_CANDIDATES: usize = 64;
 /// Groups that are returned at most.
 const MAX_GROUPS: usize = 1000;
 
@@ -215,31 +218,24 @@ impl Texts {
         group.best_score = better(direction, group.best_score, row.top_score);
     }
 
-    /// Adds texts that are nearly the same to the most frequent one of them; the largest first.
+    /// Adds texts that are nearly the same to a more frequent one of them; the largest first.
     ///
     /// Two sets of words that have enough in common share one of the rarest words of each, so only
     /// those that do are compared (prefix filtering, as in Chaudhuri et al., "A Primitive Operator
     /// for Similarity Joins in Data Cleaning", 2006).
     fn grouped(self) -> Vec<TextGroup> {
         let mut texts = self.texts;
-        let mut frequency: HashMap<u32, u32> = HashMap::new();
-        for word in texts.iter().flat_map(|text| &text.words) {
-            *frequency.entry(*word).or_default() += 1;
-        }
+        rank_words(&mut texts);
         texts.sort_by_key(|text| Reverse((text.count, text.last_seen)));
         let mut groups: Vec<TextGroup> = Vec::new();
         let mut by_rare_word: HashMap<u32, Vec<usize>> = HashMap::new();
-        for mut text in texts {
-            text.words.sort_unstable_by_key(|word| (frequency.get(word).copied().unwrap_or(0), *word));
-            let length = text.words.len();
-            // Common words of sets that are nearly the same: at least so many.
-            let common = (length as f64 * SAME).ceil();
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most MAX_WORDS")]
-            let rare = text.words.get(..length + 1 - common.max(1.0) as usize).unwrap_or(&text.words);
-            let candidates: BTreeSet<usize> =
-                rare.iter().filter_map(|word| by_rare_word.get(word)).flatten().copied().collect();
+        for text in texts {
+            let rare = rarest(&text.words);
+            let mut candidates = rare.iter().filter_map(|word| by_rare_word.get(word)).flat_map(|groups| {
+                // The most frequent ones are first.
+                groups.iter().take(MAX_CANDIDATES).copied()
+            });
             let same = candidates
-                .into_iter()
                 .find(|at| groups.get(*at).is_some_and(|group| are_nearly_the_same(&group.words, &text.words)));
             match same.and_then(|at| groups.get_mut(at)) {
                 Some(group) => group.merge(&text),
@@ -254,6 +250,30 @@ impl Texts {
         groups.sort_by_key(|group| Reverse((group.count, group.last_seen)));
         groups
     }
+}
+
+/// Replaces words by their ranks, from the rarest to the most frequent, in ascending order.
+fn rank_words(texts: &mut [TextGroup]) {
+    let mut frequency: HashMap<u32, u32> = HashMap::new();
+    for word in texts.iter().flat_map(|text| &text.words) {
+        *frequency.entry(*word).or_default() += 1;
+    }
+    let mut by_frequency: Vec<(u32, u32)> = frequency.into_iter().map(|(word, count)| (count, word)).collect();
+    by_frequency.sort_unstable();
+    let rank: HashMap<u32, u32> = by_frequency.into_iter().zip(0..).map(|((_, word), rank)| (word, rank)).collect();
+    for text in texts {
+        for word in &mut text.words {
+            *word = rank.get(word).copied().unwrap_or_default();
+        }
+        text.words.sort_unstable();
+    }
+}
+
+/// So many of the rarest words that a set which has none of them cannot be nearly the same.
+fn rarest(words: &[u32]) -> &[u32] {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most MAX_WORDS")]
+    let common = (words.len() as f64 * SAME).ceil().max(1.0) as usize;
+    words.get(..(words.len() + 1).saturating_sub(common)).unwrap_or(words)
 }
 
 impl TextGroup {
@@ -273,11 +293,27 @@ fn better(direction: ScoreDirection, one: Option<f32>, other: Option<f32>) -> Op
     }
 }
 
-/// Whether two sets have enough words in common. There are few of them.
+/// Whether two sets, in ascending order, have enough words in common.
 fn are_nearly_the_same(one: &[u32], other: &[u32]) -> bool {
-    let common = one.iter().filter(|word| other.contains(word)).count();
-    let together = one.len() + other.len() - common;
-    together > 0 && common as f64 >= SAME * together as f64
+    let all = (one.len() + other.len()) as f64;
+    // c / (all - c) >= SAME
+    let enough = (SAME * all / (1.0 + SAME) - 1e-9).ceil();
+    let (mut one, mut other) = (one, other);
+    let mut common = 0.0;
+    while let ([first, rest @ ..], [other_first, other_rest @ ..]) = (one, other) {
+        if common + (one.len().min(other.len()) as f64) < enough {
+            return false;
+        }
+        match first.cmp(other_first) {
+            std::cmp::Ordering::Less => one = rest,
+            std::cmp::Ordering::Greater => other = other_rest,
+            std::cmp::Ordering::Equal => {
+                common += 1.0;
+                (one, other) = (rest, other_rest);
+            }
+        }
+    }
+    common >= enough.max(1.0)
 }
 
 /// In lower case, words only, one space between them.
@@ -343,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn prefix_filtering_finds_the_same_groups_as_comparing_all() {
+    fn no_two_groups_are_nearly_the_same() {
         // Sentences of a small vocabulary, so that many are near to each other.
         let vocabulary = ["a", "b", "c", "d", "e", "f", "g", "h"];
         let queries: Vec<String> = (0..400_u32)
@@ -366,18 +402,27 @@ mod tests {
             };
             texts.add(&row, ScoreDirection::default());
         }
-        let mut all: Vec<_> = texts.texts.iter().map(|text| (text.count, text.last_seen, text.words.clone())).collect();
-        all.sort_by_key(|(count, last_seen, _)| Reverse((*count, *last_seen)));
-        let mut expected: Vec<(Box<[u32]>, u64)> = Vec::new();
-        for (count, _, words) in all {
-            match expected.iter_mut().find(|(group, _)| are_nearly_the_same(group, &words)) {
-                Some((_, sum)) => *sum += count,
-                None => expected.push((words, count)),
+        let (all, groups) = (texts.texts.len(), texts.grouped());
+        assert!(groups.len() < all / 2, "there is something to be found");
+        assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), queries.len() as u64, "nothing gets lost");
+        for (nth, one) in groups.iter().enumerate() {
+            let near = groups[nth + 1..].iter().find(|other| are_nearly_the_same(&one.words, &other.words));
+            assert!(near.is_none(), "two groups are nearly the same");
+        }
+    }
+
+    #[test]
+    fn sets_are_nearly_the_same_if_three_quarters_of_their_words_are_common() {
+        let naive = |one: &[u32], other: &[u32]| {
+            let common = one.iter().filter(|word| other.contains(word)).count();
+            common > 0 && common as f64 >= SAME * (one.len() + other.len() - common) as f64
+        };
+        let sets: Vec<Vec<u32>> =
+            (0..256_u32).map(|bits| (0..8).filter(|bit| bits >> bit & 1 == 1).collect()).collect();
+        for one in &sets {
+            for other in &sets {
+                assert_eq!(are_nearly_the_same(one, other), naive(one, other), "{one:?} {other:?}");
             }
         }
-        let mut expected: Vec<u64> = expected.into_iter().map(|(_, count)| count).collect();
-        expected.sort_unstable_by_key(|count| Reverse(*count));
-        let found: Vec<u64> = texts.grouped().iter().map(|group| group.count).collect();
-        assert_eq!(found, expected);
     }
 }
