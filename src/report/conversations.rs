@@ -118,3 +118,16 @@ fn conversations(
     conversations.truncate(limit);
     Ok(Conversations { conversations, scanned })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{migrated, plan};
+
+    #[test]
+    fn the_statement_uses_the_index_that_was_meant() {
+        let by_time = "SEARCH memory_retrieval_failures USING INDEX memory_retrieval_failures_created_at \
+             (created_at>? AND created_at<?)";
+        assert_eq!(plan(&mut migrated(), CONVERSATIONS), [by_time]);
+    }
+}

@@ -457,3 +457,62 @@ impl FailureRow {
 fn as_text<S: Serializer>(id: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{migrated, plan};
+
+    #[test]
+    fn every_statement_uses_the_index_that_was_meant() {
+        let mut conn = migrated();
+        let by_time = "memory_retrieval_failures USING INDEX memory_retrieval_failures_created_at \
+             (created_at>? AND created_at<?)";
+        for (sql, meant) in [
+            (EDGE_BACKWARDS, by_time.replace("USING INDEX", "USING COVERING INDEX")),
+            (EDGE_FORWARDS, by_time.replace("USING INDEX", "USING COVERING INDEX")),
+            (MATCHES_BACKWARDS, by_time.to_owned()),
+            (MATCHES_FORWARDS, by_time.to_owned()),
+            (
+                BY_EVENT_ID,
+                "memory_retrieval_failures USING INDEX memory_retrieval_failures_event_id (event_id=?)".to_owned(),
+            ),
+        ] {
+            assert_eq!(plan(&mut conn, sql), [format!("SEARCH {meant}")], "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_search_whose_time_is_over_says_so_and_can_be_continued_in_both_directions() {
+        let mut conn = migrated();
+        diesel::sql_query(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 9000) \
+             INSERT INTO memory_retrieval_failures (event_id, turn_index, failure_type, retrieval_strategy, query_text, \
+             query_len, result_count, latency_ms, created_at) \
+             SELECT randomblob(16), n, 'no_hit', CASE n WHEN 1 THEN 'first' WHEN 9000 THEN 'last' ELSE 'other' END, \
+             'q', 1, 0, 0, n / 3 FROM n",
+        )
+        .execute(&mut conn)
+        .unwrap();
+        let in_no_time = Deadline::after(Duration::ZERO);
+        let mut look = |strategy: &str, mut page: PageRequest| {
+            let filter = FailureFilter { strategy: Some(strategy.into()), ..FailureFilter::default() };
+            for rounds in 1.. {
+                let found = list(&mut conn, &filter, page, in_no_time).unwrap();
+                if found.complete {
+                    return (rounds, found.failures.iter().map(|failure| failure.turn_index).collect::<Vec<_>>());
+                }
+                assert!(found.failures.is_empty());
+                page = match page.from {
+                    From::NewerThan(_) => PageRequest::newer_than(found.newer.unwrap(), 5),
+                    _ => PageRequest::older_than(found.older.unwrap(), 5),
+                };
+            }
+            unreachable!()
+        };
+        assert_eq!(look("first", PageRequest::newest(5)), (5, vec![1]));
+        assert_eq!(look("last", PageRequest::newer_than(Cursor::BEGINNING, 5)), (5, vec![9000]));
+    }
+}

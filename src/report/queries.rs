@@ -344,6 +344,7 @@ fn hash(text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{migrated, plan};
 
     fn groups(queries: &[&str]) -> Vec<(u64, u64)> {
         let mut texts = Texts::default();
@@ -359,6 +360,16 @@ mod tests {
             texts.add(&row, ScoreDirection::default());
         }
         texts.grouped().iter().map(|group| (group.count, group.texts)).collect()
+    }
+
+    #[test]
+    fn every_statement_uses_the_index_that_was_meant() {
+        let mut conn = migrated();
+        let by_time = "SEARCH memory_retrieval_failures USING INDEX memory_retrieval_failures_created_at \
+             (created_at>? AND created_at<?)";
+        assert_eq!(plan(&mut conn, QUERIES), [by_time]);
+        let by_id = "SEARCH memory_retrieval_failures USING INTEGER PRIMARY KEY (rowid=?)";
+        assert_eq!(plan(&mut conn, QUERY_TEXT), [by_id]);
     }
 
     #[test]

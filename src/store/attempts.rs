@@ -100,6 +100,11 @@ pub(super) fn insert(conn: &mut SqliteConnection, batch: &AttemptBatch, now: i64
     Ok(())
 }
 
+/// Whether anything has been appended that is not added up yet.
+pub(super) fn has_deltas(conn: &mut SqliteConnection) -> QueryResult<bool> {
+    diesel::select(diesel::dsl::exists(recent::table.select(recent::delta_id))).get_result(conn)
+}
+
 /// Adds what was appended to its minutes, hours and days: whether that was all.
 pub(super) fn compact(conn: &mut SqliteConnection, now: i64) -> QueryResult<bool> {
     let settled = id_at(now.saturating_sub(i64::try_from(SETTLED_AFTER.as_millis()).unwrap_or(i64::MAX)));
@@ -358,4 +363,135 @@ fn read_count(count: i64) -> u64 {
 /// The smallest UUIDv7 of a moment, in Unix milliseconds.
 fn id_at(moment: i64) -> Uuid {
     Uuid::from_u128(u128::from(moment.max(0).unsigned_abs()) << 80)
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::connection::SimpleConnection as _;
+
+    use super::*;
+
+    const NOW: i64 = 1_790_000_000_000;
+
+    fn database() -> SqliteConnection {
+        let mut conn = SqliteConnection::establish(":memory:").unwrap();
+        conn.batch_execute(include_str!("../../migrations/sqlite/2026-11-24-000001-0000_count_attempts/up.sql"))
+            .unwrap();
+        conn
+    }
+
+    /// Attempts at some moments, each with a latency that tells it from the others.
+    fn batch(moments: &[i64]) -> AttemptBatch {
+        let deltas = moments.iter().enumerate().map(|(nth, at)| {
+            let mut cell = Cell { attempts: 1, ..Cell::default() };
+            cell.latency.add(1.0 + nth as f64);
+            Delta {
+                // Of the past, so that they may be added up.
+                id: Uuid::from_u128(id_at(NOW - 60_000).as_u128() | nth as u128),
+                started_at: Resolution::Minute.floor(*at),
+                strategy: "semantic".into(),
+                kind: OutcomeKind::Success,
+                cell,
+            }
+        });
+        AttemptBatch { deltas: deltas.collect(), settings: Vec::new() }
+    }
+
+    /// Attempts at each resolution, those that are not added up included.
+    fn totals(conn: &mut SqliteConnection) -> [(u64, u64); 3] {
+        Resolution::ALL.map(|resolution| {
+            let (mut attempts, mut latencies) = (0, 0);
+            let mut add = |cell: ReadCell| {
+                attempts += cell.attempts;
+                latencies += cell.latency().map_or(0, |latency| latency.count());
+                true
+            };
+            read(conn, Span { resolution, from: 0, to: i64::MAX }, true, &mut add).unwrap();
+            read_recent(conn, 0, i64::MAX, &mut add).unwrap();
+            (attempts, latencies)
+        })
+    }
+
+    #[test]
+    fn adding_up_changes_no_count_at_any_resolution() {
+        let mut conn = database();
+        let moments: Vec<i64> = (0..5000).map(|nth| NOW - nth * 20_000).collect();
+        insert(&mut conn, &batch(&moments), NOW).unwrap();
+        assert_eq!(totals(&mut conn), [(5000, 5000); 3]);
+        let mut rounds = 1;
+        while !compact(&mut conn, NOW).unwrap() {
+            assert_eq!(totals(&mut conn), [(5000, 5000); 3], "in between");
+            rounds += 1;
+        }
+        assert_eq!(rounds, 3);
+        assert_eq!(totals(&mut conn), [(5000, 5000); 3]);
+        assert!(has_deltas(&mut conn).is_ok_and(|any| !any));
+        // What comes later for the same minutes is added to them.
+        let mut later = batch(&moments[..10]);
+        later.deltas.iter_mut().for_each(|delta| delta.id = Uuid::from_u128(delta.id.as_u128() | 1 << 70));
+        insert(&mut conn, &later, NOW).unwrap();
+        compact(&mut conn, NOW).unwrap();
+        assert_eq!(totals(&mut conn), [(5010, 5010); 3]);
+    }
+
+    #[test]
+    fn what_is_inserted_again_is_counted_once_and_what_is_young_waits() {
+        let mut conn = database();
+        let batch = batch(&[NOW, NOW - 1]);
+        insert(&mut conn, &batch, NOW).unwrap();
+        insert(&mut conn, &batch, NOW).unwrap();
+        assert_eq!(totals(&mut conn), [(2, 2); 3]);
+        assert!(compact(&mut conn, NOW - 60_000).unwrap());
+        insert(&mut conn, &batch, NOW).unwrap();
+        assert_eq!(totals(&mut conn), [(2, 2); 3], "not added up while it may come again");
+    }
+
+    #[test]
+    fn old_spans_go_at_their_resolution_only() {
+        let mut conn = database();
+        let days: Vec<i64> = (0..10).map(|day| NOW - day * DAY_MS).collect();
+        insert(&mut conn, &batch(&days), NOW).unwrap();
+        compact(&mut conn, NOW).unwrap();
+        expire(&mut conn, Resolution::Minute, NOW - 3 * DAY_MS).unwrap();
+        assert_eq!(totals(&mut conn).map(|(attempts, _)| attempts), [3, 10, 10]);
+        assert_eq!(newest(&mut conn).unwrap(), Some(Resolution::Day.floor(NOW)));
+        assert_eq!(oldest(&mut conn).unwrap(), Some(Resolution::Day.floor(NOW - 9 * DAY_MS)));
+    }
+
+    #[test]
+    fn a_sketch_that_cannot_be_read_costs_its_values_and_nothing_else() {
+        let mut conn = database();
+        insert(&mut conn, &batch(&[NOW, NOW - HOUR_MS]), NOW).unwrap();
+        conn.batch_execute("UPDATE memory_retrieval_attempts_recent SET latency = x'0102030405'").unwrap();
+        compact(&mut conn, NOW).unwrap();
+        assert_eq!(totals(&mut conn), [(2, 0); 3]);
+    }
+
+    #[test]
+    fn every_statement_uses_the_index_that_was_meant() {
+        let mut conn = database();
+        let deltas = recent::table.filter(recent::delta_id.lt(vec![0_u8])).order(recent::delta_id).limit(1);
+        let deltas = diesel::debug_query::<diesel::sqlite::Sqlite, _>(&deltas.select(recent::delta_id)).to_string();
+        let deltas = deltas.split(" -- ").next().unwrap().to_owned();
+        for (sql, plan) in [
+            (
+                CELLS,
+                "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=? AND started_at>? AND started_at<?)",
+            ),
+            (
+                COUNTS,
+                "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=? AND started_at>? AND started_at<?)",
+            ),
+            (NEWEST, "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=?)"),
+            (OLDEST, "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=?)"),
+            (EXPIRE, "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=? AND started_at<?)"),
+            (&deltas, "SEARCH memory_retrieval_attempts_recent USING PRIMARY KEY (delta_id<?)"),
+            // A few hundred rows, always read whole.
+            (RECENT_CELLS, "SCAN memory_retrieval_attempts_recent"),
+        ] {
+            let plans = crate::store::plan(&mut conn, sql);
+            assert!(plans.iter().any(|step| step == plan), "{sql}: {plans:?}");
+            assert!(!plans.iter().any(|step| step.contains("TEMP B-TREE")), "{sql}: {plans:?}");
+        }
+    }
 }

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub(crate) use attempts::Resolution;
 pub(crate) use models::Row;
 pub(crate) use sqlite::Database;
+#[cfg(test)]
+pub(crate) use sqlite::{migrated, plan};
 use uuid::Uuid;
 
 use crate::attempts::AttemptBatch;

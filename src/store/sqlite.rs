@@ -433,6 +433,10 @@ impl Store for SqliteStore {
     fn compact(&mut self) -> Result<bool, StoreError> {
         self.tell_checkpointer();
         let mut conn = self.connection()?;
+        // Not worth a lock that others wait for.
+        if !attempts::has_deltas(&mut conn).map_err(|error| classify(&error))? {
+            return Ok(true);
+        }
         let all = transact(&mut conn, |conn| attempts::compact(conn, clock::now()).map_err(|error| classify(&error)))?;
         if !all {
             self.since_checkpoint += BYTES_PER_COMPACTION;
@@ -531,6 +535,27 @@ fn classify_text(text: &str) -> StoreError {
     } else {
         StoreError::Split(text.into())
     }
+}
+
+/// A database in memory with all tables.
+#[cfg(test)]
+pub(crate) fn migrated() -> SqliteConnection {
+    let mut conn = SqliteConnection::establish(":memory:").unwrap();
+    conn.run_pending_migrations(MIGRATIONS).unwrap();
+    conn
+}
+
+/// How SQLite goes about `sql`, step by step.
+#[cfg(test)]
+pub(crate) fn plan(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
+    #[derive(QueryableByName)]
+    struct Step {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        detail: String,
+    }
+    // Parameters without a value are NULL, which changes no plan.
+    let steps: Vec<Step> = diesel::sql_query(format!("EXPLAIN QUERY PLAN {sql}")).load(conn).unwrap();
+    steps.into_iter().map(|step| step.detail).collect()
 }
 
 #[cfg(test)]
