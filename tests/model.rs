@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{TestDb, block_on, eventually, no_hit, spawn};
 use fail::FailScenario;
-use failure_logger::{DropReason, LogOutcome, LoggerHandle};
+use failure_logger::{DropReason, LogOutcome, LoggerHandle, Outcome, RetrievalFailureType};
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
@@ -18,6 +18,8 @@ const CAPACITY: usize = 64;
 enum Happening {
     Log(usize),
     Send(usize),
+    /// Successes and failures that a monitor sees.
+    Observe(usize),
     Flush,
     StoreFails,
     StoreRecovers,
@@ -31,6 +33,7 @@ enum Happening {
 #[derive(Clone, Debug, Default)]
 struct Model {
     received: u64,
+    observed: u64,
     failing: bool,
     closed: bool,
 }
@@ -47,6 +50,7 @@ impl ReferenceStateMachine for Model {
         prop_oneof![
             8 => (1..40_usize).prop_map(Happening::Log),
             3 => (1..40_usize).prop_map(Happening::Send),
+            3 => (1..40_usize).prop_map(Happening::Observe),
             6 => Just(Happening::Flush),
             2 => Just(Happening::StoreFails),
             4 => Just(Happening::StoreRecovers),
@@ -71,6 +75,11 @@ impl ReferenceStateMachine for Model {
     fn apply(mut model: Self, happening: &Happening) -> Self {
         match happening {
             Happening::Log(records) | Happening::Send(records) => model.received += *records as u64,
+            // One in three fails.
+            Happening::Observe(attempts) => {
+                model.received += attempts.div_ceil(3) as u64;
+                model.observed += if model.closed { 0 } else { *attempts as u64 };
+            }
             Happening::PanicInHandler => model.received += 1,
             Happening::StoreFails => model.failing = true,
             Happening::StoreRecovers => model.failing = false,
@@ -126,6 +135,15 @@ impl StateMachineTest for System {
                 }
             }
             Happening::Send(records) => (0..records).for_each(|_| system.send()),
+            Happening::Observe(attempts) => {
+                let monitor = system.logger.strategy("observed");
+                for nth in 0..attempts {
+                    monitor.record(match nth % 3 {
+                        0 => Outcome::failure(RetrievalFailureType::Error, "q", Duration::ZERO),
+                        _ => Outcome::success(Duration::ZERO),
+                    });
+                }
+            }
             Happening::Flush => {
                 let before = system.queued.len() as u64;
                 if block_on(system.logger.flush()).is_ok() {
@@ -166,6 +184,11 @@ impl StateMachineTest for System {
         assert_eq!(stats.received, stats.persisted + stats.dropped.total());
         let stored = system.db.turns();
         assert_eq!(stored.len() as u64, stats.persisted);
+        // What a monitor saw, also where its record was dropped, and the failures that none saw.
+        let unobserved =
+            system.db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE retrieval_strategy <> 'observed'");
+        assert_eq!((stats.attempts, stats.attempts_persisted), (model.observed, model.observed));
+        assert_eq!(system.db.attempts().unsigned_abs(), model.observed + unobserved.unsigned_abs());
         let of = |sender: &[i64]| stored.iter().copied().filter(|turn| sender.contains(turn)).collect::<Vec<_>>();
         assert_eq!(of(&system.queued), system.queued, "what was queued is stored, once and in order");
         assert!(of(&system.sent).is_sorted());

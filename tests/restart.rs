@@ -73,6 +73,7 @@ fn a_panic_before_and_after_the_commit_of_a_flush() {
         eventually("the next incarnation", || logger.stats().persisted == 10);
         assert_eq!(logger.stats().restarts, 1);
         nothing_is_lost(&db, &logger, 10);
+        assert_eq!(db.attempts(), 10, "attempts are counted once, too");
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) fn flush(shared: &Shared) -> Result<(), StoreError> {
     opened(&mut writer)?;
     shared.attempts.collect();
     let mut waiting = shared.buffer.waiting();
+    // What failed before is written as it was; what was counted since then comes after it.
+    let mut again = !writer.attempts.is_empty();
     loop {
         if writer.in_flight.is_empty() {
             let taken = take_batch(&shared.buffer, &mut writer.in_flight);
@@ -40,7 +42,7 @@ pub(super) fn flush(shared: &Shared) -> Result<(), StoreError> {
         }
         let result = count_in_flight(shared, &mut writer).and_then(|()| write_in_flight(shared, &mut writer));
         give_up_on_file(&mut writer, result)?;
-        if waiting == 0 {
+        if waiting == 0 && !std::mem::take(&mut again) {
             return Ok(());
         }
     }

@@ -62,6 +62,14 @@ impl TestDb {
         self.integer("SELECT count(*) FROM memory_retrieval_failures")
     }
 
+    /// All attempts that are counted, each once.
+    pub fn attempts(&self) -> i64 {
+        self.integer(
+            "SELECT coalesce((SELECT sum(attempts) FROM memory_retrieval_attempts_recent), 0) \
+             + coalesce((SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 86400), 0)",
+        )
+    }
+
     /// The values of the first column, in the order in which the rows were stored.
     pub fn texts(&self, column: &str) -> Vec<Option<String>> {
         #[derive(QueryableByName)]
