@@ -26,6 +26,9 @@ struct Args {
 const BUFFER: usize = 1 << 16;
 /// Failures between two looks at the buffer.
 const STEP: u64 = 4096;
+/// Minutes between two flushes: the logger holds a few thousand counts in memory, and gives up
+/// resolution beyond that.
+const MINUTES_PER_FLUSH: u64 = 100;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,6 +43,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let span = Duration::from_secs(args.days * 24 * 60 * 60);
     let begin = SystemTime::now() - span;
     let mut random = Random(42);
+    let failures_per_flush = (args.failures * MINUTES_PER_FLUSH / (args.days * 24 * 60)).max(1);
     for nth in 0..args.failures {
         let at = begin + span.mul_f64(nth as f64 / args.failures as f64);
         let monitor = &monitors[random.below(4) as usize];
@@ -47,6 +51,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         for _ in 0..args.successes {
             let latency = Duration::from_micros(2000 + random.below(30_000));
             monitor.record(Outcome::success(latency).top_score(0.35 + random.share() * 0.6).at(at));
+        }
+        if nth % failures_per_flush == 0 {
+            logger.flush().await?;
         }
         if nth % STEP == 0 {
             bar.set_position(nth);

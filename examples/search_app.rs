@@ -1,34 +1,36 @@
 //! A complete search service that records its failed searches.
 //!
-//! It serves BM25 full-text search (SQLite's FTS5) over HTTP, and hands every search that found
-//! nothing, found nothing good, took too long or broke to the failure logger:
+//! It serves BM25 full-text search (SQLite's FTS5) over HTTP. A monitor counts every search, and logs
+//! those that found nothing, found nothing good, took too long or broke:
 //!
 //! ```text
 //! cargo run --release --example search_app
 //! curl 'http://127.0.0.1:8080/search?q=what+happens+when+the+disk+is+full'
 //! ```
 //!
-//! With `--queries FILE` it sends itself all queries of a file, then tells which ones failed.
+//! With `--queries FILE` it sends itself all queries of a file, then tells which ones failed, and
+//! which threshold would be right; with `--judgements FILE`, also how well it foretold a bad answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::error::Error;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix::{Actor, Addr, Context, Handler, Message, Recipient};
 use actix_web::http::StatusCode;
-use actix_web::rt::{self, time::timeout};
+use actix_web::rt;
 use actix_web::{App, HttpResponse, HttpServer, get, web};
 use clap::Parser;
-use diesel::dsl::{count_star, max};
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, Pool};
 use diesel::sql_types::{Float, Text};
-use failure_logger::RetrievalFailureType::{LowConfidence, NoHit, Timeout};
-use failure_logger::{FailureLogger, LoggerConfig, LoggerHandle, RetrievalFailureRecord, RetrievalFailureType, Stats};
+use failure_logger::{
+    FailureFilter, FailureLogger, LoggerConfig, LoggerHandle, PageRequest, RetrievalFailureRecord,
+    RetrievalFailureType, Scored, StrategyMonitor, TimeRange, Timeout, TimeoutOr,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
@@ -36,10 +38,13 @@ use tempfile::NamedTempFile;
 const STRATEGY: &str = "bm25";
 const MAX_HITS: usize = 10;
 const MAX_QUERY_BYTES: usize = 1000;
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// What searches that were only slow are logged as: their attempts are counted already.
+const SLOW_STRATEGY: &str = "bm25, slow";
 /// Searches that run at once; more wait for a connection, and that counts as their time.
 const MAX_SEARCHES: u32 = 4;
 /// Failed queries that the summary shows.
-const WORST: i64 = 10;
+const WORST: usize = 10;
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -64,9 +69,16 @@ struct Args {
     /// Address to listen on [default: 127.0.0.1:8080, or with --queries any free port]
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Send the queries of this JSON-lines file (query) to the server, then stop it
+    /// Send the queries of this JSON-lines file (id, query) to the server, then stop it
     #[arg(long)]
     queries: Option<PathBuf>,
+    /// Which documents are relevant: a table of query id, document id and relevance, with a line of
+    /// names above
+    #[arg(long, requires = "queries")]
+    judgements: Option<PathBuf>,
+    /// Thresholds of which to foretell the failure rate
+    #[arg(long, value_delimiter = ',', requires = "queries")]
+    predict: Vec<f64>,
 }
 
 #[actix_web::main]
@@ -84,14 +96,15 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<()> {
     let questions = args.queries.as_deref().map(json_lines::<Question>).transpose()?;
+    let relevant = args.judgements.as_deref().map(judgements).transpose()?;
     let documents = documents(&args.corpus)?;
     let index = SearchIndex::build(&documents)?;
 
     if args.db.contains(':') {
         return Err(format!("--db {}: expected the path of a file", args.db).into());
     }
+    let begun = SystemTime::now();
     let logger = FailureLogger::spawn(LoggerConfig::new(&args.db))?;
-    let last_run = last_failure(&args.db)?;
     // The only clone of the address: each one enlarges the logger's mailbox.
     let reports = logger.addr().clone().recipient();
     let watcher = LatencyWatcher { slow_ms: args.slow_ms, reports }.start();
@@ -99,10 +112,12 @@ async fn run(args: Args) -> Result<()> {
     // Built once, for the factory below runs in every worker.
     let app = web::Data::new(SearchApp {
         index,
-        logger: logger.clone(),
+        monitor: logger
+            .strategy(STRATEGY)
+            .confidence_threshold(args.threshold)
+            .timeout(Duration::from_millis(args.timeout_ms)),
         watcher: watcher.clone(),
         threshold: args.threshold,
-        timeout: Duration::from_millis(args.timeout_ms),
     });
     let port = if questions.is_some() { 0 } else { 8080 };
     let listen = args.listen.unwrap_or((Ipv4Addr::LOCALHOST, port).into());
@@ -119,7 +134,7 @@ async fn run(args: Args) -> Result<()> {
     let server = rt::spawn(server);
     let asked = match questions {
         Some(questions) => {
-            let asked = ask(&url, &questions).await;
+            let asked = ask(&url, &questions, relevant.as_ref()).await;
             stop.stop(true).await;
             asked
         }
@@ -130,33 +145,49 @@ async fn run(args: Args) -> Result<()> {
     // Nobody searches any more. What the watcher was told is reported before the logger closes.
     watcher.send(CaughtUp).await?;
     let stats = logger.shutdown().await?.stats;
-    summarize(&args.db, last_run, &stats)?;
+    let run = TimeRange::between(begun, SystemTime::now() + Duration::from_millis(1))?;
+    summarize(&logger, run, &args).await?;
+    println!("\n{stats}");
     asked
 }
 
-/// Sends each question to the server, one after the other.
-async fn ask(url: &str, questions: &[Question]) -> Result<()> {
+/// Sends each question to the server, one after the other. If it is known which documents are
+/// relevant, tells how well a failure foretold that none of them was found.
+async fn ask(url: &str, questions: &[Question], relevant: Option<&HashSet<(String, String)>>) -> Result<()> {
     // The server has a timeout itself, and what it says about that is an answer too.
     let client = awc::Client::builder().disable_timeout().finish();
     let mut refused = 0;
-    for Question { query } in questions {
+    // By whether the search failed, and whether a relevant document was found.
+    let mut answers = [[0_u32; 2]; 2];
+    for Question { id, query } in questions {
         let request = client.get(url).query(&[("q", query)])?;
         let mut answer = request.send().await.map_err(|error| format!("no answer to {query:?}: {error}"))?;
-        refused += usize::from(answer.status().is_client_error());
         // Read to its end, so that the connection serves the next question.
-        answer.body().await?;
+        let body = answer.body().limit(MAX_ANSWER_BYTES).await?;
+        if answer.status().is_client_error() {
+            refused += 1;
+        } else if let Some(relevant) = relevant {
+            let SearchAnswer { outcome, hits, .. } = serde_json::from_slice(&body)?;
+            let found = hits.iter().any(|hit| relevant.contains(&(id.clone(), hit.id.clone())));
+            answers[usize::from(outcome != "success")][usize::from(found)] += 1;
+        }
     }
     println!("asked {} questions, {refused} of them refused as invalid", questions.len());
+    if relevant.is_some() {
+        println!("\nquestions            a relevant document in the first {MAX_HITS}    none");
+        for (name, [without, with]) in [("that succeeded", answers[0]), ("that failed", answers[1])] {
+            println!("    {name:<14}    {with:>34}    {without:>4}");
+        }
+    }
     Ok(())
 }
 
 /// What the handlers share.
 struct SearchApp {
     index: SearchIndex,
-    logger: LoggerHandle,
+    monitor: StrategyMonitor<Timeout>,
     watcher: Addr<LatencyWatcher>,
     threshold: f32,
-    timeout: Duration,
 }
 
 #[derive(Deserialize)]
@@ -165,10 +196,10 @@ struct SearchRequest {
     q: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct SearchAnswer {
     /// `success`, or the type of failure.
-    outcome: &'static str,
+    outcome: String,
     latency_ms: u64,
     hits: Vec<Hit>,
 }
@@ -181,33 +212,25 @@ async fn search(app: web::Data<SearchApp>, request: web::Query<SearchRequest>) -
         return HttpResponse::BadRequest().body(format!("expected ?q= with 1 to {MAX_QUERY_BYTES} bytes of text\n"));
     }
     let started = Instant::now();
-    let found = timeout(app.timeout, find(app.clone(), query.clone())).await;
+    // Counts the search, and logs it if it fails.
+    let found = app.monitor.observe(&query, find(app.clone(), query.clone())).await;
     let latency_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
 
-    let (status, failure, cause, hits) = match found {
-        Ok(Ok(hits)) => (StatusCode::OK, app.judge(&hits), None, hits),
-        Ok(Err(error)) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, Some(RetrievalFailureType::Error), Some(error.to_string()), vec![])
-        }
-        Err(elapsed) => (StatusCode::GATEWAY_TIMEOUT, Some(Timeout), Some(elapsed.to_string()), vec![]),
+    let (status, outcome, hits) = match found {
+        Ok(hits) => (StatusCode::OK, app.judge(&hits), hits),
+        Err(TimeoutOr::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "timeout", vec![]),
+        Err(TimeoutOr::Other(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "error", vec![]),
     };
-    // Written as a timeout for the case that the watcher finds it slow.
-    let record = RetrievalFailureRecord {
-        top_score: hits.first().map(|best| best.score),
-        confidence_threshold: Some(app.threshold),
-        result_count: hits.len(),
-        latency_ms,
-        error_context: cause.map(Into::into),
-        ..RetrievalFailureRecord::new(failure.unwrap_or(Timeout), STRATEGY, &query)
-    };
-    // Either, or: nothing is logged twice.
-    if failure.is_some() {
-        app.logger.log(record); // What is dropped is counted, and the logger warns of it.
-    } else {
-        app.watcher.do_send(Searched(record));
+    if outcome == "success" {
+        app.watcher.do_send(Searched(RetrievalFailureRecord {
+            top_score: hits.first().map(|best| best.score),
+            confidence_threshold: Some(app.threshold),
+            result_count: hits.len(),
+            latency_ms,
+            ..RetrievalFailureRecord::new(RetrievalFailureType::Timeout, SLOW_STRATEGY, &query)
+        }));
     }
-    let outcome = failure.map_or("success", |failure| failure.as_str());
-    HttpResponse::build(status).json(SearchAnswer { outcome, latency_ms, hits })
+    HttpResponse::build(status).json(SearchAnswer { outcome: outcome.into(), latency_ms, hits })
 }
 
 /// Searches on a thread that may block. It goes on if nobody waits any more.
@@ -216,11 +239,12 @@ async fn find(app: web::Data<SearchApp>, query: String) -> Result<Vec<Hit>> {
 }
 
 impl SearchApp {
-    fn judge(&self, hits: &[Hit]) -> Option<RetrievalFailureType> {
+    /// What the monitor makes of a search that was answered.
+    fn judge(&self, hits: &[Hit]) -> &'static str {
         match hits.first() {
-            None => Some(NoHit),
-            Some(best) if best.score < self.threshold => Some(LowConfidence),
-            Some(_) => None,
+            None => "no_hit",
+            Some(best) if best.score < self.threshold => "low_confidence",
+            Some(_) => "success",
         }
     }
 }
@@ -273,7 +297,7 @@ struct SearchIndex {
     _file: NamedTempFile,
 }
 
-#[derive(QueryableByName, Serialize)]
+#[derive(QueryableByName, Serialize, Deserialize)]
 struct Hit {
     #[diesel(sql_type = Text)]
     id: String,
@@ -282,6 +306,13 @@ struct Hit {
     /// Higher is better.
     #[diesel(sql_type = Float)]
     score: f32,
+}
+
+/// All that the monitor must know of a hit.
+impl Scored for Hit {
+    fn score(&self) -> f32 {
+        self.score
+    }
 }
 
 impl SearchIndex {
@@ -340,7 +371,19 @@ struct Document {
 
 #[derive(Deserialize)]
 struct Question {
+    #[serde(default)]
+    id: String,
     query: String,
+}
+
+/// The relevant pairs of a query's and a document's id.
+fn judgements(path: &Path) -> Result<HashSet<(String, String)>> {
+    let text = read(path)?;
+    let pairs = text.lines().skip(1).filter_map(|line| {
+        let [query, document, relevance] = line.split('\t').collect::<Vec<_>>().try_into().ok()?;
+        (relevance.parse::<i32>().ok()? > 0).then(|| (query.to_owned(), document.to_owned()))
+    });
+    Ok(pairs.collect())
 }
 
 fn documents(corpus: &Path) -> Result<Vec<Document>> {
@@ -400,64 +443,62 @@ fn sections(name: &str, text: &str, markdown: bool) -> Vec<Document> {
     sections
 }
 
+/// What is no text counts as text with some strange characters.
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()).into())
+    let bytes = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-diesel::table! {
-    /// What the summary needs of the logger's table.
-    memory_retrieval_failures (id) {
-        /// Ascends, and is never used again.
-        id -> BigInt,
-        /// The name that `RetrievalFailureType::as_str` gives.
-        failure_type -> Text,
-        /// At most 512 characters of the query.
-        query_text -> Text,
-        /// NULL if nothing was found.
-        top_score -> Nullable<Float>,
-    }
-}
-
-/// Id of the newest failure that earlier runs left in the database.
-fn last_failure(db: &str) -> Result<i64> {
-    use self::memory_retrieval_failures::dsl::{id, memory_retrieval_failures};
-
-    let last: Option<i64> = memory_retrieval_failures.select(max(id)).first(&mut SqliteConnection::establish(db)?)?;
-    Ok(last.unwrap_or(0))
-}
-
-/// Prints what the database holds of this run, and what became of every record.
-fn summarize(db: &str, last_run: i64, stats: &Stats) -> Result<()> {
-    use self::memory_retrieval_failures::dsl::{failure_type, id, memory_retrieval_failures, query_text, top_score};
-
-    let conn = &mut SqliteConnection::establish(db)?;
-    let failures = memory_retrieval_failures.filter(id.gt(last_run));
-    let counts: Vec<(String, i64)> =
-        failures.group_by(failure_type).select((failure_type, count_star())).order(count_star().desc()).load(conn)?;
-    // Those without a hit have no score, and SQLite puts NULL first.
-    let worst: Vec<(Option<f32>, String)> = failures
-        .filter(failure_type.eq_any([NoHit.as_str(), LowConfidence.as_str()]))
-        .select((top_score, query_text))
-        .order((top_score.asc(), id.asc()))
-        .limit(WORST)
-        .load(conn)?;
-
-    println!("\nfailed searches by type, in {db}:");
-    if counts.is_empty() {
+/// Prints what is known of this run.
+async fn summarize(logger: &LoggerHandle, run: TimeRange, args: &Args) -> Result<()> {
+    let reader = logger.reader();
+    let page =
+        reader.list(FailureFilter { range: Some(run), ..FailureFilter::default() }, PageRequest::newest(1000)).await?;
+    println!("\nfailed searches by type, in {}:", args.db);
+    if page.failures.is_empty() {
         println!("    none");
     }
-    for (name, count) in counts {
-        println!("{count:>8}  {name}");
+    for failure_type in RetrievalFailureType::ALL {
+        let count = page.failures.iter().filter(|failure| failure.failure_type == failure_type).count();
+        if count > 0 {
+            println!("{count:>8}  {failure_type}");
+        }
     }
+    let mut worst = page.failures;
+    worst.retain(|failure| {
+        matches!(failure.failure_type, RetrievalFailureType::NoHit | RetrievalFailureType::LowConfidence)
+    });
+    // Those without a hit have no score.
+    worst.sort_by(|one, other| one.top_score.partial_cmp(&other.top_score).unwrap_or(std::cmp::Ordering::Equal));
     if !worst.is_empty() {
         println!("\nworst queries, with their best score:");
     }
-    for (score, query) in worst {
-        let score = score.map_or_else(|| "no hit".to_owned(), |score| format!("{score:.2}"));
+    for failure in worst.iter().take(WORST) {
+        let score = failure.top_score.map_or_else(|| "no hit".to_owned(), |score| format!("{score:.2}"));
         // Users' text may contain what a terminal takes for commands.
-        let query: String = query.chars().take(100).flat_map(char::escape_debug).collect();
+        let query: String = failure.query_text.chars().take(100).flat_map(char::escape_debug).collect();
         println!("{score:>8}  {query}");
     }
-    println!("\n{stats}");
+
+    // Of all runs in this minute, for attempts are counted by the minute.
+    let calibration = reader.calibration(STRATEGY, run).await?;
+    if let Some(rate) = calibration.failure_rate {
+        println!(
+            "\n{} searches, {:.1} % failed at a threshold of {}",
+            calibration.attempts,
+            100.0 * rate,
+            args.threshold
+        );
+    }
+    for threshold in &args.predict {
+        if let Some(rate) = calibration.failure_rate_at(*threshold) {
+            println!("    at {threshold}, {:.1} % would have failed", 100.0 * rate);
+        }
+    }
+    for rate in [0.01, 0.05, 0.1] {
+        if let Some(threshold) = calibration.threshold_for(rate) {
+            println!("    for {:.0} %, choose {threshold:.2}", 100.0 * rate);
+        }
+    }
     Ok(())
 }

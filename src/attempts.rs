@@ -131,6 +131,13 @@ impl ScoreDirection {
     }
 }
 
+/// What is counted of an attempt.
+pub(crate) struct Attempt {
+    pub(crate) kind: OutcomeKind,
+    pub(crate) latency: Duration,
+    pub(crate) top_score: Option<f32>,
+}
+
 /// One attempt, on its way to its cell.
 struct Sample {
     series: SeriesId,
@@ -140,6 +147,12 @@ struct Sample {
     latency: Duration,
     /// NaN: none.
     top_score: f32,
+}
+
+impl Sample {
+    fn new(series: &Series, &Attempt { kind, latency, top_score }: &Attempt, at: i64) -> Self {
+        Self { series: series.id, kind, at, latency, top_score: top_score.unwrap_or(f32::NAN) }
+    }
 }
 
 /// Index of a series among all of a logger.
@@ -332,24 +345,25 @@ impl Attempts {
         Arc::clone(lock(&self.registry).series(&BoundedText::<64>::from(name)))
     }
 
-    /// Counts an attempt: whether the writer should look after the queue soon.
-    pub(crate) fn push(
-        &self,
-        series: &Series,
-        kind: OutcomeKind,
-        at: i64,
-        latency: Duration,
-        top_score: Option<f32>,
-    ) -> bool {
+    /// Counts an attempt that ends now: whether the writer should look after the queue soon. Waits
+    /// for nobody.
+    pub(crate) fn push(&self, series: &Series, attempt: &Attempt, now: i64) -> bool {
         let Some(samples) = self.samples.get() else { return false };
-        let sample = Sample { series: series.id, kind, at, latency, top_score: top_score.unwrap_or(f32::NAN) };
-        if samples.push(sample).is_err() {
-            if let Some(spilled) = series.spilled.get(kind as usize) {
+        if samples.push(Sample::new(series, attempt, now)).is_err() {
+            if let Some(spilled) = series.spilled.get(attempt.kind as usize) {
                 spilled.fetch_add(1, Ordering::AcqRel);
             }
             return true;
         }
         samples.len() >= SAMPLES / 2
+    }
+
+    /// Counts an attempt that ended at another time. Waits for its turn.
+    pub(crate) fn add(&self, series: &Series, attempt: &Attempt, at: i64) {
+        let mut pending = lock(&self.pending);
+        pending.add(Sample::new(series, attempt, at));
+        pending.bound();
+        self.observed.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Puts samples into their cells, so that the queue is empty again.
@@ -359,14 +373,8 @@ impl Attempts {
         let mut observed = 0;
         // No more than the queue holds: callers may be faster.
         for _ in 0..SAMPLES {
-            let Some(Sample { series, kind, at, latency, top_score }) = samples.pop() else { break };
-            let cell = pending.cells.entry(CellKey::new(at, series, kind)).or_default();
-            cell.attempts += 1;
-            // A cancelled attempt took as long as somebody was patient.
-            if kind != OutcomeKind::Cancelled {
-                cell.latency.add(latency.as_secs_f64() * 1e3);
-            }
-            cell.top_score.add(f64::from(top_score));
+            let Some(sample) = samples.pop() else { break };
+            pending.add(sample);
             observed += 1;
         }
         let now = clock::now();
@@ -467,6 +475,16 @@ impl Drop for Unobserved<'_> {
 }
 
 impl Pending {
+    fn add(&mut self, Sample { series, kind, at, latency, top_score }: Sample) {
+        let cell = self.cells.entry(CellKey::new(at, series, kind)).or_default();
+        cell.attempts += 1;
+        // A cancelled attempt took as long as somebody was patient.
+        if kind != OutcomeKind::Cancelled {
+            cell.latency.add(latency.as_secs_f64() * 1e3);
+        }
+        cell.top_score.add(f64::from(top_score));
+    }
+
     /// Gives up resolution, never a count, while the store takes nothing for long.
     fn bound(&mut self) {
         for span in [HOUR_MS, DAY_MS] {

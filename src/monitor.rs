@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::attempts::{OutcomeKind, ScoreDirection, Series};
+use crate::attempts::{Attempt, OutcomeKind, ScoreDirection, Series};
 use crate::clock;
 use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType};
-use crate::shared::{Attempt, Shared};
+use crate::shared::Shared;
 
 /// Watches the retrievals of one strategy. Made by
 /// [`LoggerHandle::strategy`](crate::LoggerHandle::strategy); cheap to clone, and of use from any
@@ -187,8 +187,8 @@ impl<Limit> StrategyMonitor<Limit> {
     /// Counts an attempt of which the outcome is known already, and logs it if it is a failure.
     pub fn record(&self, outcome: Outcome<'_>) {
         let Outcome { kind, latency, top_score, at, .. } = outcome;
-        let attempt = Attempt { kind, latency, top_score, at };
-        self.shared.observe(&self.series, &attempt, || self.failure(&outcome));
+        let attempt = Attempt { kind, latency, top_score };
+        self.shared.observe(&self.series, &attempt, at, || self.failure(&outcome));
     }
 
     /// What to [`record`](Self::record) of a retrieval that gave `result`, judged as

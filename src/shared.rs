@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::attempts::{AttemptBatch, Attempts, OutcomeKind, Series};
+use crate::attempts::{Attempt, AttemptBatch, Attempts, Series};
 use crate::buffer::{Buffer, Entry, Origin};
 use crate::clock::{self, PurgeClock};
 use crate::config::LoggerConfig;
@@ -67,15 +67,6 @@ pub(crate) struct Counters {
     pub(crate) duplicates: AtomicU64,
     /// Unix milliseconds; 0: never.
     pub(crate) last_flush: AtomicU64,
-}
-
-/// What is counted of an attempt.
-pub(crate) struct Attempt {
-    pub(crate) kind: OutcomeKind,
-    pub(crate) latency: Duration,
-    pub(crate) top_score: Option<f32>,
-    /// Unix milliseconds, UTC. `None`: now.
-    pub(crate) at: Option<i64>,
 }
 
 /// Where the logger is in its life.
@@ -141,23 +132,27 @@ impl Shared {
         }
     }
 
-    /// Counts an attempt that a monitor saw end, and logs `failure` if it is one.
+    /// Counts an attempt that a monitor saw end, and logs `failure` if it is one. `at` is in Unix
+    /// milliseconds, UTC, now by default.
     pub(crate) fn observe(
         &self,
         series: &Series,
         attempt: &Attempt,
+        at: Option<i64>,
         failure: impl FnOnce() -> Option<RetrievalFailureRecord>,
     ) {
         if self.closed_door().is_none() {
-            let at = attempt.at.unwrap_or_else(clock::now);
-            if self.attempts.push(series, attempt.kind, at, attempt.latency, attempt.top_score) {
+            let moment = at.unwrap_or_else(clock::now);
+            if at.is_some() {
+                self.attempts.add(series, attempt, moment);
+            } else if self.attempts.push(series, attempt, moment) {
                 self.buffer.wake();
             }
             if let Some(record) = failure() {
-                self.accept(record, Some(at), Origin::Observed);
+                self.accept(record, Some(moment), Origin::Observed);
             }
         } else if let Some(record) = failure() {
-            self.log(record, attempt.at, Origin::Observed);
+            self.log(record, at, Origin::Observed);
         }
     }
 

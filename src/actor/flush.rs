@@ -81,7 +81,7 @@ pub(super) fn compact(shared: &Shared) -> Result<bool, StoreError> {
 
 fn compact_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> {
     let Writer { store: Some(store), purge_clock, .. } = writer else { return Ok(true) };
-    let all = store.compact()?;
+    let mut all = store.compact()?;
     let kept_days = match shared.config.attempts_retention_days {
         0 => u32::MAX,
         days => days,
@@ -98,7 +98,7 @@ fn compact_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError
             if days < u32::MAX
                 && let Some(before) = cutoff
             {
-                store.expire(resolution, before)?;
+                all &= store.expire(resolution, before)?;
             }
         }
     }

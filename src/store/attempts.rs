@@ -21,8 +21,8 @@ use crate::sketch::Sketch;
 
 /// What is added up in one transaction at most.
 const DELTAS_PER_COMPACTION: i64 = 2000;
-/// Spans that one transaction deletes at most, at each resolution.
-const SPANS_PER_EXPIRY: i32 = 2000;
+/// Cells that one transaction deletes, about, at each resolution.
+const CELLS_PER_EXPIRY: i32 = 2000;
 /// What is younger may be written once more, after a fault between commit and acknowledgement; it
 /// is not added up yet, so that the repetition is noticed.
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
@@ -170,14 +170,16 @@ pub(super) fn compact(conn: &mut SqliteConnection, now: i64) -> QueryResult<bool
     Ok(all)
 }
 
-/// Deletes some spans of `resolution` that began before `before`: how many cells.
-pub(super) fn expire(conn: &mut SqliteConnection, resolution: Resolution, before: i64) -> QueryResult<usize> {
-    diesel::sql_query(EXPIRE)
+/// Deletes some cells of `resolution` that began before `before`: how many, and whether those were
+/// all.
+pub(super) fn expire(conn: &mut SqliteConnection, resolution: Resolution, before: i64) -> QueryResult<(usize, bool)> {
+    let expired = diesel::sql_query(EXPIRE)
         .bind::<BigInt, _>(resolution.seconds())
         .bind::<BigInt, _>(before)
         .bind::<BigInt, _>(resolution.seconds())
-        .bind::<Integer, _>(SPANS_PER_EXPIRY)
-        .execute(conn)
+        .bind::<Integer, _>(CELLS_PER_EXPIRY)
+        .execute(conn)?;
+    Ok((expired, i32::try_from(expired).is_ok_and(|expired| expired < CELLS_PER_EXPIRY)))
 }
 
 /// Moment of the newest span, in Unix milliseconds.

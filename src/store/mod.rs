@@ -54,8 +54,9 @@ pub(crate) trait Store: Send {
     /// Moment of the newest day of attempts, in Unix milliseconds.
     fn newest_attempts(&mut self) -> Result<Option<i64>, StoreError>;
 
-    /// Deletes some attempts that were counted before a moment, at one resolution.
-    fn expire(&mut self, resolution: Resolution, before: i64) -> Result<(), StoreError>;
+    /// Deletes some attempts that were counted before a moment, at one resolution: whether those
+    /// were all.
+    fn expire(&mut self, resolution: Resolution, before: i64) -> Result<bool, StoreError>;
 
     /// Lets the store tidy up before it is dropped.
     fn close(&mut self);

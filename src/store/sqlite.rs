@@ -448,12 +448,12 @@ impl Store for SqliteStore {
         attempts::newest(&mut *self.connection()?).map_err(|error| classify(&error))
     }
 
-    fn expire(&mut self, resolution: Resolution, before: i64) -> Result<(), StoreError> {
+    fn expire(&mut self, resolution: Resolution, before: i64) -> Result<bool, StoreError> {
         let mut conn = self.connection()?;
-        let expired =
+        let (expired, all) =
             transact(&mut conn, |conn| attempts::expire(conn, resolution, before).map_err(|error| classify(&error)))?;
         self.since_checkpoint += expired * BYTES_PER_CELL;
-        Ok(())
+        Ok(all)
     }
 
     fn close(&mut self) {
