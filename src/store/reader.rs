@@ -1,6 +1,7 @@
 //! Read-only connections, and the few threads on which queries run.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -104,14 +105,15 @@ impl ReadPool {
         let (reply, answer) = oneshot::channel();
         let inner = Arc::clone(&self.inner);
         self.inner.threads().execute(move || {
-            let _ticket = ticket;
             // Nobody waits any more for a query whose future was dropped.
-            if !reply.is_closed() {
-                let _ = reply.send(inner.run(deadline, query));
+            if reply.is_closed() {
+                return;
             }
+            let result = catch_unwind(AssertUnwindSafe(|| inner.run(deadline, query)));
+            drop(ticket);
+            let _ = reply.send(result.unwrap_or(Err(panicked())));
         });
-        // A query that panicked has no answer.
-        answer.await.unwrap_or(Err(ReadError::Store(StoreError::Retry("the query panicked".into()))))
+        answer.await.unwrap_or(Err(panicked()))
     }
 }
 
@@ -138,7 +140,9 @@ impl Inner {
             let mut connection = self.connect()?;
             let result = connection.conn.transaction(|conn| query(conn, deadline));
             match result {
-                Err(ReadError::Store(StoreError::Retry(_))) if !deadline.passed() => std::thread::sleep(AGAIN_AFTER),
+                Err(ReadError::Store(StoreError::Retry(cause))) if cause.contains("locked") && !deadline.passed() => {
+                    std::thread::sleep(AGAIN_AFTER);
+                }
                 Err(error) => return Err(error),
                 done => {
                     self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
@@ -168,6 +172,10 @@ impl Inner {
     }
 }
 
+fn panicked() -> ReadError {
+    ReadError::Store(StoreError::GiveUp("the query panicked".into()))
+}
+
 /// One of the queries that may run or wait.
 struct Ticket(Arc<Inner>);
 
@@ -188,5 +196,84 @@ impl Drop for Ticket {
 impl From<diesel::result::Error> for ReadError {
     fn from(error: diesel::result::Error) -> Self {
         Self::Store(classify(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use futures_executor::block_on;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn file(statements: &str) -> (tempfile::TempDir, ReadPool) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        SqliteConnection::establish(path.to_str().unwrap()).unwrap().batch_execute(statements).unwrap();
+        (folder, ReadPool::new(Some(Source::file(&path))))
+    }
+
+    fn count(pool: &ReadPool) -> Result<i64, ReadError> {
+        block_on(pool.run(LONG, |conn, _| {
+            Ok(diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>("(SELECT count(*) FROM t)"))
+                .get_result(conn)?)
+        }))
+    }
+
+    #[test]
+    fn a_query_cannot_write() {
+        let (_folder, pool) = file("CREATE TABLE t (x)");
+        let refused = block_on(pool.run(LONG, |conn, _| Ok(conn.batch_execute("INSERT INTO t VALUES (1)")?)));
+        assert!(refused.is_err());
+        assert_eq!(count(&pool), Ok(0));
+    }
+
+    #[test]
+    fn a_query_that_panics_costs_its_answer_and_nothing_else() {
+        let (_folder, pool) = file("CREATE TABLE t (x)");
+        for _ in 0..2 * THREADS {
+            let lost: Result<(), _> = block_on(pool.run(LONG, |_, _| panic!("injected")));
+            assert!(lost.is_err());
+        }
+        assert_eq!(count(&pool), Ok(0));
+        assert_eq!(pool.inner.queries.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn more_queries_than_may_wait_are_refused_at_once() {
+        let (_folder, pool) = file("CREATE TABLE t (x)");
+        let (gate, closed) = channel::<()>();
+        let closed = Arc::new(Mutex::new(closed));
+        let waiting: Vec<_> = (0..MAX_QUERIES)
+            .map(|_| {
+                let closed = Arc::clone(&closed);
+                let mut query = Box::pin(pool.run(LONG, move |_, _| {
+                    let _ = closed.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    Ok(())
+                }));
+                // Begun, and not waited for.
+                let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+                assert!(query.as_mut().poll(&mut cx).is_pending());
+                query
+            })
+            .collect();
+        assert_eq!(count(&pool), Err(ReadError::Busy));
+        drop(gate);
+        for query in waiting {
+            block_on(query).unwrap();
+        }
+        assert_eq!(count(&pool), Ok(0));
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_is_read_anew() {
+        let (folder, pool) = file("CREATE TABLE t (x)");
+        assert_eq!(count(&pool), Ok(0));
+        let (other, _) = file("CREATE TABLE t (x); INSERT INTO t VALUES (1)");
+        std::fs::rename(other.path().join("x.db"), folder.path().join("x.db")).unwrap();
+        assert_eq!(count(&pool), Ok(1));
     }
 }
