@@ -482,7 +482,7 @@ mod tests {
             ),
             (
                 COUNTS,
-                "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=? AND started_at>? AND started_at<?)",
+                "SEARCH memory_retrieval_attempts USING COVERING INDEX memory_retrieval_attempts_counts (resolution=? AND started_at>? AND started_at<?)",
             ),
             (NEWEST, "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=?)"),
             (OLDEST, "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=?)"),
