@@ -141,7 +141,7 @@ pub enum LoggerError {
     #[error("{} accepted records were not stored before the deadline: {cause}", report.unsaved)]
     Unsaved {
         /// What was stored, and what was not.
-        report: ShutdownReport,
+        report: Box<ShutdownReport>,
         /// Why it took so long, as far as known.
         cause: String,
     },

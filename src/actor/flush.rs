@@ -183,7 +183,7 @@ fn count_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
         writer.in_flight.iter_mut().for_each(Row::is_new);
     }
     let mut unobserved = shared.attempts.unobserved();
-    for failure in writer.in_flight.iter_mut().filter_map(Row::to_count) {
+    for failure in writer.in_flight.iter_mut().filter_map(Row::take_uncounted) {
         unobserved.count(failure);
     }
     drop(unobserved);

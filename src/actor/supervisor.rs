@@ -189,7 +189,7 @@ fn finish(shared: &Shared, actor: Option<&mut ContextFut<FailureLogger, Context<
             cause => cause,
         };
         tracing::error!(unsaved, in_doubt, cause, "the deadline passed before all records were stored");
-        Err(LoggerError::Unsaved { report, cause })
+        Err(LoggerError::Unsaved { report: Box::new(report), cause })
     });
 }
 

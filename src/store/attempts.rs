@@ -484,8 +484,14 @@ mod tests {
                 COUNTS,
                 "SEARCH memory_retrieval_attempts USING COVERING INDEX memory_retrieval_attempts_counts (resolution=? AND started_at>? AND started_at<?)",
             ),
-            (NEWEST, "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=?)"),
-            (OLDEST, "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=?)"),
+            (
+                NEWEST,
+                "SEARCH memory_retrieval_attempts USING COVERING INDEX memory_retrieval_attempts_counts (resolution=?)",
+            ),
+            (
+                OLDEST,
+                "SEARCH memory_retrieval_attempts USING COVERING INDEX memory_retrieval_attempts_counts (resolution=?)",
+            ),
             (EXPIRE, "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=? AND started_at<?)"),
             (&deltas, "SEARCH memory_retrieval_attempts_recent USING PRIMARY KEY (delta_id<?)"),
             // A few hundred rows, always read whole.

@@ -73,7 +73,7 @@ impl Row {
     }
 
     /// What is to be counted of the row, but once.
-    pub(crate) fn to_count(&mut self) -> Option<UncountedFailure<'_>> {
+    pub(crate) fn take_uncounted(&mut self) -> Option<UncountedFailure<'_>> {
         std::mem::take(&mut self.uncounted).then_some(UncountedFailure {
             strategy: &self.retrieval_strategy,
             failure: self.failure_type,
