@@ -36,6 +36,7 @@ pub(crate) const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// How a retrieval ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OutcomeKind {
     /// Something was found that is good enough.
@@ -104,6 +105,7 @@ impl fmt::Display for OutcomeKind {
 
 /// Which scores are the better ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ScoreDirection {
     /// Similarities: a score below the threshold is too low.
@@ -315,6 +317,8 @@ impl Registry {
 
 struct Pending {
     cells: HashMap<CellKey, Cell>,
+    /// All attempts so far, by series and kind.
+    totals: HashMap<(SeriesId, OutcomeKind), u64>,
     /// When cells were last taken.
     taken_at: Instant,
 }
@@ -334,7 +338,7 @@ impl CellKey {
 
 impl Default for Pending {
     fn default() -> Self {
-        Self { cells: HashMap::new(), taken_at: Instant::now() }
+        Self { cells: HashMap::new(), totals: HashMap::new(), taken_at: Instant::now() }
     }
 }
 
@@ -382,7 +386,7 @@ impl Attempts {
             for (kind, spilled) in OutcomeKind::ALL.into_iter().zip(&series.spilled) {
                 if spilled.load(Ordering::Acquire) > 0 {
                     let attempts = spilled.swap(0, Ordering::AcqRel);
-                    pending.cells.entry(CellKey::new(now, series.id, kind)).or_default().attempts += attempts;
+                    pending.cell(now, series.id, kind, attempts).attempts += attempts;
                     observed += attempts;
                 }
             }
@@ -426,6 +430,19 @@ impl Attempts {
         self.in_flight.store(false, Ordering::Release);
     }
 
+    /// Each strategy's attempts since the start, by kind, in the order of [`OutcomeKind::ALL`].
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "shown by the service"))]
+    pub(crate) fn totals(&self) -> Vec<(BoundedText<64>, [u64; OutcomeKind::ALL.len()])> {
+        self.collect();
+        let pending = lock(&self.pending);
+        let registry = lock(&self.registry);
+        let of = |series: &Arc<Series>| {
+            let total = |kind| pending.totals.get(&(series.id, kind)).copied().unwrap_or(0);
+            (series.name.clone(), OutcomeKind::ALL.map(total))
+        };
+        registry.by_id.iter().map(of).collect()
+    }
+
     /// Attempts that monitors have counted, and how many of them are committed.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let persisted = self.persisted.load(Ordering::Acquire);
@@ -457,7 +474,7 @@ impl Unobserved<'_> {
             Some(series) if series.name == *name => series.id,
             _ => self.last.insert(Arc::clone(self.registry.series(name))).id,
         };
-        let cell = self.pending.cells.entry(CellKey::new(at, series, failure.into())).or_default();
+        let cell = self.pending.cell(at, series, failure.into(), 1);
         cell.attempts += 1;
         cell.unobserved += 1;
         // 0: not measured.
@@ -475,8 +492,14 @@ impl Drop for Unobserved<'_> {
 }
 
 impl Pending {
+    /// The cell for some more attempts, which are added to the totals.
+    fn cell(&mut self, at: i64, series: SeriesId, kind: OutcomeKind, attempts: u64) -> &mut Cell {
+        *self.totals.entry((series, kind)).or_default() += attempts;
+        self.cells.entry(CellKey::new(at, series, kind)).or_default()
+    }
+
     fn add(&mut self, Sample { series, kind, at, latency, top_score }: Sample) {
-        let cell = self.cells.entry(CellKey::new(at, series, kind)).or_default();
+        let cell = self.cell(at, series, kind, 1);
         cell.attempts += 1;
         // A cancelled attempt took as long as somebody was patient.
         if kind != OutcomeKind::Cancelled {

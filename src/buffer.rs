@@ -145,6 +145,12 @@ impl Buffer {
         }
     }
 
+    /// Whether there is room for one more, as of now.
+    #[cfg(feature = "http")]
+    pub(crate) fn has_room(&self) -> bool {
+        self.ticket().saturating_sub(self.settled()) < self.capacity
+    }
+
     /// Counts a record that was turned away.
     pub(crate) fn refuse(&self, reason: DropReason) {
         let counter = match reason {

@@ -116,6 +116,32 @@ pub enum ReadError {
     Export(String),
 }
 
+/// Why the logger does not keep what it is given as it should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unhealthy {
+    /// Enable it.
+    #[error("the logger is disabled")]
+    Disabled,
+    /// Start another: it was shut down, or is being shut down.
+    #[error("the logger was shut down")]
+    Closed,
+    /// Look at the cause: it cannot be restarted, and goes on trying.
+    #[error("the logger cannot be restarted and goes on trying: {cause}")]
+    Unavailable {
+        /// What failed last.
+        cause: String,
+    },
+    /// Look at the cause: records wait, and are not written.
+    #[error("nothing could be written for {seconds} s: {cause}")]
+    Stale {
+        /// For how long.
+        seconds: u64,
+        /// What failed last; empty if nothing did, and the store is only slow.
+        cause: String,
+    },
+}
+
 /// Why the logger did not do as it was told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::actor::{FailureLogger, FlushFor, Shutdown, Thread};
 use crate::buffer::Origin;
 use crate::clock;
-use crate::error::LoggerError;
+use crate::error::{LoggerError, Unhealthy};
 use crate::monitor::StrategyMonitor;
 use crate::record::RetrievalFailureRecord;
 use crate::report::FailureReader;
@@ -123,6 +123,27 @@ impl LoggerHandle {
     /// The counters, as of now. Takes no lock and disturbs nobody.
     pub fn stats(&self) -> Stats {
         self.inner.shared.stats()
+    }
+
+    /// Whether the logger keeps what it is given: it runs, and what it accepted ten seconds ago is
+    /// written. Takes no lock that anyone holds for long.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong.
+    pub fn health(&self) -> Result<(), Unhealthy> {
+        self.inner.shared.health()
+    }
+
+    /// Whether the buffer has room for a record, as of now.
+    #[cfg(feature = "http")]
+    pub(crate) fn has_room(&self) -> bool {
+        self.inner.shared.buffer.has_room()
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.inner.shared
     }
 
     /// Refuses new records, commits what was accepted, closes the database, and ends the logger's

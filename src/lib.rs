@@ -24,7 +24,10 @@ mod clock;
 mod config;
 mod error;
 mod handle;
+#[cfg(feature = "http")]
+pub mod http;
 mod import;
+mod metrics;
 mod monitor;
 mod record;
 mod report;
@@ -40,7 +43,7 @@ pub use config::{
     DEFAULT_CLEANUP_EVERY, DEFAULT_DATABASE_URL, DEFAULT_FLUSH_INTERVAL, DEFAULT_POOL_SIZE, DEFAULT_RETENTION_DAYS,
     DEFAULT_SHUTDOWN_TIMEOUT, LoggerConfig,
 };
-pub use error::{ConfigError, LoggerError, ReadError, StartError, StoreError};
+pub use error::{ConfigError, LoggerError, ReadError, StartError, StoreError, Unhealthy};
 pub use handle::LoggerHandle;
 pub use import::{ImportError, ImportReport};
 pub use monitor::{NoTimeout, Outcome, Retrieved, Scored, StrategyMonitor, Timeout, TimeoutOr};

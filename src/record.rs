@@ -90,6 +90,7 @@ impl actix::Message for RetrievalFailureRecord {
 
 /// How a retrieval failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RetrievalFailureType {
     /// Nothing was found.

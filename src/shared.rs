@@ -12,11 +12,15 @@ use crate::attempts::{Attempt, AttemptBatch, Attempts, Series};
 use crate::buffer::{Buffer, Entry, Origin};
 use crate::clock::{self, PurgeClock};
 use crate::config::LoggerConfig;
-use crate::error::LoggerError;
+use crate::error::{LoggerError, Unhealthy};
+use crate::metrics::Histogram;
 use crate::record::RetrievalFailureRecord;
 use crate::stats::{DropReason, LogOutcome, ShutdownReport, Stats};
 use crate::store::reader::ReadPool;
 use crate::store::{CommitGate, Database, Row, Store};
+
+/// How long flushes may fail or hang before the logger counts as unhealthy.
+const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// Stands in for text whose redaction failed.
 const NOT_REDACTED: &str = "[the redactor panicked]";
@@ -58,7 +62,6 @@ impl Writer {
 }
 
 /// How things go, apart from what becomes of records.
-#[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) flushes: AtomicU64,
     pub(crate) failed_flushes: AtomicU64,
@@ -67,6 +70,41 @@ pub(crate) struct Counters {
     pub(crate) duplicates: AtomicU64,
     /// Unix milliseconds; 0: never.
     pub(crate) last_flush: AtomicU64,
+    pub(crate) flush_seconds: Histogram<10>,
+    pub(crate) flush_records: Histogram<7>,
+    /// When all was well last, in milliseconds since the start.
+    well_at: AtomicU64,
+    started: Instant,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            flushes: AtomicU64::new(0),
+            failed_flushes: AtomicU64::new(0),
+            purged: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+            duplicates: AtomicU64::new(0),
+            last_flush: AtomicU64::new(0),
+            flush_seconds: Histogram::new([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0]),
+            flush_records: Histogram::new([1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 2048.0]),
+            well_at: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Counters {
+    /// Says that nothing is wrong, and nothing waits for longer than it should.
+    pub(crate) fn well(&self) {
+        let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.well_at.store(since, Ordering::Release);
+    }
+
+    /// For how long nobody has said so.
+    fn unwell(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.well_at.load(Ordering::Acquire)))
+    }
 }
 
 /// Where the logger is in its life.
@@ -212,6 +250,27 @@ impl Shared {
             duplicates: self.counters.duplicates.load(Ordering::Acquire),
             last_flush: (last_flush > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(last_flush)),
         }
+    }
+
+    /// Size of the database file; 0 in memory.
+    #[cfg(feature = "http")]
+    pub(crate) fn database_bytes(&self) -> u64 {
+        self.readers.path().and_then(|path| std::fs::metadata(path).ok()).map_or(0, |file| file.len())
+    }
+
+    /// Why the logger is not ready to keep what it is given, if it is not.
+    pub(crate) fn health(&self) -> Result<(), Unhealthy> {
+        match &*self.phase.borrow() {
+            _ if !self.config.enabled => return Err(Unhealthy::Disabled),
+            Phase::Running => {}
+            Phase::Unavailable { cause } => return Err(Unhealthy::Unavailable { cause: cause.clone() }),
+            Phase::Closing { .. } | Phase::Closed { .. } => return Err(Unhealthy::Closed),
+        }
+        let unwell = self.counters.unwell();
+        if unwell > STALE_AFTER + 3 * self.config.flush_interval {
+            return Err(Unhealthy::Stale { seconds: unwell.as_secs(), cause: self.last_failure() });
+        }
+        Ok(())
     }
 
     /// The writer's state. After a panic the store is opened anew; the batch is as it was.

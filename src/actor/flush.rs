@@ -206,6 +206,7 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
         };
         let span = tracing::info_span!("memory.retrieval_failure.flush", count = size).entered();
         failpoint!("flush");
+        let started = Instant::now();
         match store.insert(rows, &writer.attempts, &shared.gate) {
             Ok(permit) => {
                 failpoint!("flush-committed");
@@ -214,6 +215,9 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                     drop(writer.in_flight.drain(..size));
                     shared.attempts.persisted(&std::mem::take(&mut writer.attempts));
                     shared.counters.flushes.fetch_add(u64::from(size > 0), Ordering::AcqRel);
+                    shared.counters.flush_seconds.observe(started.elapsed().as_secs_f64());
+                    shared.counters.flush_records.observe(size as f64);
+                    shared.counters.well();
                     shared.counters.last_flush.store(clock::now().unsigned_abs(), Ordering::Release);
                 }
                 size = writer.in_flight.len();

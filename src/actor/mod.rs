@@ -116,6 +116,9 @@ impl FailureLogger {
         self.report_drops();
         self.shared.attempts.collect();
         self.due = self.shared.buffer.balance().buffered > 0 || self.shared.attempts.due();
+        if !self.due && !self.busy && self.retry_at.is_none() {
+            self.shared.counters.well();
+        }
         self.advance(ctx);
     }
 
@@ -272,6 +275,7 @@ impl FailureLogger {
 
     fn healthy(&mut self) {
         self.pauses.reset();
+        self.shared.counters.well();
         if self.shared.available() {
             tracing::info!("the logger is available again");
         }

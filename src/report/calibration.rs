@@ -23,11 +23,13 @@ const BUCKETS: u32 = 50;
 ///
 /// Scores are known to half a percent of their value.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Calibration {
     /// The strategy.
     pub strategy: String,
     /// The range that was counted.
+    #[cfg_attr(feature = "http", schema(value_type = crate::report::TimeRangeSchema))]
     pub range: TimeRange,
     /// The threshold that was configured last.
     pub confidence_threshold: Option<f32>,
@@ -49,6 +51,7 @@ pub struct Calibration {
 
 /// Scores from a limit up to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct ScoreBucket {
     /// The lowest score that is counted here.
@@ -63,6 +66,7 @@ pub struct ScoreBucket {
 
 /// What a threshold would give.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct CurvePoint {
     /// The threshold.

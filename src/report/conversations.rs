@@ -20,6 +20,7 @@ const MAX_RETURNED: usize = 1000;
 
 /// The conversations in which retrieval failed most often.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Conversations {
     /// The conversations, the one with the most failures first.
@@ -30,6 +31,7 @@ pub struct Conversations {
 
 /// A conversation in which retrieval failed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Conversation {
     /// Its identifier.
@@ -38,9 +40,11 @@ pub struct Conversation {
     pub failures: u64,
     /// The first of them, of those that were looked at.
     #[serde(serialize_with = "super::serialize_moment")]
+    #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
     pub first_seen: SystemTime,
     /// The last of them.
     #[serde(serialize_with = "super::serialize_moment")]
+    #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
     pub last_seen: SystemTime,
 }
 

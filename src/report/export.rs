@@ -14,6 +14,7 @@ const CHUNK: usize = 1000;
 /// How failures are written down. Both have the table's columns, times in RFC 3339, and end every
 /// line with a line feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ExportFormat {
     /// A JSON object a line.

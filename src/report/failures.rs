@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{FailureReader, TimeRange, moment};
 use crate::error::ReadError;
 use crate::record::RetrievalFailureType;
+use crate::store::failures as dsl;
 use crate::store::reader::Deadline;
 
 /// Failures on one page at most.
@@ -22,10 +23,12 @@ const LARGEST_WINDOW: i64 = 50_000;
 
 /// A failure as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Failure {
     /// Position in the table: grows with every row, and is never used again.
     #[serde(serialize_with = "as_text")]
+    #[cfg_attr(feature = "http", schema(value_type = String))]
     pub id: i64,
     /// Identifies the failure everywhere (UUIDv7).
     pub event_id: Uuid,
@@ -55,6 +58,7 @@ pub struct Failure {
     pub error_context: Option<String>,
     /// When retrieval failed.
     #[serde(serialize_with = "super::serialize_moment")]
+    #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
     pub created_at: SystemTime,
 }
 
@@ -141,13 +145,16 @@ impl Serialize for Cursor {
 
 /// Some failures, the newest first, and how to go on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct FailurePage {
     /// The failures, the newest first.
     pub failures: Vec<Failure>,
     /// For the page of older failures. `None`: there are none.
+    #[cfg_attr(feature = "http", schema(value_type = Option<String>))]
     pub older: Option<Cursor>,
     /// For the page of newer failures, also of those that are still to come.
+    #[cfg_attr(feature = "http", schema(value_type = Option<String>))]
     pub newer: Option<Cursor>,
     /// Whether the page is full or the end was reached. If not, the time was over before enough
     /// failures were found, and the cursor goes on from there.
@@ -176,6 +183,23 @@ impl FailureReader {
         self.pool.run(self.timeout, move |conn, _| list(conn, &filter, page, Deadline::after(patience))).await
     }
 
+    /// The failures that `filter` lets through and that were stored after the one with this `id`,
+    /// oldest first, 1 to 1000 of them; and the `id` to go on from. Without an `id`: none, and where
+    /// to begin. For whoever follows the log: none is missed, in whatever order they happened.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn follow(
+        &self,
+        filter: FailureFilter,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<(Vec<Failure>, i64), ReadError> {
+        let limit = i64::try_from(limit.clamp(1, MAX_PER_PAGE)).unwrap_or(1);
+        self.pool.run(self.timeout, move |conn, _| follow(conn, &filter, after, limit)).await
+    }
+
     /// The failure with this `event_id`.
     ///
     /// # Errors
@@ -190,6 +214,33 @@ fn get(conn: &mut SqliteConnection, event_id: Uuid) -> Result<Option<Failure>, R
     let row: Option<FailureRow> =
         diesel::sql_query(BY_EVENT_ID).bind::<Binary, _>(event_id.as_bytes().as_slice()).get_result(conn).optional()?;
     Ok(row.and_then(FailureRow::read))
+}
+
+fn follow(
+    conn: &mut SqliteConnection,
+    filter: &FailureFilter,
+    after: Option<i64>,
+    limit: i64,
+) -> Result<(Vec<Failure>, i64), ReadError> {
+    let newest: Option<i64> = dsl::memory_retrieval_failures.select(diesel::dsl::max(dsl::id)).first(conn)?;
+    let newest = newest.unwrap_or(0);
+    let Some(after) = after else { return Ok((Vec::new(), newest)) };
+    // As many rows as one statement may look at.
+    let until = newest.min(after.saturating_add(LARGEST_WINDOW));
+    let rows: Vec<FailureRow> = diesel::sql_query(FOLLOW)
+        .bind::<BigInt, _>(after)
+        .bind::<BigInt, _>(until)
+        .bind::<BigInt, _>(filter.range.map_or(i64::MIN, |range| range.from))
+        .bind::<BigInt, _>(filter.range.map_or(i64::MAX, |range| range.to))
+        .bind::<BigInt, _>(limit)
+        .bind::<Nullable<Text>, _>(filter.failure_type.map(RetrievalFailureType::as_str))
+        .bind::<Nullable<Text>, _>(filter.strategy.as_deref())
+        .bind::<Nullable<Text>, _>(filter.conversation.as_deref())
+        .bind::<Nullable<Text>, _>(filter.pattern())
+        .load(conn)?;
+    let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
+    let end = if full { rows.last().map_or(until, |row| row.id) } else { until.max(after) };
+    Ok((rows.into_iter().filter_map(FailureRow::read).collect(), end))
 }
 
 /// Fills a page from one window of rows after the other.
@@ -392,6 +443,13 @@ const MATCHES_BACKWARDS: &str =
     concat!(columns!(), between!(), that_match!(), "ORDER BY created_at DESC, id DESC LIMIT ?5");
 const MATCHES_FORWARDS: &str = concat!(columns!(), between!(), that_match!(), "ORDER BY created_at, id LIMIT ?5");
 
+const FOLLOW: &str = concat!(
+    columns!(),
+    "WHERE id > ?1 AND id <= ?2 AND created_at >= ?3 AND created_at < ?4 ",
+    that_match!(),
+    "ORDER BY id LIMIT ?5"
+);
+
 #[derive(QueryableByName)]
 struct FailureRow {
     #[diesel(sql_type = BigInt)]
@@ -482,6 +540,8 @@ mod tests {
         ] {
             assert_eq!(plan(&mut conn, sql), [format!("SEARCH {meant}")], "{sql}");
         }
+        let by_id = "SEARCH memory_retrieval_failures USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
+        assert_eq!(plan(&mut conn, FOLLOW), [by_id]);
     }
 
     #[test]

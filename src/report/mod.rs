@@ -137,16 +137,31 @@ impl Serialize for TimeRange {
     }
 }
 
-/// The end of the time that can be written down: 9999-12-31T23:59:59.999Z.
-const END_OF_TIME: i64 = 253_402_300_799_999;
+/// How a range of time is written down.
+#[cfg(feature = "http")]
+#[derive(utoipa::ToSchema)]
+#[schema(as = TimeRange)]
+#[expect(dead_code, reason = "only described")]
+pub(crate) struct TimeRangeSchema {
+    /// Its first moment.
+    #[schema(format = DateTime)]
+    from: String,
+    /// The moment after its last.
+    #[schema(format = DateTime)]
+    to: String,
+}
+
+/// The end of the time that can be written down: 9999-12-30, a day before jiff's.
+const END_OF_TIME: i64 = 253_402_200_000_000;
 
 fn moment(ms: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(ms.clamp(0, END_OF_TIME).unsigned_abs())
 }
 
 /// Unix milliseconds as text: `2026-11-24T10:30:36.123Z`.
-fn rfc3339(ms: i64) -> String {
-    humantime::format_rfc3339_millis(moment(ms)).to_string()
+pub(crate) fn rfc3339(ms: i64) -> String {
+    let moment = jiff::Timestamp::from_millisecond(ms.clamp(0, END_OF_TIME)).unwrap_or_default();
+    format!("{moment:.3}")
 }
 
 /// Unix milliseconds, serialized as RFC 3339.

@@ -31,6 +31,7 @@ const MAX_GROUPS: usize = 1000;
 
 /// The questions that failed most often.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct TopQueries {
     /// The groups, the largest first.
@@ -43,6 +44,7 @@ pub struct TopQueries {
 
 /// Questions that are the same but for case, punctuation and a few words.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct QueryGroup {
     /// Identifies the group: that of its most frequent text, in lower case and without punctuation.
@@ -55,9 +57,11 @@ pub struct QueryGroup {
     pub texts: u64,
     /// When the first of them failed, of those that were looked at.
     #[serde(serialize_with = "super::serialize_moment")]
+    #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
     pub first_seen: SystemTime,
     /// When the last one failed.
     #[serde(serialize_with = "super::serialize_moment")]
+    #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
     pub last_seen: SystemTime,
     /// The best score that any of them found.
     pub best_score: Option<f32>,

@@ -29,10 +29,12 @@ const MAX_STEPS: i64 = 200;
 
 /// What happened in a range of time, in all and by strategy, beside what happened before it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Summary {
     /// The range that was counted: the one that was asked for, or a little more, because attempts
     /// are counted by minutes, hours and days.
+    #[cfg_attr(feature = "http", schema(value_type = crate::report::TimeRangeSchema))]
     pub range: TimeRange,
     /// All strategies.
     pub total: Rates,
@@ -44,6 +46,7 @@ pub struct Summary {
 
 /// What happened to one strategy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct StrategySummary {
     /// Its name; `other` for all that came after the sixty-fourth.
@@ -62,6 +65,7 @@ pub struct StrategySummary {
 
 /// How many attempts failed, and how long they took.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Rates {
     /// Attempts that succeeded or failed.
@@ -85,6 +89,7 @@ pub struct Rates {
 
 /// How many attempts failed in one way.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct TypeRate {
     /// The way.
@@ -103,6 +108,7 @@ impl Default for TypeRate {
 
 /// How long attempts took, in milliseconds, to half a percent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Latency {
     /// Half of them took no longer.
@@ -115,9 +121,11 @@ pub struct Latency {
 
 /// What happened in each step of a range of time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Timeseries {
     /// The range that was counted, in whole steps.
+    #[cfg_attr(feature = "http", schema(value_type = crate::report::TimeRangeSchema))]
     pub range: TimeRange,
     /// Length of a step, in seconds.
     pub step_seconds: u64,
@@ -127,10 +135,12 @@ pub struct Timeseries {
 
 /// What happened in one step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct TimePoint {
     /// When the step begins.
     #[serde(serialize_with = "super::serialize_moment")]
+    #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
     pub at: SystemTime,
     /// Attempts that succeeded or failed.
     pub attempts: u64,

@@ -18,9 +18,11 @@ const ROWS_PER_LOOK: u64 = 1024;
 
 /// How much a question about many failures has looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Scanned {
     /// The range that was looked at: what was asked for, or its newer part.
+    #[cfg_attr(feature = "http", schema(value_type = crate::report::TimeRangeSchema))]
     pub range: TimeRange,
     /// Failures that were looked at.
     pub failures: u64,

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use attempts::Resolution;
 pub(crate) use models::Row;
+pub(crate) use schema::memory_retrieval_failures::dsl as failures;
 pub(crate) use sqlite::Database;
 #[cfg(test)]
 pub(crate) use sqlite::{migrated, plan};

@@ -93,6 +93,12 @@ impl ReadPool {
         Self { inner: Arc::new(inner) }
     }
 
+    /// Where the database is, if it is a file.
+    #[cfg(feature = "http")]
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.inner.source.as_ref()?.path.as_deref()
+    }
+
     /// Runs `query` on a thread that may block, within a transaction: it sees one state of the
     /// database. It must look at its deadline whenever it has read some rows.
     pub(crate) async fn run<T, Q>(&self, timeout: Duration, query: Q) -> Result<T, ReadError>

@@ -1,0 +1,378 @@
+//! Failures that come in: one, a list of them, or line by line without an end.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::web::{Bytes, BytesMut, Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use futures_util::StreamExt as _;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Api;
+use super::problem::{NotTaken, Problem};
+use crate::record::{RetrievalFailureRecord, RetrievalFailureType};
+use crate::stats::{DropReason, LogOutcome};
+
+/// How long a sender may take for the next piece of a body.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a request waits for room in the buffer, before it is told to come again.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How soon to look again whether there is room.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Bad lines of which the reason is told.
+const MAX_REASONS: usize = 100;
+/// The largest number that every JSON reader understands.
+const MAX_NUMBER: u64 = (1 << 53) - 1;
+
+/// A retrieval that failed. All but the first three may be missing.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewFailure)]
+pub(super) struct NewFailure {
+    /// How it failed.
+    failure_type: RetrievalFailureType,
+    /// The strategy that was tried; its first 64 characters are kept.
+    #[serde(deserialize_with = "not_empty")]
+    #[schema(min_length = 1)]
+    retrieval_strategy: String,
+    /// The query; its first 512 characters are kept.
+    query_text: String,
+    /// Length of the query in bytes; that of `query_text` by default.
+    #[serde(default, deserialize_with = "optional_count")]
+    #[schema(minimum = 0, maximum = 9007199254740991_i64)]
+    query_len: Option<u64>,
+    /// Makes a repetition harmless: a failure is stored once for each id. Best a UUIDv7.
+    #[serde(default)]
+    event_id: Option<Uuid>,
+    /// The conversation; its first 128 characters are kept.
+    #[serde(default)]
+    conversation_id: Option<Conversation>,
+    /// Turn within the conversation.
+    #[serde(default, deserialize_with = "integer")]
+    #[schema(minimum = -9007199254740991_i64, maximum = 9007199254740991_i64)]
+    turn_index: i64,
+    /// Best score that was found.
+    #[serde(default, deserialize_with = "score")]
+    #[schema(minimum = -3.4e38, maximum = 3.4e38)]
+    top_score: Option<f32>,
+    /// Score below which a result does not count.
+    #[serde(default, deserialize_with = "score")]
+    #[schema(minimum = -3.4e38, maximum = 3.4e38)]
+    confidence_threshold: Option<f32>,
+    /// Number of results.
+    #[serde(default, deserialize_with = "count")]
+    #[schema(minimum = 0, maximum = 9007199254740991_i64)]
+    result_count: u64,
+    /// How long it took, in milliseconds.
+    #[serde(default, deserialize_with = "count")]
+    #[schema(minimum = 0, maximum = 9007199254740991_i64)]
+    latency_ms: u64,
+    /// The graph edge types that were followed.
+    #[serde(default)]
+    edge_types: Option<Vec<String>>,
+    /// What the backend said; its first 256 characters are kept.
+    #[serde(default)]
+    error_context: Option<String>,
+    /// When it failed, in RFC 3339; now by default.
+    #[serde(default, deserialize_with = "moment")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    created_at: Option<SystemTime>,
+}
+
+/// Text, or a number that stands for itself.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Conversation {
+    Number(i64),
+    Text(String),
+}
+
+impl From<Conversation> for crate::record::ConversationId {
+    fn from(conversation: Conversation) -> Self {
+        match conversation {
+            Conversation::Number(id) => id.into(),
+            Conversation::Text(id) => id.into(),
+        }
+    }
+}
+
+/// One failure, or a list. The elements of a list are looked at one by one: a bad one is reported,
+/// and does not spoil the others.
+#[derive(ToSchema)]
+#[schema(as = FailureOrList)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only described")]
+pub(super) enum FailureOrList {
+    One(NewFailure),
+    List(Vec<serde_json::Value>),
+}
+
+/// What became of the records of a request.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct Accepted {
+    /// Records that were taken; they are written within a fraction of a second.
+    pub(super) accepted: u64,
+    /// Records that were not, because there is something wrong with them.
+    pub(super) rejected: u64,
+    /// Why, for the first hundred of them.
+    pub(super) errors: Vec<LineError>,
+}
+
+/// What is wrong with a record.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct LineError {
+    /// Its line, or its place in the list, from 1.
+    line: u64,
+    /// What is wrong.
+    reason: String,
+}
+
+/// Takes failures: a JSON object, an array of them, or JSON lines (`application/x-ndjson`), which are
+/// read piece by piece.
+#[utoipa::path(post, path = "/v1/failures", tag = "ingest",
+    request_body(content(
+        (FailureOrList = "application/json"),
+        (String = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 202, body = Accepted),
+        NotTaken,
+    ))]
+pub(super) async fn failures(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<HttpResponse, Problem> {
+    take::<NewFailure>(&api, &request, body).await
+}
+
+/// Something that comes in.
+pub(super) trait Incoming: DeserializeOwned {
+    /// Hands it over. `Err`: there is no room for it now.
+    fn hand_over(&self, api: &Api) -> Result<(), DropReason>;
+}
+
+impl Incoming for NewFailure {
+    fn hand_over(&self, api: &Api) -> Result<(), DropReason> {
+        let record = self.record();
+        let outcome = match (self.event_id, self.created_at) {
+            (Some(event_id), at) => api.logger.log_once(record, at.unwrap_or_else(SystemTime::now), event_id),
+            (None, Some(at)) => api.logger.log_at(record, at),
+            (None, None) => api.logger.log(record),
+        };
+        api.received.fetch_add(1, Ordering::Relaxed);
+        match outcome {
+            LogOutcome::Queued => Ok(()),
+            LogOutcome::Dropped(reason) => Err(reason),
+        }
+    }
+}
+
+impl NewFailure {
+    fn record(&self) -> RetrievalFailureRecord {
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        RetrievalFailureRecord {
+            conversation_id: self.conversation_id.as_ref().map(|conversation| match conversation {
+                Conversation::Number(id) => (*id).into(),
+                Conversation::Text(id) => id.as_str().into(),
+            }),
+            turn_index: self.turn_index,
+            query_len: self.query_len.map_or(self.query_text.len(), size),
+            top_score: self.top_score,
+            confidence_threshold: self.confidence_threshold,
+            result_count: size(self.result_count),
+            latency_ms: self.latency_ms,
+            edge_types: self.edge_types.as_ref().and_then(|types| serde_json::to_string(types).ok()).map(Into::into),
+            error_context: self.error_context.as_deref().map(Into::into),
+            ..RetrievalFailureRecord::new(self.failure_type, self.retrieval_strategy.as_str(), &self.query_text)
+        }
+    }
+}
+
+/// Takes all records of a request's body.
+pub(super) async fn take<T: Incoming>(
+    api: &Api,
+    request: &HttpRequest,
+    body: Payload,
+) -> Result<HttpResponse, Problem> {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let accepted = match essence.as_str() {
+        "application/json" => take_json::<T>(api, body).await?,
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
+            take_lines::<T>(api, body).await?
+        }
+        _ => {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Content-Type: expected application/json, or application/x-ndjson for JSON lines",
+            ));
+        }
+    };
+    Ok(HttpResponse::Accepted().json(accepted))
+}
+
+async fn take_json<T: Incoming>(api: &Api, mut body: Payload) -> Result<Accepted, Problem> {
+    let mut json = BytesMut::new();
+    while let Some(piece) = next_piece(&mut body).await? {
+        if json.len() + piece.len() > api.options.max_json_bytes {
+            let detail = format!(
+                "a JSON body has {} bytes at most; send JSON lines instead (application/x-ndjson)",
+                api.options.max_json_bytes
+            );
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+        }
+        json.extend_from_slice(&piece);
+    }
+    let mut accepted = Accepted::default();
+    if json.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
+        let one: T = serde_json::from_slice(&json).map_err(|error| Problem::bad_request(error.to_string()))?;
+        hand_over(api, &one, accepted.accepted).await?;
+        accepted.accepted += 1;
+        return Ok(accepted);
+    }
+    // Element by element, for a bad one must not spoil the others.
+    let list: Vec<&RawValue> =
+        serde_json::from_slice(&json).map_err(|error| Problem::bad_request(error.to_string()))?;
+    for (element, line) in list.into_iter().zip(1..) {
+        accepted.take::<T>(api, element.get().as_bytes(), line).await?;
+    }
+    Ok(accepted)
+}
+
+async fn take_lines<T: Incoming>(api: &Api, mut body: Payload) -> Result<Accepted, Problem> {
+    let (max_line, max_body) = (api.options.max_line_bytes, api.options.max_stream_bytes);
+    let mut accepted = Accepted::default();
+    let mut begun = BytesMut::new();
+    // Of a line that is too long, the rest is skipped.
+    let mut skipping = false;
+    let (mut line, mut bytes) = (0, 0);
+    loop {
+        let piece = next_piece(&mut body).await.map_err(|problem| problem.accepted(accepted.accepted))?;
+        let end = piece.is_none();
+        let mut piece = piece.unwrap_or_default();
+        bytes += piece.len();
+        if bytes > max_body {
+            let detail = format!("a body of JSON lines has {max_body} bytes at most; send the rest by itself");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).accepted(accepted.accepted));
+        }
+        loop {
+            let found = piece.iter().position(|byte| *byte == b'\n');
+            let part = piece.split_to(found.unwrap_or(piece.len()));
+            if begun.len() + part.len() > max_line && !skipping {
+                skipping = true;
+                accepted.reject(line + 1, format!("a line has {max_line} bytes at most"));
+            }
+            if found.is_none() && !end {
+                if !skipping {
+                    begun.extend_from_slice(&part);
+                }
+                break;
+            }
+            line += 1;
+            if !std::mem::take(&mut skipping) {
+                if begun.is_empty() {
+                    accepted.take::<T>(api, &part, line).await?;
+                } else {
+                    begun.extend_from_slice(&part);
+                    accepted.take::<T>(api, &begun, line).await?;
+                }
+            }
+            begun.clear();
+            if found.is_none() {
+                return Ok(accepted);
+            }
+            // The line feed.
+            let _ = piece.split_to(1);
+        }
+    }
+}
+
+impl Accepted {
+    /// Takes one line or element; an empty one is none.
+    async fn take<T: Incoming>(&mut self, api: &Api, json: &[u8], line: u64) -> Result<(), Problem> {
+        let json = json.trim_ascii();
+        if json.is_empty() {
+            return Ok(());
+        }
+        match serde_json::from_slice::<T>(json) {
+            Ok(incoming) => {
+                hand_over(api, &incoming, self.accepted).await?;
+                self.accepted += 1;
+            }
+            Err(error) => self.reject(line, error.to_string()),
+        }
+        Ok(())
+    }
+
+    fn reject(&mut self, line: u64, reason: String) {
+        self.rejected += 1;
+        if self.errors.len() < MAX_REASONS {
+            self.errors.push(LineError { line, reason });
+        }
+    }
+}
+
+/// Hands a record over, and waits a little if there is no room: that slows the sender down.
+async fn hand_over<T: Incoming>(api: &Api, incoming: &T, accepted: u64) -> Result<(), Problem> {
+    // Looked at before, for what does not fit is counted as dropped.
+    let mut waited = Duration::ZERO;
+    while !api.logger.has_room() && waited < PATIENCE {
+        actix_rt::time::sleep(LOOK_AGAIN).await;
+        waited += LOOK_AGAIN;
+    }
+    incoming.hand_over(api).map_err(|reason| {
+        let detail = match reason {
+            DropReason::BufferFull => "the buffer is full; send the rest later".to_owned(),
+            reason => format!("nothing is taken now ({reason}); send the rest later"),
+        };
+        Problem::unavailable(detail, Some(accepted))
+    })
+}
+
+/// The next piece of a body; `None`: that was all.
+async fn next_piece(body: &mut Payload) -> Result<Option<Bytes>, Problem> {
+    match actix_rt::time::timeout(PIECE_TIMEOUT, body.next()).await {
+        Ok(Some(Ok(piece))) => Ok(Some(piece)),
+        Ok(None) => Ok(None),
+        Ok(Some(Err(error))) => Err(Problem::bad_request(format!("the body ended early: {error}"))),
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly")),
+    }
+}
+
+pub(super) fn not_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Err(D::Error::custom("expected a name, at least one character")) } else { Ok(text) }
+}
+
+pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = u64::deserialize(deserializer)?;
+    if number <= MAX_NUMBER { Ok(number) } else { Err(D::Error::custom("expected a number up to 2^53 - 1")) }
+}
+
+fn optional_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    match Option::<u64>::deserialize(deserializer)? {
+        Some(number) if number > MAX_NUMBER => Err(D::Error::custom("expected a number up to 2^53 - 1")),
+        number => Ok(number),
+    }
+}
+
+pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    if number.unsigned_abs() <= MAX_NUMBER { Ok(number) } else { Err(D::Error::custom("expected at most 2^53 - 1")) }
+}
+
+pub(super) fn score<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f32>, D::Error> {
+    match Option::<f64>::deserialize(deserializer)? {
+        Some(score) if score.abs() > 3.4e38 => Err(D::Error::custom("expected a score within ±3.4e38")),
+        #[expect(clippy::cast_possible_truncation, reason = "scores are kept as f32, and this one fits")]
+        score => Ok(score.map(|score| score as f32)),
+    }
+}
+
+pub(super) fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    super::questions::parse_moment(&text).map(Some).map_err(D::Error::custom)
+}

@@ -1,0 +1,192 @@
+//! The service: the logger's routes, to be mounted into any actix-web application.
+//!
+//! ```no_run
+//! use actix_web::{App, HttpServer, web};
+//! use failure_logger::http::{self, HttpOptions};
+//! use failure_logger::{FailureLogger, LoggerConfig};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let logger = FailureLogger::spawn(LoggerConfig::new("failures.db"))?;
+//! let api = http::configure(logger.clone(), HttpOptions::default());
+//! HttpServer::new(move || App::new().service(web::scope("/failures").configure(api.clone())))
+//!     .bind(("127.0.0.1", 8080))?
+//!     .run()
+//!     .await?;
+//! logger.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod attempts;
+mod guard;
+mod health;
+mod ingest;
+mod metrics;
+mod openapi;
+mod problem;
+mod questions;
+mod tail;
+
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use actix_web::dev::Payload;
+use actix_web::middleware::from_fn;
+use actix_web::web::{Data, ServiceConfig};
+use actix_web::{FromRequest, HttpRequest, web};
+
+pub use guard::Token;
+use problem::Problem;
+
+use crate::handle::LoggerHandle;
+
+/// Bytes of a JSON body at most.
+pub const DEFAULT_MAX_JSON_BYTES: usize = 8 << 20;
+/// Bytes of a body of JSON lines at most; it is never held in memory whole.
+pub const DEFAULT_MAX_STREAM_BYTES: usize = 512 << 20;
+/// Bytes of a line of JSON lines at most.
+pub const DEFAULT_MAX_LINE_BYTES: usize = 64 << 10;
+/// Followers of the log at the same time, at most.
+pub const DEFAULT_MAX_FOLLOWERS: usize = 32;
+
+/// What is allowed, and to whom. Default: everything to everybody who reaches a loopback address by
+/// its name.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    hosts: Option<Vec<String>>,
+    read_token: Option<Token>,
+    ingest_token: Option<Token>,
+    max_json_bytes: usize,
+    max_stream_bytes: usize,
+    max_line_bytes: usize,
+    max_followers: usize,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            hosts: Some(vec!["localhost".into(), "127.0.0.1".into(), "[::1]".into()]),
+            read_token: None,
+            ingest_token: None,
+            max_json_bytes: DEFAULT_MAX_JSON_BYTES,
+            max_stream_bytes: DEFAULT_MAX_STREAM_BYTES,
+            max_line_bytes: DEFAULT_MAX_LINE_BYTES,
+            max_followers: DEFAULT_MAX_FOLLOWERS,
+        }
+    }
+}
+
+impl HttpOptions {
+    /// Another name by which the service may be addressed, without a port. Requests for any other
+    /// host are refused: a page that has its own name resolve to a loopback address (DNS rebinding)
+    /// must not read the log. Default: `localhost`, `127.0.0.1` and `[::1]`.
+    pub fn allow_host(mut self, host: impl Into<String>) -> Self {
+        self.hosts.get_or_insert_default().push(host.into().to_ascii_lowercase());
+        self
+    }
+
+    /// Leaves the Host header to whoever stands before the service.
+    pub fn allow_any_host(mut self) -> Self {
+        self.hosts = None;
+        self
+    }
+
+    /// What readers must show, as `Authorization: Bearer …`. Default: nothing.
+    pub fn read_token(mut self, token: Token) -> Self {
+        self.read_token = Some(token);
+        self
+    }
+
+    /// What those who report failures must show. Default: nothing.
+    pub fn ingest_token(mut self, token: Token) -> Self {
+        self.ingest_token = Some(token);
+        self
+    }
+
+    /// Bytes of a body at most: of JSON, which is read whole, and of JSON lines, which are not.
+    /// Default: 8 MiB and 512 MiB.
+    pub fn max_body_bytes(mut self, json: usize, lines: usize) -> Self {
+        (self.max_json_bytes, self.max_stream_bytes) = (json, lines);
+        self
+    }
+
+    /// Bytes of a line at most. Default: 64 KiB.
+    pub fn max_line_bytes(mut self, bytes: usize) -> Self {
+        self.max_line_bytes = bytes;
+        self
+    }
+}
+
+/// What the routes share.
+struct Api {
+    logger: LoggerHandle,
+    options: HttpOptions,
+    followers: AtomicUsize,
+    /// Records that came in over HTTP.
+    received: std::sync::atomic::AtomicU64,
+}
+
+/// Mounts the routes: give what it returns to `App::configure` or to a scope's `configure`, once for
+/// each worker. Handlers beside them get the logger as an argument of type [`LoggerHandle`].
+pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
+    let handle = Data::new(logger.clone());
+    let api = Data::from(Arc::new(Api {
+        logger,
+        options,
+        followers: AtomicUsize::new(0),
+        received: std::sync::atomic::AtomicU64::new(0),
+    }));
+    move |config| {
+        config.app_data(handle.clone());
+        config.app_data(api.clone());
+        // Who may do what is decided before anything else is looked at.
+        macro_rules! mount {
+            ($path:literal, $access:ident, $($method:ident => $handler:expr),+) => {
+                let state = api.clone();
+                config.service(
+                    web::resource($path)
+                        .app_data(questions::query_config())
+                        .app_data(web::PathConfig::default().error_handler(|error, _| {
+                            Problem::bad_request(error.to_string()).into()
+                        }))
+                        .wrap(from_fn(move |request, next| {
+                            guard::guard(state.clone(), guard::Access::$access, request, next)
+                        }))
+                        $(.route(web::$method().to($handler)))+
+                        .default_service(web::to(|| async {
+                            Problem::method_not_allowed(concat!($(stringify!($method), " "),+))
+                        })),
+                );
+            };
+        }
+        mount!("/v1/failures", ByMethod, get => questions::failures, post => ingest::failures);
+        mount!("/v1/failures/{event_id}", Read, get => questions::failure);
+        mount!("/v1/attempts", Ingest, post => attempts::attempts);
+        mount!("/v1/summary", Read, get => questions::summary);
+        mount!("/v1/timeseries", Read, get => questions::timeseries);
+        mount!("/v1/strategies", Read, get => questions::strategies);
+        mount!("/v1/queries", Read, get => questions::queries);
+        mount!("/v1/conversations", Read, get => questions::conversations);
+        mount!("/v1/calibration", Read, get => questions::calibration);
+        mount!("/v1/export", Read, get => questions::export);
+        mount!("/v1/tail", Read, get => tail::tail);
+        mount!("/metrics", Read, get => metrics::metrics);
+        mount!("/healthz", Open, get => health::healthz);
+        mount!("/readyz", Open, get => health::readyz);
+        mount!("/openapi.json", Open, get => openapi::openapi);
+    }
+}
+
+/// The logger whose routes are mounted in this application or scope.
+impl FromRequest for LoggerHandle {
+    type Error = actix_web::Error;
+    type Future = Ready<Result<Self, actix_web::Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let logger = request.app_data::<Data<Self>>().map(|logger| logger.get_ref().clone());
+        ready(logger.ok_or_else(|| {
+            actix_web::error::ErrorInternalServerError("no logger: see `failure_logger::http::configure`")
+        }))
+    }
+}

@@ -1,0 +1,193 @@
+//! Errors as `application/problem+json` (RFC 9457): what is wrong and what to do, never more.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpRequest, HttpResponse, Responder, ResponseError};
+use serde::Serialize;
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::error::{ReadError, StoreError};
+
+/// Why a request was not answered.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// The HTTP status.
+    status: u16,
+    /// The status in words.
+    title: String,
+    /// What is wrong, and what to do.
+    detail: String,
+    /// Records of the request that were taken all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted: Option<u64>,
+    /// Which part of the request is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<String>,
+    #[serde(skip)]
+    header: Option<(actix_web::http::header::HeaderName, String)>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            status: status.as_u16(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            detail: detail.into(),
+            accepted: None,
+            parameter: None,
+            header: None,
+        }
+    }
+
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    pub(super) fn invalid(parameter: &str, expected: &str) -> Self {
+        let detail = format!("{parameter}: expected {expected}");
+        Self { parameter: Some(parameter.into()), ..Self::bad_request(detail) }
+    }
+
+    /// `methods`: those that are, in lower case, with spaces between them.
+    pub(super) fn method_not_allowed(methods: &str) -> Self {
+        let allowed = methods.split_whitespace().map(str::to_ascii_uppercase).collect::<Vec<_>>().join(", ");
+        let detail = format!("this address takes {allowed}");
+        Self { header: Some((ALLOW, allowed)), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        let detail = "show the token for this: Authorization: Bearer TOKEN";
+        Self { header: Some((WWW_AUTHENTICATE, "Bearer".into())), ..Self::new(StatusCode::UNAUTHORIZED, detail) }
+    }
+
+    /// Try again later: `accepted` records of this request were taken.
+    pub(super) fn unavailable(detail: impl Into<String>, accepted: Option<u64>) -> Self {
+        Self { accepted, header: Some((RETRY_AFTER, "1".into())), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    }
+
+    pub(super) fn accepted(self, accepted: u64) -> Self {
+        Self { accepted: Some(accepted), ..self }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        if let Some((name, value)) = &self.header {
+            response.insert_header((name.clone(), value.as_str()));
+        }
+        response.insert_header((CONTENT_TYPE, "application/problem+json"));
+        response.body(serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+impl Responder for Problem {
+    type Body = actix_web::body::BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        self.error_response()
+    }
+}
+
+/// What any route may answer.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only described")]
+pub(super) enum Refused {
+    /// The token is missing or wrong.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(#[to_schema] Problem),
+    /// See `Allow`.
+    #[response(status = 405, content_type = "application/problem+json")]
+    MethodNotAllowed(#[to_schema] Problem),
+    /// The Host header names nobody here.
+    #[response(status = 421, content_type = "application/problem+json")]
+    Misdirected(#[to_schema] Problem),
+}
+
+/// What a question may be answered instead.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only described")]
+pub(super) enum NotAnswered {
+    /// A parameter is wrong; `detail` says which.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] Problem),
+    /// The token is missing or wrong.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(#[to_schema] Problem),
+    /// See `Allow`.
+    #[response(status = 405, content_type = "application/problem+json")]
+    MethodNotAllowed(#[to_schema] Problem),
+    /// The Host header names nobody here.
+    #[response(status = 421, content_type = "application/problem+json")]
+    Misdirected(#[to_schema] Problem),
+    /// Ask again later, or for less.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] Problem),
+}
+
+/// What may be said of a body that is not taken, or not whole.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only described")]
+pub(super) enum NotTaken {
+    /// The body, or the one record in it, is wrong.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] Problem),
+    /// The token is missing or wrong.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(#[to_schema] Problem),
+    /// See `Allow`.
+    #[response(status = 405, content_type = "application/problem+json")]
+    MethodNotAllowed(#[to_schema] Problem),
+    /// The body came too slowly.
+    #[response(status = 408, content_type = "application/problem+json")]
+    Timeout(#[to_schema] Problem),
+    /// The body is too large; `accepted` says how many records were taken, from the beginning.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(#[to_schema] Problem),
+    /// Neither JSON nor JSON lines.
+    #[response(status = 415, content_type = "application/problem+json")]
+    UnsupportedMediaType(#[to_schema] Problem),
+    /// The Host header names nobody here.
+    #[response(status = 421, content_type = "application/problem+json")]
+    Misdirected(#[to_schema] Problem),
+    /// No room; `accepted` says how many records were taken, from the beginning. See `Retry-After`.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] Problem),
+}
+
+/// Says what the reader should do, without paths or what the system said: that is logged.
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Invalid { parameter, expected, .. } => Self::invalid(parameter, expected),
+            ReadError::TimedOut | ReadError::Busy => Self::unavailable(error.to_string(), None),
+            ReadError::Disabled => Self::unavailable("the logger is disabled", None),
+            ReadError::Store(StoreError::Retry(_)) => {
+                tracing::warn!(%error, "a question could not be answered");
+                Self::unavailable("the database cannot be read now; see the service's log", None)
+            }
+            error => {
+                tracing::error!(%error, "a question could not be answered");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the database cannot be read; see the service's log")
+            }
+        }
+    }
+}

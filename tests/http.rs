@@ -1,0 +1,444 @@
+//! The routes, over real HTTP: what comes in is stored, what is asked is answered, and what is wrong
+//! is said.
+
+mod common;
+
+use std::net::SocketAddr;
+
+use actix_web::rt::System;
+use actix_web::{App, HttpServer, web};
+use awc::http::{Method, StatusCode};
+use awc::{Client, ClientRequest};
+use common::TestDb;
+use failure_logger::http::{self, HttpOptions};
+use failure_logger::{FailureLogger, LoggerHandle};
+use serde_json::{Value, json};
+
+/// A service on a port of its own, on a thread of its own.
+struct Service {
+    address: SocketAddr,
+    logger: LoggerHandle,
+    server: actix_web::dev::ServerHandle,
+    db: TestDb,
+}
+
+impl Service {
+    fn new(options: HttpOptions) -> Self {
+        let db = TestDb::new();
+        let logger = common::spawn(db.config());
+        Self::of(db, logger, options)
+    }
+
+    fn of(db: TestDb, logger: LoggerHandle, options: HttpOptions) -> Self {
+        let (send, started) = std::sync::mpsc::channel();
+        let api = http::configure(logger.clone(), options);
+        std::thread::spawn(move || {
+            System::new().block_on(async move {
+                let server = HttpServer::new(move || App::new().configure(api.clone()))
+                    .workers(1)
+                    .bind(("127.0.0.1", 0))
+                    .expect("a port");
+                let address = server.addrs()[0];
+                let server = server.run();
+                send.send((address, server.handle())).expect("the test waits");
+                server.await.expect("a server");
+            });
+        });
+        let (address, server) = started.recv().expect("a server");
+        Self { address, logger, server, db }
+    }
+
+    fn request(&self, method: Method, path: &str) -> ClientRequest {
+        Client::builder().disable_timeout().finish().request(method, format!("http://{}{path}", self.address))
+    }
+
+    fn get(&self, path: &str) -> ClientRequest {
+        self.request(Method::GET, path)
+    }
+
+    async fn post(&self, path: &str, content_type: &str, body: impl Into<String>) -> (StatusCode, Value) {
+        let request = self.request(Method::POST, path).content_type(content_type);
+        answer(request.send_body(body.into()).await).await
+    }
+
+    async fn ask(&self, path: &str) -> (StatusCode, Value) {
+        answer(self.get(path).send().await).await
+    }
+
+    async fn flush(&self) {
+        self.logger.flush().await.expect("flush");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.server.stop(false));
+    }
+}
+
+async fn answer<S>(sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>) -> (StatusCode, Value)
+where
+    S: futures_util::Stream<Item = Result<web::Bytes, actix_web::error::PayloadError>>,
+{
+    let mut response = sent.expect("an answer");
+    let body = response.body().limit(64 << 20).await.expect("a body");
+    let value = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
+    (response.status(), value)
+}
+
+fn failure(query: &str) -> Value {
+    json!({"failure_type": "no_hit", "retrieval_strategy": "semantic", "query_text": query})
+}
+
+const JSON: &str = "application/json";
+const LINES: &str = "application/x-ndjson";
+
+#[actix_web::test]
+async fn a_failure_a_list_and_lines_are_stored_with_all_that_was_said() {
+    let service = Service::new(HttpOptions::default());
+    let full = json!({
+        "event_id": "01890000-0000-7000-8000-000000000001", "conversation_id": 42, "turn_index": 7,
+        "failure_type": "low_confidence", "retrieval_strategy": "graph", "query_text": "où est la clé?",
+        "top_score": 0.25, "confidence_threshold": 0.5, "result_count": 3, "latency_ms": 12,
+        "edge_types": ["knows", "likes"], "error_context": "none", "created_at": "2026-11-24T12:30:00.5+02:00"
+    });
+    for _ in 0..2 {
+        let (status, said) = service.post("/v1/failures", JSON, full.to_string()).await;
+        assert_eq!((status, &said["accepted"]), (StatusCode::ACCEPTED, &json!(1)), "{said}");
+    }
+    let list = json!([failure("one"), failure("two")]).to_string();
+    assert_eq!(service.post("/v1/failures", JSON, list).await.1["accepted"], 2);
+    let lines = format!("{}\n\n{}\r\n{}", failure("three"), failure("four"), failure("five"));
+    assert_eq!(service.post("/v1/failures", LINES, lines).await.1["accepted"], 3);
+    service.flush().await;
+    assert_eq!(service.db.rows(), 6, "what has an id is stored once");
+
+    let (status, found) = service.ask("/v1/failures/01890000-0000-7000-8000-000000000001").await;
+    assert_eq!(status, StatusCode::OK);
+    for (name, value) in full.as_object().unwrap() {
+        let expected = match name.as_str() {
+            "conversation_id" => json!("42"),
+            "edge_types" => json!(r#"["knows","likes"]"#),
+            "created_at" => json!("2026-11-24T10:30:00.500Z"),
+            _ => value.clone(),
+        };
+        assert_eq!(found[name], expected, "{name}");
+    }
+    assert_eq!(found["query_len"], "où est la clé?".len());
+}
+
+#[actix_web::test]
+async fn a_bad_line_is_reported_by_its_number_and_spoils_no_other() {
+    let service = Service::new(HttpOptions::default().max_line_bytes(200));
+    let long = failure(&"x".repeat(300)).to_string();
+    let lines = [
+        failure("a").to_string(),
+        "not json".into(),
+        long,
+        json!({"failure_type": "no_hit"}).to_string(),
+        failure("b").to_string(),
+    ];
+    let (status, said) = service.post("/v1/failures", LINES, lines.join("\n")).await;
+    assert_eq!(status, StatusCode::ACCEPTED);
+    assert_eq!((&said["accepted"], &said["rejected"]), (&json!(2), &json!(3)), "{said}");
+    let errors: Vec<u64> =
+        said["errors"].as_array().unwrap().iter().map(|error| error["line"].as_u64().unwrap()).collect();
+    assert_eq!(errors, [2, 3, 4]);
+    assert_eq!(said["errors"][1]["reason"], "a line has 200 bytes at most");
+    let (_, said) =
+        service.post("/v1/failures", JSON, json!([1, failure("c"), {"failure_type": "x"}]).to_string()).await;
+    assert_eq!((&said["accepted"], &said["rejected"]), (&json!(1), &json!(2)), "{said}");
+    service.flush().await;
+    assert_eq!(service.db.texts("query_text"), ["a", "b", "c"].map(|text| Some(text.into())));
+}
+
+#[actix_web::test]
+async fn what_is_wrong_is_said_as_a_problem() {
+    let service = Service::new(HttpOptions::default().max_body_bytes(1000, 2000));
+    let one = failure("q").to_string();
+    let with = |name: &str, value: Value| {
+        let mut failure = failure("q");
+        failure[name] = value;
+        failure.to_string()
+    };
+    for (path, content_type, body, status, detail) in [
+        ("/v1/failures", JSON, "{".into(), 400, "EOF"),
+        ("/v1/failures", JSON, String::new(), 400, "EOF"),
+        ("/v1/failures", JSON, with("failure_type", json!("bad")), 400, "unknown variant `bad`"),
+        ("/v1/failures", JSON, with("colour", json!("red")), 400, "unknown field `colour`"),
+        ("/v1/failures", JSON, with("retrieval_strategy", json!("")), 400, "at least one character"),
+        ("/v1/failures", JSON, with("latency_ms", json!(-1)), 400, "invalid value"),
+        ("/v1/failures", JSON, with("top_score", json!(1e300)), 400, "±3.4e38"),
+        ("/v1/failures", JSON, with("created_at", json!("yesterday")), 400, "RFC 3339"),
+        ("/v1/failures", JSON, "[".repeat(500), 400, "EOF"),
+        ("/v1/failures", JSON, with("query_text", json!("x".repeat(2000))), 413, "1000 bytes at most"),
+        ("/v1/failures", LINES, format!("{one}\n").repeat(50), 413, "2000 bytes at most"),
+        ("/v1/failures", "text/plain", one.clone(), 415, "expected application/json"),
+        ("/v1/attempts", JSON, json!({"strategy": "s", "outcome": "maybe"}).to_string(), 400, "unknown variant"),
+        (
+            "/v1/attempts",
+            JSON,
+            json!({"strategy": "s", "outcome": "success", "latency_ms": -1}).to_string(),
+            400,
+            "expected milliseconds",
+        ),
+    ] {
+        let (got, said) = service.post(path, content_type, body).await;
+        assert_eq!(got.as_u16(), status, "{said}");
+        assert!(said["detail"].as_str().is_some_and(|said| said.contains(detail)), "{detail}: {said}");
+        assert_eq!((&said["status"], said["title"].is_string()), (&json!(status), true));
+    }
+    for (path, status, detail) in [
+        ("/v1/summary?since=yesterday", 400, "since: expected a number and s, m, h, d or w"),
+        ("/v1/summary?since=1d&from=2026-01-01T00:00:00Z", 400, "either"),
+        ("/v1/summary?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", 400, "a moment after `from`"),
+        ("/v1/summary?colour=red", 400, "unknown field"),
+        ("/v1/failures?limit=0", 400, "1 to 1000"),
+        ("/v1/failures?limit=x", 400, "1 to 1000"),
+        ("/v1/failures?older_than=x", 400, "a cursor that a page gave"),
+        ("/v1/failures?older_than=1-1&newer_than=1-1", 400, "either"),
+        ("/v1/failures?failure_type=x", 400, "unknown variant"),
+        ("/v1/failures/not-an-id", 400, "UUID"),
+        ("/v1/failures/01890000-0000-7000-8000-000000000001", 404, "no failure with this event_id"),
+        ("/v1/calibration", 400, "missing field `strategy`"),
+        ("/v1/calibration?strategy=s&failure_rate=2", 400, "expected 0 to 1"),
+        ("/v1/calibration?strategy=s&threshold=NaN", 400, "expected a number"),
+        ("/v1/export?format=xml", 400, "unknown variant"),
+        ("/v1/queries?limit=1001", 400, "1 to 1000"),
+    ] {
+        let (got, said) = service.ask(path).await;
+        assert_eq!(got.as_u16(), status, "{path}: {said}");
+        assert!(said["detail"].as_str().is_some_and(|said| said.contains(detail)), "{detail}: {said}");
+    }
+    let sent = service.request(Method::DELETE, "/v1/failures").send().await.unwrap();
+    assert_eq!(sent.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(sent.headers().get("allow").unwrap(), "GET, POST");
+    assert_eq!(sent.headers().get("content-type").unwrap(), "application/problem+json");
+}
+
+#[actix_web::test]
+async fn attempts_are_counted_and_their_failures_logged() {
+    let service = Service::new(HttpOptions::default());
+    let attempts = json!([
+        {"strategy": "semantic", "outcome": "success", "latency_ms": 1.5, "top_score": 0.9, "confidence_threshold": 0.5},
+        {"strategy": "semantic", "outcome": "success", "latency_ms": 1.5, "top_score": 0.8},
+        {"strategy": "semantic", "outcome": "low_confidence", "top_score": 0.25, "query_text": "why?", "conversation_id": "c", "turn_index": 3, "result_count": 2},
+        {"strategy": "semantic", "outcome": "cancelled"},
+        {"strategy": "semantic", "outcome": "error", "error_context": "on fire", "created_at": "2026-11-01T00:00:00Z"}
+    ]);
+    let (status, said) = service.post("/v1/attempts", JSON, attempts.to_string()).await;
+    assert_eq!((status, &said["accepted"]), (StatusCode::ACCEPTED, &json!(5)), "{said}");
+    service.flush().await;
+    let (_, summary) = service.ask("/v1/summary?since=1h").await;
+    assert_eq!(summary["total"]["attempts"], 3);
+    assert_eq!(summary["total"]["cancelled"], 1);
+    assert_eq!(summary["strategies"][0]["confidence_threshold"], 0.5);
+    assert_eq!(service.db.texts("query_text"), [Some("why?".into()), Some(String::new())]);
+    let (_, calibration) =
+        service.ask("/v1/calibration?strategy=semantic&since=1h&threshold=0.85&failure_rate=0.5").await;
+    assert_eq!(calibration["attempts"], 3);
+    let rate = calibration["failure_rate_at_threshold"].as_f64().unwrap();
+    assert!((rate - 2.0 / 3.0).abs() < 1e-9, "{calibration}");
+}
+
+#[actix_web::test]
+async fn every_question_is_answered_with_json() {
+    let service = Service::new(HttpOptions::default());
+    let lines: String = (0..120).map(|nth| format!("{}\n", failure(&format!("question {}", nth % 3)))).collect();
+    service.post("/v1/failures", LINES, lines).await;
+    service.flush().await;
+    let (_, page) = service.ask("/v1/failures?limit=100").await;
+    assert_eq!(page["failures"].as_array().unwrap().len(), 100);
+    let older = page["older"].as_str().unwrap();
+    let (_, page) = service.ask(&format!("/v1/failures?limit=100&older_than={older}")).await;
+    assert_eq!((page["failures"].as_array().unwrap().len(), &page["older"]), (20, &Value::Null));
+    assert!(page["failures"][0]["id"].is_string());
+    let (_, page) = service.ask("/v1/failures?text=question%202&strategy=semantic&failure_type=no_hit&since=1h").await;
+    assert_eq!(page["failures"].as_array().unwrap().len(), 40);
+    assert_eq!(service.ask("/v1/summary").await.1["total"]["failures"], 120);
+    assert_eq!(service.ask("/v1/strategies").await.1["strategies"][0]["strategy"], "semantic");
+    let (_, series) = service.ask("/v1/timeseries?since=1h&strategy=semantic").await;
+    let failures: u64 =
+        series["points"].as_array().unwrap().iter().map(|point| point["failures"].as_u64().unwrap()).sum();
+    assert_eq!((failures, &series["step_seconds"]), (120, &json!(60)));
+    assert_eq!(service.ask("/v1/queries?limit=2").await.1["groups"].as_array().unwrap().len(), 2);
+    assert_eq!(service.ask("/v1/conversations").await.1["conversations"], json!([]));
+    let mut export = service.get("/v1/export?format=csv").send().await.unwrap();
+    assert_eq!(export.headers().get("content-type").unwrap(), "text/csv; charset=utf-8");
+    assert_eq!(String::from_utf8(export.body().await.unwrap().to_vec()).unwrap().lines().count(), 121);
+    let (_, lines) = service.ask("/v1/export").await;
+    assert_eq!(lines.as_str().unwrap().lines().count(), 120);
+    let (_, api) = service.ask("/openapi.json").await;
+    assert!(api["paths"]["/v1/failures"]["post"]["responses"]["503"].is_object());
+    assert_eq!(service.ask("/healthz").await, (StatusCode::OK, json!({"status": "ok"})));
+    assert_eq!(service.ask("/readyz").await, (StatusCode::OK, json!({"status": "ok"})));
+}
+
+#[actix_web::test]
+async fn metrics_exist_from_the_start_and_count_what_happens() {
+    let service = Service::new(HttpOptions::default());
+    let (_, before) = service.ask("/metrics").await;
+    let before = before.as_str().unwrap();
+    for line in [
+        "failure_logger_records_received_total{source=\"http\"} 0",
+        "failure_logger_records_written_total 0",
+        "failure_logger_records_dropped_total{reason=\"buffer_full\"} 0",
+        "failure_logger_buffer_records 0",
+        "failure_logger_buffer_capacity 8192",
+        "failure_logger_flush_duration_seconds_count 0",
+        "failure_logger_flush_batch_records_bucket{le=\"+Inf\"} 0",
+        "failure_logger_flushes_total{result=\"ok\"} 0",
+        "failure_logger_last_successful_flush_timestamp_seconds 0",
+        "failure_logger_retention_deleted_total 0",
+        "failure_logger_actor_restarts_total 0",
+        "failure_logger_database_size_bytes",
+        "failure_logger_attempts_total{strategy=\"other\",outcome=\"success\"} 0",
+        "failure_logger_build_info{version=\"0.1.0\"} 1",
+    ] {
+        assert!(before.contains(line), "{line} is missing in\n{before}");
+    }
+    service.post("/v1/failures", JSON, failure("q").to_string()).await;
+    service.post("/v1/attempts", JSON, json!({"strategy": "graph", "outcome": "success"}).to_string()).await;
+    service.flush().await;
+    let (_, after) = service.ask("/metrics").await;
+    let after = after.as_str().unwrap();
+    for line in [
+        "failure_logger_records_received_total{source=\"http\"} 1",
+        "failure_logger_records_written_total 1",
+        "failure_logger_flush_batch_records_bucket{le=\"1.0\"} 1",
+        "failure_logger_attempts_total{strategy=\"graph\",outcome=\"success\"} 1",
+        "failure_logger_attempts_total{strategy=\"semantic\",outcome=\"no_hit\"} 1",
+    ] {
+        assert!(after.contains(line), "{line} is missing in\n{after}");
+    }
+}
+
+#[actix_web::test]
+async fn a_host_that_is_not_allowed_is_refused_everywhere() {
+    let service = Service::new(HttpOptions::default().allow_host("Logger.Example"));
+    for path in ["/v1/failures", "/v1/summary", "/metrics", "/healthz", "/openapi.json"] {
+        for (host, status) in [
+            ("evil.example", 421),
+            ("localhost.evil.example", 421),
+            ("localhost:4318", 200),
+            ("[::1]:80", 200),
+            ("LOGGER.example.", 200),
+        ] {
+            let sent = service.get(path).insert_header(("host", host)).send().await.unwrap();
+            assert_eq!(sent.status().as_u16(), status, "{host} {path}");
+            assert_eq!(sent.headers().get("x-content-type-options").unwrap(), "nosniff");
+            assert!(sent.headers().get("access-control-allow-origin").is_none());
+        }
+    }
+}
+
+#[actix_web::test]
+async fn tokens_open_what_they_are_for_and_nothing_else() {
+    let options = HttpOptions::default()
+        .read_token("a token for those who read".replace(' ', "-").parse().unwrap())
+        .ingest_token("a token for those who write".replace(' ', "-").parse().unwrap());
+    assert!("short".parse::<http::Token>().is_err());
+    assert!(!format!("{options:?}").contains("token-for"), "a secret is never shown");
+    let service = Service::new(options);
+    let (read, write) = ("Bearer a-token-for-those-who-read", "bearer  a-token-for-those-who-write");
+    for (method, path, token, status) in [
+        (Method::GET, "/v1/failures", None, 401),
+        (Method::GET, "/v1/failures", Some(write), 401),
+        (Method::GET, "/v1/failures", Some("Bearer a-token-for-those-who-rea"), 401),
+        (Method::GET, "/v1/failures", Some("Basic a-token-for-those-who-read"), 401),
+        (Method::GET, "/v1/failures", Some(read), 200),
+        (Method::GET, "/metrics", None, 401),
+        (Method::GET, "/metrics", Some(read), 200),
+        (Method::POST, "/v1/failures", None, 401),
+        (Method::POST, "/v1/failures", Some(read), 401),
+        (Method::POST, "/v1/failures", Some(write), 202),
+        (Method::GET, "/healthz", None, 200),
+        (Method::GET, "/readyz", None, 200),
+    ] {
+        let mut request = service.request(method.clone(), path).content_type(JSON);
+        if let Some(token) = token {
+            request = request.insert_header(("authorization", token));
+        }
+        let sent = request.send_body(failure("q").to_string()).await.unwrap();
+        assert_eq!(sent.status().as_u16(), status, "{method} {path} {token:?}");
+        assert_eq!(sent.headers().contains_key("www-authenticate"), status == 401);
+    }
+}
+
+#[actix_web::test]
+async fn a_full_buffer_is_said_with_how_many_were_taken() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().buffer_capacity(10).batch_size(10));
+    let service = Service::of(db, logger, HttpOptions::default());
+    let lock = common::Lock::new(&service.db);
+    let lines: String = (0..50).map(|_| format!("{}\n", failure("q"))).collect();
+    let sent = service.request(Method::POST, "/v1/failures").content_type(LINES).send_body(lines).await;
+    assert_eq!(sent.as_ref().unwrap().headers().get("retry-after").unwrap(), "1");
+    let (status, said) = answer(sent).await;
+    assert_eq!((status, &said["accepted"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(10)), "{said}");
+    drop(lock);
+    service.flush().await;
+    assert_eq!(service.db.rows(), 10);
+}
+
+#[actix_web::test]
+async fn readiness_tells_that_the_logger_is_down() {
+    let service = Service::new(HttpOptions::default());
+    service.logger.shutdown().await.unwrap();
+    let (status, said) = service.ask("/readyz").await;
+    assert_eq!((status, &said["detail"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("the logger was shut down")));
+    let (status, _) = service.post("/v1/failures", JSON, failure("late").to_string()).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(service.ask("/healthz").await.0, StatusCode::OK);
+}
+
+#[actix_web::test]
+async fn followers_see_what_is_stored_and_go_on_where_they_were() {
+    use futures_util::StreamExt;
+    let service = Service::new(HttpOptions::default());
+    service.post("/v1/failures", JSON, failure("before").to_string()).await;
+    service.flush().await;
+    let read = |mut tail: awc::ClientResponse<_>, wanted: usize| async move {
+        let mut text = String::new();
+        while text.matches("event: failure").count() < wanted {
+            let piece: web::Bytes = StreamExt::next(&mut tail).await.expect("the stream goes on").expect("a piece");
+            text.push_str(std::str::from_utf8(&piece).unwrap());
+        }
+        text
+    };
+    let tail = service.get("/v1/tail?failure_type=no_hit").send().await.unwrap();
+    assert_eq!(tail.headers().get("content-type").unwrap(), "text/event-stream");
+    let line = json!({"failure_type": "error", "retrieval_strategy": "s", "query_text": "another type"});
+    service.post("/v1/failures", LINES, format!("{line}\n{}\n", failure("after\nwards"))).await;
+    let text = read(tail, 1).await;
+    assert!(
+        text.contains(r#""query_text":"after\nwards""#) && !text.contains("before") && !text.contains("another"),
+        "{text}"
+    );
+    assert!(text.contains("id: 3\n"));
+    let again = service.get("/v1/tail").insert_header(("last-event-id", "1")).send().await.unwrap();
+    let text = read(again, 2).await;
+    assert!(text.contains("another type") && text.contains("after"), "{text}");
+}
+
+#[actix_web::test]
+async fn handlers_beside_the_routes_get_the_logger_and_scopes_work() {
+    async fn mine(logger: LoggerHandle) -> String {
+        logger.log(common::no_hit(1));
+        logger.stats().received.to_string()
+    }
+    let db = TestDb::new();
+    let logger = FailureLogger::spawn(db.config()).unwrap();
+    let api = http::configure(logger.clone(), HttpOptions::default());
+    let server = actix_web::test::init_service(
+        App::new().service(web::scope("/log").configure(api).route("/mine", web::get().to(mine))),
+    )
+    .await;
+    let call =
+        |path: &str| actix_web::test::TestRequest::get().uri(path).insert_header(("host", "localhost")).to_request();
+    let answer = actix_web::test::call_and_read_body(&server, call("/log/mine")).await;
+    assert_eq!(answer, "1");
+    let health = actix_web::test::call_service(&server, call("/log/healthz")).await;
+    assert_eq!(health.status(), StatusCode::OK);
+    logger.shutdown().await.unwrap();
+}
