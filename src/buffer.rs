@@ -184,6 +184,10 @@ impl Buffer {
         self.accepted.fetch_or(SEALED, Ordering::AcqRel);
     }
 
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.accepted.load(Ordering::Acquire) & SEALED != 0
+    }
+
     /// Gives up everything that is held: how many records that were.
     ///
     /// Only once the buffer is sealed and the writer can settle nothing any more.

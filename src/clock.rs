@@ -4,7 +4,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How far the wall clock may run from the monotonic one before it counts as having jumped.
 const SLACK: Duration = Duration::from_secs(60 * 60);
-/// How long a clock must run evenly before a purge trusts it, whatever the newest row says.
+/// How far the wall clock may have moved on while nobody ran. A wrong clock within that deletes what
+/// is a day too young.
+const PLAUSIBLE_ABSENCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a clock must run evenly before a purge trusts it, whatever was believed before.
 const TRUSTED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Now, in Unix milliseconds, UTC; 0 before 1970.
@@ -26,40 +29,54 @@ pub(crate) fn milliseconds_of(moment: SystemTime) -> i64 {
 
 /// Tells which rows are old enough to be purged.
 ///
-/// A wall clock that jumps ahead must not delete everything. So a cutoff counts from the earlier
-/// of two clocks: the wall clock, and one that was set when the logger started and runs with the
-/// monotonic clock. And a cutoff that is later than the newest row, as with a clock that was wrong
-/// from the start, is no cutoff at all. After a day in which the wall clock ran evenly, it is
-/// believed, whatever it says: then the rows are old because nothing has failed for long.
+/// A wall clock that jumps ahead must not delete everything, neither while the logger runs nor
+/// between two of its lives. So the time that is believed is kept in the database, and the wall
+/// clock is only followed as far as it runs evenly from there: it may have moved a day on while
+/// nobody ran, or an hour apart from the monotonic clock. After a day in which it ran evenly, it is
+/// believed again, whatever it says.
 #[derive(Debug)]
 pub(crate) struct PurgeClock {
-    /// What is believed to have been the time at `anchored`, in Unix milliseconds.
+    /// What was believed to be the time at `anchored`, in Unix milliseconds.
     anchor: i64,
     anchored: Instant,
     /// When the wall clock was last seen to jump, or first seen at all.
     even_since: Instant,
     /// The wall clock then, in Unix milliseconds.
     wall_then: i64,
+    /// Whether the wall clock then was in doubt.
+    doubted: bool,
 }
 
 impl PurgeClock {
-    pub(crate) fn new(wall: i64, now: Instant) -> Self {
-        Self { anchor: wall, anchored: now, even_since: now, wall_then: wall }
+    /// `stored`: what was believed last, in Unix milliseconds. `None`: nothing, all is new.
+    pub(crate) fn new(stored: Option<i64>, wall: i64, now: Instant) -> Self {
+        let doubted = stored.is_some_and(|stored| wall.saturating_sub(stored) > milliseconds(PLAUSIBLE_ABSENCE));
+        let anchor = if doubted { stored.unwrap_or(wall) } else { wall };
+        Self { anchor, anchored: now, even_since: now, wall_then: wall, doubted }
     }
 
-    /// Rows older than this may go, in Unix milliseconds. `newest` is the moment of the newest row.
-    pub(crate) fn cutoff(&mut self, retention: Duration, newest: i64, wall: i64, now: Instant) -> Option<i64> {
+    /// What is believed to be the time, in Unix milliseconds: never later than the wall clock says.
+    pub(crate) fn believed(&mut self, wall: i64, now: Instant) -> i64 {
         let even = now.saturating_duration_since(self.even_since);
         let expected = self.wall_then.saturating_add(milliseconds(even));
         if u128::from(wall.abs_diff(expected)) > SLACK.as_millis() {
-            (self.even_since, self.wall_then) = (now, wall);
-        } else if even >= TRUSTED_AFTER {
-            (self.anchor, self.anchored) = (wall, now);
-            return Some(wall.saturating_sub(milliseconds(retention)));
+            (self.anchor, self.anchored) = (self.believed_alone(now), now);
+            (self.even_since, self.wall_then, self.doubted) = (now, wall, true);
+        } else if !self.doubted || even >= TRUSTED_AFTER {
+            (self.anchor, self.anchored, self.doubted) = (wall, now, false);
+            return wall;
         }
-        let believed = self.anchor.saturating_add(milliseconds(now.saturating_duration_since(self.anchored)));
-        let cutoff = wall.min(believed).saturating_sub(milliseconds(retention));
-        (cutoff <= newest).then_some(cutoff)
+        wall.min(self.believed_alone(now))
+    }
+
+    /// The believed time, carried on by the monotonic clock.
+    fn believed_alone(&self, now: Instant) -> i64 {
+        self.anchor.saturating_add(milliseconds(now.saturating_duration_since(self.anchored)))
+    }
+
+    /// Whether the wall clock is not believed at present.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubted
     }
 }
 
@@ -71,6 +88,7 @@ pub(crate) fn milliseconds(duration: Duration) -> i64 {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     const DAY_MS: i64 = 24 * 60 * 60 * 1000;
     const WALL: i64 = 1_790_000_000_000;
@@ -78,50 +96,43 @@ mod tests {
     #[test]
     fn a_clock_that_runs_evenly_is_followed() {
         let start = Instant::now();
-        let mut clock = PurgeClock::new(WALL, start);
-        assert_eq!(clock.cutoff(DAY, WALL, WALL, start), Some(WALL - DAY_MS));
-        let later = clock.cutoff(DAY, WALL + 2 * DAY_MS, WALL + 2 * DAY_MS, start + 2 * DAY);
-        assert_eq!(later, Some(WALL + DAY_MS));
+        let mut clock = PurgeClock::new(None, WALL, start);
+        assert_eq!(clock.believed(WALL, start), WALL);
+        assert_eq!(clock.believed(WALL + 2 * DAY_MS + 1000, start + 2 * DAY), WALL + 2 * DAY_MS + 1000);
     }
 
     #[test]
-    fn a_jump_ahead_deletes_nothing_that_is_young_even_if_new_rows_came_with_it() {
+    fn a_jump_ahead_is_not_followed_and_a_jump_back_is() {
         let start = Instant::now();
-        let mut clock = PurgeClock::new(WALL, start);
-        let ahead = WALL + 365 * DAY_MS;
-        assert_eq!(clock.cutoff(90 * DAY, ahead, ahead, start), Some(WALL - 90 * DAY_MS));
-        assert_eq!(clock.cutoff(90 * DAY, WALL, WALL, start), Some(WALL - 90 * DAY_MS), "and back");
+        let mut clock = PurgeClock::new(None, WALL, start);
+        assert_eq!(clock.believed(WALL + 365 * DAY_MS, start), WALL);
+        assert_eq!(clock.believed(WALL + 365 * DAY_MS + 1000, start + SECOND), WALL + 1000);
+        assert!(clock.is_doubted());
+        assert_eq!(clock.believed(WALL + 2000, start + 2 * SECOND), WALL + 2000, "and back");
+        assert_eq!(clock.believed(WALL - 10 * DAY_MS, start + 3 * SECOND), WALL - 10 * DAY_MS);
     }
 
     #[test]
-    fn a_clock_that_is_far_ahead_of_the_newest_row_deletes_nothing() {
-        let start = Instant::now();
-        let mut clock = PurgeClock::new(WALL + 365 * DAY_MS, start);
-        assert_eq!(clock.cutoff(90 * DAY, WALL, WALL + 365 * DAY_MS, start), None);
+    fn a_clock_that_is_wrong_from_the_start_is_not_followed_however_often_the_logger_starts() {
+        let wrong = WALL + 365 * DAY_MS;
+        let mut stored = WALL;
+        for _ in 0..5 {
+            let start = Instant::now();
+            let mut clock = PurgeClock::new(Some(stored), wrong, start);
+            stored = clock.believed(wrong + 60_000, start + 60 * SECOND);
+        }
+        assert_eq!(stored, WALL + 5 * 60_000);
     }
 
     #[test]
-    fn rows_of_a_long_quiet_system_go_after_a_day_of_even_running() {
+    fn a_short_absence_is_believed_at_once_and_a_long_one_after_a_day() {
         let start = Instant::now();
-        let mut clock = PurgeClock::new(WALL, start);
-        let newest = WALL - 200 * DAY_MS;
-        assert_eq!(clock.cutoff(90 * DAY, newest, WALL, start), None);
-        assert_eq!(clock.cutoff(90 * DAY, newest, WALL + DAY_MS, start + DAY), Some(WALL - 89 * DAY_MS));
-    }
-
-    #[test]
-    fn a_jump_back_deletes_less() {
-        let start = Instant::now();
-        let mut clock = PurgeClock::new(WALL, start);
-        assert_eq!(clock.cutoff(DAY, WALL, WALL - 10 * DAY_MS, start), Some(WALL - 11 * DAY_MS));
-    }
-
-    #[test]
-    fn a_new_time_is_believed_after_a_day_of_even_running() {
-        let start = Instant::now();
-        let mut clock = PurgeClock::new(WALL, start);
-        let ahead = WALL + 10 * DAY_MS;
-        assert_eq!(clock.cutoff(DAY, ahead, ahead, start), Some(WALL - DAY_MS));
-        assert_eq!(clock.cutoff(DAY, ahead, ahead + DAY_MS, start + DAY), Some(ahead));
+        let mut clock = PurgeClock::new(Some(WALL), WALL + DAY_MS - 1000, start);
+        assert_eq!(clock.believed(WALL + DAY_MS - 1000, start), WALL + DAY_MS - 1000);
+        let back = WALL + 200 * DAY_MS;
+        let mut clock = PurgeClock::new(Some(WALL), back, start);
+        assert_eq!(clock.believed(back, start), WALL);
+        assert_eq!(clock.believed(back + DAY_MS, start + DAY), back + DAY_MS);
+        assert!(!clock.is_doubted());
     }
 }

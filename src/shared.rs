@@ -51,13 +51,13 @@ pub(crate) struct Writer {
     pub(crate) in_flight: VecDeque<Row>,
     /// The attempts that are written with it, which stay here as well.
     pub(crate) attempts: AttemptBatch,
-    pub(crate) purge_clock: PurgeClock,
+    /// `None`: not looked at yet.
+    pub(crate) purge_clock: Option<PurgeClock>,
 }
 
 impl Writer {
     pub(crate) fn new(database: Database, store: Option<Box<dyn Store>>) -> Self {
-        let purge_clock = PurgeClock::new(clock::now(), Instant::now());
-        Self { database, store, in_flight: VecDeque::new(), attempts: AttemptBatch::default(), purge_clock }
+        Self { database, store, in_flight: VecDeque::new(), attempts: AttemptBatch::default(), purge_clock: None }
     }
 }
 
@@ -205,6 +205,10 @@ impl Shared {
 
     /// Takes a record, unless the buffer is full.
     pub(crate) fn accept(&self, mut record: RetrievalFailureRecord, at: Option<i64>, origin: Origin) -> LogOutcome {
+        // Before the redactor's work is done in vain.
+        if self.buffer.is_sealed() {
+            return self.refuse(DropReason::Closed);
+        }
         let _span = tracing::debug_span!("memory.retrieval_failure.log").entered();
         let logged_at = at.unwrap_or_else(clock::now);
         self.redact(&mut record);
@@ -224,7 +228,9 @@ impl Shared {
 
     fn redact(&self, record: &mut RetrievalFailureRecord) {
         let Some(redact) = &self.config.redactor else { return };
-        if catch_unwind(AssertUnwindSafe(|| redact(record))).is_err() {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| redact(record))) {
+            // Dropping what was thrown may panic as well.
+            std::mem::forget(panic);
             record.query_text = NOT_REDACTED.into();
             record.error_context = record.error_context.as_ref().map(|_| NOT_REDACTED.into());
             record.edge_types = None;

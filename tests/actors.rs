@@ -113,3 +113,33 @@ fn records_in_the_mailbox_beyond_the_buffer_are_counted_as_dropped() {
     block_on(logger.flush()).unwrap();
     assert_eq!(logger.stats().persisted, 10);
 }
+
+#[test]
+fn senders_that_never_pause_keep_nothing_from_being_written_and_no_shutdown_from_ending() {
+    for redactor in [Duration::ZERO, Duration::from_micros(300)] {
+        let db = TestDb::new();
+        let config = db.config().shutdown_timeout(Duration::from_secs(2));
+        let logger = spawn(match redactor {
+            Duration::ZERO => config,
+            slow => config.redactor(move |_| std::thread::sleep(slow)),
+        });
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 0.. {
+                    if stop.load(std::sync::atomic::Ordering::Acquire) {
+                        break;
+                    }
+                    let _ = logger.addr().try_send(no_hit(turn));
+                }
+            });
+            common::eventually("records to be written meanwhile", || logger.stats().persisted > 1000);
+            block_on(logger.flush()).unwrap();
+            // Whether all of it was saved depends on the time there was; that it ends does not.
+            let _ = block_on(logger.shutdown());
+            stop.store(true, std::sync::atomic::Ordering::Release);
+        });
+        assert!(logger.stats().is_balanced());
+        assert_eq!(logger.stats().persisted, db.rows().unsigned_abs());
+    }
+}

@@ -237,6 +237,72 @@ fn a_clock_that_jumps_a_year_ahead_and_back() {
 }
 
 #[test]
+fn a_clock_that_is_wrong_when_the_logger_starts() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let mut records = 0;
+    let life = |records: &mut i64| {
+        let logger = spawn(config(&db).cleanup_every(1));
+        for _ in 0..3 {
+            log(&logger, *records..*records + 10);
+            *records += 10;
+            flushed(&logger);
+        }
+        // A record that claims to come from the future.
+        logger.log_at(no_hit(*records), std::time::SystemTime::now() + 1000 * Duration::from_secs(24 * 60 * 60));
+        *records += 1;
+        flushed(&logger);
+        let stats = block_on(logger.shutdown()).unwrap().stats;
+        assert_eq!((stats.purged, stats.persisted), (0, 31));
+    };
+    life(&mut records);
+    fail::cfg("clock-ahead-ms", "return(31536000000)").unwrap();
+    life(&mut records);
+    life(&mut records);
+    fail::remove("clock-ahead-ms");
+    life(&mut records);
+    assert_eq!(db.turns(), (0..records).collect::<Vec<_>>());
+    sound(&db);
+}
+
+#[test]
+fn a_schema_that_cannot_be_read() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(config(&db));
+    log(&logger, 0..10);
+    flushed(&logger);
+    db.execute(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = 'CREATE TABLE nonsense (' WHERE name = 'memory_retrieval_failures';
+         PRAGMA schema_version = 1000",
+    );
+    log(&logger, 10..20);
+    flushed(&logger);
+    assert_eq!(db.turns(), (10..20).collect::<Vec<_>>());
+    let names = fs::read_dir(db.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().any(|name| name.to_string_lossy().contains(".corrupt-")));
+    assert!(logger.stats().is_balanced());
+}
+
+#[test]
+fn a_journal_that_is_removed_while_it_is_written() {
+    let _scenario = FailScenario::setup();
+    let (db, copy) = (TestDb::new(), TestDb::new());
+    let logger = spawn(config(&db));
+    log(&logger, 0..10);
+    flushed(&logger);
+    fs::remove_file(format!("{}-wal", db.url())).unwrap();
+    log(&logger, 10..20);
+    flushed(&logger);
+    // What a process that dies now would leave behind.
+    fs::copy(db.path(), copy.path()).unwrap();
+    fs::copy(format!("{}-wal", db.url()), format!("{}-wal", copy.url())).unwrap();
+    assert_eq!(copy.turns(), (0..20).collect::<Vec<_>>());
+    survived(&db, &logger, 20);
+}
+
+#[test]
 fn a_reader_that_holds_a_snapshot_and_the_journal_afterwards() {
     use diesel::connection::SimpleConnection as _;
     let _scenario = FailScenario::setup();
@@ -253,9 +319,10 @@ fn a_reader_that_holds_a_snapshot_and_the_journal_afterwards() {
         journal() > 80 << 20
     });
     reader.batch_execute("ROLLBACK").unwrap();
+    // However little is written.
     eventually("the journal to shrink", || {
-        log(&logger, records..records + 5000);
-        records += 5000;
+        log(&logger, records..records + 10);
+        records += 10;
         flushed(&logger);
         journal() <= 64 << 20
     });

@@ -257,3 +257,23 @@ fn an_error_that_never_ends_is_cut_while_it_speaks() {
     block_on(logger.flush()).unwrap();
     assert_eq!(db.text("length(error_context)").as_deref(), Some("256"));
 }
+
+#[test]
+fn attempts_that_the_store_refuses_are_kept_until_it_takes_them_and_cost_no_record() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().backoff(Duration::from_millis(1), Duration::from_millis(5)));
+    db.execute(
+        "CREATE TRIGGER refuses BEFORE INSERT ON memory_retrieval_attempts_recent BEGIN SELECT RAISE(ABORT, 'no'); END",
+    );
+    let monitor = logger.strategy("semantic");
+    for _ in 0..50 {
+        monitor.record(Outcome::success(Duration::ZERO));
+    }
+    logger.log(common::no_hit(1));
+    let refusal = block_on(logger.flush()).unwrap_err();
+    assert!(refusal.to_string().contains("attempts cannot be counted: no"), "{refusal}");
+    assert_eq!((db.rows(), logger.stats().attempts_persisted), (1, 0));
+    db.execute("DROP TRIGGER refuses");
+    eventually("a flush", || block_on(logger.flush()).is_ok());
+    assert_eq!((db.attempts(), logger.stats().attempts_persisted), (51, 50));
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::buffer::Buffer;
-use crate::clock;
+use crate::clock::{self, PurgeClock};
 use crate::error::{StartError, StoreError};
 use crate::shared::{Shared, Writer};
 use crate::store::{Resolution, Row};
@@ -23,6 +23,8 @@ const ROWS_PER_PURGE: u32 = 1000;
 /// How long minutes and hours are kept; days are kept as long as the settings say.
 const MINUTES_KEPT_DAYS: u32 = 7;
 const HOURS_KEPT_DAYS: u32 = 90;
+/// How far the time goes on before it is stored again.
+const BELIEF_EVERY_MS: i64 = 60 * 60 * 1000;
 
 /// Writes everything that waits now, batch by batch, opening the store first where necessary.
 ///
@@ -58,14 +60,10 @@ pub(super) fn purge(shared: &Shared) -> Result<bool, StoreError> {
 }
 
 fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> {
-    let Writer { store: Some(store), purge_clock, .. } = writer else { return Ok(true) };
+    let believed = believed_time(writer)?;
+    let Some(store) = writer.store.as_deref_mut() else { return Ok(true) };
     let retention = Duration::from_secs(u64::from(shared.config.retention_days) * 24 * 60 * 60);
-    let Some(newest) = store.newest()? else { return Ok(true) };
-    let Some(before) = purge_clock.cutoff(retention, newest, clock::now(), Instant::now()) else {
-        tracing::warn!(newest, "nothing is purged: the clock is so far ahead that all rows would go");
-        return Ok(true);
-    };
-    let deleted = store.purge(before, ROWS_PER_PURGE)?;
+    let deleted = store.purge(believed.saturating_sub(clock::milliseconds(retention)), ROWS_PER_PURGE)?;
     shared.counters.purged.fetch_add(deleted, Ordering::AcqRel);
     Ok(deleted < u64::from(ROWS_PER_PURGE))
 }
@@ -80,29 +78,41 @@ pub(super) fn compact(shared: &Shared) -> Result<bool, StoreError> {
 }
 
 fn compact_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> {
-    let Writer { store: Some(store), purge_clock, .. } = writer else { return Ok(true) };
+    let believed = believed_time(writer)?;
+    let Some(store) = writer.store.as_deref_mut() else { return Ok(true) };
     let mut all = store.compact()?;
     let kept_days = match shared.config.attempts_retention_days {
         0 => u32::MAX,
         days => days,
     };
-    if let Some(newest) = store.newest_attempts()? {
-        for (resolution, most) in [
-            (Resolution::Minute, Some(MINUTES_KEPT_DAYS)),
-            (Resolution::Hour, Some(HOURS_KEPT_DAYS)),
-            (Resolution::Day, None),
-        ] {
-            let days = most.unwrap_or(u32::MAX).min(kept_days);
+    for (resolution, most) in
+        [(Resolution::Minute, MINUTES_KEPT_DAYS), (Resolution::Hour, HOURS_KEPT_DAYS), (Resolution::Day, u32::MAX)]
+    {
+        let days = most.min(kept_days);
+        if days < u32::MAX {
             let retention = Duration::from_secs(u64::from(days) * 24 * 60 * 60);
-            let cutoff = purge_clock.cutoff(retention, newest, clock::now(), Instant::now());
-            if days < u32::MAX
-                && let Some(before) = cutoff
-            {
-                all &= store.expire(resolution, before)?;
-            }
+            all &= store.expire(resolution, believed.saturating_sub(clock::milliseconds(retention)))?;
         }
     }
     Ok(all)
+}
+
+/// What is believed to be the time, in Unix milliseconds; stored from time to time, for the next
+/// life of the logger.
+fn believed_time(writer: &mut Writer) -> Result<i64, StoreError> {
+    let Writer { store: Some(store), purge_clock, .. } = writer else { return Ok(0) };
+    let (wall, now) = (clock::now(), Instant::now());
+    let stored = store.believed_at(wall)?;
+    let purge_clock = purge_clock.get_or_insert_with(|| PurgeClock::new(stored, wall, now));
+    let was_doubted = purge_clock.is_doubted();
+    let believed = purge_clock.believed(wall, now);
+    if purge_clock.is_doubted() && (!was_doubted || stored.is_none_or(|stored| believed > stored + BELIEF_EVERY_MS)) {
+        tracing::warn!(wall, believed, "the clock jumped, or nobody ran for long; purges follow it after a day");
+    }
+    if stored.is_none_or(|stored| believed.abs_diff(stored) >= BELIEF_EVERY_MS.unsigned_abs()) {
+        store.believe(believed)?;
+    }
+    Ok(believed)
 }
 
 /// Closes the store, so that the file is complete and its journal gone.
@@ -208,12 +218,14 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
         failpoint!("flush");
         let started = Instant::now();
         match store.insert(rows, &writer.attempts, &shared.gate) {
-            Ok(permit) => {
+            Ok((permit, refused)) => {
                 failpoint!("flush-committed");
                 if permit.counts() {
                     shared.buffer.persisted(size as u64);
                     drop(writer.in_flight.drain(..size));
-                    shared.attempts.persisted(&std::mem::take(&mut writer.attempts));
+                    if refused.is_none() {
+                        shared.attempts.persisted(&std::mem::take(&mut writer.attempts));
+                    }
                     shared.counters.flushes.fetch_add(u64::from(size > 0), Ordering::AcqRel);
                     shared.counters.flush_seconds.observe(started.elapsed().as_secs_f64());
                     shared.counters.flush_records.observe(size as f64);
@@ -221,6 +233,10 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                     shared.counters.last_flush.store(clock::now().unsigned_abs(), Ordering::Release);
                 }
                 size = writer.in_flight.len();
+                // They are kept: whatever keeps the store from counting them may end.
+                if let Some(cause) = refused.filter(|_| size == 0) {
+                    return Err(StoreError::Retry(format!("attempts cannot be counted: {cause}")));
+                }
             }
             Err(StoreError::Split(_)) if size > 1 => size /= 2,
             // There is no row that could be at fault.

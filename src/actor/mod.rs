@@ -31,6 +31,9 @@ use crate::store::Database;
 const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// How often attempts are added to their minutes, hours and days.
 const COMPACT_INTERVAL: Duration = Duration::from_secs(20);
+/// Records that are taken out of the mailbox at once, at most, and for how long.
+const RECORDS_PER_TURN: u32 = 256;
+const LONGEST_TURN: Duration = Duration::from_millis(2);
 /// How soon to look again for a record that is counted but not yet in the queue.
 const SOON: Duration = Duration::from_millis(1);
 /// The longest pause between two attempts to write while a shutdown waits.
@@ -44,6 +47,8 @@ pub struct FailureLogger {
     shared: Arc<Shared>,
     /// Whether a job is on the blocking thread: one at a time.
     busy: bool,
+    /// Records taken out of the mailbox in this turn, and when it began.
+    turn: (u32, Instant),
     /// Whether the timer found something to flush.
     due: bool,
     /// After a failure: no attempt before.
@@ -98,6 +103,7 @@ impl FailureLogger {
             pauses: Backoff::new(&shared.config),
             shared,
             busy: false,
+            turn: (0, Instant::now()),
             due: false,
             retry_at: None,
             waiters: Vec::new(),
@@ -154,6 +160,20 @@ impl FailureLogger {
             self.chore(ctx);
         } else if !self.shared.buffer.leave() {
             self.flush(ctx);
+        }
+    }
+
+    /// After some records, or some time, timers, flushes and the shutdown's deadline get a turn. actix
+    /// empties the mailbox first, however fast others fill it.
+    fn let_others_in(&mut self, ctx: &mut Context<Self>) {
+        let (taken, began) = &mut self.turn;
+        if *taken == 0 {
+            *began = Instant::now();
+        }
+        *taken += 1;
+        if *taken >= RECORDS_PER_TURN || began.elapsed() >= LONGEST_TURN {
+            *taken = 0;
+            ctx.wait(wrap_future(tokio::task::yield_now()));
         }
     }
 
@@ -400,9 +420,10 @@ impl Handler<RetrievalFailureRecord> for FailureLogger {
     type Result = ();
 
     /// Into the same buffer as all records; one that completes a batch wakes the actor like any other.
-    fn handle(&mut self, record: RetrievalFailureRecord, _: &mut Context<Self>) {
+    fn handle(&mut self, record: RetrievalFailureRecord, ctx: &mut Context<Self>) {
         self.shared.accept(record, None, Origin::Logged);
         failpoint!("actor-record");
+        self.let_others_in(ctx);
     }
 }
 

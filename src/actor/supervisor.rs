@@ -20,7 +20,7 @@ use actix::dev::channel::{AddressReceiver, channel as mailbox};
 use actix::{Addr, Context};
 use tokio::sync::watch;
 
-use super::{FailureLogger, flush};
+use super::{FailureLogger, RECORDS_PER_TURN, flush};
 use crate::error::{LoggerError, StartError};
 use crate::shared::{Phase, Shared};
 use crate::stats::ShutdownReport;
@@ -83,7 +83,7 @@ fn run(
     }));
     if outcome.is_err() && !matches!(*shared.phases().borrow(), Phase::Closed { .. }) {
         // The supervisor itself failed. What was accepted is saved all the same.
-        tracing::error!("the logger's thread panicked; it writes what it has, and ends");
+        quietly(|| tracing::error!("the logger's thread panicked; it writes what it has, and ends"));
         shared.close(Instant::now());
         let _ = catch_unwind(AssertUnwindSafe(|| flush::flush(shared)));
         finish(shared, None);
@@ -117,16 +117,14 @@ async fn supervise(shared: &Shared, actor: &mut ContextFut<FailureLogger, Contex
         }
         let cause = shared.last_failure();
         let pause = pauses.next();
+        let pause_ms = pause.as_millis();
         if in_vain >= FAILED_RESTARTS {
             shared.unavailable(&cause);
-            tracing::error!(
-                cause,
-                in_vain,
-                pause_ms = pause.as_millis(),
-                "the logger cannot be restarted; what is buffered is kept"
-            );
+            quietly(|| {
+                tracing::error!(cause, in_vain, pause_ms, "the logger cannot be restarted; what is buffered is kept");
+            });
         } else {
-            tracing::warn!(cause, pause_ms = pause.as_millis(), "the logger failed, and is restarted");
+            quietly(|| tracing::warn!(cause, pause_ms, "the logger failed, and is restarted"));
         }
         tokio::select! {
             () = pause_before_restart(shared, pause) => {}
@@ -169,36 +167,57 @@ fn finish(shared: &Shared, actor: Option<&mut ContextFut<FailureLogger, Context<
     let in_doubt = shared.gate.close(COMMIT_PATIENCE);
     let unsaved = shared.buffer.abandon();
     if let Some(actor) = actor {
-        count_mailbox(actor);
+        count_mailbox(shared, actor);
     }
     let persisted_before = match *shared.phases().borrow() {
         Phase::Closing { persisted_before, .. } => persisted_before,
         _ => 0,
     };
     let stats = shared.stats();
-    if stats.dropped.total() > 0 {
-        tracing::warn!(dropped = ?stats.dropped, "records were dropped (all in all)");
-    }
+    // Also what an earlier attempt to finish gave up, before it failed itself.
+    let unsaved = unsaved.max(stats.dropped.unsaved);
     let report =
         ShutdownReport { drained: stats.persisted - persisted_before, unsaved, in_doubt: in_doubt as u64, stats };
-    shared.closed(if unsaved == 0 {
-        Ok(report)
-    } else {
-        let cause = match shared.last_failure() {
-            none if none.is_empty() => "the store was too slow".into(),
-            cause => cause,
-        };
-        tracing::error!(unsaved, in_doubt, cause, "the deadline passed before all records were stored");
-        Err(LoggerError::Unsaved { report: Box::new(report), cause })
+    let cause = match shared.last_failure() {
+        none if none.is_empty() => "the store was too slow".into(),
+        cause => cause,
+    };
+    // Before whoever waits for the result finds no line about it; and it must come, whatever happens here.
+    quietly(|| {
+        if unsaved > 0 {
+            tracing::error!(unsaved, in_doubt, cause, "the deadline passed before all records were stored");
+        }
+        if stats.dropped.total() > 0 {
+            tracing::warn!(dropped = ?stats.dropped, "records were dropped (all in all)");
+        }
     });
+    shared.closed(match unsaved {
+        0 => Ok(report),
+        _ => Err(LoggerError::Unsaved { report: Box::new(report), cause }),
+    });
+}
+
+/// Logs; a subscriber that panics is no reason to end.
+fn quietly(log: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(log)) {
+        std::mem::forget(panic);
+    }
 }
 
 /// Has the actor take what is left in its mailbox, if it can: nothing is accepted any more, so the
 /// records are counted as dropped.
-fn count_mailbox(actor: &mut ContextFut<FailureLogger, Context<FailureLogger>>) {
+fn count_mailbox(shared: &Shared, actor: &mut ContextFut<FailureLogger, Context<FailureLogger>>) {
+    let capacity = shared.config.buffer_capacity;
     let _ = catch_unwind(AssertUnwindSafe(|| {
         actor.restart();
-        let _ = Pin::new(actor).poll(&mut TaskContext::from_waker(std::task::Waker::noop()));
+        // A turn at a time, and no more than there was room for: others may go on sending.
+        for _ in 0..=2 * capacity / RECORDS_PER_TURN as usize {
+            let before = shared.buffer.balance().dropped.closed;
+            let _ = Pin::new(&mut *actor).poll(&mut TaskContext::from_waker(std::task::Waker::noop()));
+            if shared.buffer.balance().dropped.closed == before {
+                return;
+            }
+        }
     }));
 }
 

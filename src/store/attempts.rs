@@ -182,12 +182,6 @@ pub(super) fn expire(conn: &mut SqliteConnection, resolution: Resolution, before
     Ok((expired, i32::try_from(expired).is_ok_and(|expired| expired < CELLS_PER_EXPIRY)))
 }
 
-/// Moment of the newest span, in Unix milliseconds.
-pub(super) fn newest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
-    let newest = diesel::sql_query(NEWEST).bind::<BigInt, _>(Resolution::Day.seconds()).get_result::<Edge>(conn)?;
-    Ok(newest.started_at)
-}
-
 /// Start of the oldest day with attempts, or of the oldest attempts that are not added up yet.
 pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
     let recent: Option<i64> = recent::table.select(diesel::dsl::min(recent::started_at)).first(conn)?;
@@ -297,7 +291,6 @@ const COUNTS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved
      FROM memory_retrieval_attempts WHERE resolution = ? AND started_at >= ? AND started_at < ?";
 const RECENT_CELLS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, latency, top_score \
      FROM memory_retrieval_attempts_recent WHERE started_at >= ? AND started_at < ?";
-const NEWEST: &str = "SELECT max(started_at) AS started_at FROM memory_retrieval_attempts WHERE resolution = ?";
 const OLDEST: &str = "SELECT min(started_at) AS started_at FROM memory_retrieval_attempts WHERE resolution = ?";
 const EXPIRE: &str = "DELETE FROM memory_retrieval_attempts WHERE resolution = ? AND started_at < ? AND started_at <= ( \
      SELECT max(started_at) FROM (SELECT started_at FROM memory_retrieval_attempts WHERE resolution = ? \
@@ -456,7 +449,6 @@ mod tests {
         compact(&mut conn, NOW).unwrap();
         expire(&mut conn, Resolution::Minute, NOW - 3 * DAY_MS).unwrap();
         assert_eq!(totals(&mut conn).map(|(attempts, _)| attempts), [3, 10, 10]);
-        assert_eq!(newest(&mut conn).unwrap(), Some(Resolution::Day.floor(NOW)));
         assert_eq!(oldest(&mut conn).unwrap(), Some(Resolution::Day.floor(NOW - 9 * DAY_MS)));
     }
 
@@ -483,10 +475,6 @@ mod tests {
             (
                 COUNTS,
                 "SEARCH memory_retrieval_attempts USING COVERING INDEX memory_retrieval_attempts_counts (resolution=? AND started_at>? AND started_at<?)",
-            ),
-            (
-                NEWEST,
-                "SEARCH memory_retrieval_attempts USING COVERING INDEX memory_retrieval_attempts_counts (resolution=?)",
             ),
             (
                 OLDEST,

@@ -8,12 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel::sql_types::Integer;
 
 /// Bytes of committed rows after which a checkpoint begins: about SQLite's own 1000 pages.
 const EVERY_BYTES: usize = 4 << 20;
+/// How soon a WAL that is too long is checkpointed again.
+const SOON: Duration = Duration::from_secs(1);
 /// Pages of the WAL beyond which the writer waits for a checkpoint: 32 MiB of 4 KiB pages.
 const WAIT_AT_PAGES: u64 = 8192;
 
@@ -22,6 +25,8 @@ pub(super) struct Checkpointer {
     state: Arc<State>,
     /// Bytes committed since a checkpoint was last asked for.
     bytes: usize,
+    /// When that was.
+    asked_at: Instant,
     /// At how many pages the writer waits next.
     wait_at: u64,
     wake: Option<SyncSender<()>>,
@@ -43,17 +48,27 @@ impl Checkpointer {
             let state = Arc::clone(&state);
             move || run(&state, &woken)
         })?;
-        Ok(Self { state, bytes: 0, wait_at: WAIT_AT_PAGES, wake: Some(wake), thread: Some(thread) })
+        Ok(Self {
+            state,
+            bytes: 0,
+            asked_at: Instant::now(),
+            wait_at: WAIT_AT_PAGES,
+            wake: Some(wake),
+            thread: Some(thread),
+        })
     }
 
     /// To be told by the writer what it has committed, between two transactions. Waits only if the
     /// WAL has grown too long.
     pub(super) fn committed(&mut self, bytes: usize) {
         self.bytes += bytes;
-        if self.bytes < EVERY_BYTES {
+        // A journal that a reader let grow is worked off soon after, however little is written.
+        let too_long = self.state.pages.load(Ordering::Acquire) >= WAIT_AT_PAGES;
+        if self.bytes < EVERY_BYTES && !(too_long && self.asked_at.elapsed() >= SOON) {
             return;
         }
         self.bytes = 0;
+        self.asked_at = Instant::now();
         let asked = self.wake.as_ref().is_some_and(|wake| wake.try_send(()).is_ok());
         let pages = self.state.pages.load(Ordering::Acquire);
         if pages < WAIT_AT_PAGES {

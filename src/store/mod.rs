@@ -25,7 +25,8 @@ use crate::error::StoreError;
 /// Keeps rows. Blocking: only ever called on a thread that may block.
 pub(crate) trait Store: Send {
     /// Stores all `rows` and `attempts`, or none, in one transaction. What is stored already, by
-    /// its `event_id`, is left as it is.
+    /// its `event_id`, is left as it is. Where the store refuses to count attempts, it takes the
+    /// rows alone, and says why.
     ///
     /// The permit says that the rows are committed; while it is held, `gate` cannot be closed, so
     /// that the caller can account for them.
@@ -34,7 +35,7 @@ pub(crate) trait Store: Send {
         rows: &[Row],
         attempts: &AttemptBatch,
         gate: &'g CommitGate,
-    ) -> Result<Permit<'g>, StoreError>;
+    ) -> Result<(Permit<'g>, Option<String>), StoreError>;
 
     /// Which of these `event_id`s are stored.
     fn known(&mut self, event_ids: &[Uuid]) -> Result<HashSet<Uuid>, StoreError>;
@@ -45,15 +46,16 @@ pub(crate) trait Store: Send {
     /// Deletes at most `limit` rows older than `before`, oldest first: how many.
     fn purge(&mut self, before: i64, limit: u32) -> Result<u64, StoreError>;
 
-    /// Moment of the newest row, in Unix milliseconds.
-    fn newest(&mut self) -> Result<Option<i64>, StoreError>;
+    /// What was believed to be the time when that was last stored; where it never was, the moment of
+    /// the newest row up to `wall`. In Unix milliseconds.
+    fn believed_at(&mut self, wall: i64) -> Result<Option<i64>, StoreError>;
+
+    /// Stores what is believed to be the time.
+    fn believe(&mut self, believed_at: i64) -> Result<(), StoreError>;
 
     /// Adds some of the attempts that were stored last to their minutes, hours and days: whether
     /// those were all.
     fn compact(&mut self) -> Result<bool, StoreError>;
-
-    /// Moment of the newest day of attempts, in Unix milliseconds.
-    fn newest_attempts(&mut self) -> Result<Option<i64>, StoreError>;
 
     /// Deletes some attempts that were counted before a moment, at one resolution: whether those
     /// were all.

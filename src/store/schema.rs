@@ -47,6 +47,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    memory_retrieval_clock (one) {
+        one -> BigInt,
+        believed_at -> BigInt,
+    }
+}
+
+diesel::table! {
     memory_retrieval_strategies (strategy) {
         strategy -> Text,
         confidence_threshold -> Nullable<Float>,
@@ -59,6 +66,7 @@ diesel::table! {
 diesel::allow_tables_to_appear_in_same_query!(
     memory_retrieval_attempts,
     memory_retrieval_attempts_recent,
+    memory_retrieval_clock,
     memory_retrieval_failures,
     memory_retrieval_strategies,
 );

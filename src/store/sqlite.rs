@@ -1,5 +1,6 @@
 //! The SQLite store: how a database is opened, written and purged.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -21,6 +22,7 @@ use super::attempts::{self, Resolution};
 use super::checkpoint::Checkpointer;
 use super::models::{self, Row};
 use super::reader::Source;
+use super::schema::memory_retrieval_clock as purge_clock;
 use super::schema::memory_retrieval_failures::dsl;
 use super::{CommitGate, Permit, Store};
 use crate::attempts::AttemptBatch;
@@ -113,7 +115,14 @@ impl Database {
             .thread_pool(Arc::new(ScheduledThreadPool::new(1)))
             .build(ConnectionManager::new(&self.url))
             .map_err(|error| StoreError::Retry(error.to_string()))?;
-        Ok(Box::new(SqliteStore { pool, checkpointer, since_checkpoint: 0, path: self.path.clone(), identity }))
+        Ok(Box::new(SqliteStore {
+            pool,
+            checkpointer,
+            since_checkpoint: 0,
+            path: self.path.clone(),
+            identity,
+            journal: OnceCell::new(),
+        }))
     }
 
     /// Where several processes open a new database at once, SQLite refuses some of them without
@@ -312,6 +321,8 @@ struct SqliteStore {
     path: Option<PathBuf>,
     /// Of the file that the pool has open.
     identity: Option<(u64, u64)>,
+    /// Of its journal, once there is one.
+    journal: OnceCell<(u64, u64)>,
 }
 
 impl SqliteStore {
@@ -332,10 +343,19 @@ impl SqliteStore {
     fn same_file(&self) -> Result<(), StoreError> {
         let Some(path) = &self.path else { return Ok(()) };
         match identity(path) {
-            Ok(now) if Some(now) == self.identity => Ok(()),
-            Ok(_) => Err(StoreError::Reopen("the database file was replaced".into())),
-            Err(error) => Err(StoreError::reopen(error)),
+            Ok(now) if Some(now) == self.identity => {}
+            Ok(_) => return Err(StoreError::Reopen("the database file was replaced".into())),
+            Err(error) => return Err(StoreError::reopen(error)),
         }
+        // What is committed to a journal without a name would be gone with the process. Closing the
+        // store brings it into the database.
+        match (self.journal.get(), identity(&with_suffix(path, "-wal"))) {
+            (None, Ok(now)) => drop(self.journal.set(now)),
+            (Some(then), Ok(now)) if *then == now => {}
+            (None, Err(_)) => {}
+            (Some(_), _) => return Err(StoreError::Reopen("the database's journal was removed".into())),
+        }
+        Ok(())
     }
 }
 
@@ -345,7 +365,7 @@ impl Store for SqliteStore {
         rows: &[Row],
         attempts: &AttemptBatch,
         gate: &'g CommitGate,
-    ) -> Result<Permit<'g>, StoreError> {
+    ) -> Result<(Permit<'g>, Option<String>), StoreError> {
         failpoint!("store-insert", |_| Err(StoreError::Retry("injected".into())));
         self.tell_checkpointer();
         let mut conn = self.connection()?;
@@ -353,14 +373,12 @@ impl Store for SqliteStore {
         if let Some(Some(sql)) = fail::eval("store-sql", |sql| sql) {
             conn.batch_execute(&sql).map_err(|error| classify(&error))?;
         }
-        let mut permit = None;
+        let (mut permit, mut refused) = (None, None);
         transact(&mut conn, |conn| {
             models::insert(conn, rows).map_err(|error| classify(&error))?;
             match attempts::insert(conn, attempts, clock::now()).map_err(|error| classify(&error)) {
                 // No fault of the rows, which must not be dropped for it.
-                Err(StoreError::Split(cause)) => {
-                    tracing::error!(cause, "the store refuses to count attempts, which are lost");
-                }
+                Err(StoreError::Split(cause)) => refused = Some(cause),
                 done => done?,
             }
             self.same_file()?;
@@ -369,7 +387,7 @@ impl Store for SqliteStore {
             if permit.is_some() { Ok(()) } else { Err(closed()) }
         })?;
         self.since_checkpoint += rows.iter().map(Row::bytes).sum::<usize>() + attempts.deltas.len() * BYTES_PER_CELL;
-        permit.ok_or_else(closed)
+        Ok((permit.ok_or_else(closed)?, refused))
     }
 
     fn known(&mut self, event_ids: &[Uuid]) -> Result<HashSet<Uuid>, StoreError> {
@@ -423,11 +441,28 @@ impl Store for SqliteStore {
         Ok(deleted as u64)
     }
 
-    fn newest(&mut self) -> Result<Option<i64>, StoreError> {
+    fn believed_at(&mut self, wall: i64) -> Result<Option<i64>, StoreError> {
+        let mut conn = self.connection()?;
+        let stored = purge_clock::table.select(purge_clock::believed_at).first(&mut conn).optional();
+        if let Some(stored) = stored.map_err(|error| classify(&error))? {
+            return Ok(Some(stored));
+        }
         dsl::memory_retrieval_failures
+            .filter(dsl::created_at.le(wall))
             .select(diesel::dsl::max(dsl::created_at))
-            .get_result(&mut self.connection()?)
+            .get_result(&mut conn)
             .map_err(|error| classify(&error))
+    }
+
+    fn believe(&mut self, believed_at: i64) -> Result<(), StoreError> {
+        let mut conn = self.connection()?;
+        transact(&mut conn, |conn| {
+            diesel::replace_into(purge_clock::table)
+                .values((purge_clock::one.eq(1), purge_clock::believed_at.eq(believed_at)))
+                .execute(conn)
+                .map(drop)
+                .map_err(|error| classify(&error))
+        })
     }
 
     fn compact(&mut self) -> Result<bool, StoreError> {
@@ -442,10 +477,6 @@ impl Store for SqliteStore {
             self.since_checkpoint += BYTES_PER_COMPACTION;
         }
         Ok(all)
-    }
-
-    fn newest_attempts(&mut self) -> Result<Option<i64>, StoreError> {
-        attempts::newest(&mut *self.connection()?).map_err(|error| classify(&error))
     }
 
     fn expire(&mut self, resolution: Resolution, before: i64) -> Result<bool, StoreError> {
@@ -525,7 +556,10 @@ fn classify_text(text: &str) -> StoreError {
     let says = |phrase: &&str| text.ends_with(*phrase) || text.starts_with(*phrase);
     if RETRY.iter().any(says) || text.starts_with("Unable to open the database file") {
         StoreError::Retry(text.into())
-    } else if ["database disk image is malformed", "file is not a database"].iter().any(says) {
+    } else if ["database disk image is malformed", "file is not a database", "malformed database schema"]
+        .iter()
+        .any(says)
+    {
         StoreError::Corrupt(text.into())
     } else if text.starts_with("no such table")
         || text.starts_with("no such column")
@@ -568,7 +602,7 @@ mod tests {
         {
             assert_eq!(classify_text(text), StoreError::Retry(text.into()));
         }
-        for text in ["database disk image is malformed", "file is not a database"] {
+        for text in ["database disk image is malformed", "file is not a database", "malformed database schema (t)"] {
             assert_eq!(classify_text(text), StoreError::Corrupt(text.into()));
         }
         assert!(matches!(classify_text("no such table: memory_retrieval_failures"), StoreError::Reopen(_)));

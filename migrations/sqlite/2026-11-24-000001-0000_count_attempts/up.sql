@@ -35,6 +35,13 @@ CREATE TABLE memory_retrieval_attempts_recent (
     top_score   BLOB
 ) WITHOUT ROWID;
 
+-- What is believed to be the time, so that a clock that is wrong deletes nothing: one row.
+CREATE TABLE memory_retrieval_clock (
+    one         INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    -- Unix milliseconds, UTC.
+    believed_at INTEGER NOT NULL
+);
+
 -- How a strategy's results were judged last.
 CREATE TABLE memory_retrieval_strategies (
     strategy             TEXT    NOT NULL PRIMARY KEY,
