@@ -30,6 +30,11 @@ const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Cells that wait for the writer, beyond which minutes are added up to hours, and hours to days.
 const MAX_CELLS: usize = 4096;
 
+/// Longer latencies count as an hour, so that none blurs all others.
+const LONGEST_LATENCY_MS: f64 = 3_600_000.0;
+/// Scores beyond this are no scores, but stand for something else.
+const LARGEST_SCORE: f32 = 1e6;
+
 pub(crate) const MINUTE_MS: i64 = 60_000;
 pub(crate) const HOUR_MS: i64 = 60 * MINUTE_MS;
 pub(crate) const DAY_MS: i64 = 24 * HOUR_MS;
@@ -197,22 +202,32 @@ impl Series {
     }
 
     pub(crate) fn set_threshold(&self, threshold: f32) {
-        self.settings.threshold.store(threshold.to_bits(), Ordering::Relaxed);
-        self.settings.changed.store(true, Ordering::Release);
+        let bits = threshold.to_bits();
+        // Monitors are made again and again with the same settings, which are written once.
+        if self.settings.threshold.swap(bits, Ordering::Relaxed) != bits {
+            self.settings.changed.store(true, Ordering::Release);
+        }
     }
 
     pub(crate) fn set_direction(&self, direction: ScoreDirection) {
-        self.settings.lower_is_better.store(direction == ScoreDirection::LowerIsBetter, Ordering::Relaxed);
-        self.settings.changed.store(true, Ordering::Release);
+        let lower = direction == ScoreDirection::LowerIsBetter;
+        if self.settings.lower_is_better.swap(lower, Ordering::Relaxed) != lower {
+            self.settings.changed.store(true, Ordering::Release);
+        }
     }
 
     pub(crate) fn set_timeout(&self, timeout: Duration) {
         let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.settings.timeout_ms.store(ms, Ordering::Relaxed);
-        self.settings.changed.store(true, Ordering::Release);
+        if self.settings.timeout_ms.swap(ms, Ordering::Relaxed) != ms {
+            self.settings.changed.store(true, Ordering::Release);
+        }
     }
 
+    /// None for those that are counted together: they have not one threshold.
     fn changed_settings(&self) -> Option<StrategySettings> {
+        if *self.name == *OTHER_STRATEGIES {
+            return None;
+        }
         let Settings { threshold, lower_is_better, timeout_ms, changed } = &self.settings;
         changed.swap(false, Ordering::AcqRel).then(|| {
             let threshold = f32::from_bits(threshold.load(Ordering::Relaxed));
@@ -243,6 +258,17 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
+    /// Adds a failure that was logged without a monitor. Its score is left out: nobody knows those of
+    /// the successes beside it.
+    pub(crate) fn add_unobserved(&mut self, latency_ms: i64) {
+        self.attempts += 1;
+        self.unobserved += 1;
+        // 0: not measured.
+        if latency_ms > 0 {
+            self.latency.add((latency_ms as f64).min(LONGEST_LATENCY_MS));
+        }
+    }
+
     pub(crate) fn merge(&mut self, other: &Self) {
         self.attempts += other.attempts;
         self.unobserved += other.unobserved;
@@ -430,6 +456,11 @@ impl Attempts {
         self.in_flight.store(false, Ordering::Release);
     }
 
+    /// What a strategy is counted as.
+    pub(crate) fn name_of(&self, strategy: &str) -> BoundedText<64> {
+        lock(&self.registry).series(strategy).name.clone()
+    }
+
     /// Each strategy's attempts since the start, by kind, in the order of [`OutcomeKind::ALL`].
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "shown by the service"))]
     pub(crate) fn totals(&self) -> Vec<(BoundedText<64>, [u64; OutcomeKind::ALL.len()])> {
@@ -474,14 +505,7 @@ impl Unobserved<'_> {
             Some(series) if series.name == *name => series.id,
             _ => self.last.insert(Arc::clone(self.registry.series(name))).id,
         };
-        let cell = self.pending.cell(at, series, failure.into(), 1);
-        cell.attempts += 1;
-        cell.unobserved += 1;
-        // 0: not measured.
-        if latency_ms > 0 {
-            cell.latency.add(latency_ms as f64);
-        }
-        // Its score is left out: nobody knows those of the successes beside it.
+        self.pending.cell(at, series, failure.into(), 1).add_unobserved(latency_ms);
     }
 }
 
@@ -503,9 +527,12 @@ impl Pending {
         cell.attempts += 1;
         // A cancelled attempt took as long as somebody was patient.
         if kind != OutcomeKind::Cancelled {
-            cell.latency.add(latency.as_secs_f64() * 1e3);
+            cell.latency.add(milliseconds(latency));
         }
-        cell.top_score.add(f64::from(top_score));
+        // A sketch spans nine orders of magnitude: one that is used for "no match" would blur all others.
+        if top_score.abs() <= LARGEST_SCORE {
+            cell.top_score.add(f64::from(top_score));
+        }
     }
 
     /// Gives up resolution, never a count, while the store takes nothing for long.
@@ -522,6 +549,10 @@ impl Pending {
             self.cells = coarse;
         }
     }
+}
+
+fn milliseconds(latency: Duration) -> f64 {
+    (latency.as_secs_f64() * 1e3).min(LONGEST_LATENCY_MS)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -22,9 +22,12 @@ pub(crate) fn now() -> i64 {
     now
 }
 
-/// A moment in Unix milliseconds, UTC; 0 before 1970.
+/// The last moment that can be written down, a day before the end of the year 9999.
+pub(crate) const END_OF_TIME: i64 = 253_402_200_000_000;
+
+/// A moment in Unix milliseconds, UTC; 0 before 1970, and no later than the year 9999.
 pub(crate) fn milliseconds_of(moment: SystemTime) -> i64 {
-    milliseconds(moment.duration_since(UNIX_EPOCH).unwrap_or_default())
+    milliseconds(moment.duration_since(UNIX_EPOCH).unwrap_or_default()).min(END_OF_TIME)
 }
 
 /// Tells which rows are old enough to be purged.

@@ -164,7 +164,7 @@ pub enum LoggerError {
     #[error("the logger was shut down")]
     Closed,
     /// Raise `shutdown_timeout`, or accept the loss: the deadline passed before everything was stored.
-    #[error("{} accepted records were not stored before the deadline: {cause}", report.unsaved)]
+    #[error("{} accepted records and {} attempts were not stored before the deadline: {cause}", report.unsaved, report.attempts_unsaved)]
     Unsaved {
         /// What was stored, and what was not.
         report: Box<ShutdownReport>,

@@ -135,6 +135,10 @@ impl LoggerHandle {
         self.inner.shared.health()
     }
 
+    pub(crate) fn retention_days(&self) -> u32 {
+        self.inner.shared.config.retention_days
+    }
+
     /// Whether the buffer has room for a record, as of now.
     #[cfg(feature = "http")]
     pub(crate) fn has_room(&self) -> bool {

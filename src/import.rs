@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Double, Nullable, Text};
+use diesel::sql_types::{BigInt, Binary, Double, Nullable};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -29,8 +29,10 @@ pub struct ImportReport {
     pub read: u64,
     /// Rows that are stored now, those included that were stored before.
     pub stored: u64,
-    /// Rows that cannot be stored: of an unknown type, or without a moment.
+    /// Rows that cannot be stored: of an unknown type, without a strategy, or without a moment.
     pub skipped: u64,
+    /// Rows that are older than `retention_days`, and would be purged at once.
+    pub too_old: u64,
 }
 
 /// Why an import ended early. What was imported until then stays; a second import goes on.
@@ -58,7 +60,7 @@ impl LoggerHandle {
     /// only read: a table `memory_retrieval_failures` with text timestamps, integer conversation
     /// ids and no `event_id`. May be repeated: a row gets the same `event_id` each time.
     ///
-    /// Rows keep their moments, so that those older than `retention_days` are purged soon.
+    /// Rows keep their moments. Those older than `retention_days` are left where they are.
     ///
     /// # Errors
     ///
@@ -68,6 +70,8 @@ impl LoggerHandle {
         let source = ReadPool::new(Some(Source::file(path)));
         let mut report = ImportReport::default();
         let mut last = i64::MIN;
+        let days = self.retention_days();
+        let oldest = (days > 0).then(|| SystemTime::now().checked_sub(Duration::from_secs(u64::from(days) * 86_400)));
         loop {
             let page = source.run(PAGE_TIMEOUT, move |conn, _| Ok(read(conn, last)?)).await;
             let page = page.map_err(|error| match error {
@@ -79,6 +83,7 @@ impl LoggerHandle {
             for row in page {
                 report.read += 1;
                 match row.record() {
+                    Some((_, at, _)) if oldest.flatten().is_some_and(|oldest| at < oldest) => report.too_old += 1,
                     Some((event_id, at, record)) => {
                         self.log_patiently(record, at, event_id).await?;
                         report.stored += 1;
@@ -110,9 +115,15 @@ impl LoggerHandle {
     }
 }
 
-const ROWS: &str = "SELECT id, CAST(conversation_id AS TEXT) AS conversation_id, turn_index, failure_type, \
-     retrieval_strategy, query_text, query_len, top_score, confidence_threshold, result_count, latency_ms, \
-     edge_types, error_context, CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER) AS created_at \
+/// Text as bytes, for it may be none. Words such as `now` are no moments.
+const ROWS: &str = "SELECT id, CAST(conversation_id AS BLOB) AS conversation_id, CAST(turn_index AS INTEGER) AS turn_index, \
+     CAST(failure_type AS BLOB) AS failure_type, CAST(retrieval_strategy AS BLOB) AS retrieval_strategy, \
+     CAST(query_text AS BLOB) AS query_text, CAST(query_len AS INTEGER) AS query_len, CAST(top_score AS REAL) AS top_score, \
+     CAST(confidence_threshold AS REAL) AS confidence_threshold, CAST(result_count AS INTEGER) AS result_count, \
+     CAST(latency_ms AS INTEGER) AS latency_ms, CAST(edge_types AS BLOB) AS edge_types, \
+     CAST(error_context AS BLOB) AS error_context, \
+     CASE WHEN created_at GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' \
+     THEN CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER) END AS created_at \
      FROM memory_retrieval_failures WHERE id > ?1 ORDER BY id LIMIT ?2";
 
 fn read(conn: &mut SqliteConnection, after: i64) -> QueryResult<Vec<ReferenceRow>> {
@@ -123,16 +134,16 @@ fn read(conn: &mut SqliteConnection, after: i64) -> QueryResult<Vec<ReferenceRow
 struct ReferenceRow {
     #[diesel(sql_type = BigInt)]
     id: i64,
-    #[diesel(sql_type = Nullable<Text>)]
-    conversation_id: Option<String>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    conversation_id: Option<Vec<u8>>,
     #[diesel(sql_type = Nullable<BigInt>)]
     turn_index: Option<i64>,
-    #[diesel(sql_type = Text)]
-    failure_type: String,
-    #[diesel(sql_type = Text)]
-    retrieval_strategy: String,
-    #[diesel(sql_type = Text)]
-    query_text: String,
+    #[diesel(sql_type = Nullable<Binary>)]
+    failure_type: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    retrieval_strategy: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    query_text: Option<Vec<u8>>,
     #[diesel(sql_type = Nullable<BigInt>)]
     query_len: Option<i64>,
     #[diesel(sql_type = Nullable<Double>)]
@@ -143,10 +154,10 @@ struct ReferenceRow {
     result_count: Option<i64>,
     #[diesel(sql_type = Nullable<BigInt>)]
     latency_ms: Option<i64>,
-    #[diesel(sql_type = Nullable<Text>)]
-    edge_types: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    error_context: Option<String>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    edge_types: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    error_context: Option<Vec<u8>>,
     #[diesel(sql_type = Nullable<BigInt>)]
     created_at: Option<i64>,
 }
@@ -155,12 +166,13 @@ impl ReferenceRow {
     /// `None`: it cannot be stored.
     fn record(self) -> Option<(Uuid, SystemTime, RetrievalFailureRecord)> {
         let created_at = self.created_at.and_then(|ms| u64::try_from(ms).ok())?;
-        let failure_type = RetrievalFailureType::parse(&self.failure_type)?;
+        let text = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let conversation = text(&self.conversation_id);
+        let (failure_type, strategy) = (text(&self.failure_type)?, text(&self.retrieval_strategy)?);
+        let query = text(&self.query_text).unwrap_or_default();
         // The row's place and content: a second row of the same content is another failure.
-        let content = format!(
-            "{}\0{:?}\0{}\0{}\0{}\0{created_at}",
-            self.id, self.conversation_id, self.failure_type, self.retrieval_strategy, self.query_text
-        );
+        let content = format!("{}\0{conversation:?}\0{failure_type}\0{strategy}\0{query}\0{created_at}", self.id);
+        let failure_type = RetrievalFailureType::parse(&failure_type)?;
         let hash = Uuid::new_v5(&NAMESPACE, content.as_bytes()).into_bytes();
         // A UUIDv7, so that the index grows at its edge for old rows too.
         let random = hash.last_chunk::<10>()?;
@@ -170,17 +182,28 @@ impl ReferenceRow {
         #[expect(clippy::cast_possible_truncation, reason = "scores are kept as f32")]
         let score = |score: Option<f64>| score.map(|score| score as f32);
         let record = RetrievalFailureRecord {
-            conversation_id: self.conversation_id.map(Into::into),
+            conversation_id: conversation.map(Into::into),
             turn_index: self.turn_index.unwrap_or(0),
-            query_len: self.query_len.map_or(self.query_text.len(), |length| size(Some(length))),
+            query_len: self.query_len.map_or(query.len(), |length| size(Some(length))),
             top_score: score(self.top_score),
             confidence_threshold: score(self.confidence_threshold),
             result_count: size(self.result_count),
             latency_ms: unsigned(self.latency_ms),
-            edge_types: self.edge_types.map(Into::into),
-            error_context: self.error_context.map(Into::into),
-            ..RetrievalFailureRecord::new(failure_type, self.retrieval_strategy, &self.query_text)
+            edge_types: text(&self.edge_types).map(Into::into),
+            error_context: text(&self.error_context).map(Into::into),
+            ..RetrievalFailureRecord::new(failure_type, strategy, &query)
         };
         Some((event_id, UNIX_EPOCH + Duration::from_millis(created_at), record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_statement_uses_the_index_that_was_meant() {
+        let by_id = "SEARCH memory_retrieval_failures USING INTEGER PRIMARY KEY (rowid>?)";
+        assert_eq!(crate::store::plan(&mut crate::store::migrated(), ROWS), [by_id]);
     }
 }

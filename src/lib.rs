@@ -46,7 +46,7 @@ pub use config::{
 pub use error::{ConfigError, LoggerError, ReadError, StartError, StoreError, Unhealthy};
 pub use handle::LoggerHandle;
 pub use import::{ImportError, ImportReport};
-pub use monitor::{NoTimeout, Outcome, Retrieved, Scored, StrategyMonitor, Timeout, TimeoutOr};
+pub use monitor::{Found, NoTimeout, Outcome, Retrieved, Scored, StrategyMonitor, Timeout, TimeoutOr};
 pub use record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType};
 pub use report::*;
 pub use stats::{DropCounts, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};

@@ -32,12 +32,17 @@ use crate::shared::Shared;
 /// # }).unwrap();
 /// ```
 ///
+/// A monitor does not keep the logger running: hold on to its handle.
+///
 /// The parameter says whether retrievals are given up after some time: see
 /// [`timeout`](StrategyMonitor::timeout).
 #[derive(Clone)]
 pub struct StrategyMonitor<Limit = NoTimeout> {
     shared: Arc<Shared>,
+    /// What it is counted as; `other` if there are too many strategies.
     series: Arc<Series>,
+    /// What its failures are logged as.
+    name: BoundedText<64>,
     threshold: Option<f32>,
     direction: ScoreDirection,
     limit: Limit,
@@ -67,6 +72,7 @@ impl StrategyMonitor {
         Self {
             shared,
             series,
+            name: name.into(),
             threshold: None,
             direction: ScoreDirection::default(),
             limit: NoTimeout(()),
@@ -78,8 +84,8 @@ impl StrategyMonitor {
     /// [`observe`](StrategyMonitor::<Timeout>::observe) may return [`TimeoutOr::Timeout`].
     pub fn timeout(self, limit: Duration) -> StrategyMonitor<Timeout> {
         self.series.set_timeout(limit);
-        let Self { shared, series, threshold, direction, context, .. } = self;
-        StrategyMonitor { shared, series, threshold, direction, limit: Timeout(limit), context }
+        let Self { shared, series, name, threshold, direction, context, .. } = self;
+        StrategyMonitor { shared, series, name, threshold, direction, limit: Timeout(limit), context }
     }
 
     /// Runs `retrieval`, counts and judges what comes of it, and returns just that.
@@ -98,10 +104,28 @@ impl StrategyMonitor {
         T: Retrieved,
         E: Display,
     {
-        let watch = Watch::start(self);
+        self.observe_by(query, retrieval, |found| Found {
+            result_count: found.result_count(),
+            top_score: found.top_score(self.direction),
+        })
+        .await
+    }
+
+    /// The same for results that cannot be [`Retrieved`], because their type is somebody else's:
+    /// `found` tells what there is to know of one.
+    ///
+    /// # Errors
+    ///
+    /// Those of `retrieval`, unchanged.
+    pub async fn observe_by<T, E, F>(&self, query: &str, retrieval: F, found: impl FnOnce(&T) -> Found) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: Display,
+    {
+        let watch = Watch::start(self, query);
         let result = retrieval.await;
         let latency = watch.stop();
-        self.record(self.judge(query, &result, latency));
+        self.record(self.judge(query, &result.as_ref().map(found), latency));
         result
     }
 }
@@ -122,7 +146,7 @@ impl StrategyMonitor<Timeout> {
         T: Retrieved,
         E: Display,
     {
-        let watch = Watch::start(self);
+        let watch = Watch::start(self, query);
         let mut retrieval = pin!(retrieval);
         let mut timer = None;
         let limit = self.limit.0;
@@ -130,7 +154,8 @@ impl StrategyMonitor<Timeout> {
             if let Poll::Ready(result) = retrieval.as_mut().poll(cx) {
                 return Poll::Ready(Some(result));
             }
-            let timer = timer.get_or_insert_with(|| futures_timer::Delay::new(limit));
+            let rest = || limit.saturating_sub(watch.started.elapsed());
+            let timer = timer.get_or_insert_with(|| futures_timer::Delay::new(rest()));
             pin!(timer).poll(cx).map(|()| None)
         })
         .await;
@@ -204,12 +229,14 @@ impl<Limit> StrategyMonitor<Limit> {
             Err(error) => return Outcome::failure(RetrievalFailureType::Error, query, latency).error(error),
         };
         let count = found.result_count();
-        let top_score = found.top_score(self.direction).filter(|score| score.is_finite());
+        let top_score = found.top_score(self.direction).filter(|score| !score.is_nan());
         let kind = match (top_score, self.threshold) {
             _ if count == 0 => OutcomeKind::NoHit,
             (Some(score), Some(threshold)) if self.direction.misses(score, threshold) => OutcomeKind::LowConfidence,
             _ => OutcomeKind::Success,
         };
+        // An infinite score can be judged, but not stored.
+        let top_score = top_score.filter(|score| score.is_finite());
         Outcome { top_score, result_count: count, ..Outcome::new(kind, query, latency) }
     }
 
@@ -220,7 +247,7 @@ impl<Limit> StrategyMonitor<Limit> {
             conversation_id: context.and_then(|context| context.conversation.clone()),
             turn_index: context.map_or(0, |context| context.turn),
             failure_type: outcome.kind.failure()?,
-            retrieval_strategy: self.series.name.clone(),
+            retrieval_strategy: self.name.clone(),
             query_text: outcome.query.into(),
             query_len: outcome.query.len(),
             top_score: outcome.top_score,
@@ -240,7 +267,7 @@ impl<Limit> StrategyMonitor<Limit> {
 impl<Limit: fmt::Debug> fmt::Debug for StrategyMonitor<Limit> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StrategyMonitor")
-            .field("strategy", &self.series.name)
+            .field("strategy", &self.name)
             .field("threshold", &self.threshold)
             .field("direction", &self.direction)
             .field("limit", &self.limit)
@@ -248,16 +275,17 @@ impl<Limit: fmt::Debug> fmt::Debug for StrategyMonitor<Limit> {
     }
 }
 
-/// Measures an attempt; one that is never stopped was cancelled.
+/// Measures an attempt; one that is never stopped was cancelled, or panicked.
 struct Watch<'m, Limit> {
     monitor: &'m StrategyMonitor<Limit>,
+    query: &'m str,
     started: Instant,
     running: bool,
 }
 
 impl<'m, Limit> Watch<'m, Limit> {
-    fn start(monitor: &'m StrategyMonitor<Limit>) -> Self {
-        Self { monitor, started: Instant::now(), running: true }
+    fn start(monitor: &'m StrategyMonitor<Limit>, query: &'m str) -> Self {
+        Self { monitor, query, started: Instant::now(), running: true }
     }
 
     fn stop(mut self) -> Duration {
@@ -269,7 +297,12 @@ impl<'m, Limit> Watch<'m, Limit> {
 impl<Limit> Drop for Watch<'_, Limit> {
     fn drop(&mut self) {
         if self.running {
-            self.monitor.record(Outcome::cancelled(self.started.elapsed()));
+            let latency = self.started.elapsed();
+            self.monitor.record(if std::thread::panicking() {
+                Outcome::failure(RetrievalFailureType::Error, self.query, latency).error(&"the retrieval panicked")
+            } else {
+                Outcome::cancelled(latency)
+            });
         }
     }
 }
@@ -363,6 +396,26 @@ pub trait Retrieved {
 
     /// The best of their scores, if they have any.
     fn top_score(&self, direction: ScoreDirection) -> Option<f32>;
+}
+
+/// What there is to know of a result, where it is told: see
+/// [`observe_by`](StrategyMonitor::observe_by).
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Found {
+    /// How many results there are.
+    pub result_count: usize,
+    /// The best of their scores, if they have any.
+    pub top_score: Option<f32>,
+}
+
+impl Retrieved for Found {
+    fn result_count(&self) -> usize {
+        self.result_count
+    }
+
+    fn top_score(&self, _: ScoreDirection) -> Option<f32> {
+        self.top_score
+    }
 }
 
 /// A result with a score: a number, or a pair that ends with one.

@@ -6,6 +6,8 @@ use sketches_ddsketch::{Config, DDSketch};
 const RELATIVE_ERROR: f64 = 0.005;
 /// What `DDSketch` assumes of a sketch that it decodes, so that decoded and new ones can be merged.
 const MAX_BINS: u32 = 2048;
+/// More than the relative error of an f32.
+const ROUNDING: f64 = 1e-6;
 /// Smaller values count as 0.
 const SMALLEST: f64 = 1e-9;
 
@@ -72,7 +74,25 @@ impl Sketch {
     pub(crate) fn at_rank(&self, rank: u64) -> f64 {
         // In the middle of what the sketch rounds down to `rank`.
         let q = (rank as f64 + 0.5) / (self.count() as f64 - 1.0);
-        self.quantile(q).unwrap_or(f64::INFINITY)
+        let (Some(min), Some(max)) = (self.min(), self.max()) else { return f64::INFINITY };
+        self.quantile(q).unwrap_or(max).clamp(min, max)
+    }
+
+    /// A value that none of those from `rank` on is below, by as much as the sketch does not know.
+    pub(crate) fn at_most(&self, rank: u64) -> f64 {
+        let value = self.at_rank(rank);
+        let edge = if value > 0.0 { value / (1.0 + RELATIVE_ERROR) } else { value / (1.0 - RELATIVE_ERROR) };
+        // A little lower still, for who rounds it to an f32. Below the smallest value there is none.
+        let safe = |value: f64| value - value.abs() * ROUNDING;
+        safe(edge.max(self.min().unwrap_or(edge)))
+    }
+
+    /// A value that none of those up to `rank` is above.
+    pub(crate) fn at_least(&self, rank: u64) -> f64 {
+        let value = self.at_rank(rank);
+        let edge = if value > 0.0 { value / (1.0 - RELATIVE_ERROR) } else { value / (1.0 + RELATIVE_ERROR) };
+        let safe = |value: f64| value + value.abs() * ROUNDING;
+        safe(edge.min(self.max().unwrap_or(edge)))
     }
 
     /// How many of the smallest values are `within`, which is true of none after the first that is

@@ -143,6 +143,8 @@ pub struct ShutdownReport {
     pub drained: u64,
     /// Accepted records that were not stored when the deadline passed: lost.
     pub unsaved: u64,
+    /// Attempts that monitors counted and that were not stored when the deadline passed: lost.
+    pub attempts_unsaved: u64,
     /// Of the unsaved ones, those whose transaction was being committed at the deadline. They may
     /// turn up in the database after all.
     pub in_doubt: u64,

@@ -196,7 +196,7 @@ async fn what_is_wrong_is_said_as_a_problem() {
         ("/v1/failures?limit=0", 400, "1 to 1000"),
         ("/v1/failures?limit=x", 400, "1 to 1000"),
         ("/v1/failures?older_than=x", 400, "a cursor that a page gave"),
-        ("/v1/failures?older_than=1-1&newer_than=1-1", 400, "either"),
+        ("/v1/failures?older_than=1.1&newer_than=1.1", 400, "either"),
         ("/v1/failures?failure_type=x", 400, "unknown variant"),
         ("/v1/failures/not-an-id", 400, "UUID"),
         ("/v1/failures/01890000-0000-7000-8000-000000000001", 404, "no failure with this event_id"),

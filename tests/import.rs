@@ -108,3 +108,38 @@ fn many_rows_are_taken_over_through_a_small_buffer() {
     assert_eq!((report.read, report.stored), (2500, 2500));
     assert_eq!(db.rows(), 2500);
 }
+
+#[test]
+fn rows_that_are_no_text_too_old_or_empty_stop_no_import_and_are_not_counted_again() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let rows = [
+        insert("datetime('now', '-200 days')", "no_hit"),
+        insert("'now'", "no_hit"),
+        insert("datetime('now')", "no_hit").replace("'where is the key?'", "CAST(x'ff41' AS TEXT)"),
+        insert("datetime('now')", "no_hit").replace("'where is the key?'", "x'42'"),
+        insert("datetime('now')", "error"),
+    ];
+    let path = reference(&db, &rows.concat());
+    for _ in 0..3 {
+        let report = block_on(logger.import_reference(&path)).unwrap();
+        assert_eq!((report.read, report.stored, report.skipped, report.too_old), (5, 3, 1, 1));
+    }
+    assert_eq!(db.texts("query_text"), ["\u{fffd}A", "B", "where is the key?"].map(|text| Some(text.into())));
+    assert_eq!(db.attempts(), 3);
+}
+
+#[test]
+fn two_loggers_that_import_the_same_rows_count_them_once() {
+    let db = TestDb::new();
+    let (one, other) = (db.spawn(), db.spawn());
+    let rows: String = (0..3000).map(|_| insert("datetime('now')", "no_hit")).collect();
+    let path = reference(&db, &format!("BEGIN; {rows} COMMIT;"));
+    std::thread::scope(|scope| {
+        for logger in [&one, &other] {
+            scope.spawn(|| block_on(logger.import_reference(&path)).unwrap());
+        }
+    });
+    assert_eq!((db.rows(), db.attempts()), (3000, 3000));
+    assert_eq!(one.stats().duplicates + other.stats().duplicates, 3000);
+}

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use common::{TestDb, block_on, eventually};
 use failure_logger::{
-    LoggerConfig, LoggerHandle, Outcome, Rates, RetrievalFailureType, Retrieved, ScoreDirection, Scored, TimeRange,
-    TimeoutOr,
+    Found, LoggerConfig, LoggerError, LoggerHandle, Outcome, Rates, RetrievalFailureType, Retrieved, ScoreDirection,
+    Scored, TimeRange, TimeoutOr,
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -186,6 +186,82 @@ fn strategies_beyond_the_cap_are_counted_together() {
     assert_eq!(summary.strategies.len(), 65);
     let other = summary.strategies.iter().find(|of| of.strategy == "other").unwrap();
     assert_eq!((other.rates.attempts, summary.total.attempts), (36, 100));
+    // Their failures keep their name, and none of them sets a threshold for all.
+    let late = logger.strategy("late").confidence_threshold(0.5);
+    late.record(Outcome::failure(RetrievalFailureType::NoHit, "q", Duration::ZERO));
+    block_on(logger.flush()).unwrap();
+    assert_eq!(db.text("retrieval_strategy").as_deref(), Some("late"));
+    let summary = block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
+    assert_eq!(summary.strategies[0].strategy, "other");
+    assert_eq!(summary.strategies[0].confidence_threshold, None);
+}
+
+#[test]
+fn an_infinite_score_is_judged_but_not_stored() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let near = logger.strategy("vector").score_direction(ScoreDirection::LowerIsBetter).confidence_threshold(0.5);
+    block_on(near.observe("far", ready(found(&[f32::INFINITY])))).unwrap();
+    let similar = logger.strategy("semantic").confidence_threshold(0.5);
+    block_on(similar.observe("unlike", ready(found(&[f32::NEG_INFINITY])))).unwrap();
+    assert_eq!(by_type(&rates(&logger)), [0, 2, 0, 0]);
+    assert_eq!(db.texts("top_score"), [None, None]);
+}
+
+#[test]
+fn a_retrieval_that_panics_is_an_error() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("semantic");
+    let panicking = async { if db.path().exists() { panic!("injected") } else { found(&[]) } };
+    let caught =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| block_on(monitor.observe("why?", panicking))));
+    assert!(caught.is_err());
+    assert_eq!(by_type(&rates(&logger)), [0, 0, 0, 1]);
+    assert_eq!(db.text("query_text || ': ' || error_context").as_deref(), Some("why?: the retrieval panicked"));
+}
+
+#[test]
+fn what_is_somebody_elses_type_can_be_observed() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("tantivy").confidence_threshold(0.5);
+    // Score first, as some libraries have it.
+    let hits: Result<Vec<(f32, u64)>, io::Error> = Ok(vec![(0.25, 17)]);
+    let hits = monitor.observe_by("q", ready(hits), |hits: &Vec<(f32, u64)>| Found {
+        result_count: hits.len(),
+        top_score: hits.first().map(|(score, _)| *score),
+    });
+    assert_eq!(block_on(hits).unwrap(), [(0.25, 17)]);
+    assert_eq!(by_type(&rates(&logger)), [0, 1, 0, 0]);
+}
+
+#[test]
+fn a_shutdown_says_which_attempts_it_could_not_store() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().shutdown_timeout(Duration::from_millis(200)));
+    let lock = common::Lock::new(&db);
+    let monitor = logger.strategy("semantic");
+    for _ in 0..100 {
+        monitor.record(Outcome::success(Duration::ZERO));
+    }
+    let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else { panic!("100 are lost") };
+    assert_eq!((report.unsaved, report.attempts_unsaved), (0, 100));
+    drop(lock);
+    assert_eq!(db.attempts(), 0);
+}
+
+#[test]
+fn two_processes_do_not_erase_each_others_settings() {
+    let db = TestDb::new();
+    let (one, other) = (db.spawn(), db.spawn());
+    one.strategy("s").confidence_threshold(0.5).record(Outcome::success(Duration::ZERO));
+    block_on(one.flush()).unwrap();
+    other.strategy("s").timeout(Duration::from_secs(2)).record(Outcome::success(Duration::ZERO));
+    block_on(other.flush()).unwrap();
+    let summary = block_on(one.reader().summary(TimeRange::last(HOUR))).unwrap();
+    let of = &summary.strategies[0];
+    assert_eq!((of.confidence_threshold, of.timeout_ms, of.rates.attempts), (Some(0.5), Some(2000), 2));
 }
 
 #[test]

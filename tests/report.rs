@@ -344,6 +344,140 @@ fn a_calibration_tells_the_rate_of_any_threshold_and_the_threshold_of_any_rate()
 }
 
 #[test]
+fn a_threshold_for_a_rate_never_gives_more_than_that_rate() {
+    let scores: [&[f32]; 8] = [
+        &[1.0; 100],
+        &[0.7; 100],
+        &[-0.3; 100],
+        &[0.0; 100],
+        &[0.5],
+        &[-4.0, -4.0, -1.0, 0.0, 0.1, 0.1, 0.1, 7.0],
+        &[12.5, 13.0, 13.0, 13.0, 40.0],
+        &[0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99],
+    ];
+    for direction in [ScoreDirection::HigherIsBetter, ScoreDirection::LowerIsBetter] {
+        for (nth, scores) in scores.iter().enumerate() {
+            let db = TestDb::new();
+            let logger = db.spawn();
+            let monitor = logger.strategy("s").score_direction(direction);
+            for score in *scores {
+                monitor.record(Outcome::success(Duration::ZERO).top_score(*score));
+            }
+            let calibration = block_on(flushed(&logger).calibration("s", TimeRange::last(HOUR))).unwrap();
+            for wanted in [0.0, 0.05, 0.2, 0.5, 0.99, 1.0] {
+                let threshold = calibration.threshold_for(wanted).unwrap() as f32;
+                let missed = scores.iter().filter(|score| match direction {
+                    ScoreDirection::HigherIsBetter => **score < threshold,
+                    ScoreDirection::LowerIsBetter => **score > threshold,
+                });
+                let really = missed.count() as f64 / scores.len() as f64;
+                assert!(really <= wanted + 1e-9, "{direction:?} {nth}: {wanted} gave {threshold}, {really}");
+                let told = calibration.failure_rate_at(f64::from(threshold)).unwrap();
+                assert!(told <= wanted + 1e-9, "{direction:?} {nth}: {wanted} gave {threshold}, told {told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_value_beyond_all_measure_blurs_no_other() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("s");
+    for nth in 0..1000 {
+        monitor.record(Outcome::success(Duration::from_millis(10)).top_score(0.3 + nth as f32 / 2000.0));
+    }
+    monitor.record(Outcome::success(Duration::MAX).top_score(f32::MAX));
+    let reader = flushed(&logger);
+    let latency = block_on(reader.summary(TimeRange::last(HOUR))).unwrap().total.latency.unwrap();
+    assert!((latency.p50 - 10.0).abs() < 0.1, "{latency:?}");
+    let calibration = block_on(reader.calibration("s", TimeRange::last(HOUR))).unwrap();
+    assert!((calibration.failure_rate_at(0.55).unwrap() - 0.5).abs() < 0.01);
+}
+
+#[test]
+fn a_low_confidence_without_a_score_fails_at_any_threshold() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("s");
+    monitor.record(Outcome::success(Duration::ZERO).top_score(0.9));
+    monitor.record(Outcome::failure(RetrievalFailureType::LowConfidence, "q", Duration::ZERO));
+    let calibration = block_on(flushed(&logger).calibration("s", TimeRange::last(HOUR))).unwrap();
+    assert_eq!((calibration.failure_rate, calibration.failure_rate_at(0.5)), (Some(0.5), Some(0.5)));
+}
+
+#[test]
+fn no_range_is_too_long_or_too_far_and_none_has_more_points_than_promised() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("s");
+    monitor.record(Outcome::success(Duration::ZERO));
+    logger.log_at(no_hit(1), SystemTime::UNIX_EPOCH + 4_000_000 * DAY);
+    let reader = flushed(&logger).timeout(Duration::MAX);
+    for range in [
+        TimeRange::all(),
+        TimeRange::last(Duration::MAX),
+        TimeRange::last(365_000 * DAY),
+        TimeRange::last(100 * 365 * DAY),
+        TimeRange::between(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + 3_000_000 * DAY).unwrap(),
+    ] {
+        let series = block_on(reader.timeseries(range, None)).unwrap();
+        assert!(series.points.len() <= 201, "{range:?}: {}", series.points.len());
+        assert_eq!(block_on(reader.summary(range)).unwrap().total.successes, 1, "{range:?}");
+        block_on(reader.calibration("s", range)).unwrap();
+    }
+    let ahead = TimeRange::between(SystemTime::now() + 2 * DAY, SystemTime::now() + 3 * DAY).unwrap();
+    assert_eq!(block_on(reader.summary(ahead)).unwrap().total.attempts, 0);
+    let page = block_on(reader.list(FailureFilter::default(), PageRequest::newest(5))).unwrap();
+    assert_eq!(page.failures.len(), 1, "whenever it was");
+}
+
+#[test]
+fn the_time_before_neither_overlaps_nor_differs_in_length() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("s");
+    let now = SystemTime::now();
+    // One an hour, for 20 days.
+    for hours in 0..480 {
+        monitor.record(Outcome::success(Duration::ZERO).at(now - hours * HOUR));
+    }
+    let reader = flushed(&logger);
+    for (from, to) in
+        [(60 * DAY, Duration::ZERO), (8 * DAY, 4 * DAY), (7 * DAY - 90 * MINUTE, 6 * DAY), (6 * HOUR, HOUR)]
+    {
+        let range = TimeRange::between(now - from, now - to).unwrap();
+        let summary = block_on(reader.summary(range)).unwrap();
+        // One an hour: as many as there are hours in the range that was counted.
+        let hours = summary.range.to().duration_since(summary.range.from()).unwrap().as_secs().div_ceil(3600).min(480);
+        assert!(summary.total.attempts.abs_diff(hours) <= 1, "{from:?} {to:?}: {summary:?}");
+        assert!(summary.total.attempts + summary.previous.attempts <= 480, "none is counted twice");
+        if from < 10 * DAY {
+            assert!(summary.total.attempts.abs_diff(summary.previous.attempts) <= 1, "{from:?}: {summary:?}");
+        }
+    }
+}
+
+#[test]
+fn every_cursor_that_a_page_gives_can_be_given_back_as_text() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    logger.log(no_hit(1));
+    let reader = flushed(&logger);
+    let filter =
+        FailureFilter { range: Some(TimeRange::last(HOUR)), text: Some("absent".into()), ..Default::default() };
+    let beginning: failure_logger::Cursor = "0.0".parse().unwrap();
+    for request in
+        [PageRequest::newest(5), PageRequest::older_than(beginning, 5), PageRequest::newer_than(beginning, 5)]
+    {
+        let page = block_on(reader.list(filter.clone(), request)).unwrap();
+        for cursor in [page.older, page.newer].into_iter().flatten() {
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+    }
+}
+
+#[test]
 fn a_calibration_of_distances_runs_the_other_way() {
     let db = TestDb::new();
     let logger = db.spawn();
@@ -387,7 +521,7 @@ fn an_export_holds_every_failure_once_oldest_first() {
     assert_eq!(csv.matches("event_id").count(), 1, "one header");
     let some = FailureFilter { text: Some("absent".into()), ..FailureFilter::default() };
     assert_eq!(exported(&reader, some.clone(), ExportFormat::JsonLines), "");
-    assert!(exported(&reader, some, ExportFormat::Csv).starts_with("id,event_id,conversation_id"));
+    assert!(exported(&reader, some, ExportFormat::Csv).starts_with("\"id\",\"event_id\",\"conversation_id\""));
 }
 
 #[test]
@@ -400,7 +534,7 @@ fn exported_text_is_neither_run_nor_torn() {
     }
     let reader = flushed(&logger);
     let csv = exported(&reader, FailureFilter::default(), ExportFormat::Csv);
-    assert!(csv.contains(",'=cmd|' /C calc'!A0,"), "{csv}");
+    assert!(csv.contains(",\"'=cmd|' /C calc'!A0\","), "{csv}");
     assert!(csv.contains("\"two\nlines, \"\"quoted\"\"\""), "{csv}");
     let lines = exported(&reader, FailureFilter::default(), ExportFormat::JsonLines);
     let texts: Vec<String> = lines

@@ -10,7 +10,7 @@ use crate::buffer::Buffer;
 use crate::clock::{self, PurgeClock};
 use crate::error::{StartError, StoreError};
 use crate::shared::{Shared, Writer};
-use crate::store::{Resolution, Row};
+use crate::store::{Inserted, Resolution, Row};
 
 /// Rows of a transaction at most, however many wait. More gain little, and a crash loses more.
 const ROWS_PER_TRANSACTION: u32 = 2048;
@@ -42,7 +42,8 @@ pub(super) fn flush(shared: &Shared) -> Result<(), StoreError> {
             // Nothing comes of a record that is counted but not yet in the queue.
             waiting = if taken == 0 { 0 } else { waiting.saturating_sub(taken) };
         }
-        let result = count_in_flight(shared, &mut writer).and_then(|()| write_in_flight(shared, &mut writer));
+        count_in_flight(shared, &mut writer);
+        let result = write_in_flight(shared, &mut writer);
         give_up_on_file(&mut writer, result)?;
         if waiting == 0 && !std::mem::take(&mut again) {
             return Ok(());
@@ -172,25 +173,11 @@ fn take_batch(buffer: &Buffer, in_flight: &mut VecDeque<Row>) -> usize {
     in_flight.len()
 }
 
-/// Counts the failures of the batch as attempts, takes out those that are stored already, and takes
-/// the attempts that are to be written with the batch.
-fn count_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
-    let ids: Vec<Uuid> = writer.in_flight.iter().filter_map(Row::repeatable).collect();
-    if !ids.is_empty() {
-        let Some(store) = writer.store.as_deref_mut() else {
-            return Err(StoreError::Reopen("no store".into()));
-        };
-        let mut known = store.known(&ids)?;
-        let before = writer.in_flight.len();
-        // An id becomes known with the first row that has it.
-        let permit = shared.gate.enter(before).ok_or_else(|| StoreError::GiveUp("the logger has ended".into()))?;
-        if permit.counts() {
-            writer.in_flight.retain(|row| row.repeatable().is_none_or(|id| known.insert(id)));
-            let duplicates = (before - writer.in_flight.len()) as u64;
-            shared.buffer.persisted(duplicates);
-            shared.counters.duplicates.fetch_add(duplicates, Ordering::AcqRel);
-        }
-        writer.in_flight.iter_mut().for_each(Row::is_new);
+/// Counts the failures of the batch as attempts, and takes the attempts that are to be written with
+/// the batch.
+fn count_in_flight(shared: &Shared, writer: &mut Writer) {
+    for row in &mut writer.in_flight {
+        row.count_as(|strategy| shared.attempts.name_of(strategy));
     }
     let mut unobserved = shared.attempts.unobserved();
     for failure in writer.in_flight.iter_mut().filter_map(Row::take_uncounted) {
@@ -200,7 +187,6 @@ fn count_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
     if writer.attempts.is_empty() {
         writer.attempts = shared.attempts.take();
     }
-    Ok(())
 }
 
 /// Commits the batch in flight. Where the store refuses a part, that part is split until the row
@@ -218,10 +204,11 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
         failpoint!("flush");
         let started = Instant::now();
         match store.insert(rows, &writer.attempts, &shared.gate) {
-            Ok((permit, refused)) => {
+            Ok(Inserted { permit, duplicates, refused }) => {
                 failpoint!("flush-committed");
                 if permit.counts() {
                     shared.buffer.persisted(size as u64);
+                    shared.counters.duplicates.fetch_add(duplicates, Ordering::AcqRel);
                     drop(writer.in_flight.drain(..size));
                     if refused.is_none() {
                         shared.attempts.persisted(&std::mem::take(&mut writer.attempts));

@@ -173,27 +173,40 @@ fn finish(shared: &Shared, actor: Option<&mut ContextFut<FailureLogger, Context<
         Phase::Closing { persisted_before, .. } => persisted_before,
         _ => 0,
     };
+    shared.attempts.collect();
     let stats = shared.stats();
     // Also what an earlier attempt to finish gave up, before it failed itself.
     let unsaved = unsaved.max(stats.dropped.unsaved);
-    let report =
-        ShutdownReport { drained: stats.persisted - persisted_before, unsaved, in_doubt: in_doubt as u64, stats };
+    let report = ShutdownReport {
+        drained: stats.persisted - persisted_before,
+        unsaved,
+        attempts_unsaved: stats.attempts - stats.attempts_persisted,
+        in_doubt: in_doubt as u64,
+        stats,
+    };
+    let saved = unsaved == 0 && report.attempts_unsaved == 0;
     let cause = match shared.last_failure() {
         none if none.is_empty() => "the store was too slow".into(),
         cause => cause,
     };
     // Before whoever waits for the result finds no line about it; and it must come, whatever happens here.
     quietly(|| {
-        if unsaved > 0 {
-            tracing::error!(unsaved, in_doubt, cause, "the deadline passed before all records were stored");
+        if !saved {
+            tracing::error!(
+                unsaved,
+                report.attempts_unsaved,
+                in_doubt,
+                cause,
+                "the deadline passed before all records were stored"
+            );
         }
         if stats.dropped.total() > 0 {
             tracing::warn!(dropped = ?stats.dropped, "records were dropped (all in all)");
         }
     });
-    shared.closed(match unsaved {
-        0 => Ok(report),
-        _ => Err(LoggerError::Unsaved { report: Box::new(report), cause }),
+    shared.closed(match saved {
+        true => Ok(report),
+        false => Err(LoggerError::Unsaved { report: Box::new(report), cause }),
     });
 }
 

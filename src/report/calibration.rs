@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use serde::Serialize;
 
-use super::rates::{clipped, for_each_cell};
+use super::rates::{clipped, finest, for_each_cell};
 use super::{FailureReader, TimeRange};
 use crate::attempts::{OutcomeKind, ScoreDirection};
 use crate::clock;
@@ -19,7 +19,8 @@ const BUCKETS: u32 = 50;
 ///
 /// Only attempts that a monitor observed are counted, for the scores of failures say nothing
 /// without those of the successes. Attempts without a result, with an error, or that took too long
-/// fail at any threshold; those that succeeded without a score succeed at any.
+/// fail at any threshold; those that succeeded without a score succeed at any. Where there were more
+/// attempts than the writer could follow, some were counted without their scores.
 ///
 /// Scores are known to half a percent of their value.
 #[derive(Debug, Clone, Serialize)]
@@ -114,7 +115,7 @@ fn calibration(
     let mut scores = Scores::default();
     let (mut attempts, mut failures, mut certain_failures) = (0, 0, 0);
     let range = clipped(conn, range, now)?;
-    let range = for_each_cell(conn, range, now, deadline, |cell| {
+    let range = for_each_cell(conn, range, finest(range, now), now, deadline, |cell| {
         if cell.strategy != strategy || cell.kind == OutcomeKind::Cancelled {
             return;
         }
@@ -125,6 +126,8 @@ fn calibration(
             OutcomeKind::Success => scores.successes.merge(&sketch),
             OutcomeKind::LowConfidence => {
                 failures += observed;
+                // Those whose score is not known failed once, and count as if they always would.
+                certain_failures += observed.saturating_sub(sketch.count());
                 scores.failures.merge(&sketch);
             }
             _ => {
@@ -135,7 +138,6 @@ fn calibration(
     })?;
     scores.all = scores.successes.clone();
     scores.all.merge(&scores.failures);
-    // Counted without its score, because there was no room for it: it failed at that threshold.
     let mut calibration = Calibration {
         strategy: strategy.to_owned(),
         range,
@@ -165,7 +167,7 @@ impl Calibration {
     }
 
     /// The strictest threshold at which no more than this share of the attempts, 0 to 1, would
-    /// have failed. `None`: more than that fail at any threshold, or nothing is known.
+    /// have failed, as near as half a percent and on the safe side. `None`: more than that fail at any threshold, or nothing is known.
     pub fn threshold_for(&self, failure_rate: f64) -> Option<f64> {
         let scores = &self.scores.all;
         // What may fail for its score.
@@ -175,11 +177,10 @@ impl Calibration {
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that is not negative")]
         let room = (room as u64).min(scores.count() - 1);
-        let rank = match self.score_direction {
-            ScoreDirection::HigherIsBetter => room,
-            ScoreDirection::LowerIsBetter => scores.count() - 1 - room,
-        };
-        Some(scores.at_rank(rank))
+        Some(match self.score_direction {
+            ScoreDirection::HigherIsBetter => scores.at_most(room),
+            ScoreDirection::LowerIsBetter => scores.at_least(scores.count() - 1 - room),
+        })
     }
 
     /// Fills in the distribution and the curve.

@@ -97,7 +97,9 @@ impl ExportFormat {
                 Ok(lines)
             }
             Self::Csv => {
-                let mut lines = csv::Writer::from_writer(Vec::new());
+                // Text in quotes, whatever separator a spreadsheet believes in.
+                let mut lines =
+                    csv::WriterBuilder::new().quote_style(csv::QuoteStyle::NonNumeric).from_writer(Vec::new());
                 if header {
                     lines.write_record(COLUMNS).map_err(failed)?;
                 }

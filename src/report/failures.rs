@@ -117,7 +117,7 @@ pub struct Cursor {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.created_at, self.id)
+        write!(f, "{}.{}", self.created_at, self.id)
     }
 }
 
@@ -126,7 +126,7 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, ReadError> {
         let parse = || {
-            let (created_at, id) = text.rsplit_once('-')?;
+            let (created_at, id) = text.split_once('.')?;
             Some(Self { created_at: created_at.parse().ok()?, id: id.parse().ok()? })
         };
         parse().ok_or_else(|| ReadError::Invalid {

@@ -23,7 +23,7 @@ pub use queries::{QueryGroup, TopQueries};
 pub use rates::{Latency, Rates, StrategySummary, Summary, TimePoint, Timeseries, TypeRate};
 pub use scan::Scanned;
 
-use crate::clock;
+use crate::clock::{self, END_OF_TIME};
 use crate::error::ReadError;
 use crate::store::reader::{ReadPool, Source};
 
@@ -84,7 +84,7 @@ impl TimeRange {
     pub fn last(span: Duration) -> Self {
         let now = clock::now();
         // One more, for what was logged in this very millisecond.
-        Self { from: now.saturating_sub(clock::milliseconds(span)), to: now.saturating_add(1) }
+        Self { from: now.saturating_sub(clock::milliseconds(span)).max(0), to: now.saturating_add(1) }
     }
 
     /// All time there is.
@@ -150,9 +150,6 @@ pub(crate) struct TimeRangeSchema {
     #[schema(format = DateTime)]
     to: String,
 }
-
-/// The end of the time that can be written down: 9999-12-30, a day before jiff's.
-const END_OF_TIME: i64 = 253_402_200_000_000;
 
 fn moment(ms: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(ms.clamp(0, END_OF_TIME).unsigned_abs())

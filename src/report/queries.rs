@@ -132,7 +132,7 @@ fn top_queries(
         .map(|settings| (settings.strategy.to_string(), settings.direction))
         .collect();
     let mut texts = Texts::default();
-    let scanned = scan(
+    let mut scanned = scan(
         conn,
         QUERIES,
         range,
@@ -147,7 +147,9 @@ fn top_queries(
     )?;
     let ungrouped = texts.ungrouped;
     let mut groups = Vec::new();
-    for group in texts.grouped().into_iter().take(limit) {
+    let (groups_found, all) = texts.grouped(deadline);
+    scanned.complete &= all;
+    for group in groups_found.into_iter().take(limit) {
         #[derive(QueryableByName)]
         struct Example {
             #[diesel(sql_type = Text)]
@@ -227,13 +229,21 @@ impl Texts {
     /// Two sets of words that have enough in common share one of the rarest words of each, so only
     /// those that do are compared (prefix filtering, as in Chaudhuri et al., "A Primitive Operator
     /// for Similarity Joins in Data Cleaning", 2006).
-    fn grouped(self) -> Vec<TextGroup> {
+    ///
+    /// `false`: the time was over, and some groups are in parts.
+    fn grouped(self, deadline: Deadline) -> (Vec<TextGroup>, bool) {
         let mut texts = self.texts;
         rank_words(&mut texts);
         texts.sort_by_key(|text| Reverse((text.count, text.last_seen)));
         let mut groups: Vec<TextGroup> = Vec::new();
         let mut by_rare_word: HashMap<u32, Vec<usize>> = HashMap::new();
-        for text in texts {
+        let mut in_time = true;
+        for (nth, text) in texts.into_iter().enumerate() {
+            in_time &= !nth.is_multiple_of(64) || !deadline.passed();
+            if !in_time {
+                groups.push(text);
+                continue;
+            }
             let rare = rarest(&text.words);
             let mut candidates = rare.iter().filter_map(|word| by_rare_word.get(word)).flat_map(|groups| {
                 // The most frequent ones are first.
@@ -252,7 +262,7 @@ impl Texts {
             }
         }
         groups.sort_by_key(|group| Reverse((group.count, group.last_seen)));
-        groups
+        (groups, in_time)
     }
 }
 
@@ -363,7 +373,9 @@ mod tests {
             };
             texts.add(&row, ScoreDirection::default());
         }
-        texts.grouped().iter().map(|group| (group.count, group.texts)).collect()
+        let (groups, all) = texts.grouped(Deadline::after(std::time::Duration::from_secs(60)));
+        assert!(all);
+        groups.iter().map(|group| (group.count, group.texts)).collect()
     }
 
     #[test]
@@ -417,7 +429,8 @@ mod tests {
             };
             texts.add(&row, ScoreDirection::default());
         }
-        let (all, groups) = (texts.texts.len(), texts.grouped());
+        let all = texts.texts.len();
+        let (groups, _) = texts.grouped(Deadline::after(std::time::Duration::from_secs(60)));
         assert!(groups.len() < all / 2, "there is something to be found");
         assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), queries.len() as u64, "nothing gets lost");
         for (nth, one) in groups.iter().enumerate() {

@@ -24,6 +24,8 @@ const HOURS_SINCE: i64 = 90 * DAY_MS - HOUR_MS;
 /// Steps of a timeseries.
 const STEPS: [i64; 8] =
     [MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, DAY_MS, 7 * DAY_MS, 28 * DAY_MS];
+/// Ranges beyond this are cut down to what there is: fifteen years.
+const LONGEST_MS: i64 = MAX_STEPS * 28 * DAY_MS;
 /// Steps of a timeseries at most.
 const MAX_STEPS: i64 = 200;
 
@@ -38,7 +40,7 @@ pub struct Summary {
     pub range: TimeRange,
     /// All strategies.
     pub total: Rates,
-    /// All strategies, in the range of the same length before.
+    /// All strategies, in the range of the same length just before.
     pub previous: Rates,
     /// Each strategy, the one with the most failures first.
     pub strategies: Vec<StrategySummary>,
@@ -186,10 +188,14 @@ impl FailureReader {
 fn summary(conn: &mut SqliteConnection, range: TimeRange, now: i64, deadline: Deadline) -> Result<Summary, ReadError> {
     let range = clipped(conn, range, now)?;
     let mut counts: BTreeMap<String, (Counts, Counts)> = BTreeMap::new();
-    let covered = for_each_cell(conn, range, now, deadline, |cell| {
+    // The same spans for both, so that they neither overlap nor differ in length.
+    let finest = finest(TimeRange { from: range.before().from, to: range.to }, now);
+    let covered = for_each_cell(conn, range, finest, now, deadline, |cell| {
         counts.entry(cell.strategy.clone()).or_default().0.add(&cell, true);
     })?;
-    for_each_cell(conn, covered.before(), now, deadline, |cell| {
+    let length = finest.ceil(covered.to) - covered.from;
+    let before = TimeRange { from: covered.from.saturating_sub(length), to: covered.from };
+    for_each_cell(conn, before, finest, now, deadline, |cell| {
         counts.entry(cell.strategy.clone()).or_default().1.add(&cell, true);
     })?;
     let (mut total, mut previous) = (Counts::default(), Counts::default());
@@ -255,22 +261,23 @@ fn timeseries(
     Ok(Timeseries { range, step_seconds: (step / 1000).unsigned_abs(), points })
 }
 
-/// `range` without the time after now; and all time begins with the first attempt.
+/// `range` without the time after now; and one that is too long begins with the first attempt.
 pub(super) fn clipped(conn: &mut SqliteConnection, range: TimeRange, now: i64) -> QueryResult<TimeRange> {
     // A millisecond more, for the present one.
     let to = range.to.min(now.saturating_add(1));
-    let from = match range.from {
-        0 => attempts::oldest(conn)?.unwrap_or(to - DAY_MS),
-        from => from,
+    let from = if to.saturating_sub(range.from) > LONGEST_MS {
+        attempts::oldest(conn)?.unwrap_or(to - DAY_MS).max(range.from).max(to - LONGEST_MS)
+    } else {
+        range.from
     };
-    Ok(TimeRange { from: from.min(to - 1), to })
+    Ok(TimeRange { from: from.min(to), to })
 }
 
 /// The smallest spans that are there for all of `range`, and few enough.
 pub(super) fn finest(range: TimeRange, now: i64) -> Resolution {
     if range.from < now.saturating_sub(HOURS_SINCE) {
         Resolution::Day
-    } else if range.from < now.saturating_sub(MINUTES_SINCE) || range.to - range.from > MINUTES_UP_TO {
+    } else if range.from < now.saturating_sub(MINUTES_SINCE) || range.to - range.from > 2 * MINUTES_UP_TO {
         Resolution::Hour
     } else {
         Resolution::Minute
@@ -281,11 +288,14 @@ pub(super) fn finest(range: TimeRange, now: i64) -> Resolution {
 pub(super) fn for_each_cell(
     conn: &mut SqliteConnection,
     range: TimeRange,
+    finest: Resolution,
     now: i64,
     deadline: Deadline,
     each: impl FnMut(ReadCell),
 ) -> Result<TimeRange, ReadError> {
-    let finest = finest(range, now);
+    if range.from >= range.to {
+        return Ok(range);
+    }
     let from = finest.floor(range.from);
     let up_to_now = range.to >= now;
     // Nothing comes after now, so that the present day, hour and minute may be taken whole.

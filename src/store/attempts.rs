@@ -3,16 +3,17 @@
 //! What was counted is appended to a small table, in the transaction of the failures, which costs
 //! little. Every few seconds it is added to the minute, the hour and the day that it belongs to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
+use diesel::sql_types::{BigInt, Binary, Bool, Float, Integer, Nullable, Text};
 use uuid::Uuid;
 
+use super::Row;
 use super::schema::{
     memory_retrieval_attempts as attempts, memory_retrieval_attempts_recent as recent,
-    memory_retrieval_strategies as strategies,
+    memory_retrieval_failures as failures, memory_retrieval_strategies as strategies,
 };
 use crate::attempts::{
     AttemptBatch, Cell, DAY_MS, Delta, HOUR_MS, MINUTE_MS, OutcomeKind, ScoreDirection, StrategySettings,
@@ -87,17 +88,54 @@ pub(super) fn insert(conn: &mut SqliteConnection, batch: &AttemptBatch, now: i64
             .execute(conn)?;
     }
     for StrategySettings { strategy, threshold, direction, timeout_ms } in &batch.settings {
-        diesel::replace_into(strategies::table)
-            .values((
-                strategies::strategy.eq(strategy.as_str()),
-                strategies::confidence_threshold.eq(threshold),
-                strategies::lower_is_better.eq(*direction == ScoreDirection::LowerIsBetter),
-                strategies::timeout_ms.eq(timeout_ms),
-                strategies::updated_at.eq(now),
-            ))
-            .execute(conn)?;
+        // What this process does not know, another may have set.
+        diesel::sql_query(
+            "INSERT INTO memory_retrieval_strategies VALUES (?, ?, ?, ?, ?) ON CONFLICT (strategy) DO UPDATE SET \
+             confidence_threshold = coalesce(excluded.confidence_threshold, confidence_threshold), \
+             lower_is_better = excluded.lower_is_better, timeout_ms = coalesce(excluded.timeout_ms, timeout_ms), \
+             updated_at = excluded.updated_at",
+        )
+        .bind::<Text, _>(strategy.as_str())
+        .bind::<Nullable<Float>, _>(threshold)
+        .bind::<Bool, _>(*direction == ScoreDirection::LowerIsBetter)
+        .bind::<Nullable<BigInt>, _>(timeout_ms)
+        .bind::<BigInt, _>(now)
+        .execute(conn)?;
     }
     Ok(())
+}
+
+/// Counts those of `rows` that their sender may repeat, if they are not stored yet: how many are.
+pub(super) fn count_new(conn: &mut SqliteConnection, rows: &[Row], batch: &mut AttemptBatch) -> QueryResult<u64> {
+    let mut known: HashSet<Uuid> = HashSet::new();
+    let mut counts: HashMap<(i64, &str, OutcomeKind), Cell> = HashMap::new();
+    let mut duplicates = 0;
+    for row in rows {
+        let Some((event_id, failure)) = row.repeatable() else { continue };
+        // An id becomes known with the first row that has it.
+        if !known.insert(event_id) || is_stored(conn, event_id)? {
+            duplicates += 1;
+            continue;
+        }
+        let key = (Resolution::Minute.floor(failure.at), failure.strategy, failure.failure.into());
+        counts.entry(key).or_default().add_unobserved(failure.latency_ms);
+    }
+    batch.deltas = counts
+        .into_iter()
+        .map(|((started_at, strategy, kind), cell)| Delta {
+            id: Uuid::now_v7(),
+            started_at,
+            strategy: strategy.into(),
+            kind,
+            cell,
+        })
+        .collect();
+    Ok(duplicates)
+}
+
+fn is_stored(conn: &mut SqliteConnection, event_id: Uuid) -> QueryResult<bool> {
+    let stored = failures::table.filter(failures::event_id.eq(event_id.as_bytes().as_slice()));
+    diesel::select(diesel::dsl::exists(stored.select(failures::id))).get_result(conn)
 }
 
 /// Whether anything has been appended that is not added up yet.
@@ -461,12 +499,20 @@ mod tests {
         assert_eq!(totals(&mut conn), [(2, 0); 3]);
     }
 
+    fn sql(query: &impl diesel::query_builder::QueryFragment<diesel::sqlite::Sqlite>) -> String {
+        let text = diesel::debug_query::<diesel::sqlite::Sqlite, _>(query).to_string();
+        text.split(" -- ").next().unwrap().to_owned()
+    }
+
     #[test]
     fn every_statement_uses_the_index_that_was_meant() {
         let mut conn = database();
-        let deltas = recent::table.filter(recent::delta_id.lt(vec![0_u8])).order(recent::delta_id).limit(1);
-        let deltas = diesel::debug_query::<diesel::sqlite::Sqlite, _>(&deltas.select(recent::delta_id)).to_string();
-        let deltas = deltas.split(" -- ").next().unwrap().to_owned();
+        let key = || vec![0_u8];
+        let deltas = recent::table.filter(recent::delta_id.lt(key())).order(recent::delta_id).limit(1);
+        let deltas = sql(&deltas.select(recent::delta_id));
+        let delete = sql(&diesel::delete(recent::table.filter(recent::delta_id.le(key()))));
+        let one = sql(&attempts::table.find((60_i64, 0_i64, "s", "o")).select(attempts::attempts));
+        let any = sql(&diesel::select(diesel::dsl::exists(recent::table.select(recent::delta_id))));
         for (sql, plan) in [
             (
                 CELLS,
@@ -482,6 +528,16 @@ mod tests {
             ),
             (EXPIRE, "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=? AND started_at<?)"),
             (&deltas, "SEARCH memory_retrieval_attempts_recent USING PRIMARY KEY (delta_id<?)"),
+            (&delete, "SEARCH memory_retrieval_attempts_recent USING PRIMARY KEY (delta_id<?)"),
+            (
+                &one,
+                "SEARCH memory_retrieval_attempts USING PRIMARY KEY \
+                 (resolution=? AND started_at=? AND strategy=? AND outcome=?)",
+            ),
+            // Ends with the first row.
+            (&any, "SCAN memory_retrieval_attempts_recent"),
+            // A row for each strategy, always read whole.
+            ("SELECT * FROM memory_retrieval_strategies", "SCAN memory_retrieval_strategies"),
             // A few hundred rows, always read whole.
             (RECENT_CELLS, "SCAN memory_retrieval_attempts_recent"),
         ] {

@@ -7,7 +7,6 @@ pub(crate) mod reader;
 mod schema;
 mod sqlite;
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,6 @@ pub(crate) use schema::memory_retrieval_failures::dsl as failures;
 pub(crate) use sqlite::Database;
 #[cfg(test)]
 pub(crate) use sqlite::{migrated, plan};
-use uuid::Uuid;
 
 use crate::attempts::AttemptBatch;
 use crate::error::StoreError;
@@ -25,8 +23,8 @@ use crate::error::StoreError;
 /// Keeps rows. Blocking: only ever called on a thread that may block.
 pub(crate) trait Store: Send {
     /// Stores all `rows` and `attempts`, or none, in one transaction. What is stored already, by
-    /// its `event_id`, is left as it is. Where the store refuses to count attempts, it takes the
-    /// rows alone, and says why.
+    /// its `event_id`, is left as it is. Rows that their sender may repeat are counted here, if they
+    /// are new. Where the store refuses to count attempts, it takes the rows alone, and says why.
     ///
     /// The permit says that the rows are committed; while it is held, `gate` cannot be closed, so
     /// that the caller can account for them.
@@ -35,10 +33,7 @@ pub(crate) trait Store: Send {
         rows: &[Row],
         attempts: &AttemptBatch,
         gate: &'g CommitGate,
-    ) -> Result<(Permit<'g>, Option<String>), StoreError>;
-
-    /// Which of these `event_id`s are stored.
-    fn known(&mut self, event_ids: &[Uuid]) -> Result<HashSet<Uuid>, StoreError>;
+    ) -> Result<Inserted<'g>, StoreError>;
 
     /// Whether the store takes a row of which nothing is known to be wrong. It is not kept.
     fn takes_a_plain_row(&mut self) -> bool;
@@ -63,6 +58,15 @@ pub(crate) trait Store: Send {
 
     /// Lets the store tidy up before it is dropped.
     fn close(&mut self);
+}
+
+/// What an insert did.
+pub(crate) struct Inserted<'g> {
+    pub(crate) permit: Permit<'g>,
+    /// Rows that were stored already.
+    pub(crate) duplicates: u64,
+    /// Why attempts were not counted, if they were not.
+    pub(crate) refused: Option<String>,
 }
 
 /// Lets the writer commit until a shutdown closes it. What was not committed by then never will

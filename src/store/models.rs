@@ -28,10 +28,11 @@ pub(crate) struct Row {
     edge_types: Option<BoundedText<1024>>,
     error_context: Option<BoundedText<256>>,
     created_at: i64,
-    /// Whether the failure is to be counted as an attempt.
+    /// Whether the failure is to be counted as an attempt, whatever the store says.
     uncounted: bool,
-    /// Whether a row of this id may be stored already.
-    repeatable: bool,
+    /// Whether a row of this id may be stored already: then it is counted only if it is not.
+    origin_is_repeatable: bool,
+    counted_as: Option<BoundedText<64>>,
 }
 
 impl Row {
@@ -57,29 +58,37 @@ impl Row {
             edge_types: record.edge_types.map(whole_json_list),
             error_context: record.error_context,
             created_at: logged_at,
-            uncounted: !matches!(origin, Origin::Observed),
-            repeatable,
+            uncounted: matches!(origin, Origin::Logged),
+            origin_is_repeatable: repeatable,
+            counted_as: None,
         }
     }
 
-    /// The id under which it may be stored already, if it may.
-    pub(crate) fn repeatable(&self) -> Option<Uuid> {
-        self.repeatable.then_some(self.event_id)
+    /// The id under which it may be stored already, and what is to be counted if it is not.
+    pub(crate) fn repeatable(&self) -> Option<(Uuid, UncountedFailure<'_>)> {
+        let counted_as = self.counted_as.as_deref()?;
+        Some((self.event_id, UncountedFailure { strategy: counted_as, ..self.uncounted_failure() }))
     }
 
-    /// Says that the row is known not to be stored.
-    pub(crate) fn is_new(&mut self) {
-        self.repeatable = false;
+    /// Says what a row that may be repeated is counted as.
+    pub(crate) fn count_as(&mut self, name: impl FnOnce(&str) -> BoundedText<64>) {
+        if self.origin_is_repeatable && self.counted_as.is_none() {
+            self.counted_as = Some(name(&self.retrieval_strategy));
+        }
     }
 
     /// What is to be counted of the row, but once.
     pub(crate) fn take_uncounted(&mut self) -> Option<UncountedFailure<'_>> {
-        std::mem::take(&mut self.uncounted).then_some(UncountedFailure {
+        std::mem::take(&mut self.uncounted).then(|| self.uncounted_failure())
+    }
+
+    fn uncounted_failure(&self) -> UncountedFailure<'_> {
+        UncountedFailure {
             strategy: &self.retrieval_strategy,
             failure: self.failure_type,
             at: self.created_at,
             latency_ms: self.latency_ms,
-        })
+        }
     }
 
     /// About how many bytes the row takes in the database.

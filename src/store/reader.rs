@@ -75,7 +75,9 @@ pub(crate) struct Deadline(Instant);
 
 impl Deadline {
     pub(crate) fn after(patience: Duration) -> Self {
-        Self(Instant::now() + patience)
+        let now = Instant::now();
+        // Beyond what can be told, a year is as good.
+        Self(now.checked_add(patience).unwrap_or(now + Duration::from_secs(365 * 24 * 60 * 60)))
     }
 
     pub(crate) fn passed(self) -> bool {

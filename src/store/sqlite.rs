@@ -1,7 +1,6 @@
 //! The SQLite store: how a database is opened, written and purged.
 
 use std::cell::OnceCell;
-use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
@@ -24,7 +23,7 @@ use super::models::{self, Row};
 use super::reader::Source;
 use super::schema::memory_retrieval_clock as purge_clock;
 use super::schema::memory_retrieval_failures::dsl;
-use super::{CommitGate, Permit, Store};
+use super::{CommitGate, Inserted, Store};
 use crate::attempts::AttemptBatch;
 use crate::clock;
 use crate::config::Location;
@@ -313,6 +312,9 @@ impl r2d2::HandleError<r2d2::Error> for Quiet {
     }
 }
 
+const PURGE: &str = "DELETE FROM memory_retrieval_failures WHERE id IN ( \
+     SELECT id FROM memory_retrieval_failures WHERE created_at < ? ORDER BY created_at LIMIT ?)";
+
 struct SqliteStore {
     pool: r2d2::Pool<ConnectionManager<SqliteConnection>>,
     checkpointer: Option<Checkpointer>,
@@ -365,7 +367,7 @@ impl Store for SqliteStore {
         rows: &[Row],
         attempts: &AttemptBatch,
         gate: &'g CommitGate,
-    ) -> Result<(Permit<'g>, Option<String>), StoreError> {
+    ) -> Result<Inserted<'g>, StoreError> {
         failpoint!("store-insert", |_| Err(StoreError::Retry("injected".into())));
         self.tell_checkpointer();
         let mut conn = self.connection()?;
@@ -373,10 +375,17 @@ impl Store for SqliteStore {
         if let Some(Some(sql)) = fail::eval("store-sql", |sql| sql) {
             conn.batch_execute(&sql).map_err(|error| classify(&error))?;
         }
-        let (mut permit, mut refused) = (None, None);
+        let (mut permit, mut refused, mut duplicates) = (None, None, 0);
         transact(&mut conn, |conn| {
+            // Before they are inserted, and behind the lock that every writer takes.
+            let mut again = AttemptBatch::default();
+            duplicates = attempts::count_new(conn, rows, &mut again).map_err(|error| classify(&error))?;
             models::insert(conn, rows).map_err(|error| classify(&error))?;
-            match attempts::insert(conn, attempts, clock::now()).map_err(|error| classify(&error)) {
+            let counted = attempts::insert(conn, &again, clock::now());
+            match counted
+                .and_then(|()| attempts::insert(conn, attempts, clock::now()))
+                .map_err(|error| classify(&error))
+            {
                 // No fault of the rows, which must not be dropped for it.
                 Err(StoreError::Split(cause)) => refused = Some(cause),
                 done => done?,
@@ -387,23 +396,7 @@ impl Store for SqliteStore {
             if permit.is_some() { Ok(()) } else { Err(closed()) }
         })?;
         self.since_checkpoint += rows.iter().map(Row::bytes).sum::<usize>() + attempts.deltas.len() * BYTES_PER_CELL;
-        Ok((permit.ok_or_else(closed)?, refused))
-    }
-
-    fn known(&mut self, event_ids: &[Uuid]) -> Result<HashSet<Uuid>, StoreError> {
-        let mut conn = self.connection()?;
-        let mut known = HashSet::new();
-        for event_id in event_ids {
-            let count: i64 = dsl::memory_retrieval_failures
-                .filter(dsl::event_id.eq(event_id.as_bytes().as_slice()))
-                .count()
-                .get_result(&mut conn)
-                .map_err(|error| classify(&error))?;
-            if count > 0 {
-                known.insert(*event_id);
-            }
-        }
-        Ok(known)
+        Ok(Inserted { permit: permit.ok_or_else(closed)?, duplicates, refused })
     }
 
     fn takes_a_plain_row(&mut self) -> bool {
@@ -422,14 +415,11 @@ impl Store for SqliteStore {
         self.tell_checkpointer();
         let mut conn = self.connection()?;
         let deleted = transact(&mut conn, |conn| {
-            diesel::sql_query(
-                "DELETE FROM memory_retrieval_failures WHERE id IN (
-                     SELECT id FROM memory_retrieval_failures WHERE created_at < ? ORDER BY created_at LIMIT ?)",
-            )
-            .bind::<BigInt, _>(before)
-            .bind::<Integer, _>(i32::try_from(limit).unwrap_or(i32::MAX))
-            .execute(conn)
-            .map_err(|error| classify(&error))
+            diesel::sql_query(PURGE)
+                .bind::<BigInt, _>(before)
+                .bind::<Integer, _>(i32::try_from(limit).unwrap_or(i32::MAX))
+                .execute(conn)
+                .map_err(|error| classify(&error))
         })?;
         self.since_checkpoint += deleted * JOURNAL_BYTES_PER_DELETION;
         // The rows are gone, whatever becomes of their space: the next purge tries again.
@@ -607,6 +597,30 @@ mod tests {
         }
         assert!(matches!(classify_text("no such table: memory_retrieval_failures"), StoreError::Reopen(_)));
         assert!(matches!(classify_text("a trigger says that the glass is full"), StoreError::Split(_)));
+    }
+
+    #[test]
+    fn every_statement_uses_the_index_that_was_meant() {
+        let mut conn = migrated();
+        let purge = plan(&mut conn, PURGE);
+        for step in [
+            "SEARCH memory_retrieval_failures USING INTEGER PRIMARY KEY (rowid=?)",
+            "SEARCH memory_retrieval_failures USING COVERING INDEX memory_retrieval_failures_created_at (created_at<?)",
+        ] {
+            assert!(purge.iter().any(|of| of == step), "{purge:?}");
+        }
+        let stored = "SELECT id FROM memory_retrieval_failures WHERE event_id = ?";
+        assert_eq!(
+            plan(&mut conn, stored),
+            ["SEARCH memory_retrieval_failures USING COVERING INDEX memory_retrieval_failures_event_id (event_id=?)"]
+        );
+        let newest = "SELECT max(created_at) FROM memory_retrieval_failures WHERE created_at <= ?";
+        assert_eq!(
+            plan(&mut conn, newest),
+            [
+                "SEARCH memory_retrieval_failures USING COVERING INDEX memory_retrieval_failures_created_at (created_at<?)"
+            ]
+        );
     }
 
     #[test]
