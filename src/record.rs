@@ -354,6 +354,24 @@ mod tests {
         assert_eq!(cut("["), "[]");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_list_that_was_cut_anywhere_is_a_list_again(
+            elements in proptest::collection::vec(".{0,40}", 0..60),
+            cut in 0..2000_usize,
+        ) {
+            let list = serde_json::to_string(&elements).unwrap();
+            let cut: String = list.chars().take(cut.max(1)).collect();
+            let kept: Vec<String> = serde_json::from_str(&whole_json_list(cut.as_str().into())).unwrap();
+            proptest::prop_assert_eq!(&kept[..], &elements[..kept.len()]);
+        }
+
+        #[test]
+        fn whatever_else_there_is_is_no_reason_to_panic(text in "[\\[\\]{},\\\\\"a ]{0,60}") {
+            let _ = whole_json_list(text.as_str().into());
+        }
+    }
+
     #[test]
     fn a_list_of_any_length_becomes_json_that_fits() {
         for elements in [1, 10, 100, 1000] {

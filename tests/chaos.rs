@@ -50,13 +50,14 @@ fn sound(db: &TestDb) {
 #[test]
 fn a_fault_at_any_operation_of_the_store_once_or_lasting() {
     let _scenario = FailScenario::setup();
-    for point in ["store-insert", "store-commit", "flush-committed", "store-purge", "purge"] {
+    for point in ["store-insert", "store-commit", "flush", "flush-committed", "store-purge", "purge", "actor-record"] {
         for n in 0..6 {
             for lasting in [false, true] {
                 let db = TestDb::new();
                 let logger = spawn(config(&db).cleanup_every(1));
                 // Those two have no error to return: they panic.
-                let fault = if point == "purge" || point == "flush-committed" { "panic" } else { "return" };
+                let fault =
+                    if ["store-insert", "store-commit", "store-purge"].contains(&point) { "return" } else { "panic" };
                 let times = if lasting { 3 } else { 1 };
                 fail::cfg(point, &format!("{n}*off->{times}*{fault}->off")).unwrap();
                 for round in 0..6 {

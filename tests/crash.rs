@@ -14,8 +14,8 @@ use failure_logger::{FailureLogger, LoggerConfig, StartError};
 const DATABASE: &str = "FAILURE_LOGGER_TEST_DATABASE";
 const FROM: &str = "FAILURE_LOGGER_TEST_FROM";
 const KILLS: i64 = 100;
-/// Records between two acknowledgements, at most one batch.
-const STEP: i64 = 16;
+/// Records between two acknowledgements: less than a batch, so that the timer has to write them.
+const STEP: i64 = 11;
 
 /// What the child is told, if this process is one.
 fn told() -> Option<(LoggerConfig, i64)> {
@@ -58,7 +58,12 @@ fn what_was_acknowledged_survives_a_hundred_kills() {
         for turn in from.. {
             logger.log(no_hit(turn));
             if turn % STEP == STEP - 1 {
-                block_on(logger.flush()).unwrap();
+                // Every other time by the timer alone.
+                if turn / STEP % 2 == 0 {
+                    block_on(logger.flush()).unwrap();
+                } else {
+                    eventually("the timer's flush", || logger.stats().buffered == 0);
+                }
                 say(format_args!("acknowledged {turn}"));
             }
         }
@@ -89,6 +94,9 @@ fn what_was_acknowledged_survives_a_hundred_kills() {
 fn two_processes_share_a_file_and_nothing_is_lost() {
     const RECORDS: i64 = 5000;
     if let Some((config, from)) = told() {
+        say(format_args!("acknowledged 0"));
+        // Both open the new file at the same moment.
+        std::io::stdin().lock().read_line(&mut String::new()).unwrap();
         let logger = spawn(config);
         for turn in from..from + RECORDS {
             logger.log(no_hit(turn));
@@ -100,8 +108,13 @@ fn two_processes_share_a_file_and_nothing_is_lost() {
     let db = TestDb::new();
     let mut children =
         [0, RECORDS].map(|from| child("two_processes_share_a_file_and_nothing_is_lost", &db, from).spawn().unwrap());
+    let mut said: Vec<_> = children.iter_mut().map(acknowledgements).collect();
+    said.iter_mut().for_each(|said| assert_eq!(said.next(), Some(0), "ready"));
     for child in &mut children {
-        assert_eq!(acknowledgements(child).last(), Some(RECORDS));
+        child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    }
+    said.into_iter().for_each(|said| assert_eq!(said.last(), Some(RECORDS)));
+    for child in &mut children {
         child.wait().unwrap();
     }
     let turns = db.turns();
