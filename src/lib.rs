@@ -20,6 +20,9 @@ macro_rules! failpoint {
 mod actor;
 mod attempts;
 mod buffer;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod clock;
 mod config;
 mod error;

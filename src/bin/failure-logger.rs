@@ -1,12 +1,7 @@
-//! The service: HTTP in, a dashboard out. Still to come; for now it says so.
+//! Serves, feeds and asks a failure log. All of it is in the library's `cli`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    eprintln!(
-        "failure-logger {}: the service (HTTP in, a dashboard out) is not built yet; use the library, \
-         for example as in examples/search_app.rs",
-        env!("CARGO_PKG_VERSION")
-    );
-    ExitCode::FAILURE
+    failure_logger::cli::main()
 }

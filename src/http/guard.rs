@@ -33,6 +33,12 @@ impl FromStr for Token {
 }
 
 impl Token {
+    /// The secret itself, for whoever has to show it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+
     fn is_shown_by(&self, request: &ServiceRequest) -> bool {
         let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let Some((scheme, shown)) = shown.and_then(|value| value.split_once(' ')) else { return false };
@@ -94,7 +100,8 @@ pub(super) async fn guard(
 }
 
 fn refusal(api: &Api, access: Access, request: &ServiceRequest) -> Option<Problem> {
-    if let Some(hosts) = &api.options.hosts
+    let rules = api.options.access();
+    if let Some(hosts) = &rules.hosts
         && !hosts.iter().any(|host| *host == host_of(request))
     {
         return Some(Problem::new(
@@ -104,9 +111,9 @@ fn refusal(api: &Api, access: Access, request: &ServiceRequest) -> Option<Proble
     }
     let token = match access {
         Access::Open => None,
-        Access::Read => api.options.read_token.as_ref(),
-        Access::ByMethod if request.method() == Method::GET => api.options.read_token.as_ref(),
-        Access::Ingest | Access::ByMethod => api.options.ingest_token.as_ref(),
+        Access::Read => rules.read_token.as_ref(),
+        Access::ByMethod if request.method() == Method::GET => rules.read_token.as_ref(),
+        Access::Ingest | Access::ByMethod => rules.ingest_token.as_ref(),
     };
     token.is_some_and(|token| !token.is_shown_by(request)).then(Problem::unauthorized)
 }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::problem::{NotTaken, Problem};
+use crate::handle::LoggerHandle;
 use crate::record::{RetrievalFailureRecord, RetrievalFailureType};
 use crate::stats::{DropReason, LogOutcome};
 
@@ -34,7 +35,7 @@ const MAX_NUMBER: u64 = (1 << 53) - 1;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewFailure)]
-pub(super) struct NewFailure {
+pub(crate) struct NewFailure {
     /// How it failed.
     failure_type: RetrievalFailureType,
     /// The strategy that was tried; its first 64 characters are kept.
@@ -88,7 +89,7 @@ pub(super) struct NewFailure {
 /// Text, or a number that stands for itself.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
-pub(super) enum Conversation {
+pub(crate) enum Conversation {
     Number(i64),
     Text(String),
 }
@@ -156,12 +157,7 @@ pub(super) trait Incoming: DeserializeOwned {
 
 impl Incoming for NewFailure {
     fn hand_over(&self, api: &Api) -> Result<(), DropReason> {
-        let record = self.record();
-        let outcome = match (self.event_id, self.created_at) {
-            (Some(event_id), at) => api.logger.log_once(record, at.unwrap_or_else(SystemTime::now), event_id),
-            (None, Some(at)) => api.logger.log_at(record, at),
-            (None, None) => api.logger.log(record),
-        };
+        let outcome = self.log(&api.logger);
         api.received.fetch_add(1, Ordering::Relaxed);
         match outcome {
             LogOutcome::Queued => Ok(()),
@@ -171,6 +167,16 @@ impl Incoming for NewFailure {
 }
 
 impl NewFailure {
+    /// Logs it as it was sent: at its moment, and once if it has an id.
+    pub(crate) fn log(&self, logger: &LoggerHandle) -> LogOutcome {
+        let record = self.record();
+        match (self.event_id, self.created_at) {
+            (Some(event_id), at) => logger.log_once(record, at.unwrap_or_else(SystemTime::now), event_id),
+            (None, Some(at)) => logger.log_at(record, at),
+            (None, None) => logger.log(record),
+        }
+    }
+
     fn record(&self) -> RetrievalFailureRecord {
         let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         RetrievalFailureRecord {

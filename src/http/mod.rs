@@ -28,8 +28,8 @@ mod questions;
 mod tail;
 
 use std::future::{Ready, ready};
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use actix_web::dev::Payload;
 use actix_web::middleware::from_fn;
@@ -37,7 +37,11 @@ use actix_web::web::{Data, ServiceConfig};
 use actix_web::{FromRequest, HttpRequest, web};
 
 pub use guard::Token;
+#[cfg(feature = "cli")]
+pub(crate) use ingest::NewFailure;
 use problem::Problem;
+#[cfg(feature = "cli")]
+pub(crate) use questions::{parse_moment, parse_span};
 
 use crate::handle::LoggerHandle;
 
@@ -54,21 +58,30 @@ pub const DEFAULT_MAX_FOLLOWERS: usize = 32;
 /// its name.
 #[derive(Debug, Clone)]
 pub struct HttpOptions {
-    hosts: Option<Vec<String>>,
-    read_token: Option<Token>,
-    ingest_token: Option<Token>,
+    /// Shared by all clones, so that it can be changed while the routes are served.
+    access: Arc<RwLock<AccessRules>>,
     max_json_bytes: usize,
     max_stream_bytes: usize,
     max_line_bytes: usize,
     max_followers: usize,
 }
 
+/// Who may ask for what.
+#[derive(Debug, Clone)]
+struct AccessRules {
+    hosts: Option<Vec<String>>,
+    read_token: Option<Token>,
+    ingest_token: Option<Token>,
+}
+
 impl Default for HttpOptions {
     fn default() -> Self {
         Self {
-            hosts: Some(vec!["localhost".into(), "127.0.0.1".into(), "[::1]".into()]),
-            read_token: None,
-            ingest_token: None,
+            access: Arc::new(RwLock::new(AccessRules {
+                hosts: Some(vec!["localhost".into(), "127.0.0.1".into(), "[::1]".into()]),
+                read_token: None,
+                ingest_token: None,
+            })),
             max_json_bytes: DEFAULT_MAX_JSON_BYTES,
             max_stream_bytes: DEFAULT_MAX_STREAM_BYTES,
             max_line_bytes: DEFAULT_MAX_LINE_BYTES,
@@ -81,26 +94,38 @@ impl HttpOptions {
     /// Another name by which the service may be addressed, without a port. Requests for any other
     /// host are refused: a page that has its own name resolve to a loopback address (DNS rebinding)
     /// must not read the log. Default: `localhost`, `127.0.0.1` and `[::1]`.
-    pub fn allow_host(mut self, host: impl Into<String>) -> Self {
-        self.hosts.get_or_insert_default().push(host.into().to_ascii_lowercase());
-        self
+    pub fn allow_host(self, host: impl Into<String>) -> Self {
+        self.change(|access| access.hosts.get_or_insert_default().push(host.into().to_ascii_lowercase()))
     }
 
     /// Leaves the Host header to whoever stands before the service.
-    pub fn allow_any_host(mut self) -> Self {
-        self.hosts = None;
-        self
+    pub fn allow_any_host(self) -> Self {
+        self.change(|access| access.hosts = None)
     }
 
     /// What readers must show, as `Authorization: Bearer …`. Default: nothing.
-    pub fn read_token(mut self, token: Token) -> Self {
-        self.read_token = Some(token);
-        self
+    pub fn read_token(self, token: Token) -> Self {
+        self.change(|access| access.read_token = Some(token))
     }
 
     /// What those who report failures must show. Default: nothing.
-    pub fn ingest_token(mut self, token: Token) -> Self {
-        self.ingest_token = Some(token);
+    pub fn ingest_token(self, token: Token) -> Self {
+        self.change(|access| access.ingest_token = Some(token))
+    }
+
+    /// Takes hosts and tokens over from `other`, also where the routes are being served already with
+    /// a clone of these options.
+    pub fn replace_access(&self, other: &Self) {
+        let other = other.access().clone();
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = other;
+    }
+
+    fn access(&self) -> RwLockReadGuard<'_, AccessRules> {
+        self.access.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(self, change: impl FnOnce(&mut AccessRules)) -> Self {
+        change(&mut self.access.write().unwrap_or_else(PoisonError::into_inner));
         self
     }
 

@@ -87,7 +87,7 @@ fn range(since: Option<&str>, from: Option<&str>, to: Option<&str>) -> Result<Op
     }
 }
 
-pub(super) fn parse_moment(text: &str) -> Result<SystemTime, &'static str> {
+pub(crate) fn parse_moment(text: &str) -> Result<SystemTime, &'static str> {
     let expected = "a moment in RFC 3339, as 2026-11-24T10:30:36Z";
     // Spaces come from a `+` that was not escaped.
     let moment: jiff::Timestamp = text.trim().replace(' ', "+").parse().map_err(|_| expected)?;

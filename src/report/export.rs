@@ -157,7 +157,7 @@ fn cells(failure: &Failure) -> [String; COLUMNS.len()] {
 }
 
 /// `text` as a spreadsheet shows it, and does not run it: see OWASP, "CSV Injection".
-fn defused(text: &str) -> String {
+pub(crate) fn defused(text: &str) -> String {
     // Spreadsheets skip spaces before a formula, and take some full-width characters for it.
     let first = text.trim_start().chars().next();
     let formula = matches!(first, Some('=' | '+' | '-' | '@' | '＝' | '＋' | '－' | '＠'));

@@ -17,6 +17,8 @@ use serde::{Serialize, Serializer};
 
 pub use calibration::{Calibration, CurvePoint, ScoreBucket};
 pub use conversations::{Conversation, Conversations};
+#[cfg(feature = "cli")]
+pub(crate) use export::defused;
 pub use export::{Export, ExportFormat};
 pub use failures::{Cursor, Failure, FailureFilter, FailurePage, PageRequest};
 pub use queries::{QueryGroup, TopQueries};

@@ -38,6 +38,10 @@ pub(crate) trait Store: Send {
     /// Whether the store takes a row of which nothing is known to be wrong. It is not kept.
     fn takes_a_plain_row(&mut self) -> bool;
 
+    /// How many rows are older than `before`.
+    #[cfg(feature = "cli")]
+    fn older_than(&mut self, before: i64) -> Result<u64, StoreError>;
+
     /// Deletes at most `limit` rows older than `before`, oldest first: how many.
     fn purge(&mut self, before: i64, limit: u32) -> Result<u64, StoreError>;
 

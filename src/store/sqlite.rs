@@ -410,6 +410,16 @@ impl Store for SqliteStore {
         taken
     }
 
+    #[cfg(feature = "cli")]
+    fn older_than(&mut self, before: i64) -> Result<u64, StoreError> {
+        let rows: i64 = dsl::memory_retrieval_failures
+            .filter(dsl::created_at.lt(before))
+            .count()
+            .get_result(&mut self.connection()?)
+            .map_err(|error| classify(&error))?;
+        Ok(u64::try_from(rows).unwrap_or(0))
+    }
+
     fn purge(&mut self, before: i64, limit: u32) -> Result<u64, StoreError> {
         failpoint!("store-purge", |_| Err(StoreError::Retry("injected".into())));
         self.tell_checkpointer();

@@ -1,0 +1,466 @@
+//! The commands that ask.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+
+use super::output::{Column, Format, Kind, column, harmless, sparkline, write};
+use super::settings::Settings;
+use super::source::{Source, When, value};
+use super::{Failure, Style, Target};
+use crate::record::RetrievalFailureType;
+use crate::report::{ExportFormat, FailureFilter, PageRequest};
+
+/// How soon to look again for new failures.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Which failures are wanted.
+#[derive(Args)]
+struct Which {
+    /// Only failures of this type: no_hit, low_confidence, timeout or error
+    #[arg(long = "type", value_parser = failure_type)]
+    failure_type: Option<RetrievalFailureType>,
+    /// Only failures of this strategy
+    #[arg(long)]
+    strategy: Option<String>,
+    /// Only failures of this conversation
+    #[arg(long)]
+    conversation: Option<String>,
+    /// Only failures whose query or error contains this
+    #[arg(long)]
+    text: Option<String>,
+}
+
+fn failure_type(text: &str) -> Result<RetrievalFailureType, String> {
+    RetrievalFailureType::parse(text).ok_or_else(|| "expected no_hit, low_confidence, timeout or error".into())
+}
+
+impl Which {
+    fn filter(&self, when: Option<&When>) -> Result<FailureFilter, Failure> {
+        Ok(FailureFilter {
+            range: when.map(When::range).transpose()?.flatten(),
+            failure_type: self.failure_type,
+            strategy: self.strategy.clone(),
+            conversation: self.conversation.clone(),
+            text: self.text.clone(),
+        })
+    }
+
+    fn query(&self, when: Option<&When>) -> Result<Vec<(&'static str, String)>, Failure> {
+        let mut query = when.map(When::query).transpose()?.unwrap_or_default();
+        let failure_type = self.failure_type.map(|failure| failure.to_string());
+        let of = [
+            ("failure_type", &failure_type),
+            ("strategy", &self.strategy),
+            ("conversation", &self.conversation),
+            ("text", &self.text),
+        ];
+        query.extend(of.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+        Ok(query)
+    }
+}
+
+#[derive(Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    when: When,
+    #[command(flatten)]
+    which: Which,
+    /// Failures at most
+    #[arg(short = 'n', long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+}
+
+const FAILURE: [Column; 8] = [
+    column("created_at", "/created_at", Kind::Text),
+    column("type", "/failure_type", Kind::Text),
+    column("strategy", "/retrieval_strategy", Kind::Text),
+    column("score", "/top_score", Kind::Number),
+    column("latency", "/latency_ms", Kind::Milliseconds),
+    column("conversation", "/conversation_id", Kind::Text),
+    column("query", "/query_text", Kind::Text),
+    column("error", "/error_context", Kind::Text),
+];
+
+pub(super) async fn list(settings: &Settings, list: &List) -> Result<(), Failure> {
+    let page = match Source::new(settings, &list.target)? {
+        Source::File(reader) => {
+            let filter = list.which.filter(Some(&list.when))?;
+            value(&reader.list(filter, PageRequest::newest(usize::from(list.limit))).await?)?
+        }
+        Source::Service(service) => {
+            let mut query = list.which.query(Some(&list.when))?;
+            query.push(("limit", list.limit.to_string()));
+            service.ask("/v1/failures", &query).await?
+        }
+    };
+    write(list.style.format(), &page, rows(&page, "/failures"), &FAILURE)?;
+    if page["complete"] == json!(false) {
+        let _ = writeln!(io::stderr(), "the search took too long, and was ended; narrow it with --since or --strategy");
+    }
+    Ok(())
+}
+
+fn rows<'v>(answer: &'v Value, pointer: &str) -> &'v [Value] {
+    answer.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+#[derive(Args)]
+pub(super) struct Tail {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    which: Which,
+    /// Go on with the failures that come
+    #[arg(short, long)]
+    follow: bool,
+    /// Failures to begin with
+    #[arg(short = 'n', long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    lines: u16,
+}
+
+pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), Failure> {
+    let format = tail.style.format();
+    let source = Source::new(settings, &tail.target)?;
+    let query = tail.which.query(None)?;
+    // Before the list, so that nothing falls between the two.
+    let mut events = match &source {
+        Source::Service(service) if tail.follow => {
+            let sent = service.request(awc::http::Method::GET, "/v1/tail", &query)?.timeout(Duration::MAX).send().await;
+            Some(sent.map_err(|error| service.unreachable(error))?)
+        }
+        _ => None,
+    };
+    let mut after = match &source {
+        Source::File(reader) => reader.follow(tail.which.filter(None)?, None, 1).await?.1,
+        Source::Service(_) => 0,
+    };
+    if tail.lines > 0 {
+        let page = match &source {
+            Source::File(reader) => {
+                value(&reader.list(tail.which.filter(None)?, PageRequest::newest(usize::from(tail.lines))).await?)?
+            }
+            Source::Service(service) => {
+                let mut query = query.clone();
+                query.push(("limit", tail.lines.to_string()));
+                service.ask("/v1/failures", &query).await?
+            }
+        };
+        rows(&page, "/failures").iter().rev().try_for_each(|failure| line(format, failure))?;
+    }
+    match (&source, &mut events) {
+        _ if !tail.follow => Ok(()),
+        (Source::Service(service), Some(events)) => {
+            let mut text = Vec::new();
+            while let Some(piece) = events.next().await {
+                text.extend_from_slice(&piece.map_err(|error| service.unreachable(error))?);
+                while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                    let event: Vec<u8> = text.drain(..=end).collect();
+                    if let Some(json) = event.strip_prefix(b"data: ")
+                        && let Ok(failure) = serde_json::from_slice(json)
+                    {
+                        line(format, &failure)?;
+                    }
+                }
+            }
+            Err(service.unreachable("the service ended the stream"))
+        }
+        (Source::File(reader), _) => loop {
+            actix_rt::time::sleep(LOOK_EVERY).await;
+            let (failures, end) = reader.follow(tail.which.filter(None)?, Some(after), 1000).await?;
+            after = end;
+            failures.iter().try_for_each(|failure| line(format, &value(failure)?))?;
+        },
+        _ => Ok(()),
+    }
+}
+
+/// A failure on a line of its own.
+fn line(format: Format, failure: &Value) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Table | Format::Csv => {
+            let text = |name: &str| harmless(failure[name].as_str().unwrap_or_default());
+            let score = failure["top_score"].as_f64().map(|score| format!(" {score:.3}")).unwrap_or_default();
+            let error = match text("error_context") {
+                none if none.is_empty() => none,
+                error => format!(" ({error})"),
+            };
+            writeln!(
+                out,
+                "{} {:<14} {}{score} {}{error}",
+                text("created_at"),
+                text("failure_type"),
+                text("retrieval_strategy"),
+                text("query_text")
+            )?;
+        }
+        Format::Json | Format::Jsonl => writeln!(out, "{failure}")?,
+    }
+    Ok(out.flush()?)
+}
+
+#[derive(Args)]
+pub(super) struct Stats {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    when: When,
+}
+
+const STRATEGY: [Column; 12] = [
+    column("strategy", "/strategy", Kind::Text),
+    column("attempts", "/rates/attempts", Kind::Number),
+    column("failures", "/rates/failures", Kind::Number),
+    column("rate", "/rates/failure_rate", Kind::Share),
+    column("before", "/previous/failure_rate", Kind::Share),
+    column("no_hit", "/rates/types/0/failures", Kind::Number),
+    column("low_confidence", "/rates/types/1/failures", Kind::Number),
+    column("timeout", "/rates/types/2/failures", Kind::Number),
+    column("error", "/rates/types/3/failures", Kind::Number),
+    column("p50", "/rates/latency/p50", Kind::Milliseconds),
+    column("p95", "/rates/latency/p95", Kind::Milliseconds),
+    column("p99", "/rates/latency/p99", Kind::Milliseconds),
+];
+
+pub(super) async fn stats(settings: &Settings, stats: &Stats) -> Result<(), Failure> {
+    let format = stats.style.format();
+    let (summary, series) = match Source::new(settings, &stats.target)? {
+        Source::File(reader) => {
+            let range = stats.when.range_or_a_day()?;
+            (value(&reader.summary(range).await?)?, value(&reader.timeseries(range, None).await?)?)
+        }
+        Source::Service(service) => {
+            let query = stats.when.query()?;
+            (service.ask("/v1/summary", &query).await?, service.ask("/v1/timeseries", &query).await?)
+        }
+    };
+    let mut strategies = rows(&summary, "/strategies").to_vec();
+    if format == Format::Table {
+        strategies.push(json!({"strategy": "all", "rates": summary["total"], "previous": summary["previous"]}));
+        let failures: Vec<u64> =
+            rows(&series, "/points").iter().map(|point| point["failures"].as_u64().unwrap_or(0)).collect();
+        let text = |value: &Value| harmless(value.as_str().unwrap_or_default());
+        let mut out = io::stdout().lock();
+        writeln!(out, "{} to {}", text(&summary["range"]["from"]), text(&summary["range"]["to"]))?;
+        writeln!(out, "failures {}\n", sparkline(&thinned(&failures, 72)))?;
+    }
+    write(format, &summary, &strategies, &STRATEGY)
+}
+
+/// At most `width` numbers, by adding up neighbours.
+fn thinned(numbers: &[u64], width: usize) -> Vec<u64> {
+    numbers.chunks(numbers.len().div_ceil(width).max(1)).map(|chunk| chunk.iter().sum()).collect()
+}
+
+#[derive(Args)]
+pub(super) struct Top {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    when: When,
+    /// Only failures of this type: no_hit, low_confidence, timeout or error
+    #[arg(long = "type", value_parser = failure_type)]
+    failure_type: Option<RetrievalFailureType>,
+    /// Only failures of this strategy
+    #[arg(long)]
+    strategy: Option<String>,
+    /// Groups at most
+    #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+}
+
+const GROUP: [Column; 5] = [
+    column("failures", "/count", Kind::Number),
+    column("texts", "/texts", Kind::Number),
+    column("best score", "/best_score", Kind::Number),
+    column("last seen", "/last_seen", Kind::Text),
+    column("question", "/example", Kind::Text),
+];
+
+pub(super) async fn top(settings: &Settings, top: &Top) -> Result<(), Failure> {
+    let answer = match Source::new(settings, &top.target)? {
+        Source::File(reader) => {
+            let range = top.when.range_or_a_day()?;
+            let limit = usize::from(top.limit);
+            value(&reader.top_queries(range, top.failure_type, top.strategy.clone(), limit).await?)?
+        }
+        Source::Service(service) => {
+            let mut query = top.when.query()?;
+            query.push(("limit", top.limit.to_string()));
+            query.extend(top.failure_type.map(|failure| ("failure_type", failure.to_string())));
+            query.extend(top.strategy.clone().map(|strategy| ("strategy", strategy)));
+            service.ask("/v1/queries", &query).await?
+        }
+    };
+    write(top.style.format(), &answer, rows(&answer, "/groups"), &GROUP)
+}
+
+#[derive(Args)]
+pub(super) struct Calibrate {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    when: When,
+    /// The strategy
+    strategy: String,
+    /// Find the strictest threshold at which no more than this share fails, 0 to 1
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Foretell the failure rate at this threshold
+    #[arg(long)]
+    threshold: Option<f64>,
+}
+
+const CURVE: [Column; 2] =
+    [column("threshold", "/threshold", Kind::Number), column("failure rate", "/failure_rate", Kind::Share)];
+
+pub(super) async fn calibrate(settings: &Settings, calibrate: &Calibrate) -> Result<(), Failure> {
+    let answer = match Source::new(settings, &calibrate.target)? {
+        Source::File(reader) => {
+            let range = calibrate.when.range_or_a_day()?;
+            let calibration = reader.calibration(calibrate.strategy.as_str(), range).await?;
+            let mut answer = value(&calibration)?;
+            answer["failure_rate_at_threshold"] =
+                calibrate.threshold.and_then(|threshold| calibration.failure_rate_at(threshold)).into();
+            answer["threshold_for_failure_rate"] =
+                calibrate.rate.and_then(|rate| calibration.threshold_for(rate)).into();
+            answer
+        }
+        Source::Service(service) => {
+            let mut query = calibrate.when.query()?;
+            query.push(("strategy", calibrate.strategy.clone()));
+            query.extend(calibrate.rate.map(|rate| ("failure_rate", rate.to_string())));
+            query.extend(calibrate.threshold.map(|threshold| ("threshold", threshold.to_string())));
+            service.ask("/v1/calibration", &query).await?
+        }
+    };
+    let attempts = answer["attempts"].as_u64().unwrap_or(0);
+    if attempts == 0 {
+        let unknown = format!("no attempts of {} were observed then; see `stats` for the others", calibrate.strategy);
+        return Err(Failure::No(unknown));
+    }
+    let format = calibrate.style.format();
+    if format == Format::Table {
+        let percent =
+            |value: &Value| value.as_f64().map_or_else(|| "-".into(), |rate| format!("{:.1} %", 100.0 * rate));
+        let mut out = io::stdout().lock();
+        writeln!(out, "{attempts} attempts, {} failed", percent(&answer["failure_rate"]))?;
+        if let Some(threshold) = answer["confidence_threshold"].as_f64() {
+            writeln!(out, "present threshold {threshold:.4}")?;
+        }
+        if let Some(threshold) = calibrate.threshold {
+            writeln!(out, "at {threshold}: {} would fail", percent(&answer["failure_rate_at_threshold"]))?;
+        }
+        if let Some(rate) = calibrate.rate {
+            match answer["threshold_for_failure_rate"].as_f64() {
+                Some(threshold) => writeln!(out, "for {:.1} %: {threshold:.4}", 100.0 * rate)?,
+                None => writeln!(out, "for {:.1} %: none, more fail at any threshold", 100.0 * rate)?,
+            }
+        }
+        writeln!(out)?;
+    }
+    write(format, &answer, rows(&answer, "/curve"), &CURVE)
+}
+
+#[derive(Args)]
+pub(super) struct Export {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    when: When,
+    #[command(flatten)]
+    which: Which,
+    /// CSV instead of JSON lines
+    #[arg(long)]
+    csv: bool,
+}
+
+pub(super) async fn export(settings: &Settings, export: &Export) -> Result<(), Failure> {
+    let format = if export.csv { ExportFormat::Csv } else { ExportFormat::JsonLines };
+    match Source::new(settings, &export.target)? {
+        Source::File(reader) => {
+            let mut chunks = reader.export(export.which.filter(Some(&export.when))?, format);
+            while let Some(chunk) = chunks.next_chunk().await? {
+                io::stdout().write_all(&chunk)?;
+            }
+        }
+        Source::Service(service) => {
+            let mut query = export.which.query(Some(&export.when))?;
+            query.extend(export.csv.then(|| ("format", "csv".to_owned())));
+            let request = service.request(awc::http::Method::GET, "/v1/export", &query)?.timeout(Duration::MAX);
+            let mut response = request.send().await.map_err(|error| service.unreachable(error))?;
+            if !response.status().is_success() {
+                return Err(service.unreachable(format!("answered {}", response.status())));
+            }
+            while let Some(piece) = response.next().await {
+                io::stdout().write_all(&piece.map_err(|error| service.unreachable(error))?)?;
+            }
+        }
+    }
+    Ok(io::stdout().flush()?)
+}
+
+#[derive(Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    when: When,
+    /// Say no if more than this share of the attempts failed, 0 to 1
+    #[arg(long, value_name = "SHARE")]
+    fail_if_rate_above: Option<f64>,
+    /// Look at this strategy only
+    #[arg(long)]
+    strategy: Option<String>,
+}
+
+pub(super) async fn check(settings: &Settings, check: &Check) -> Result<(), Failure> {
+    let summary = match Source::new(settings, &check.target)? {
+        Source::File(reader) => value(&reader.summary(check.when.range_or_a_day()?).await?)?,
+        Source::Service(service) => {
+            service.ask("/readyz", &[]).await.map_err(|failure| match failure {
+                Failure::Unreachable(text) => Failure::No(text),
+                failure => failure,
+            })?;
+            if check.fail_if_rate_above.is_none() {
+                writeln!(io::stdout(), "ready")?;
+                return Ok(());
+            }
+            service.ask("/v1/summary", &check.when.query()?).await?
+        }
+    };
+    let rates = match &check.strategy {
+        None => &summary["total"],
+        Some(strategy) => {
+            let found = rows(&summary, "/strategies").iter().find(|of| of["strategy"] == strategy.as_str());
+            &found.ok_or_else(|| Failure::No(format!("no attempts of {strategy}")))?["rates"]
+        }
+    };
+    let (rate, attempts) = (rates["failure_rate"].as_f64(), rates["attempts"].as_u64().unwrap_or(0));
+    let said = match rate {
+        Some(rate) => format!("{:.2} % of {attempts} attempts failed", 100.0 * rate),
+        None => "no attempts were observed".to_owned(),
+    };
+    match (check.fail_if_rate_above, rate) {
+        (Some(limit), Some(rate)) if rate > limit => {
+            Err(Failure::No(format!("{said}, more than {:.2} %", 100.0 * limit)))
+        }
+        _ => Ok(writeln!(io::stdout(), "{said}")?),
+    }
+}

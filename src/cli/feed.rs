@@ -1,0 +1,172 @@
+//! The commands that bring something into the database, or take it out.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::settings::Settings;
+use super::source::Service;
+use super::{Failure, Target};
+use crate::actor::FailureLogger;
+use crate::clock;
+use crate::handle::LoggerHandle;
+use crate::http::{NewFailure, parse_span};
+use crate::stats::{DropReason, LogOutcome};
+use crate::store::Database;
+
+/// Lines that are sent to a service at a time.
+const LINES_PER_POST: usize = 1000;
+/// Lines of which it is said what is wrong with them.
+const MAX_REASONS: u64 = 10;
+/// Rows that are deleted at a time.
+const ROWS_PER_PURGE: u32 = 1000;
+
+/// Shows how many lines there were, on a terminal.
+fn progress() -> Result<ProgressBar, Failure> {
+    if !io::stderr().is_terminal() {
+        return Ok(ProgressBar::hidden());
+    }
+    let style = ProgressStyle::with_template("{spinner} {human_pos} lines, {per_sec}")
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(ProgressBar::new_spinner().with_style(style))
+}
+
+pub(super) async fn ingest(settings: &Settings, target: &Target) -> Result<(), Failure> {
+    let (mut stored, mut bad, mut line_number) = (0_u64, 0_u64, 0_u64);
+    let bar = progress()?;
+    let service = target.url.as_deref().map(|url| Service::new(url, target)).transpose()?;
+    let logger = match service {
+        Some(_) => None,
+        None => Some(FailureLogger::spawn(settings.logger.clone())?),
+    };
+    let mut lines = io::stdin().lock();
+    let mut post: Vec<u8> = Vec::new();
+    let (mut waiting, mut line) = (0, Vec::new());
+    loop {
+        line.clear();
+        let end = lines.read_until(b'\n', &mut line)? == 0;
+        if !end && !line.trim_ascii().is_empty() {
+            line_number += 1;
+            bar.set_position(line_number);
+            match serde_json::from_slice::<NewFailure>(line.trim_ascii()) {
+                Ok(failure) => match &logger {
+                    Some(logger) => log_patiently(logger, &failure).await?,
+                    None => {
+                        post.extend_from_slice(line.trim_ascii());
+                        post.push(b'\n');
+                        waiting += 1;
+                    }
+                },
+                Err(error) => {
+                    bad += 1;
+                    if bad <= MAX_REASONS {
+                        bar.suspend(|| writeln!(io::stderr(), "line {line_number}: {error}")).unwrap_or_default();
+                    }
+                }
+            }
+        }
+        if let Some(service) = &service
+            && waiting > 0
+            && (end || waiting == LINES_PER_POST)
+        {
+            let answer = service.post("/v1/failures", std::mem::take(&mut post)).await?;
+            stored += answer["accepted"].as_u64().unwrap_or(0);
+            waiting = 0;
+        }
+        if end {
+            break;
+        }
+    }
+    if let Some(logger) = logger {
+        stored = logger.shutdown().await?.stats.persisted;
+    }
+    bar.finish_and_clear();
+    writeln!(io::stdout(), "{stored} failures stored, {bad} lines refused")?;
+    if bad > 0 { Err(Failure::No(format!("{bad} lines are no failures"))) } else { Ok(()) }
+}
+
+/// Waits where the buffer is full.
+async fn log_patiently(logger: &LoggerHandle, failure: &NewFailure) -> Result<(), Failure> {
+    loop {
+        match failure.log(logger) {
+            LogOutcome::Queued => return Ok(()),
+            LogOutcome::Dropped(DropReason::BufferFull) => {
+                logger.flush().await?;
+            }
+            LogOutcome::Dropped(reason) => return Err(Failure::No(format!("the logger takes nothing: {reason}"))),
+        }
+    }
+}
+
+#[derive(Args)]
+pub(super) struct Prune {
+    /// Age: a number and s, m, h, d or w, as 30d
+    #[arg(long)]
+    older_than: String,
+    /// Only tell how many there are
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn prune(settings: &Settings, prune: &Prune) -> Result<(), Failure> {
+    let age = parse_span(&prune.older_than)
+        .map_err(|expected| Failure::Usage(format!("--older-than {}: expected {expected}", prune.older_than)))?;
+    let location = settings.logger.validate().map_err(|error| Failure::Usage(error.to_string()))?;
+    if let crate::config::Location::File(path) = &location
+        && !path.exists()
+    {
+        return Err(Failure::Unreachable(format!("there is no database {}; name it with --db", path.display())));
+    }
+    let before = SystemTime::now().checked_sub(age).map_or(0, clock::milliseconds_of);
+    let unreachable = |error: crate::error::StoreError| Failure::Unreachable(error.to_string());
+    let mut store = Database::new(&location, 1).open()?;
+    let mut rows = store.older_than(before).map_err(unreachable)?;
+    if prune.dry_run {
+        writeln!(io::stdout(), "{rows} failures are older than {}", prune.older_than)?;
+        return Ok(());
+    }
+    let bar = if io::stderr().is_terminal() { ProgressBar::new(rows) } else { ProgressBar::hidden() };
+    rows = 0;
+    loop {
+        let deleted = store.purge(before, ROWS_PER_PURGE).map_err(unreachable)?;
+        rows += deleted;
+        bar.set_position(rows);
+        if deleted < u64::from(ROWS_PER_PURGE) {
+            break;
+        }
+        // Whoever writes gets a turn.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    bar.finish_and_clear();
+    store.close();
+    writeln!(io::stdout(), "{rows} failures deleted")?;
+    Ok(())
+}
+
+#[derive(Args)]
+pub(super) struct Import {
+    /// The reference's database file; it is only read
+    path: PathBuf,
+}
+
+pub(super) async fn import(settings: &Settings, import: &Import) -> Result<(), Failure> {
+    let logger = FailureLogger::spawn(settings.logger.clone())?;
+    let report = logger.import_reference(&import.path).await.map_err(|error| match error {
+        crate::import::ImportError::NotAReference { .. } => Failure::Usage(error.to_string()),
+        error => Failure::Unreachable(error.to_string()),
+    });
+    let duplicates = logger.shutdown().await?.stats.duplicates;
+    let report = report?;
+    writeln!(
+        io::stdout(),
+        "{} rows read, {} stored ({duplicates} of them before), {} skipped, {} too old",
+        report.read,
+        report.stored,
+        report.skipped,
+        report.too_old
+    )?;
+    Ok(())
+}

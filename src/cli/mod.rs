@@ -1,0 +1,192 @@
+//! The command line: what can be asked of the binary, and how it ends.
+
+mod ask;
+mod feed;
+mod output;
+mod serve;
+mod settings;
+mod source;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use output::Format;
+use settings::Flags;
+
+/// Records failed retrievals, and answers how often and why they fail.
+///
+/// Without a command, it serves: HTTP on 127.0.0.1:4318, and an SQLite file in the current folder.
+#[derive(Parser)]
+#[command(name = "failure-logger", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the answer is no (check), or records were lost (serve, ingest); \
+    2 the command line or a setting is wrong; 3 the database or the service cannot be reached";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take failures over HTTP, and answer questions (the default)
+    Serve,
+    /// Store failures from standard input: a JSON object a line
+    Ingest(Target),
+    /// Show failures, the newest first
+    List(ask::List),
+    /// Show the last failures, and with -f those that come
+    Tail(ask::Tail),
+    /// Show how often retrieval fails, by strategy
+    Stats(ask::Stats),
+    /// Show the questions that fail most
+    Top(ask::Top),
+    /// Show which threshold gives which failure rate
+    Calibrate(ask::Calibrate),
+    /// Write failures to standard output, as JSON lines or CSV
+    Export(ask::Export),
+    /// Delete old failures from the database file
+    Prune(feed::Prune),
+    /// Tell by the exit code whether all is well
+    Check(ask::Check),
+    /// Show the settings in force, and where each comes from
+    Config,
+    /// Take over a table of the reference implementation
+    Import(feed::Import),
+    /// Write completions for a shell to standard output
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual page to standard output
+    Man,
+}
+
+/// What is asked: a database file, or a service.
+#[derive(Args)]
+struct Target {
+    /// Ask or feed a running service instead of the database file, as http://127.0.0.1:4318
+    #[arg(long)]
+    url: Option<String>,
+    /// File with the service's token (the same as the service's --token-file)
+    #[arg(long = "url-token-file", requires = "url")]
+    token_file: Option<std::path::PathBuf>,
+}
+
+/// How answers are written.
+#[derive(Args)]
+struct Style {
+    /// How to write the answer [default: a table on a terminal, JSON lines elsewhere]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+}
+
+impl Style {
+    fn format(&self) -> Format {
+        self.format.unwrap_or(if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl })
+    }
+}
+
+/// Why a command did not do what it was told.
+#[derive(Debug)]
+enum Failure {
+    /// The command line or a setting is wrong.
+    Usage(String),
+    /// The database or the service cannot be reached, or did not answer.
+    Unreachable(String),
+    /// The answer is no, or records were lost.
+    No(String),
+    /// Whoever read the output has gone: nobody is to be told.
+    Unheard,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe { Self::Unheard } else { Self::Unreachable(error.to_string()) }
+    }
+}
+
+impl From<crate::error::ReadError> for Failure {
+    fn from(error: crate::error::ReadError) -> Self {
+        match error {
+            crate::error::ReadError::Invalid { .. } => Self::Usage(error.to_string()),
+            error => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
+impl From<crate::error::StartError> for Failure {
+    fn from(error: crate::error::StartError) -> Self {
+        match error {
+            crate::error::StartError::Config(error) => Self::Usage(error.to_string()),
+            error => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
+impl From<crate::error::LoggerError> for Failure {
+    fn from(error: crate::error::LoggerError) -> Self {
+        Self::No(error.to_string())
+    }
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = actix_web::rt::System::new().block_on(run(cli));
+    match done {
+        Ok(()) | Err(Failure::Unheard) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let (code, text) = match failure {
+                Failure::No(text) => (1, text),
+                Failure::Usage(text) => (2, text),
+                Failure::Unreachable(text) => (3, text),
+                Failure::Unheard => (0, String::new()),
+            };
+            // Nobody to tell is no reason to fail otherwise.
+            let _ = writeln!(io::stderr(), "error: {text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let settings = settings::Settings::load(&cli.flags)?;
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::serve(&settings, &cli.flags).await,
+        Command::Ingest(target) => feed::ingest(&settings, &target).await,
+        Command::List(list) => ask::list(&settings, &list).await,
+        Command::Tail(tail) => ask::tail(&settings, &tail).await,
+        Command::Stats(stats) => ask::stats(&settings, &stats).await,
+        Command::Top(top) => ask::top(&settings, &top).await,
+        Command::Calibrate(calibrate) => ask::calibrate(&settings, &calibrate).await,
+        Command::Export(export) => ask::export(&settings, &export).await,
+        Command::Prune(prune) => feed::prune(&settings, &prune),
+        Command::Check(check) => ask::check(&settings, &check).await,
+        Command::Config => settings.show(),
+        Command::Import(import) => feed::import(&settings, &import).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "failure-logger", &mut script);
+            Ok(io::stdout().write_all(&script)?)
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            Ok(io::stdout().write_all(&page)?)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,365 @@
+//! Settings: flags over the environment over a file over defaults.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Failure;
+use crate::config::LoggerConfig;
+use crate::http::{HttpOptions, Token};
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4318));
+/// A service has more callers than one application.
+const DEFAULT_BUFFER_CAPACITY: usize = 65_536;
+
+/// Flags that any command takes; each has a setting of the same name.
+#[derive(Args, Default)]
+pub(super) struct Flags {
+    /// The database: a path
+    #[arg(long = "db", global = true, value_name = "PATH")]
+    database_url: Option<String>,
+    /// The address to listen on; any other than a loopback address needs --token-file
+    #[arg(long, global = true)]
+    listen: Option<SocketAddr>,
+    /// File with the tokens to ask for: lines `read = TOKEN` and `ingest = TOKEN`, or one token for both
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Another host name by which the service may be addressed
+    #[arg(long = "allow-host", global = true, value_name = "HOST")]
+    allow_hosts: Vec<String>,
+    /// How the log is written
+    #[arg(long, global = true, value_enum)]
+    log_format: Option<LogFormat>,
+    /// Days after which failures are deleted; 0 keeps them
+    #[arg(long, global = true, value_name = "DAYS")]
+    retention_days: Option<u32>,
+    /// Any other setting, as flush_interval_ms=250; see `config`
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    others: Vec<String>,
+    /// A TOML file with settings
+    #[arg(long = "config", global = true, env = "FAILURE_LOGGER_CONFIG", value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// How the service's own log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LogFormat {
+    /// Lines for people
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+/// The settings of the service beside those of the logger.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServiceSettings {
+    pub(super) listen: SocketAddr,
+    pub(super) token_file: Option<PathBuf>,
+    pub(super) allow_hosts: Vec<String>,
+    pub(super) log_format: LogFormat,
+    pub(super) log_level: String,
+    pub(super) max_connections: usize,
+    pub(super) workers: usize,
+}
+
+impl Default for ServiceSettings {
+    fn default() -> Self {
+        Self {
+            listen: DEFAULT_LISTEN,
+            token_file: None,
+            allow_hosts: Vec::new(),
+            log_format: LogFormat::Text,
+            log_level: "info".into(),
+            max_connections: 20_000,
+            workers: std::thread::available_parallelism().map_or(2, usize::from),
+        }
+    }
+}
+
+/// Where a setting comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Origin {
+    Default,
+    File(PathBuf),
+    Environment(String),
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "${name}"),
+            Self::Flag => f.write_str("command line"),
+        }
+    }
+}
+
+/// All settings in force.
+pub(super) struct Settings {
+    values: BTreeMap<String, (Value, Origin)>,
+    pub(super) logger: LoggerConfig,
+    pub(super) service: ServiceSettings,
+}
+
+impl Settings {
+    pub(super) fn load(flags: &Flags) -> Result<Self, Failure> {
+        Self::from(flags, |name| std::env::var(name).ok())
+    }
+
+    fn from(flags: &Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+        let mut values = defaults();
+        if let Some(path) = &flags.file {
+            let text = fs::read_to_string(path)
+                .map_err(|error| Failure::Usage(format!("--config {}: {error}", path.display())))?;
+            let file: Map<String, Value> = toml::from_str(&text)
+                .map_err(|error| Failure::Usage(format!("{}: {}", path.display(), error.message())))?;
+            for (key, value) in file {
+                let known = values.get_mut(&key).ok_or_else(|| unknown(&key, &path.display().to_string()))?;
+                *known = (value, Origin::File(path.clone()));
+            }
+        }
+        let mut set = |key: &str, value: Value, origin| values.insert(key.to_owned(), (value, origin));
+        for key in defaults().into_keys() {
+            let name = format!("FAILURE_LOGGER_{}", key.to_ascii_uppercase());
+            if let Some(text) = variable(&name) {
+                set(&key, parsed(&key, text.trim()), Origin::Environment(name));
+            }
+        }
+        let own = [
+            ("database_url", flags.database_url.clone().map(Value::from)),
+            ("listen", flags.listen.map(|listen| listen.to_string().into())),
+            ("token_file", flags.token_file.as_ref().map(|path| path.to_string_lossy().into())),
+            ("allow_hosts", (!flags.allow_hosts.is_empty()).then(|| flags.allow_hosts.clone().into())),
+            ("log_format", flags.log_format.and_then(|format| serde_json::to_value(format).ok())),
+            ("retention_days", flags.retention_days.map(Value::from)),
+        ];
+        for (key, value) in own {
+            if let Some(value) = value {
+                set(key, value, Origin::Flag);
+            }
+        }
+        for other in &flags.others {
+            let (key, value) =
+                other.split_once('=').ok_or_else(|| Failure::Usage(format!("--set {other}: expected KEY=VALUE")))?;
+            if !defaults().contains_key(key) {
+                return Err(unknown(key, "--set"));
+            }
+            set(key, parsed(key, value), Origin::Flag);
+        }
+        let service_keys = as_map(&ServiceSettings::default());
+        let (service, logger): (Map<_, _>, Map<_, _>) = values
+            .iter()
+            .map(|(key, (value, _))| (key.clone(), value.clone()))
+            .partition(|(key, _)| service_keys.contains_key(key));
+        let settings = Self { logger: read(logger, &values)?, service: read(service, &values)?, values };
+        settings.logger.validate().map_err(|error| Failure::Usage(error.to_string()))?;
+        Ok(settings)
+    }
+
+    /// What the HTTP routes are to allow.
+    pub(super) fn http(&self) -> Result<HttpOptions, Failure> {
+        let mut options = HttpOptions::default();
+        for host in &self.service.allow_hosts {
+            options = options.allow_host(host);
+        }
+        let Some(path) = &self.service.token_file else {
+            if !self.service.listen.ip().is_loopback() {
+                let refused = format!(
+                    "listen = {}: anybody who reaches this address could read the log; \
+                     give --token-file, or listen on 127.0.0.1",
+                    self.service.listen
+                );
+                return Err(Failure::Usage(refused));
+            }
+            return Ok(options);
+        };
+        let (read, ingest) = tokens(path)?;
+        if !self.service.listen.ip().is_loopback() && (read.is_none() || ingest.is_none()) {
+            let refused = format!("token_file = {}: expected tokens for read and ingest", path.display());
+            return Err(Failure::Usage(refused));
+        }
+        if let Some(token) = read {
+            options = options.read_token(token);
+        }
+        if let Some(token) = ingest {
+            options = options.ingest_token(token);
+        }
+        if !self.service.listen.ip().is_loopback() && !self.service.listen.ip().is_unspecified() {
+            options = options.allow_host(self.service.listen.ip().to_string());
+        }
+        Ok(options)
+    }
+
+    /// Shows every setting with its value and its origin.
+    pub(super) fn show(&self) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        for (key, (value, origin)) in &self.values {
+            let value = if value.is_null() { "-".to_owned() } else { value.to_string() };
+            writeln!(out, "{key:<26} {value:<28} {origin}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The tokens in a file, for reading and for ingest.
+pub(super) fn tokens(path: &std::path::Path) -> Result<(Option<Token>, Option<Token>), Failure> {
+    let refuse = |what: &dyn fmt::Display| Failure::Usage(format!("token_file = {}: {what}", path.display()));
+    let text = fs::read_to_string(path).map_err(|error| refuse(&error))?;
+    let (mut read, mut ingest) = (None, None);
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        // Neither the line nor a part of it is repeated: it may be a secret.
+        let token = |text: &str| text.trim().trim_matches('"').parse::<Token>().map_err(|error| refuse(&error));
+        match line.split_once('=').map(|(name, value)| (name.trim(), value)) {
+            Some(("read", value)) => read = Some(token(value)?),
+            Some(("ingest", value)) => ingest = Some(token(value)?),
+            _ => {
+                let both = token(line)?;
+                (read, ingest) = (Some(both.clone()), Some(both));
+            }
+        }
+    }
+    if read.is_none() && ingest.is_none() {
+        return Err(refuse(&"expected a token, or lines `read = TOKEN` and `ingest = TOKEN`"));
+    }
+    Ok((read, ingest))
+}
+
+fn defaults() -> BTreeMap<String, (Value, Origin)> {
+    let logger = as_map(&LoggerConfig::default().buffer_capacity(DEFAULT_BUFFER_CAPACITY));
+    let service = as_map(&ServiceSettings::default());
+    logger.into_iter().chain(service).map(|(key, value)| (key, (value, Origin::Default))).collect()
+}
+
+fn as_map(settings: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(settings) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}
+
+/// A value that was written as text: a number, true or false, a list with commas, or text.
+fn parsed(key: &str, text: &str) -> Value {
+    let default = defaults().remove(key).map(|(value, _)| value);
+    match default {
+        Some(Value::Array(_)) => text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect(),
+        Some(Value::Number(_) | Value::Bool(_)) => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+        _ => text.into(),
+    }
+}
+
+/// The settings that `values` make; a mistake is named by its key, its value and its origin.
+fn read<T: serde::de::DeserializeOwned>(
+    map: Map<String, Value>,
+    values: &BTreeMap<String, (Value, Origin)>,
+) -> Result<T, Failure> {
+    serde_json::from_value(Value::Object(map.clone())).map_err(|error| {
+        // One by one over the defaults, to find which.
+        let defaults = defaults();
+        let wrong = map.iter().find(|(key, value)| {
+            let alone = map.keys().map(|other| {
+                let default = || defaults.get(other).map(|(value, _)| value.clone()).unwrap_or_default();
+                (other.clone(), if other == *key { (*value).clone() } else { default() })
+            });
+            serde_json::from_value::<T>(Value::Object(alone.collect())).is_err()
+        });
+        Failure::Usage(match wrong {
+            Some((key, value)) => {
+                let origin = values.get(key).map(|(_, origin)| origin.to_string()).unwrap_or_default();
+                format!("{key} = {value} ({origin}): {error}")
+            }
+            None => error.to_string(),
+        })
+    })
+}
+
+fn unknown(key: &str, place: &str) -> Failure {
+    let known = defaults();
+    let nearest =
+        known.keys().max_by(|one, other| strsim::jaro_winkler(key, one).total_cmp(&strsim::jaro_winkler(key, other)));
+    let hint = nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
+    Failure::Usage(format!("{place}: there is no setting {key}{hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(flags: Flags, variables: &[(&str, &str)]) -> Result<Settings, String> {
+        let variable = |name: &str| variables.iter().find(|(of, _)| *of == name).map(|(_, value)| (*value).to_owned());
+        Settings::from(&flags, variable).map_err(|failure| match failure {
+            Failure::Usage(text) => text,
+            failure => format!("{failure:?}"),
+        })
+    }
+
+    fn file(text: &str) -> (tempfile::NamedTempFile, Flags) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let flags = Flags { file: Some(file.path().into()), ..Flags::default() };
+        (file, flags)
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_over_the_file_over_defaults() {
+        let (_file, mut flags) = file("retention_days = 1\nbatch_size = 2\ncleanup_every = 3\n");
+        flags.retention_days = Some(30);
+        let settings =
+            loaded(flags, &[("FAILURE_LOGGER_RETENTION_DAYS", "20"), ("FAILURE_LOGGER_BATCH_SIZE", "20")]).unwrap();
+        assert_eq!(
+            (settings.logger.retention_days, settings.logger.batch_size, settings.logger.cleanup_every),
+            (30, 20, 3)
+        );
+        assert_eq!(settings.logger.buffer_capacity, DEFAULT_BUFFER_CAPACITY);
+        let origins = ["retention_days", "batch_size", "pool_size"].map(|key| settings.values[key].1.to_string());
+        assert_eq!(origins, ["command line", "$FAILURE_LOGGER_BATCH_SIZE", "default"]);
+        assert_eq!(settings.service.listen, DEFAULT_LISTEN);
+    }
+
+    #[test]
+    fn a_mistake_is_named_by_key_value_and_origin_and_the_nearest_key_is_suggested() {
+        let (_file, flags) = file("retention_dais = 1");
+        assert!(
+            loaded(flags, &[])
+                .err()
+                .unwrap()
+                .ends_with("there is no setting retention_dais; did you mean retention_days?")
+        );
+        let (_file, flags) = file("retention_days = \"x\"");
+        let said = loaded(flags, &[]).err().unwrap();
+        assert!(said.starts_with("retention_days = \"x\" (") && said.contains("invalid type"), "{said}");
+        let said = loaded(Flags::default(), &[("FAILURE_LOGGER_POOL_SIZE", "many")]).err().unwrap();
+        assert!(said.starts_with("pool_size = \"many\" ($FAILURE_LOGGER_POOL_SIZE)"), "{said}");
+        let said = loaded(Flags { others: vec!["pool_size=0".into()], ..Flags::default() }, &[]).err().unwrap();
+        assert_eq!(said, "pool_size = 0: expected 1 to 64 connections");
+    }
+
+    #[test]
+    fn other_addresses_than_loopback_need_tokens() {
+        let flags = || Flags { listen: Some("0.0.0.0:1".parse().unwrap()), ..Flags::default() };
+        let Err(Failure::Usage(said)) = loaded(flags(), &[]).unwrap().http() else { panic!("must be refused") };
+        assert!(said.contains("--token-file"), "{said}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with = || Flags { token_file: Some(file.path().into()), ..flags() };
+        for (text, fine) in [
+            ("0123456789abcdef0123", true),
+            ("# both\nread = 0123456789abcdef\ningest = \"0123456789abcdeg\"", true),
+            ("read = 0123456789abcdef", false),
+            ("short", false),
+            ("", false),
+        ] {
+            fs::write(file.path(), text).unwrap();
+            assert_eq!(loaded(with(), &[]).unwrap().http().is_ok(), fine, "{text}");
+        }
+    }
+}

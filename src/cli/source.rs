@@ -1,0 +1,170 @@
+//! Where answers come from: the database file, or a running service.
+
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::settings::{Settings, tokens};
+use super::{Failure, Target};
+use crate::config::Location;
+use crate::http::{parse_moment, parse_span};
+use crate::report::{FailureReader, TimeRange};
+
+/// How long a question may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of an answer at most.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// A database file, or a service.
+pub(super) enum Source {
+    File(FailureReader),
+    Service(Service),
+}
+
+impl Source {
+    pub(super) fn new(settings: &Settings, target: &Target) -> Result<Self, Failure> {
+        if let Some(url) = &target.url {
+            return Ok(Self::Service(Service::new(url, target)?));
+        }
+        match settings.logger.validate() {
+            Ok(Location::File(path)) if path.exists() => Ok(Self::File(FailureReader::open(path).timeout(TIMEOUT))),
+            Ok(Location::File(path)) => Err(Failure::Unreachable(format!(
+                "there is no database {}; name it with --db, or a service with --url",
+                path.display()
+            ))),
+            Ok(Location::Memory) => Err(Failure::Usage("database_url: expected a file, or --url".into())),
+            Err(error) => Err(Failure::Usage(error.to_string())),
+        }
+    }
+}
+
+/// An answer as JSON, whichever way it came.
+pub(super) fn value(answer: &impl Serialize) -> Result<Value, Failure> {
+    // By way of text, which is as short for an f32 as over HTTP.
+    let json = serde_json::to_string(answer).and_then(|text| serde_json::from_str(&text));
+    json.map_err(|error| Failure::Unreachable(error.to_string()))
+}
+
+/// A running service.
+pub(super) struct Service {
+    url: String,
+    token: Option<String>,
+}
+
+impl Service {
+    pub(super) fn new(url: &str, target: &Target) -> Result<Self, Failure> {
+        let url = url.trim_end_matches('/').to_owned();
+        if !url.starts_with("http://") {
+            return Err(Failure::Usage(format!("--url {url}: expected an address such as http://127.0.0.1:4318")));
+        }
+        let token = match &target.token_file {
+            Some(path) => {
+                let (read, ingest) = tokens(path)?;
+                read.or(ingest).map(|token| token.reveal().to_owned())
+            }
+            None => None,
+        };
+        Ok(Self { url, token })
+    }
+
+    pub(super) fn request(
+        &self,
+        method: awc::http::Method,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<awc::ClientRequest, Failure> {
+        let client = awc::Client::builder().timeout(TIMEOUT).finish();
+        let mut request = client
+            .request(method, format!("{}{path}", self.url))
+            .query(&query)
+            .map_err(|error| Failure::Usage(format!("--url {}: {error}", self.url)))?;
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        Ok(request)
+    }
+
+    pub(super) async fn ask(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
+        let sent = self.request(awc::http::Method::GET, path, query)?.send().await;
+        self.answer(sent).await
+    }
+
+    pub(super) async fn post(&self, path: &str, lines: Vec<u8>) -> Result<Value, Failure> {
+        let request = self.request(awc::http::Method::POST, path, &[])?.content_type("application/x-ndjson");
+        let sent = request.send_body(lines).await;
+        self.answer(sent).await
+    }
+
+    pub(super) fn unreachable(&self, error: impl std::fmt::Display) -> Failure {
+        Failure::Unreachable(format!("{}: {error}; is the service running?", self.url))
+    }
+
+    async fn answer<S>(
+        &self,
+        sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>,
+    ) -> Result<Value, Failure>
+    where
+        S: futures_util::Stream<Item = Result<actix_web::web::Bytes, awc::error::PayloadError>>,
+    {
+        let mut response = sent.map_err(|error| self.unreachable(error))?;
+        let body = response.body().limit(MAX_ANSWER_BYTES).await.map_err(|error| self.unreachable(error))?;
+        let answer: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let status = response.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let said = answer["detail"].as_str().unwrap_or("no reason given");
+        let text = format!("{} answered {status}: {said}", self.url);
+        Err(if status.as_u16() == 400 { Failure::Usage(text) } else { Failure::Unreachable(text) })
+    }
+}
+
+/// Which time is asked about.
+#[derive(Args)]
+pub(super) struct When {
+    /// How far back: a number and s, m, h, d or w, as 24h
+    #[arg(long)]
+    since: Option<String>,
+    /// The beginning, as 2026-11-24T10:30:00Z
+    #[arg(long, conflicts_with = "since")]
+    from: Option<String>,
+    /// The end [default: now]
+    #[arg(long)]
+    to: Option<String>,
+}
+
+impl When {
+    pub(super) fn range(&self) -> Result<Option<TimeRange>, Failure> {
+        let wrong =
+            |name: &str, value: &str, expected: &str| Failure::Usage(format!("--{name} {value}: expected {expected}"));
+        let moment = |name: &str, text: &Option<String>| {
+            text.as_deref().map(|text| parse_moment(text).map_err(|expected| wrong(name, text, expected))).transpose()
+        };
+        let to = moment("to", &self.to)?;
+        let from = match &self.since {
+            Some(since) => {
+                let span = parse_span(since).map_err(|expected| wrong("since", since, expected))?;
+                to.unwrap_or_else(SystemTime::now).checked_sub(span)
+            }
+            None => moment("from", &self.from)?,
+        };
+        if from.is_none() && to.is_none() {
+            return Ok(None);
+        }
+        let to = to.unwrap_or_else(|| SystemTime::now() + Duration::from_millis(1));
+        Ok(Some(TimeRange::between(from.unwrap_or(SystemTime::UNIX_EPOCH), to)?))
+    }
+
+    pub(super) fn range_or_a_day(&self) -> Result<TimeRange, Failure> {
+        Ok(self.range()?.unwrap_or_else(|| TimeRange::last(Duration::from_secs(24 * 60 * 60))))
+    }
+
+    /// The same for a service; looked at here first, for the better error.
+    pub(super) fn query(&self) -> Result<Vec<(&'static str, String)>, Failure> {
+        self.range()?;
+        let of = [("since", &self.since), ("from", &self.from), ("to", &self.to)];
+        Ok(of.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect())
+    }
+}
