@@ -119,6 +119,7 @@ fn believed_time(writer: &mut Writer) -> Result<i64, StoreError> {
 /// Closes the store, so that the file is complete and its journal gone.
 pub(super) fn close(shared: &Shared) {
     if let Some(mut store) = shared.writer().store.take() {
+        shared.readers.close_idle();
         store.close();
     }
 }

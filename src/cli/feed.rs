@@ -1,5 +1,7 @@
 //! The commands that bring something into the database, or take it out.
 
+#![expect(clippy::indexing_slicing, reason = "a JSON value that is not there is null")]
+
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};

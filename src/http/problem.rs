@@ -3,7 +3,7 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpRequest, HttpResponse, Responder, ResponseError};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
@@ -16,24 +16,26 @@ pub(super) struct Problem {
     /// The HTTP status.
     status: u16,
     /// The status in words.
-    title: String,
+    title: &'static str,
     /// What is wrong, and what to do.
-    detail: String,
+    #[schema(value_type = String)]
+    detail: Box<str>,
     /// Records of the request that were taken all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     accepted: Option<u64>,
     /// Which part of the request is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameter: Option<String>,
+    #[schema(value_type = Option<String>)]
+    parameter: Option<Box<str>>,
     #[serde(skip)]
-    header: Option<(actix_web::http::header::HeaderName, String)>,
+    header: Option<Box<(HeaderName, String)>>,
 }
 
 impl Problem {
-    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, detail: impl Into<Box<str>>) -> Self {
         Self {
             status: status.as_u16(),
-            title: status.canonical_reason().unwrap_or("Error").into(),
+            title: status.canonical_reason().unwrap_or("Error"),
             detail: detail.into(),
             accepted: None,
             parameter: None,
@@ -41,11 +43,11 @@ impl Problem {
         }
     }
 
-    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+    pub(super) fn bad_request(detail: impl Into<Box<str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+    pub(super) fn not_found(detail: impl Into<Box<str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
@@ -58,17 +60,24 @@ impl Problem {
     pub(super) fn method_not_allowed(methods: &str) -> Self {
         let allowed = methods.split_whitespace().map(str::to_ascii_uppercase).collect::<Vec<_>>().join(", ");
         let detail = format!("this address takes {allowed}");
-        Self { header: Some((ALLOW, allowed)), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+        Self { header: Some(Box::new((ALLOW, allowed))), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
     }
 
     pub(super) fn unauthorized() -> Self {
         let detail = "show the token for this: Authorization: Bearer TOKEN";
-        Self { header: Some((WWW_AUTHENTICATE, "Bearer".into())), ..Self::new(StatusCode::UNAUTHORIZED, detail) }
+        Self {
+            header: Some(Box::new((WWW_AUTHENTICATE, "Bearer".into()))),
+            ..Self::new(StatusCode::UNAUTHORIZED, detail)
+        }
     }
 
     /// Try again later: `accepted` records of this request were taken.
-    pub(super) fn unavailable(detail: impl Into<String>, accepted: Option<u64>) -> Self {
-        Self { accepted, header: Some((RETRY_AFTER, "1".into())), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    pub(super) fn unavailable(detail: impl Into<Box<str>>, accepted: Option<u64>) -> Self {
+        Self {
+            accepted,
+            header: Some(Box::new((RETRY_AFTER, "1".into()))),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
     }
 
     pub(super) fn accepted(self, accepted: u64) -> Self {
@@ -91,7 +100,7 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
-        if let Some((name, value)) = &self.header {
+        if let Some((name, value)) = self.header.as_deref() {
             response.insert_header((name.clone(), value.as_str()));
         }
         response.insert_header((CONTENT_TYPE, "application/problem+json"));

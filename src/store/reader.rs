@@ -95,6 +95,11 @@ impl ReadPool {
         Self { inner: Arc::new(inner) }
     }
 
+    /// Closes connections that nobody uses: SQLite tidies up after the last one, if it may write.
+    pub(crate) fn close_idle(&self) {
+        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Where the database is, if it is a file.
     #[cfg(feature = "http")]
     pub(crate) fn path(&self) -> Option<&Path> {
