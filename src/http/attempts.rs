@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::ingest::{self, Accepted, Conversation, Incoming};
+use super::ingest::{self, Accepted, ConversationKey, Incoming};
 use super::problem::{NotTaken, Problem};
 use crate::attempts::{OutcomeKind, ScoreDirection};
 use crate::monitor::Outcome;
@@ -51,7 +51,8 @@ pub(super) struct NewAttempt {
     query_text: String,
     /// The conversation, for the log of failures.
     #[serde(default)]
-    conversation_id: Option<Conversation>,
+    #[schema(schema_with = ingest::conversation_schema)]
+    conversation_id: Option<ConversationKey>,
     /// Turn within the conversation.
     #[serde(default, deserialize_with = "ingest::integer")]
     #[schema(minimum = -9007199254740991_i64, maximum = 9007199254740991_i64)]
@@ -111,10 +112,7 @@ impl Incoming for NewAttempt {
             monitor = monitor.confidence_threshold(threshold);
         }
         if let Some(conversation) = &self.conversation_id {
-            monitor = match conversation {
-                Conversation::Number(id) => monitor.conversation(*id),
-                Conversation::Text(id) => monitor.conversation(id.as_str()),
-            };
+            monitor = monitor.conversation(conversation.id());
         }
         if self.turn_index != 0 {
             monitor = monitor.turn(self.turn_index);

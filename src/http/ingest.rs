@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::Api;
 use super::problem::{NotTaken, Problem};
 use crate::handle::LoggerHandle;
-use crate::record::{RetrievalFailureRecord, RetrievalFailureType};
+use crate::record::{ConversationId, RetrievalFailureRecord, RetrievalFailureType};
 use crate::stats::{DropReason, LogOutcome};
 
 /// How long a sender may take for the next piece of a body.
@@ -29,7 +29,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Bad lines of which the reason is told.
 const MAX_REASONS: usize = 100;
 /// The largest number that every JSON reader understands.
-const MAX_NUMBER: u64 = (1 << 53) - 1;
+const MAX_NUMBER: f64 = 9_007_199_254_740_991.0;
 
 /// A retrieval that failed. All but the first three may be missing.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -53,7 +53,8 @@ pub(crate) struct NewFailure {
     event_id: Option<Uuid>,
     /// The conversation; its first 128 characters are kept.
     #[serde(default)]
-    conversation_id: Option<Conversation>,
+    #[schema(schema_with = conversation_schema)]
+    conversation_id: Option<ConversationKey>,
     /// Turn within the conversation.
     #[serde(default, deserialize_with = "integer")]
     #[schema(minimum = -9007199254740991_i64, maximum = 9007199254740991_i64)]
@@ -87,20 +88,31 @@ pub(crate) struct NewFailure {
 }
 
 /// Text, or a number that stands for itself.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged)]
-pub(crate) enum Conversation {
-    Number(i64),
+pub(crate) enum ConversationKey {
+    Number(serde_json::Number),
     Text(String),
 }
 
-impl From<Conversation> for crate::record::ConversationId {
-    fn from(conversation: Conversation) -> Self {
-        match conversation {
-            Conversation::Number(id) => id.into(),
-            Conversation::Text(id) => id.into(),
+impl ConversationKey {
+    pub(super) fn id(&self) -> ConversationId {
+        match self {
+            Self::Number(number) => number.to_string().into(),
+            Self::Text(text) => text.as_str().into(),
         }
     }
+}
+
+pub(super) fn conversation_schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+    use utoipa::openapi::{ObjectBuilder, OneOfBuilder, Type};
+    let of = |of| ObjectBuilder::new().schema_type(of);
+    OneOfBuilder::new()
+        .item(of(Type::String))
+        .item(of(Type::Number))
+        .item(of(Type::Null))
+        .description(Some("The conversation; its first 128 characters are kept."))
+        .into()
 }
 
 /// One failure, or a list. The elements of a list are looked at one by one: a bad one is reported,
@@ -180,10 +192,7 @@ impl NewFailure {
     fn record(&self) -> RetrievalFailureRecord {
         let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         RetrievalFailureRecord {
-            conversation_id: self.conversation_id.as_ref().map(|conversation| match conversation {
-                Conversation::Number(id) => (*id).into(),
-                Conversation::Text(id) => id.as_str().into(),
-            }),
+            conversation_id: self.conversation_id.as_ref().map(ConversationKey::id),
             turn_index: self.turn_index,
             query_len: self.query_len.map_or(self.query_text.len(), size),
             top_score: self.top_score,
@@ -348,26 +357,31 @@ async fn next_piece(body: &mut Payload) -> Result<Option<Bytes>, Problem> {
     }
 }
 
+/// A whole number that every JSON reader understands; `1.0` is one.
+fn whole(number: f64) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "a whole number within 2^53")]
+    (number.fract() == 0.0 && number.abs() <= MAX_NUMBER).then_some(number as i64)
+}
+
 pub(super) fn not_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text.is_empty() { Err(D::Error::custom("expected a name, at least one character")) } else { Ok(text) }
 }
 
 pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let number = u64::deserialize(deserializer)?;
-    if number <= MAX_NUMBER { Ok(number) } else { Err(D::Error::custom("expected a number up to 2^53 - 1")) }
+    let number = whole(f64::deserialize(deserializer)?).and_then(|number| u64::try_from(number).ok());
+    number.ok_or_else(|| D::Error::custom("expected a whole number, 0 to 2^53 - 1"))
 }
 
 fn optional_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    match Option::<u64>::deserialize(deserializer)? {
-        Some(number) if number > MAX_NUMBER => Err(D::Error::custom("expected a number up to 2^53 - 1")),
-        number => Ok(number),
-    }
+    let number = Option::<f64>::deserialize(deserializer)?;
+    number.map(|number| whole(number).and_then(|number| u64::try_from(number).ok())).map_or(Ok(None), |number| {
+        number.map(Some).ok_or_else(|| D::Error::custom("expected a whole number, 0 to 2^53 - 1"))
+    })
 }
 
 pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    let number = i64::deserialize(deserializer)?;
-    if number.unsigned_abs() <= MAX_NUMBER { Ok(number) } else { Err(D::Error::custom("expected at most 2^53 - 1")) }
+    whole(f64::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("expected a whole number, at most 2^53 - 1"))
 }
 
 pub(super) fn score<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f32>, D::Error> {

@@ -27,7 +27,7 @@ use super::{attempts, health, ingest, metrics, questions, tail};
         health::readyz,
         openapi
     ),
-    components(schemas(ingest::FailureOrList, ingest::NewFailure, attempts::AttemptOrList, attempts::NewAttempt)),
+    components(schemas(crate::report::ExportFormat, ingest::FailureOrList, ingest::NewFailure, attempts::AttemptOrList, attempts::NewAttempt)),
     modifiers(&Tokens)
 )]
 struct Description;

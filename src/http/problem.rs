@@ -47,6 +47,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
+    /// Parameters that contradict each other, each of which is fine by itself.
+    pub(super) fn conflict(detail: impl Into<Box<str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, detail)
+    }
+
     pub(super) fn not_found(detail: impl Into<Box<str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
@@ -144,6 +149,9 @@ pub(super) enum NotAnswered {
     /// See `Allow`.
     #[response(status = 405, content_type = "application/problem+json")]
     MethodNotAllowed(#[to_schema] Problem),
+    /// Two parameters contradict each other.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(#[to_schema] Problem),
     /// The Host header names nobody here.
     #[response(status = 421, content_type = "application/problem+json")]
     Misdirected(#[to_schema] Problem),

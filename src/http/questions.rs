@@ -77,12 +77,13 @@ fn range(since: Option<&str>, from: Option<&str>, to: Option<&str>) -> Result<Op
     let (from, to) = (moment("from", from)?, moment("to", to)?);
     match (since, from, to) {
         (None, None, None) => Ok(None),
-        (Some(_), Some(_), _) => Err(Problem::invalid("since", "either `since` or `from`")),
+        (Some(_), Some(_), _) => Err(Problem::conflict("expected either `since` or `from`")),
         (since, from, to) => {
             let since = since.map(parse_span).transpose().map_err(|expected| Problem::invalid("since", expected))?;
             let to = to.unwrap_or_else(|| SystemTime::now() + Duration::from_millis(1));
             let from = from.or_else(|| to.checked_sub(since.unwrap_or(DEFAULT_SINCE)));
-            Ok(Some(TimeRange::between(from.unwrap_or(SystemTime::UNIX_EPOCH), to)?))
+            let range = TimeRange::between(from.unwrap_or(SystemTime::UNIX_EPOCH), to);
+            range.map(Some).map_err(|error| Problem::conflict(error.to_string()))
         }
     }
 }
@@ -91,7 +92,8 @@ pub(crate) fn parse_moment(text: &str) -> Result<SystemTime, &'static str> {
     let expected = "a moment in RFC 3339, as 2026-11-24T10:30:36Z";
     // Spaces come from a `+` that was not escaped.
     let moment: jiff::Timestamp = text.trim().replace(' ', "+").parse().map_err(|_| expected)?;
-    if moment.as_millisecond() < 0 { Err("a moment after 1970") } else { Ok(moment.into()) }
+    // What was before 1970 was then.
+    Ok(moment.max(jiff::Timestamp::UNIX_EPOCH).into())
 }
 
 /// `90s`, `15m`, `24h`, `7d`, `4w`.
@@ -156,7 +158,7 @@ pub(super) async fn failures(api: Data<Api>, query: Query<FailuresQuery>) -> Res
         (None, None) => PageRequest::newest(limit),
         (Some(cursor), None) => PageRequest::older_than(cursor, limit),
         (None, Some(cursor)) => PageRequest::newer_than(cursor, limit),
-        (Some(_), Some(_)) => return Err(Problem::invalid("newer_than", "either `older_than` or `newer_than`")),
+        (Some(_), Some(_)) => return Err(Problem::conflict("expected either `older_than` or `newer_than`")),
     };
     let range = query.range()?;
     let filter = FailureFilter {

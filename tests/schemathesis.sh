@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Throws what /openapi.json allows, and what it does not, at a running service, with all checks of
+# schemathesis (PyPI). Takes the service's binary; `st` must be on the PATH.
+set -euo pipefail
+
+binary=$(realpath "$1")
+folder=$(mktemp -d)
+trap 'kill "$service" 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
+
+cd "$folder"
+"$binary" --db failures.db --listen 127.0.0.1:0 > listening 2> log &
+service=$!
+until grep -q '^listening on ' listening; do
+    kill -0 "$service" || { cat log; exit 1; }
+    sleep 0.1
+done
+url=$(sed -n 's/^listening on //p' listening)
+
+# /v1/tail has no end, and is tested in tests/http.rs.
+st run "$url/openapi.json" --checks all --max-examples 50 --phases coverage,fuzzing,stateful \
+    --suppress-health-check all --request-timeout 10 --exclude-path /v1/tail
+
+curl --fail --silent --show-error "$url/readyz" > /dev/null
