@@ -145,10 +145,10 @@ impl Buffer {
         }
     }
 
-    /// Whether there is room for one more, as of now.
+    /// Whether there is room, as of now: also for those who ask at the same moment.
     #[cfg(feature = "http")]
     pub(crate) fn has_room(&self) -> bool {
-        self.ticket().saturating_sub(self.settled()) < self.capacity
+        self.ticket().saturating_sub(self.settled()) < self.capacity - self.capacity / 64
     }
 
     /// Counts a record that was turned away.
