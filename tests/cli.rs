@@ -181,3 +181,65 @@ fn tokens_are_asked_for_and_can_be_changed_while_it_runs() {
     std::fs::write(&mine, "the-second-token-of-all").unwrap();
     assert_eq!(ask(), Some(0));
 }
+
+/// Sends a request by hand, and reads the whole answer; `None`: nobody answers.
+fn exchange(url: &str, request: &str) -> Option<String> {
+    let mut stream = std::net::TcpStream::connect(url.strip_prefix("http://")?).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    (!answer.is_empty()).then_some(answer)
+}
+
+fn post(body: &str) -> String {
+    format!(
+        "POST /v1/failures HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[test]
+fn everything_that_was_answered_with_202_is_in_the_file_when_it_ends_under_load() {
+    let db = TestDb::new();
+    let mut service = Service::new(&db, &[]);
+    let (accepted, requests) = (std::sync::atomic::AtomicI64::new(0), std::sync::atomic::AtomicI64::new(0));
+    let order = std::sync::atomic::Ordering::SeqCst;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let request = post(&lines(10));
+                while let Some(answer) = exchange(&service.url, &request) {
+                    requests.fetch_add(1, order);
+                    if answer.starts_with("HTTP/1.1 202") {
+                        accepted.fetch_add(10, order);
+                    }
+                }
+            });
+        }
+        common::eventually("some load", || requests.load(order) > 200);
+        service.signal("TERM");
+    });
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    let (accepted, stored) = (accepted.load(order), db.rows());
+    assert!(accepted >= 2000);
+    // What was stored, but whose answer did not arrive any more: a request of each sender at most.
+    assert!((accepted..=accepted + 40).contains(&stored), "{accepted} were accepted, {stored} are stored");
+}
+
+#[test]
+fn a_client_that_never_finishes_its_request_is_sent_away() {
+    let db = TestDb::new();
+    let service = Service::new(&db, &[]);
+    let answer = exchange(&service.url, "GET /healthz HTTP/1.1\r\nHost: local");
+    assert!(answer.expect("an answer").starts_with("HTTP/1.1 408"));
+}
+
+#[test]
+fn a_hundred_thousand_lines_go_through_a_small_buffer() {
+    let db = TestDb::new();
+    let service = Service::new(&db, &["--set", "buffer_capacity=1024"]);
+    let answer = exchange(&service.url, &post(&lines(100_000))).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 202") && answer.contains("\"accepted\":100000,\"rejected\":0"), "{answer}");
+    common::eventually("the rows", || db.rows() == 100_000);
+}
