@@ -328,16 +328,19 @@ struct Registry {
 
 impl Registry {
     /// The series of the strategy `name`, or of all the others if there are too many.
-    fn series(&mut self, name: &str) -> &Arc<Series> {
-        let full = self.by_id.len() >= MAX_STRATEGIES && !self.by_name.contains_key(name);
-        let name = if full { OTHER_STRATEGIES } else { name };
+    fn series(&mut self, name: &str) -> Arc<Series> {
+        if let Some(series) = self.by_name.get(name) {
+            return Arc::clone(series);
+        }
+        let name = if self.by_id.len() >= MAX_STRATEGIES { OTHER_STRATEGIES } else { name };
         let Self { by_name, by_id } = self;
-        by_name.entry(name.into()).or_insert_with_key(|name| {
+        let series = by_name.entry(name.into()).or_insert_with_key(|name| {
             let id = SeriesId::try_from(by_id.len()).unwrap_or(SeriesId::MAX);
             let series = Arc::new(Series::new(id, name.clone()));
             by_id.push(Arc::clone(&series));
             series
-        })
+        });
+        Arc::clone(series)
     }
 }
 
@@ -370,9 +373,9 @@ impl Default for Pending {
 
 impl Attempts {
     /// The series of the strategy `name`, for a monitor.
-    pub(crate) fn series(&self, name: &str) -> Arc<Series> {
+    pub(crate) fn series(&self, name: &BoundedText<64>) -> Arc<Series> {
         self.samples.get_or_init(|| ArrayQueue::new(SAMPLES));
-        Arc::clone(lock(&self.registry).series(&BoundedText::<64>::from(name)))
+        lock(&self.registry).series(name)
     }
 
     /// Counts an attempt that ends now: whether the writer should look after the queue soon. Waits
@@ -418,7 +421,7 @@ impl Attempts {
             }
         }
         pending.bound();
-        drop(pending);
+        // While nobody can take them: what is persisted has been observed.
         self.observed.fetch_add(observed, Ordering::AcqRel);
     }
 
@@ -503,7 +506,7 @@ impl Unobserved<'_> {
     pub(crate) fn count(&mut self, UncountedFailure { strategy: name, failure, at, latency_ms }: UncountedFailure<'_>) {
         let series = match &self.last {
             Some(series) if series.name == *name => series.id,
-            _ => self.last.insert(Arc::clone(self.registry.series(name))).id,
+            _ => self.last.insert(self.registry.series(name)).id,
         };
         self.pending.cell(at, series, failure.into(), 1).add_unobserved(latency_ms);
     }

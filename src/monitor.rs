@@ -68,11 +68,12 @@ struct Context {
 
 impl StrategyMonitor {
     pub(crate) fn new(shared: Arc<Shared>, name: &str) -> Self {
-        let series = shared.attempts.series(name);
+        let name = BoundedText::from(name);
+        let series = shared.attempts.series(&name);
         Self {
             shared,
             series,
-            name: name.into(),
+            name,
             threshold: None,
             direction: ScoreDirection::default(),
             limit: NoTimeout(()),

@@ -195,7 +195,7 @@ impl Shared {
     }
 
     /// Why nothing comes in through the handle.
-    fn closed_door(&self) -> Option<DropReason> {
+    pub(crate) fn closed_door(&self) -> Option<DropReason> {
         match self.door.load(Ordering::Acquire) {
             door if door == Door::Disabled as u8 => Some(DropReason::Disabled),
             door if door == Door::Closed as u8 => Some(DropReason::Closed),

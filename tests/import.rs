@@ -143,3 +143,18 @@ fn two_loggers_that_import_the_same_rows_count_them_once() {
     assert_eq!((db.rows(), db.attempts()), (3000, 3000));
     assert_eq!(one.stats().duplicates + other.stats().duplicates, 3000);
 }
+
+#[test]
+fn a_record_that_may_come_twice_waits_until_it_can_be_counted() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().backoff(Duration::from_millis(1), Duration::from_millis(5)));
+    db.execute(
+        "CREATE TRIGGER refuses BEFORE INSERT ON memory_retrieval_attempts_recent BEGIN SELECT RAISE(ABORT, 'no'); END",
+    );
+    logger.log_once(no_hit(1), SystemTime::now(), Uuid::now_v7());
+    block_on(logger.flush()).unwrap_err();
+    assert_eq!((db.rows(), logger.stats().buffered), (0, 1), "stored without its count, it would never be counted");
+    db.execute("DROP TRIGGER refuses");
+    common::eventually("a flush", || block_on(logger.flush()).is_ok());
+    assert_eq!((db.rows(), db.attempts()), (1, 1));
+}

@@ -97,13 +97,9 @@ impl Incoming for NewAttempt {
         if !api.logger.has_room() {
             return Err(DropReason::BufferFull);
         }
-        api.logger
-            .health()
-            .map_err(|unhealthy| match unhealthy {
-                crate::error::Unhealthy::Closed | crate::error::Unhealthy::Disabled => DropReason::Closed,
-                _ => DropReason::Unavailable,
-            })
-            .or_else(|reason| if reason == DropReason::Closed { Err(reason) } else { Ok(()) })?;
+        if let Some(reason) = api.logger.shared().closed_door() {
+            return Err(reason);
+        }
         let mut monitor = api.logger.strategy(&self.strategy);
         if let Some(direction) = self.score_direction {
             monitor = monitor.score_direction(direction);

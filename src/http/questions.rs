@@ -55,11 +55,6 @@ macro_rules! question {
             fn range(&self) -> Result<Option<TimeRange>, Problem> {
                 range(self.since.as_deref(), self.from.as_deref(), self.to.as_deref())
             }
-
-            #[allow(dead_code, clippy::allow_attributes, reason = "not every question is about a day by default")]
-            fn range_or_a_day(&self) -> Result<TimeRange, Problem> {
-                Ok(self.range()?.unwrap_or_else(|| TimeRange::last(DEFAULT_SINCE)))
-            }
         }
     };
 }
@@ -86,6 +81,10 @@ fn range(since: Option<&str>, from: Option<&str>, to: Option<&str>) -> Result<Op
             range.map(Some).map_err(|error| Problem::conflict(error.to_string()))
         }
     }
+}
+
+fn or_a_day(range: Option<TimeRange>) -> TimeRange {
+    range.unwrap_or_else(|| TimeRange::last(DEFAULT_SINCE))
 }
 
 pub(crate) fn parse_moment(text: &str) -> Result<SystemTime, &'static str> {
@@ -190,7 +189,7 @@ pub(super) async fn failure(api: Data<Api>, event_id: Path<Uuid>) -> Result<Http
     NotAnswered,
 ))]
 pub(super) async fn summary(api: Data<Api>, span: Query<Span>) -> Result<HttpResponse, Problem> {
-    json(&api.logger.reader().summary(span.range_or_a_day()?).await?)
+    json(&api.logger.reader().summary(or_a_day(span.range()?)).await?)
 }
 
 question! {
@@ -209,7 +208,7 @@ question! {
 ))]
 pub(super) async fn timeseries(api: Data<Api>, query: Query<TimeseriesQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    let range = query.range_or_a_day()?;
+    let range = or_a_day(query.range()?);
     json(&api.logger.reader().timeseries(range, query.strategy).await?)
 }
 
@@ -226,7 +225,7 @@ pub(super) struct Strategies {
     NotAnswered,
 ))]
 pub(super) async fn strategies(api: Data<Api>, span: Query<Span>) -> Result<HttpResponse, Problem> {
-    let strategies = api.logger.reader().summary(span.range_or_a_day()?).await?.strategies;
+    let strategies = api.logger.reader().summary(or_a_day(span.range()?)).await?.strategies;
     json(&Strategies { strategies })
 }
 
@@ -253,7 +252,7 @@ question! {
 ))]
 pub(super) async fn queries(api: Data<Api>, query: Query<QueriesQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    let range = query.range_or_a_day()?;
+    let range = or_a_day(query.range()?);
     let limit = query.limit.unwrap_or(50);
     json(&api.logger.reader().top_queries(range, query.failure_type, query.strategy, limit).await?)
 }
@@ -275,7 +274,7 @@ question! {
 ))]
 pub(super) async fn conversations(api: Data<Api>, query: Query<ConversationsQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    let range = query.range_or_a_day()?;
+    let range = or_a_day(query.range()?);
     json(&api.logger.reader().conversations(range, query.limit.unwrap_or(50)).await?)
 }
 
@@ -312,7 +311,7 @@ pub(super) struct CalibrationAnswer {
 ))]
 pub(super) async fn calibration(api: Data<Api>, query: Query<CalibrationQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    let range = query.range_or_a_day()?;
+    let range = or_a_day(query.range()?);
     let calibration = api.logger.reader().calibration(query.strategy, range).await?;
     json(&CalibrationAnswer {
         failure_rate_at_threshold: query.threshold.and_then(|threshold| calibration.failure_rate_at(threshold)),

@@ -223,8 +223,13 @@ pub(super) fn expire(conn: &mut SqliteConnection, resolution: Resolution, before
 /// Start of the oldest day with attempts, or of the oldest attempts that are not added up yet.
 pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
     let recent: Option<i64> = recent::table.select(diesel::dsl::min(recent::started_at)).first(conn)?;
-    let oldest = diesel::sql_query(OLDEST).bind::<BigInt, _>(Resolution::Day.seconds()).get_result::<Edge>(conn)?;
-    Ok(oldest.started_at.into_iter().chain(recent).min())
+    Ok(oldest_at(conn, Resolution::Day)?.into_iter().chain(recent).min())
+}
+
+/// Start of the oldest span at one resolution.
+pub(super) fn oldest_at(conn: &mut SqliteConnection, resolution: Resolution) -> QueryResult<Option<i64>> {
+    let oldest = diesel::sql_query(OLDEST).bind::<BigInt, _>(resolution.seconds()).get_result::<Edge>(conn)?;
+    Ok(oldest.started_at)
 }
 
 #[derive(QueryableByName)]

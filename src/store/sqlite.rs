@@ -381,11 +381,12 @@ impl Store for SqliteStore {
             let mut again = AttemptBatch::default();
             duplicates = attempts::count_new(conn, rows, &mut again).map_err(|error| classify(&error))?;
             models::insert(conn, rows).map_err(|error| classify(&error))?;
-            let counted = attempts::insert(conn, &again, clock::now());
-            match counted
-                .and_then(|()| attempts::insert(conn, attempts, clock::now()))
-                .map_err(|error| classify(&error))
-            {
+            // Known from now on, and never counted again: they are stored with their counts, or later.
+            attempts::insert(conn, &again, clock::now()).map_err(|error| match classify(&error) {
+                StoreError::Split(cause) => StoreError::Retry(format!("attempts cannot be counted: {cause}")),
+                error => error,
+            })?;
+            match attempts::insert(conn, attempts, clock::now()).map_err(|error| classify(&error)) {
                 // No fault of the rows, which must not be dropped for it.
                 Err(StoreError::Split(cause)) => refused = Some(cause),
                 done => done?,
@@ -481,6 +482,11 @@ impl Store for SqliteStore {
 
     fn expire(&mut self, resolution: Resolution, before: i64) -> Result<bool, StoreError> {
         let mut conn = self.connection()?;
+        // Not worth a lock that others wait for.
+        let oldest = attempts::oldest_at(&mut conn, resolution).map_err(|error| classify(&error))?;
+        if oldest.is_none_or(|oldest| oldest >= before) {
+            return Ok(true);
+        }
         let (expired, all) =
             transact(&mut conn, |conn| attempts::expire(conn, resolution, before).map_err(|error| classify(&error)))?;
         self.since_checkpoint += expired * BYTES_PER_CELL;
