@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use failure_logger::{
     DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY, FailureFilter, FailureLogger, FailureReader, LogOutcome, LoggerConfig,
-    LoggerHandle, PageRequest, RetrievalFailureRecord, RetrievalFailureType, TimeRange,
+    LoggerHandle, PageRequest, QueryFilter, RetrievalFailureRecord, RetrievalFailureType, TimeRange,
 };
 
 #[derive(Parser)]
@@ -264,9 +264,9 @@ async fn read(db: &str, n: usize) -> Result<(), Box<dyn std::error::Error>> {
     let failures = reader.summary(month).await?.total.failures.max(1);
     let part = TimeRange::last((30 * DAY).mul_f64((100_000.0 / failures as f64).min(1.0)));
     let before = resident_kib();
-    let top = reader.top_queries(part, None, None, 50).await?;
+    let top = reader.top_queries(part, QueryFilter::default(), 50).await?;
     println!("workload=read top_queries_failures={} groups={}", top.scanned.failures, top.groups.len());
-    time!("top_queries", reader.top_queries(part, None, None, 50));
+    time!("top_queries", reader.top_queries(part, QueryFilter::default(), 50));
     time!("conversations", reader.conversations(part, 50));
     println!("workload=read top_queries_growth_mib={:.1}", (resident_kib() as f64 - before as f64) / 1024.0);
     Ok(())

@@ -172,3 +172,15 @@ pub enum LoggerError {
         cause: String,
     },
 }
+
+/// Why a question was not marked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MarkError {
+    /// Too late: the logger was shut down, or it is disabled.
+    #[error("the logger was shut down")]
+    Closed,
+    /// Do what the [`StoreError`] says.
+    #[error("the question cannot be marked: {0}")]
+    Store(#[source] StoreError),
+}

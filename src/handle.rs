@@ -11,15 +11,16 @@ use actix::dev::channel::channel as mailbox;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actor::{FailureLogger, FlushFor, Shutdown, Thread};
+use crate::actor::{FailureLogger, FlushFor, MarkQuestion, Shutdown, Thread};
 use crate::buffer::Origin;
 use crate::clock;
-use crate::error::{LoggerError, Unhealthy};
+use crate::error::{LoggerError, MarkError, StoreError, Unhealthy};
 use crate::monitor::StrategyMonitor;
 use crate::record::RetrievalFailureRecord;
-use crate::report::FailureReader;
+use crate::report::{FailureReader, QuestionStatus, normalized};
 use crate::shared::{Phase, Shared};
 use crate::stats::{FlushReport, LogOutcome, ShutdownReport, Stats};
+use crate::store::marks::Mark;
 
 /// How long dropping the last handle may take.
 const DRAIN_ON_DROP: Duration = Duration::from_secs(1);
@@ -118,6 +119,25 @@ impl LoggerHandle {
                 }
             }
         }
+    }
+
+    /// Says what became of a failing question: `question` is the [`key`](crate::QueryGroup::key) of a
+    /// group, or any text of it. Kept in the database, for the whole group.
+    ///
+    /// # Errors
+    ///
+    /// [`Store`](MarkError::Store): try again, or look at the logger's health.
+    pub async fn mark_question(&self, question: &str, status: QuestionStatus) -> Result<(), MarkError> {
+        if self.inner.thread.is_none() {
+            return Err(MarkError::Closed);
+        }
+        let (reply, answer) = oneshot::channel();
+        let mark = Mark { status, marked_at: clock::now() };
+        self.inner.addr.do_send(MarkQuestion { question: normalized(question), mark, reply });
+        answer.await.unwrap_or(Err(StoreError::GiveUp(String::new()))).map_err(|error| match error {
+            StoreError::GiveUp(_) => MarkError::Closed,
+            error => MarkError::Store(error),
+        })
     }
 
     /// The counters, as of now. Takes no lock and disturbs nobody.

@@ -46,7 +46,7 @@ pub use config::{
     DEFAULT_CLEANUP_EVERY, DEFAULT_DATABASE_URL, DEFAULT_FLUSH_INTERVAL, DEFAULT_POOL_SIZE, DEFAULT_RETENTION_DAYS,
     DEFAULT_SHUTDOWN_TIMEOUT, LoggerConfig,
 };
-pub use error::{ConfigError, LoggerError, ReadError, StartError, StoreError, Unhealthy};
+pub use error::{ConfigError, LoggerError, MarkError, ReadError, StartError, StoreError, Unhealthy};
 pub use handle::LoggerHandle;
 pub use import::{ImportError, ImportReport};
 pub use monitor::{Found, NoTimeout, Outcome, Retrieved, Scored, StrategyMonitor, Timeout, TimeoutOr};

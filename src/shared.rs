@@ -15,7 +15,7 @@ use crate::config::LoggerConfig;
 use crate::error::{LoggerError, Unhealthy};
 use crate::metrics::Histogram;
 use crate::record::RetrievalFailureRecord;
-use crate::stats::{DropReason, LogOutcome, ShutdownReport, Stats};
+use crate::stats::{DropCounts, DropReason, LogOutcome, ShutdownReport, Stats};
 use crate::store::reader::ReadPool;
 use crate::store::{CommitGate, Database, Row, Store};
 
@@ -53,11 +53,20 @@ pub(crate) struct Writer {
     pub(crate) attempts: AttemptBatch,
     /// `None`: not looked at yet.
     pub(crate) purge_clock: Option<PurgeClock>,
+    /// What was lost, as far as it is stored.
+    pub(crate) drops: DropCounts,
 }
 
 impl Writer {
     pub(crate) fn new(database: Database, store: Option<Box<dyn Store>>) -> Self {
-        Self { database, store, in_flight: VecDeque::new(), attempts: AttemptBatch::default(), purge_clock: None }
+        Self {
+            database,
+            store,
+            in_flight: VecDeque::new(),
+            attempts: AttemptBatch::default(),
+            purge_clock: None,
+            drops: DropCounts::default(),
+        }
     }
 }
 

@@ -56,6 +56,7 @@ impl fmt::Display for DropReason {
 
 /// How many records were lost, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct DropCounts {
     /// See [`DropReason::BufferFull`].
@@ -73,7 +74,42 @@ pub struct DropCounts {
 impl DropCounts {
     /// All lost records.
     pub fn total(&self) -> u64 {
-        self.buffer_full + self.unavailable + self.closed + self.rejected + self.unsaved
+        self.by_reason().iter().map(|(_, records)| records).sum()
+    }
+
+    /// Each reason for which records may be lost, with how many were.
+    pub fn by_reason(&self) -> [(DropReason, u64); 5] {
+        let Self { buffer_full, unavailable, closed, rejected, unsaved } = *self;
+        [
+            (DropReason::BufferFull, buffer_full),
+            (DropReason::Unavailable, unavailable),
+            (DropReason::Closed, closed),
+            (DropReason::Rejected, rejected),
+            (DropReason::Unsaved, unsaved),
+        ]
+    }
+
+    /// What was lost since `before`, an earlier count.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        Self {
+            buffer_full: self.buffer_full.saturating_sub(before.buffer_full),
+            unavailable: self.unavailable.saturating_sub(before.unavailable),
+            closed: self.closed.saturating_sub(before.closed),
+            rejected: self.rejected.saturating_sub(before.rejected),
+            unsaved: self.unsaved.saturating_sub(before.unsaved),
+        }
+    }
+
+    /// Adds to the reason with this name. One of a newer version is passed over.
+    pub(crate) fn add(&mut self, reason: &str, records: u64) {
+        match reason {
+            "buffer_full" => self.buffer_full += records,
+            "unavailable" => self.unavailable += records,
+            "closed" => self.closed += records,
+            "rejected" => self.rejected += records,
+            "unsaved" => self.unsaved += records,
+            _ => {}
+        }
     }
 }
 

@@ -422,6 +422,95 @@ async fn followers_see_what_is_stored_and_go_on_where_they_were() {
 }
 
 #[actix_web::test]
+async fn questions_are_marked_over_http_and_answers_can_be_fetched_later() {
+    let service = Service::new(HttpOptions::default());
+    service.post("/v1/failures", LINES, format!("{}\n{}", failure("why?"), failure("where?"))).await;
+    service.flush().await;
+    // Whether it is there at once or later, nobody has to wait for it.
+    let ask = async || loop {
+        let (status, said) = service.ask("/v1/queries?since=1h&wait_ms=1").await;
+        match status {
+            StatusCode::OK => return said,
+            status => assert_eq!((status, &said["status"]), (StatusCode::ACCEPTED, &json!("working"))),
+        }
+    };
+    assert_eq!(ask().await["groups"][0]["status"], "open");
+    let mark = async |body: Value, content_type| {
+        let sent = service.request(Method::PUT, "/v1/queries/status").content_type(content_type);
+        answer(sent.send_body(body.to_string()).await).await
+    };
+    assert_eq!(mark(json!({"question": "WHERE", "status": "ignored"}), JSON).await.0, StatusCode::NO_CONTENT);
+    let said = ask().await;
+    let statuses: Vec<_> = said["groups"].as_array().unwrap().iter().map(|group| &group["status"]).collect();
+    assert_eq!(statuses, ["ignored", "open"], "an answer from before the mark is not given any more");
+    let (_, ignored) = service.ask("/v1/queries?since=1h&status=ignored").await;
+    assert_eq!((ignored["groups"].as_array().unwrap().len(), &ignored["groups"][0]["key"]), (1, &json!("where")));
+    for (body, content_type, status) in [
+        (json!({"question": "why", "status": "fine"}), JSON, 400),
+        (json!({"question": "why"}), JSON, 400),
+        (json!({"question": "why", "status": "open", "colour": "red"}), JSON, 400),
+        (json!({"question": "why".repeat(9000), "status": "open"}), JSON, 413),
+        // A page of another site could send this without asking first.
+        (json!({"question": "why", "status": "open"}), "text/plain", 415),
+    ] {
+        let (got, said) = mark(body, content_type).await;
+        assert_eq!((got.as_u16(), &said["status"]), (status, &json!(status)), "{said}");
+    }
+    for (path, detail) in [("status=x", "unknown variant"), ("wait_ms=0", "1 to 2500"), ("wait_ms=9999", "1 to 2500")] {
+        let (status, said) = service.ask(&format!("/v1/queries?{path}")).await;
+        assert!(status == 400 && said["detail"].as_str().unwrap().contains(detail), "{said}");
+    }
+}
+
+#[actix_web::test]
+async fn the_counters_and_what_is_asked_for_by_an_exact_query_are_told() {
+    let service = Service::new(HttpOptions::default());
+    service.post("/v1/failures", LINES, format!("{}\n{}", failure("why?"), failure("why? because"))).await;
+    service.flush().await;
+    let (_, stats) = service.ask("/v1/stats").await;
+    assert_eq!(
+        (&stats["received"], &stats["persisted"], &stats["dropped"]["buffer_full"]),
+        (&json!(2), &json!(2), &json!(0))
+    );
+    assert!(stats["last_flush"].is_string() && stats["unhealthy"].is_null(), "{stats}");
+    let (_, page) = service.ask("/v1/failures?query=why%3F&within_ms=35").await;
+    assert_eq!((page["failures"].as_array().unwrap().len(), &page["complete"]), (1, &json!(true)));
+    assert_eq!(service.ask("/v1/failures?within_ms=0").await.0, StatusCode::BAD_REQUEST);
+    let (_, series) = service.ask("/v1/timeseries?since=1h").await;
+    assert_eq!(series["strategies"][0]["strategy"], "semantic");
+    let failures = series["strategies"][0]["failures"].as_array().unwrap();
+    assert_eq!(failures.iter().filter_map(Value::as_u64).sum::<u64>(), 2);
+    service.logger.shutdown().await.unwrap();
+    let (_, stats) = service.ask("/v1/stats").await;
+    assert_eq!(stats["unhealthy"], "the logger was shut down");
+}
+
+#[actix_web::test]
+async fn the_dashboard_is_served_with_a_policy_that_lets_nothing_else_in() {
+    let service = Service::new(HttpOptions::default());
+    let page = service.get("/").send().await.unwrap();
+    assert_eq!(page.headers().get("content-type").unwrap(), "text/html; charset=utf-8");
+    let policy = page.headers().get("content-security-policy").unwrap().to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe") && !policy.contains("http"));
+    let tag = page.headers().get("etag").unwrap().clone();
+    let again = service.get("/").insert_header(("if-none-match", tag)).send().await.unwrap();
+    assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
+    let (_, page) = service.ask("/").await;
+    // All that it names is there.
+    let page = page.as_str().unwrap();
+    let named: Vec<_> = page.split(['"', '\'']).filter(|text| text.starts_with("assets/")).collect();
+    assert!(named.len() >= 4, "{page}");
+    for name in named {
+        assert_eq!(service.ask(&format!("/{name}")).await.0, StatusCode::OK, "{name}");
+    }
+    for path in ["/assets/nothing.js", "/assets/../Cargo.toml", "/assets/%2e%2e/mod.rs"] {
+        assert_eq!(service.ask(path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    let none = Service::new(HttpOptions::default().without_dashboard());
+    assert_eq!(none.ask("/").await.0, StatusCode::NOT_FOUND);
+}
+
+#[actix_web::test]
 async fn handlers_beside_the_routes_get_the_logger_and_scopes_work() {
     async fn mine(logger: LoggerHandle) -> String {
         logger.log(common::no_hit(1));
@@ -440,5 +529,10 @@ async fn handlers_beside_the_routes_get_the_logger_and_scopes_work() {
     assert_eq!(answer, "1");
     let health = actix_web::test::call_service(&server, call("/log/healthz")).await;
     assert_eq!(health.status(), StatusCode::OK);
+    let page = actix_web::test::call_service(&server, call("/log/")).await;
+    assert_eq!(page.status(), StatusCode::OK);
+    // Its files are beside it, so that its address must end with a slash.
+    let page = actix_web::test::call_service(&server, call("/log")).await;
+    assert_eq!(page.headers().get("location").unwrap(), "./log/");
     logger.shutdown().await.unwrap();
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use common::{TestDb, block_on, no_hit};
 use failure_logger::{
-    ExportFormat, Failure, FailureFilter, FailureReader, LoggerHandle, Outcome, PageRequest, ReadError,
-    RetrievalFailureRecord, RetrievalFailureType, ScoreDirection, TimeRange,
+    ExportFormat, Failure, FailureFilter, FailureReader, LoggerHandle, Outcome, PageRequest, QueryFilter,
+    QuestionStatus, ReadError, RetrievalFailureRecord, RetrievalFailureType, ScoreDirection, TimeRange,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -283,16 +283,111 @@ fn failing_questions_are_grouped_by_their_words() {
     logger.log(ask("capital of France"));
     logger.log(ask("capital of Spain"));
     let reader = flushed(&logger);
-    let top = block_on(reader.top_queries(TimeRange::last(HOUR), None, None, 10)).unwrap();
+    let top = block_on(reader.top_queries(TimeRange::last(HOUR), QueryFilter::default(), 10)).unwrap();
     assert!(top.scanned.complete);
     assert_eq!((top.scanned.failures, top.groups.len(), top.ungrouped), (5, 3, 0));
     let first = &top.groups[0];
     assert_eq!((first.count, first.texts, first.best_score), (3, 2, Some(0.3)));
     assert_eq!(first.example, "how do i reset my password", "the newest of the most frequent text");
-    let one = block_on(reader.top_queries(TimeRange::last(HOUR), Some(RetrievalFailureType::LowConfidence), None, 1));
-    assert_eq!(one.unwrap().groups[0].count, 2);
-    let none = block_on(reader.top_queries(TimeRange::last(HOUR), None, Some("graph".into()), 1)).unwrap();
-    assert!(none.groups.is_empty());
+    assert_eq!((first.trend.iter().sum::<u32>(), first.trend[15]), (3, 3), "all of them just now");
+    let low = QueryFilter { failure_type: Some(RetrievalFailureType::LowConfidence), ..QueryFilter::default() };
+    assert_eq!(block_on(reader.top_queries(TimeRange::last(HOUR), low, 1)).unwrap().groups[0].count, 2);
+    let graph = QueryFilter { strategy: Some("graph".into()), ..QueryFilter::default() };
+    assert!(block_on(reader.top_queries(TimeRange::last(HOUR), graph, 1)).unwrap().groups.is_empty());
+}
+
+#[test]
+fn a_trend_says_when_in_the_range_a_question_failed() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    for hours in [1, 1, 15] {
+        logger.log_at(ask("where is it"), ago(hours * HOUR + 30 * MINUTE));
+    }
+    let reader = flushed(&logger);
+    let top = block_on(reader.top_queries(TimeRange::last(16 * HOUR), QueryFilter::default(), 1)).unwrap();
+    let mut expected = [0; 16];
+    (expected[0], expected[14]) = (1, 2);
+    assert_eq!(top.groups[0].trend, expected);
+}
+
+#[test]
+fn a_mark_holds_for_the_whole_group_and_a_resolved_one_is_open_again_when_it_fails_later() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let texts = ["how do i reset my password", "how do i reset my password please", "how do i reset my own password"];
+    logger.log(ask(texts[0]));
+    logger.log(ask(texts[0]));
+    logger.log(ask(texts[1]));
+    logger.log(ask("capital of France"));
+    let reader = flushed(&logger);
+    let groups = |status| {
+        let filter = QueryFilter { status, ..QueryFilter::default() };
+        let top = block_on(reader.top_queries(TimeRange::last(HOUR), filter, 10)).unwrap();
+        top.groups.into_iter().map(|group| (group.count, group.status, group.reopened)).collect::<Vec<_>>()
+    };
+    assert_eq!(groups(Some(QuestionStatus::Open)).len(), 2);
+    // By a text that is not the most frequent one.
+    block_on(logger.mark_question("How do I reset my password, please?", QuestionStatus::Resolved)).unwrap();
+    assert_eq!(groups(None)[0], (3, QuestionStatus::Resolved, false));
+    assert_eq!(groups(Some(QuestionStatus::Open)), [(1, QuestionStatus::Open, false)]);
+    assert_eq!(groups(Some(QuestionStatus::Resolved)).len(), 1);
+    // An old failure that is reported late is none of later.
+    logger.log_at(ask(texts[1]), ago(MINUTE));
+    block_on(logger.flush()).unwrap();
+    assert_eq!(groups(None)[0], (4, QuestionStatus::Resolved, false));
+    logger.log_at(ask(texts[2]), SystemTime::now() + Duration::from_millis(1));
+    block_on(logger.flush()).unwrap();
+    common::eventually("that moment", || groups(None)[0] == (5, QuestionStatus::Open, true));
+    // Whatever is ignored stays so.
+    block_on(logger.mark_question(texts[0], QuestionStatus::Ignored)).unwrap();
+    logger.log(ask(texts[0]));
+    block_on(logger.flush()).unwrap();
+    assert_eq!(groups(None)[0], (6, QuestionStatus::Ignored, false));
+    block_on(logger.mark_question(texts[0], QuestionStatus::Open)).unwrap();
+    block_on(logger.mark_question(texts[1], QuestionStatus::Open)).unwrap();
+    assert_eq!(groups(None)[0], (6, QuestionStatus::Open, false));
+    block_on(logger.mark_question("capital of france", QuestionStatus::Ignored)).unwrap();
+    block_on(logger.shutdown()).unwrap();
+    assert!(block_on(logger.mark_question("too late", QuestionStatus::Ignored)).is_err());
+    // Marks outlive the process.
+    let top = block_on(db.spawn().reader().top_queries(TimeRange::last(HOUR), QueryFilter::default(), 10)).unwrap();
+    assert_eq!(top.groups[1].status, QuestionStatus::Ignored);
+}
+
+#[test]
+fn what_was_lost_is_known_by_its_time_also_after_the_process() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().buffer_capacity(10).batch_size(10));
+    let lock = common::Lock::new(&db);
+    for nth in 0..25 {
+        logger.log(no_hit(nth));
+    }
+    drop(lock);
+    block_on(logger.shutdown()).unwrap();
+    assert_eq!(db.rows(), 10);
+    let logger = db.spawn();
+    let now = block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
+    assert_eq!((now.dropped.buffer_full, now.dropped.total(), now.previous_dropped.total()), (15, 15, 0));
+    // The same moment, seen from later.
+    let later = TimeRange::between(ago(Duration::ZERO) + HOUR, ago(Duration::ZERO) + 3 * HOUR).unwrap();
+    assert_eq!(block_on(logger.reader().summary(later)).unwrap().dropped.total(), 0);
+}
+
+#[test]
+fn a_query_is_found_by_its_exact_text() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    for query in ["where is it", "Where is it", "where is it?", "where is it"] {
+        logger.log(ask(query));
+    }
+    let reader = flushed(&logger);
+    let filter = FailureFilter { query: Some("where is it".into()), ..FailureFilter::default() };
+    let page = block_on(reader.list(filter, PageRequest::newest(10))).unwrap();
+    assert_eq!(queries(&page.failures), ["where is it"; 2]);
+    // However little time there is, it is said whether there may be more.
+    let page =
+        block_on(reader.list(FailureFilter::default(), PageRequest::newest(1).patience(Duration::ZERO))).unwrap();
+    assert!(page.failures.len() == 1 && page.older.is_some());
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::buffer::Buffer;
 use crate::clock::{self, PurgeClock};
 use crate::error::{StartError, StoreError};
 use crate::shared::{Shared, Writer};
+use crate::store::marks::Mark;
 use crate::store::{Inserted, Resolution, Row};
 
 /// Rows of a transaction at most, however many wait. More gain little, and a crash loses more.
@@ -92,10 +93,40 @@ fn compact_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError
         let days = most.min(kept_days);
         if days < u32::MAX {
             let retention = Duration::from_secs(u64::from(days) * 24 * 60 * 60);
-            all &= store.expire(resolution, believed.saturating_sub(clock::milliseconds(retention)))?;
+            let before = believed.saturating_sub(clock::milliseconds(retention));
+            all &= store.expire(resolution, before)?;
+            if resolution == Resolution::Day {
+                store.expire_drops(before)?;
+            }
         }
     }
+    count_drops(shared, writer)?;
     Ok(all)
+}
+
+/// Stores what was lost since this was done last: the counters end with the process.
+fn count_drops(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
+    let dropped = shared.buffer.balance().dropped;
+    let news = dropped.since(&writer.drops);
+    if news.total() > 0
+        && let Some(store) = writer.store.as_deref_mut()
+    {
+        store.count_drops(clock::now(), &news)?;
+        writer.drops = dropped;
+    }
+    Ok(())
+}
+
+/// Marks a question.
+pub(super) fn mark(shared: &Shared, question: &str, mark: Mark) -> Result<(), StoreError> {
+    let mut writer = shared.writer();
+    // Behind the lock: a store that the shutdown has closed must not be opened again.
+    if shared.closed_door().is_some() {
+        return Err(StoreError::GiveUp("the logger has ended".into()));
+    }
+    opened(&mut writer)?;
+    let result = writer.store.as_deref_mut().map_or(Ok(()), |store| store.mark(question, mark));
+    give_up_on_file(&mut writer, result)
 }
 
 /// What is believed to be the time, in Unix milliseconds; stored from time to time, for the next
@@ -118,7 +149,11 @@ fn believed_time(writer: &mut Writer) -> Result<i64, StoreError> {
 
 /// Closes the store, so that the file is complete and its journal gone.
 pub(super) fn close(shared: &Shared) {
-    if let Some(mut store) = shared.writer().store.take() {
+    let mut writer = shared.writer();
+    if let Err(error) = count_drops(shared, &mut writer) {
+        tracing::warn!(%error, "what was lost is counted, but not stored");
+    }
+    if let Some(mut store) = writer.store.take() {
         shared.readers.close_idle();
         store.close();
     }

@@ -3,8 +3,9 @@
 use actix::Message;
 use tokio::sync::oneshot;
 
-use crate::error::LoggerError;
+use crate::error::{LoggerError, StoreError};
 use crate::stats::{FlushReport, ShutdownReport, Stats};
+use crate::store::marks::Mark;
 
 /// Asks to commit everything that was logged before; answered when it is done, or has failed.
 /// Records that the same sender sent to the actor before are included.
@@ -28,3 +29,13 @@ pub struct Shutdown;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct FlushFor(pub(crate) oneshot::Sender<Result<FlushReport, LoggerError>>);
+
+/// Marks a question, from a handle.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct MarkQuestion {
+    /// In lower case and without punctuation.
+    pub(crate) question: String,
+    pub(crate) mark: Mark,
+    pub(crate) reply: oneshot::Sender<Result<(), StoreError>>,
+}

@@ -13,8 +13,8 @@ use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Messa
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
-pub(crate) use messages::FlushFor;
 pub use messages::{Flush, GetStats, Shutdown};
+pub(crate) use messages::{FlushFor, MarkQuestion};
 pub(crate) use supervisor::Thread;
 use supervisor::{Backoff, panic_message};
 
@@ -442,6 +442,20 @@ impl Handler<FlushFor> for FailureLogger {
 
     fn handle(&mut self, FlushFor(reply): FlushFor, ctx: &mut Context<Self>) {
         self.flush_for(reply, ctx);
+    }
+}
+
+impl Handler<MarkQuestion> for FailureLogger {
+    type Result = ();
+
+    /// Beside the jobs, not as one of them: it waits for the writer's lock as they do, and one failure
+    /// of it says nothing of the store.
+    fn handle(&mut self, MarkQuestion { question, mark, reply }: MarkQuestion, _: &mut Context<Self>) {
+        let shared = Arc::clone(&self.shared);
+        drop(actix_rt::task::spawn_blocking(move || {
+            // Whoever does not wait any more needs no answer.
+            let _ = reply.send(flush::mark(&shared, &question, mark));
+        }));
     }
 }
 

@@ -14,7 +14,7 @@ use super::settings::Settings;
 use super::source::{Source, When, value};
 use super::{Failure, Style, Target};
 use crate::record::RetrievalFailureType;
-use crate::report::{ExportFormat, FailureFilter, PageRequest};
+use crate::report::{ExportFormat, FailureFilter, PageRequest, QueryFilter};
 
 /// How soon to look again for new failures.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -48,6 +48,7 @@ impl Which {
             strategy: self.strategy.clone(),
             conversation: self.conversation.clone(),
             text: self.text.clone(),
+            ..FailureFilter::default()
         })
     }
 
@@ -298,7 +299,12 @@ pub(super) async fn top(settings: &Settings, top: &Top) -> Result<(), Failure> {
         Source::File(reader) => {
             let range = top.when.range_or_a_day()?;
             let limit = usize::from(top.limit);
-            value(&reader.top_queries(range, top.failure_type, top.strategy.clone(), limit).await?)?
+            let filter = QueryFilter {
+                failure_type: top.failure_type,
+                strategy: top.strategy.clone(),
+                ..QueryFilter::default()
+            };
+            value(&reader.top_queries(range, filter, limit).await?)?
         }
         Source::Service(service) => {
             let mut query = top.when.query()?;

@@ -54,19 +54,8 @@ impl Collector for Scrape {
             &[("http", by_http), ("embedded", stats.received - by_http)],
         )?;
         out.counter("records_written", "Records committed to the database.", stats.persisted)?;
-        let dropped = stats.dropped;
-        out.counters(
-            "records_dropped",
-            "Records lost, by reason.",
-            "reason",
-            &[
-                ("buffer_full", dropped.buffer_full),
-                ("unavailable", dropped.unavailable),
-                ("closed", dropped.closed),
-                ("rejected", dropped.rejected),
-                ("unsaved", dropped.unsaved),
-            ],
-        )?;
+        let dropped = stats.dropped.by_reason().map(|(reason, records)| (reason.as_str(), records));
+        out.counters("records_dropped", "Records lost, by reason.", "reason", &dropped)?;
         out.gauge("buffer_records", "Records held in memory.", stats.buffered as f64)?;
         out.gauge("buffer_capacity", "Records held in memory at most.", shared.config.buffer_capacity as f64)?;
         out.histogram("flush_duration_seconds", "Time of a committed batch.", &shared.counters.flush_seconds.counts())?;

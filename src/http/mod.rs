@@ -18,13 +18,16 @@
 //! ```
 
 mod attempts;
+mod dashboard;
 mod guard;
 mod health;
 mod ingest;
 mod metrics;
 mod openapi;
 mod problem;
+mod queries;
 mod questions;
+mod stats;
 mod tail;
 
 use std::future::{Ready, ready};
@@ -51,6 +54,8 @@ pub const DEFAULT_MAX_JSON_BYTES: usize = 8 << 20;
 pub const DEFAULT_MAX_STREAM_BYTES: usize = 512 << 20;
 /// Bytes of a line of JSON lines at most.
 pub const DEFAULT_MAX_LINE_BYTES: usize = 64 << 10;
+/// Bytes of a JSON body at most that is no record.
+const MAX_SMALL_JSON_BYTES: usize = 16 << 10;
 /// Followers of the log at the same time, at most.
 pub const DEFAULT_MAX_FOLLOWERS: usize = 32;
 
@@ -64,6 +69,7 @@ pub struct HttpOptions {
     max_stream_bytes: usize,
     max_line_bytes: usize,
     max_followers: usize,
+    dashboard: bool,
 }
 
 /// Who may ask for what.
@@ -86,6 +92,7 @@ impl Default for HttpOptions {
             max_stream_bytes: DEFAULT_MAX_STREAM_BYTES,
             max_line_bytes: DEFAULT_MAX_LINE_BYTES,
             max_followers: DEFAULT_MAX_FOLLOWERS,
+            dashboard: true,
         }
     }
 }
@@ -136,6 +143,12 @@ impl HttpOptions {
         self
     }
 
+    /// Mounts no dashboard, for applications that have a page of their own at its address.
+    pub fn without_dashboard(mut self) -> Self {
+        self.dashboard = false;
+        self
+    }
+
     /// Bytes of a line at most. Default: 64 KiB.
     pub fn max_line_bytes(mut self, bytes: usize) -> Self {
         self.max_line_bytes = bytes;
@@ -150,9 +163,10 @@ struct Api {
     followers: AtomicUsize,
     /// Records that came in over HTTP.
     received: std::sync::atomic::AtomicU64,
+    answers: queries::Answers,
 }
 
-/// Mounts the routes: give what it returns to `App::configure` or to a scope's `configure`, once for
+/// Mounts the routes, and the dashboard at their root: give what it returns to `App::configure` or to a scope's `configure`, once for
 /// each worker. Handlers beside them get the logger as an argument of type [`LoggerHandle`].
 pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
     let handle = Data::new(logger.clone());
@@ -161,6 +175,7 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
         options,
         followers: AtomicUsize::new(0),
         received: std::sync::atomic::AtomicU64::new(0),
+        answers: queries::Answers::default(),
     }));
     move |config| {
         config.app_data(handle.clone());
@@ -174,6 +189,9 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
                         .app_data(questions::query_config())
                         .app_data(web::PathConfig::default().error_handler(|error, _| {
                             Problem::bad_request(error.to_string()).into()
+                        }))
+                        .app_data(web::JsonConfig::default().limit(MAX_SMALL_JSON_BYTES).error_handler(|error, _| {
+                            Problem::from(error).into()
                         }))
                         .wrap(from_fn(move |request, next| {
                             guard::guard(state.clone(), guard::Access::$access, request, next)
@@ -191,15 +209,23 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
         mount!("/v1/summary", Read, get => questions::summary);
         mount!("/v1/timeseries", Read, get => questions::timeseries);
         mount!("/v1/strategies", Read, get => questions::strategies);
-        mount!("/v1/queries", Read, get => questions::queries);
+        mount!("/v1/queries", Read, get => queries::queries);
+        // Whoever may read the questions may say what became of them.
+        mount!("/v1/queries/status", Read, put => queries::mark);
         mount!("/v1/conversations", Read, get => questions::conversations);
         mount!("/v1/calibration", Read, get => questions::calibration);
         mount!("/v1/export", Read, get => questions::export);
         mount!("/v1/tail", Read, get => tail::tail);
+        mount!("/v1/stats", Read, get => stats::stats);
         mount!("/metrics", Read, get => metrics::metrics);
         mount!("/healthz", Open, get => health::healthz);
         mount!("/readyz", Open, get => health::readyz);
         mount!("/openapi.json", Open, get => openapi::openapi);
+        if api.options.dashboard {
+            mount!("/", Open, get => dashboard::page);
+            mount!("", Open, get => dashboard::to_page);
+            mount!("/assets/{name:.*}", Open, get => dashboard::asset);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
 use super::problem::Refused;
-use super::{attempts, health, ingest, metrics, questions, tail};
+use super::{attempts, health, ingest, metrics, queries, questions, stats, tail};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,11 +17,13 @@ use super::{attempts, health, ingest, metrics, questions, tail};
         questions::summary,
         questions::timeseries,
         questions::strategies,
-        questions::queries,
+        queries::queries,
+        queries::mark,
         questions::conversations,
         questions::calibration,
         questions::export,
         tail::tail,
+        stats::stats,
         metrics::metrics,
         health::healthz,
         health::readyz,

@@ -17,7 +17,7 @@ use crate::error::ReadError;
 use crate::record::RetrievalFailureType;
 use crate::report::{
     Calibration, Conversations, Cursor, ExportFormat, Failure, FailureFilter, FailurePage, PageRequest,
-    StrategySummary, Summary, TimeRange, Timeseries, TopQueries,
+    StrategySummary, Summary, TimeRange, Timeseries,
 };
 
 const DEFAULT_SINCE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -53,11 +53,12 @@ macro_rules! question {
 
         impl $name {
             fn range(&self) -> Result<Option<TimeRange>, Problem> {
-                range(self.since.as_deref(), self.from.as_deref(), self.to.as_deref())
+                $crate::http::questions::range(self.since.as_deref(), self.from.as_deref(), self.to.as_deref())
             }
         }
     };
 }
+pub(super) use question;
 
 question! {
 /// Which time is asked about.
@@ -65,7 +66,7 @@ question! {
     }
 }
 
-fn range(since: Option<&str>, from: Option<&str>, to: Option<&str>) -> Result<Option<TimeRange>, Problem> {
+pub(super) fn range(since: Option<&str>, from: Option<&str>, to: Option<&str>) -> Result<Option<TimeRange>, Problem> {
     let moment = |name: &str, text: Option<&str>| {
         text.map(parse_moment).transpose().map_err(|expected| Problem::invalid(name, expected))
     };
@@ -83,7 +84,7 @@ fn range(since: Option<&str>, from: Option<&str>, to: Option<&str>) -> Result<Op
     }
 }
 
-fn or_a_day(range: Option<TimeRange>) -> TimeRange {
+pub(super) fn or_a_day(range: Option<TimeRange>) -> TimeRange {
     range.unwrap_or_else(|| TimeRange::last(DEFAULT_SINCE))
 }
 
@@ -130,6 +131,14 @@ question! {
     /// Only failures whose query or error contains this.
     #[serde(default)]
     text: Option<String>,
+    /// Only failures with exactly this query, as it is stored.
+    #[serde(default)]
+    query: Option<String>,
+    /// How long to look for failures that fit, in milliseconds, about; what was found by then is the
+    /// page, and `complete` says whether there may be more. 2500 by default.
+    #[serde(default, deserialize_with = "milliseconds")]
+    #[param(minimum = 1, maximum = 2500)]
+    within_ms: Option<u64>,
     /// Failures on the page; 50 by default.
     #[serde(default, deserialize_with = "limit")]
     #[param(minimum = 1, maximum = 1000)]
@@ -159,6 +168,7 @@ pub(super) async fn failures(api: Data<Api>, query: Query<FailuresQuery>) -> Res
         (None, Some(cursor)) => PageRequest::newer_than(cursor, limit),
         (Some(_), Some(_)) => return Err(Problem::conflict("expected either `older_than` or `newer_than`")),
     };
+    let page = query.within_ms.map_or(page, |patience| page.patience(Duration::from_millis(patience)));
     let range = query.range()?;
     let filter = FailureFilter {
         range,
@@ -166,6 +176,7 @@ pub(super) async fn failures(api: Data<Api>, query: Query<FailuresQuery>) -> Res
         strategy: query.strategy,
         conversation: query.conversation,
         text: query.text,
+        query: query.query,
     };
     json(&api.logger.reader().list(filter, page).await?)
 }
@@ -227,34 +238,6 @@ pub(super) struct Strategies {
 pub(super) async fn strategies(api: Data<Api>, span: Query<Span>) -> Result<HttpResponse, Problem> {
     let strategies = api.logger.reader().summary(or_a_day(span.range()?)).await?.strategies;
     json(&Strategies { strategies })
-}
-
-question! {
-/// Which questions are grouped.
-    struct QueriesQuery {
-    /// Only failures of this type.
-    #[serde(default)]
-    failure_type: Option<RetrievalFailureType>,
-    /// Only failures of this strategy.
-    #[serde(default)]
-    strategy: Option<String>,
-    /// Groups; 50 by default.
-    #[serde(default, deserialize_with = "limit")]
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<usize>,
-    }
-}
-
-/// Failing questions, grouped with those that are nearly the same.
-#[utoipa::path(get, path = "/v1/queries", tag = "questions", params(QueriesQuery), responses(
-    (status = 200, body = TopQueries),
-    NotAnswered,
-))]
-pub(super) async fn queries(api: Data<Api>, query: Query<QueriesQuery>) -> Result<HttpResponse, Problem> {
-    let query = query.into_inner();
-    let range = or_a_day(query.range()?);
-    let limit = query.limit.unwrap_or(50);
-    json(&api.logger.reader().top_queries(range, query.failure_type, query.strategy, limit).await?)
 }
 
 question! {
@@ -354,6 +337,7 @@ pub(super) async fn export(api: Data<Api>, query: Query<ExportQuery>) -> Result<
         strategy: query.strategy,
         conversation: query.conversation,
         text: query.text,
+        ..FailureFilter::default()
     };
     let (content_type, name) = match query.format {
         ExportFormat::JsonLines => ("application/x-ndjson", "failures.jsonl"),
@@ -376,7 +360,7 @@ pub(super) async fn export(api: Data<Api>, query: Query<ExportQuery>) -> Result<
         .streaming(chunks))
 }
 
-fn json(answer: &impl Serialize) -> Result<HttpResponse, Problem> {
+pub(super) fn json(answer: &impl Serialize) -> Result<HttpResponse, Problem> {
     let body = serde_json::to_vec(answer).map_err(|error| {
         tracing::error!(%error, "an answer could not be written down");
         Problem::new(actix_web::http::StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written down")
@@ -389,13 +373,22 @@ fn parsed<'de, T: FromStr<Err = ReadError>, D: Deserializer<'de>>(deserializer: 
     text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
-fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+pub(super) fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     let limit = |text: String| match text.parse::<usize>() {
         Ok(limit @ 1..=1000) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(limit),
         _ => Err(serde::de::Error::custom("limit: expected 1 to 1000")),
     };
     text.map(limit).transpose()
+}
+
+pub(super) fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let milliseconds = |text: String| match text.parse() {
+        Ok(milliseconds @ 1..=2500) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(milliseconds),
+        _ => Err(serde::de::Error::custom("expected 1 to 2500 milliseconds")),
+    };
+    text.map(milliseconds).transpose()
 }
 
 fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {

@@ -61,6 +61,7 @@ pub(super) async fn tail(
         strategy: query.strategy,
         conversation: query.conversation,
         text: query.text,
+        ..FailureFilter::default()
     };
     let place = Place::take(api.into_inner())?;
     let reader = place.0.logger.reader();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Float, Nullable, Text};
@@ -75,6 +75,8 @@ pub struct FailureFilter {
     pub conversation: Option<String>,
     /// Only those whose query or error contains this text; ASCII letters in either case.
     pub text: Option<String>,
+    /// Only those with exactly this query, as it is stored.
+    pub query: Option<String>,
 }
 
 /// Which page of the failures: the newest one, or the one beside a cursor.
@@ -82,6 +84,8 @@ pub struct FailureFilter {
 pub struct PageRequest {
     pub(super) limit: usize,
     pub(super) from: From,
+    /// `None`: half of the reader's timeout.
+    patience: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,17 +98,23 @@ pub(super) enum From {
 impl PageRequest {
     /// The newest `limit` failures, 1 to 1000.
     pub fn newest(limit: usize) -> Self {
-        Self { limit, from: From::Newest }
+        Self { limit, from: From::Newest, patience: None }
     }
 
     /// The `limit` failures before the cursor.
     pub fn older_than(cursor: Cursor, limit: usize) -> Self {
-        Self { limit, from: From::OlderThan(cursor) }
+        Self { limit, from: From::OlderThan(cursor), patience: None }
     }
 
     /// The `limit` failures after the cursor.
     pub fn newer_than(cursor: Cursor, limit: usize) -> Self {
-        Self { limit, from: From::NewerThan(cursor) }
+        Self { limit, from: From::NewerThan(cursor), patience: None }
+    }
+
+    /// How long to look for failures that fit, about; what was found by then is the page. Default,
+    /// and at most: half of the reader's timeout.
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
     }
 }
 
@@ -179,7 +189,7 @@ impl FailureReader {
                 expected: "1 to 1000 failures",
             });
         }
-        let patience = self.timeout / 2;
+        let patience = page.patience.unwrap_or(Duration::MAX).min(self.timeout / 2);
         self.pool.run(self.timeout, move |conn, _| list(conn, &filter, page, Deadline::after(patience))).await
     }
 
@@ -237,6 +247,7 @@ fn follow(
         .bind::<Nullable<Text>, _>(filter.strategy.as_deref())
         .bind::<Nullable<Text>, _>(filter.conversation.as_deref())
         .bind::<Nullable<Text>, _>(filter.pattern())
+        .bind::<Nullable<Text>, _>(filter.query.as_deref())
         .load(conn)?;
     let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
     let end = if full { rows.last().map_or(until, |row| row.id) } else { until.max(after) };
@@ -265,6 +276,7 @@ pub(super) fn list(
     let mut rows: Vec<FailureRow> = Vec::new();
     let mut complete = true;
     while low < high {
+        let began = Instant::now();
         let edge = direction.edge(conn, low, high, window)?;
         let (from, to) = match (direction, edge) {
             (_, None) => (low, high),
@@ -279,11 +291,15 @@ pub(super) fn list(
         if edge.is_none() || rows.len() >= wanted {
             break;
         }
-        if deadline.passed() {
+        // Not one more that would take longer than there is time.
+        let (took, left) = (began.elapsed(), deadline.left());
+        if took > left || left.is_zero() {
             complete = false;
             break;
         }
-        window = (window * 4).min(LARGEST_WINDOW);
+        if 4 * took < left {
+            window = (window * 4).min(LARGEST_WINDOW);
+        }
     }
     let more = rows.len() == wanted;
     rows.truncate(page.limit);
@@ -308,7 +324,8 @@ pub(super) fn list(
 impl FailureFilter {
     /// Whether it may have to look at many rows for one that fits.
     fn is_selective(&self) -> bool {
-        self.failure_type.is_some() || self.strategy.is_some() || self.conversation.is_some() || self.text.is_some()
+        let Self { range: _, failure_type, strategy, conversation, text, query } = self;
+        failure_type.is_some() || strategy.is_some() || conversation.is_some() || text.is_some() || query.is_some()
     }
 
     /// The text as a pattern in which nothing is special.
@@ -405,6 +422,7 @@ impl Direction {
             .bind::<Nullable<Text>, _>(filter.strategy.as_deref())
             .bind::<Nullable<Text>, _>(filter.conversation.as_deref())
             .bind::<Nullable<Text>, _>(filter.pattern())
+            .bind::<Nullable<Text>, _>(filter.query.as_deref())
             .load(conn)
     }
 }
@@ -425,7 +443,8 @@ macro_rules! that_match {
     () => {
         "AND (?6 IS NULL OR failure_type = ?6) AND (?7 IS NULL OR retrieval_strategy = ?7) \
          AND (?8 IS NULL OR conversation_id = ?8) \
-         AND (?9 IS NULL OR query_text LIKE ?9 ESCAPE '\\' OR error_context LIKE ?9 ESCAPE '\\') "
+         AND (?9 IS NULL OR query_text LIKE ?9 ESCAPE '\\' OR error_context LIKE ?9 ESCAPE '\\') \
+         AND (?10 IS NULL OR query_text = ?10) "
     };
 }
 const BY_EVENT_ID: &str = concat!(columns!(), "WHERE event_id = ?1");

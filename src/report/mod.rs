@@ -21,8 +21,9 @@ pub use conversations::{Conversation, Conversations};
 pub(crate) use export::defused;
 pub use export::{Export, ExportFormat};
 pub use failures::{Cursor, Failure, FailureFilter, FailurePage, PageRequest};
-pub use queries::{QueryGroup, TopQueries};
-pub use rates::{Latency, Rates, StrategySummary, Summary, TimePoint, Timeseries, TypeRate};
+pub(crate) use queries::normalized;
+pub use queries::{QueryFilter, QueryGroup, QuestionStatus, TopQueries};
+pub use rates::{Latency, Rates, StrategyPoints, StrategySummary, Summary, TimePoint, Timeseries, TypeRate};
 pub use scan::Scanned;
 
 use crate::clock::{self, END_OF_TIME};

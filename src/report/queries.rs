@@ -2,19 +2,23 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::SystemTime;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Float, Nullable, Text};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::rates::clipped;
 use super::scan::{Scanned, scan};
 use super::{FailureReader, TimeRange, moment};
 use crate::attempts::ScoreDirection;
+use crate::clock;
 use crate::error::ReadError;
 use crate::record::RetrievalFailureType;
 use crate::store::attempts;
+use crate::store::marks::{self, Mark};
 use crate::store::reader::Deadline;
 
 /// Different texts that are told apart at most; later ones are only counted.
@@ -28,6 +32,8 @@ const SAME: f64 = 0.75;
 const MAX_CANDIDATES: usize = 64;
 /// Groups that are returned at most.
 const MAX_GROUPS: usize = 1000;
+/// Parts of the range in which the failures of a group are counted.
+const TREND: usize = 16;
 
 /// The questions that failed most often.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -65,11 +71,63 @@ pub struct QueryGroup {
     pub last_seen: SystemTime,
     /// The best score that any of them found.
     pub best_score: Option<f32>,
+    /// Failures in each of 16 parts of the range, of equal length, the oldest first.
+    pub trend: [u32; TREND],
+    /// What was said of the group last; `open` if one of its questions failed after it was resolved.
+    pub status: QuestionStatus,
+    /// Whether it was resolved, and failed again.
+    pub reopened: bool,
+}
+
+/// What people say of a failing question, or of a group of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum QuestionStatus {
+    /// Something is to be done about it.
+    #[default]
+    Open,
+    /// It is mended. If it fails again, it is open again.
+    Resolved,
+    /// Nothing is to be done about it, however often it fails.
+    Ignored,
+}
+
+impl QuestionStatus {
+    /// As it is stored: `open`, `resolved` or `ignored`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Resolved => "resolved",
+            Self::Ignored => "ignored",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        [Self::Open, Self::Resolved, Self::Ignored].into_iter().find(|status| status.as_str() == text)
+    }
+}
+
+impl fmt::Display for QuestionStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which failing questions are wanted; default: all.
+#[derive(Debug, Clone, Default)]
+pub struct QueryFilter {
+    /// Only failures of this type.
+    pub failure_type: Option<RetrievalFailureType>,
+    /// Only failures of this strategy.
+    pub strategy: Option<String>,
+    /// Only groups with this status.
+    pub status: Option<QuestionStatus>,
 }
 
 impl FailureReader {
-    /// The `limit` (1 to 1000) largest groups of failing questions in `range`, of one type and
-    /// strategy or of all. Looks at the newest million failures at most.
+    /// The `limit` (1 to 1000) largest groups of failing questions in `range` that `filter` lets
+    /// through. Looks at the newest million failures at most.
     ///
     /// Timeouts and errors say little about a question: ask for [`NoHit`](RetrievalFailureType::NoHit)
     /// or [`LowConfidence`](RetrievalFailureType::LowConfidence) to leave them out.
@@ -80,8 +138,7 @@ impl FailureReader {
     pub async fn top_queries(
         &self,
         range: TimeRange,
-        failure_type: Option<RetrievalFailureType>,
-        strategy: Option<String>,
+        filter: QueryFilter,
         limit: usize,
     ) -> Result<TopQueries, ReadError> {
         if !(1..=MAX_GROUPS).contains(&limit) {
@@ -90,13 +147,16 @@ impl FailureReader {
         }
         let patience = self.timeout / 2;
         let run = move |conn: &mut SqliteConnection, _| {
-            let wanted = |row: &QueryRow| {
-                failure_type.is_none_or(|wanted| row.failure_type == wanted.as_str())
-                    && strategy.as_deref().is_none_or(|wanted| row.retrieval_strategy == wanted)
-            };
-            top_queries(conn, range, wanted, limit, Deadline::after(patience))
+            top_queries(conn, range, &filter, limit, clock::now(), Deadline::after(patience))
         };
         self.pool.run(self.timeout, run).await
+    }
+}
+
+impl QueryFilter {
+    fn lets_through(&self, row: &QueryRow) -> bool {
+        self.failure_type.is_none_or(|wanted| row.failure_type == wanted.as_str())
+            && self.strategy.as_deref().is_none_or(|wanted| row.retrieval_strategy == wanted)
     }
 }
 
@@ -123,15 +183,19 @@ struct QueryRow {
 fn top_queries(
     conn: &mut SqliteConnection,
     range: TimeRange,
-    wanted: impl Fn(&QueryRow) -> bool,
+    filter: &QueryFilter,
     limit: usize,
+    now: i64,
     deadline: Deadline,
 ) -> Result<TopQueries, ReadError> {
+    // Failures are kept for less time than attempts: there is a first one.
+    let parts = clipped(conn, range, now)?;
     let directions: HashMap<String, ScoreDirection> = attempts::settings(conn)?
         .into_iter()
         .map(|settings| (settings.strategy.to_string(), settings.direction))
         .collect();
-    let mut texts = Texts::default();
+    let marks = marks::all(conn)?.into_iter().map(|(question, mark)| (hash(&question), mark)).collect();
+    let mut texts = Texts { marks, ..Texts::default() };
     let mut scanned = scan(
         conn,
         QUERIES,
@@ -139,9 +203,9 @@ fn top_queries(
         deadline,
         |row: &QueryRow| row.created_at,
         |row| {
-            if wanted(&row) {
+            if filter.lets_through(&row) {
                 let direction = directions.get(&row.retrieval_strategy).copied().unwrap_or_default();
-                texts.add(&row, direction);
+                texts.add(&row, direction, part_of(parts, row.created_at));
             }
         },
     )?;
@@ -149,7 +213,8 @@ fn top_queries(
     let mut groups = Vec::new();
     let (groups_found, all) = texts.grouped(deadline);
     scanned.complete &= all;
-    for group in groups_found.into_iter().take(limit) {
+    let wanted = groups_found.into_iter().filter(|group| filter.status.is_none_or(|wanted| group.status().0 == wanted));
+    for group in wanted.take(limit) {
         #[derive(QueryableByName)]
         struct Example {
             #[diesel(sql_type = Text)]
@@ -157,6 +222,7 @@ fn top_queries(
         }
         let example = diesel::sql_query(QUERY_TEXT).bind::<BigInt, _>(group.newest_id);
         let Some(Example { query_text }) = example.get_result(conn).optional()? else { continue };
+        let (status, reopened) = group.status();
         groups.push(QueryGroup {
             key: normalized(&query_text),
             example: query_text,
@@ -165,9 +231,20 @@ fn top_queries(
             first_seen: moment(group.first_seen),
             last_seen: moment(group.last_seen),
             best_score: group.best_score,
+            trend: group.trend,
+            status,
+            reopened,
         });
     }
     Ok(TopQueries { groups, scanned, ungrouped })
+}
+
+/// In which of the parts of `range` a moment is.
+fn part_of(range: TimeRange, at: i64) -> usize {
+    let length = i128::from(range.to) - i128::from(range.from);
+    let since = i128::from(at) - i128::from(range.from);
+    let part = since * TREND as i128 / length.max(1);
+    usize::try_from(part).map_or(0, |part| part.min(TREND - 1))
 }
 
 /// Failing questions, by their normalised text. Texts are held as hashes of their words, so that
@@ -177,6 +254,8 @@ struct Texts {
     by_hash: HashMap<u64, usize>,
     texts: Vec<TextGroup>,
     ungrouped: u64,
+    /// What was said of texts, by their hash.
+    marks: HashMap<u64, Mark>,
 }
 
 struct TextGroup {
@@ -188,13 +267,16 @@ struct TextGroup {
     last_seen: i64,
     best_score: Option<f32>,
     direction: ScoreDirection,
+    trend: [u32; TREND],
+    /// What was said last of any of its texts.
+    mark: Option<Mark>,
     /// Hashes of the text's words.
     words: Box<[u32]>,
 }
 
 impl Texts {
-    /// Rows come newest first.
-    fn add(&mut self, row: &QueryRow, direction: ScoreDirection) {
+    /// Rows come newest first; `part` is the one of the trend that a row belongs to.
+    fn add(&mut self, row: &QueryRow, direction: ScoreDirection, part: usize) {
         let normalized = normalized(&row.query_text);
         let hash = hash(&normalized);
         let at = match self.by_hash.get(&hash) {
@@ -212,6 +294,8 @@ impl Texts {
                     last_seen: row.created_at,
                     best_score: None,
                     direction,
+                    trend: [0; TREND],
+                    mark: self.marks.get(&hash).copied(),
                     words: words(&normalized),
                 });
                 self.by_hash.insert(hash, self.texts.len() - 1);
@@ -221,6 +305,9 @@ impl Texts {
         let Some(group) = self.texts.get_mut(at) else { return };
         group.count += 1;
         group.first_seen = row.created_at;
+        if let Some(failures) = group.trend.get_mut(part) {
+            *failures += 1;
+        }
         group.best_score = better(direction, group.best_score, row.top_score);
     }
 
@@ -297,6 +384,21 @@ impl TextGroup {
         self.first_seen = self.first_seen.min(other.first_seen);
         self.last_seen = self.last_seen.max(other.last_seen);
         self.best_score = better(self.direction, self.best_score, other.best_score);
+        for (failures, other) in self.trend.iter_mut().zip(other.trend) {
+            *failures += other;
+        }
+        self.mark = self.mark.into_iter().chain(other.mark).max_by_key(|mark| mark.marked_at);
+    }
+
+    /// What holds of the group now, and whether it was resolved and failed again.
+    fn status(&self) -> (QuestionStatus, bool) {
+        match self.mark {
+            Some(Mark { status: QuestionStatus::Resolved, marked_at }) if self.last_seen > marked_at => {
+                (QuestionStatus::Open, true)
+            }
+            Some(mark) => (mark.status, false),
+            None => (QuestionStatus::Open, false),
+        }
     }
 }
 
@@ -331,7 +433,7 @@ fn are_nearly_the_same(one: &[u32], other: &[u32]) -> bool {
 }
 
 /// In lower case, words only, one space between them.
-fn normalized(query: &str) -> String {
+pub(crate) fn normalized(query: &str) -> String {
     let mut text = String::with_capacity(query.len());
     for word in query.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty()) {
         if !text.is_empty() {
@@ -371,7 +473,7 @@ mod tests {
                 query_text: (*query).into(),
                 top_score: None,
             };
-            texts.add(&row, ScoreDirection::default());
+            texts.add(&row, ScoreDirection::default(), 0);
         }
         let (groups, all) = texts.grouped(Deadline::after(std::time::Duration::from_secs(60)));
         assert!(all);
@@ -427,7 +529,7 @@ mod tests {
                 query_text: (*query).into(),
                 top_score: None,
             };
-            texts.add(&row, ScoreDirection::default());
+            texts.add(&row, ScoreDirection::default(), 0);
         }
         let all = texts.texts.len();
         let (groups, _) = texts.grouped(Deadline::after(std::time::Duration::from_secs(60)));

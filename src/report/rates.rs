@@ -13,7 +13,9 @@ use crate::clock;
 use crate::error::ReadError;
 use crate::record::RetrievalFailureType;
 use crate::sketch::Sketch;
+use crate::stats::DropCounts;
 use crate::store::attempts::{self, ReadCell, Resolution, Span};
+use crate::store::drops;
 use crate::store::reader::Deadline;
 
 /// Ranges up to this length begin and end at a minute; longer ones at an hour.
@@ -44,6 +46,11 @@ pub struct Summary {
     pub previous: Rates,
     /// Each strategy, the one with the most failures first.
     pub strategies: Vec<StrategySummary>,
+    /// Records that were lost in the range, by reason: nothing else is known of them. What the
+    /// present process lost in the last seconds may be missing.
+    pub dropped: DropCounts,
+    /// Records that were lost in the range of the same length just before.
+    pub previous_dropped: DropCounts,
 }
 
 /// What happened to one strategy.
@@ -133,6 +140,21 @@ pub struct Timeseries {
     pub step_seconds: u64,
     /// One point for each step, the oldest first; also for steps in which nothing happened.
     pub points: Vec<TimePoint>,
+    /// The same by strategy, in the order of their names; only those that were asked about.
+    pub strategies: Vec<StrategyPoints>,
+}
+
+/// What happened to one strategy in each step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[non_exhaustive]
+pub struct StrategyPoints {
+    /// Its name.
+    pub strategy: String,
+    /// Attempts that succeeded or failed, in each step.
+    pub attempts: Vec<u64>,
+    /// Attempts that failed, in each step.
+    pub failures: Vec<u64>,
 }
 
 /// What happened in one step.
@@ -213,7 +235,14 @@ fn summary(conn: &mut SqliteConnection, range: TimeRange, now: i64, deadline: De
         })
         .collect();
     strategies.sort_by_key(|strategy| std::cmp::Reverse((strategy.rates.failures, strategy.rates.attempts)));
-    Ok(Summary { range: covered, total: total.rates(), previous: previous.rates(), strategies })
+    Ok(Summary {
+        range: covered,
+        total: total.rates(),
+        previous: previous.rates(),
+        strategies,
+        dropped: drops::within(conn, covered.from, covered.to)?,
+        previous_dropped: drops::within(conn, before.from, before.to)?,
+    })
 }
 
 impl StrategySummary {
@@ -245,20 +274,41 @@ fn timeseries(
     let steps = ((range.to - from).div_euclid(step) + i64::from((range.to - from).rem_euclid(step) > 0)).max(1);
     let range = TimeRange { from, to: from + steps * step };
 
-    let mut counts = vec![Counts::default(); usize::try_from(steps).unwrap_or(0)];
+    let steps = usize::try_from(steps).unwrap_or(0);
+    let mut counts = vec![Counts::default(); steps];
+    let mut by_strategy: BTreeMap<String, StrategyPoints> = BTreeMap::new();
     let resolution = Resolution::ALL.into_iter().rev().find(|resolution| step % resolution.span() == 0);
     let span = Span { resolution: resolution.unwrap_or(Resolution::Minute), from: range.from, to: range.to };
     let add = |cell: ReadCell| {
-        let step = usize::try_from((cell.started_at - from).div_euclid(step)).ok();
-        if let Some(counts) = step.and_then(|step| counts.get_mut(step))
+        let step = usize::try_from((cell.started_at - from).div_euclid(step)).unwrap_or(usize::MAX);
+        if let Some(counts) = counts.get_mut(step)
             && strategy.is_none_or(|strategy| *strategy == *cell.strategy)
         {
             counts.add(&cell, false);
+            let points = by_strategy.entry(cell.strategy).or_insert_with_key(|name| StrategyPoints::none(name, steps));
+            points.add(step, cell.kind, cell.attempts);
         }
     };
     read(conn, &[span], range, deadline, false, add)?;
     let points = counts.iter().zip(0..).map(|(counts, nth)| counts.point(from + nth * step)).collect();
-    Ok(Timeseries { range, step_seconds: (step / 1000).unsigned_abs(), points })
+    let strategies = by_strategy.into_values().collect();
+    Ok(Timeseries { range, step_seconds: (step / 1000).unsigned_abs(), points, strategies })
+}
+
+impl StrategyPoints {
+    fn none(strategy: &str, steps: usize) -> Self {
+        Self { strategy: strategy.into(), attempts: vec![0; steps], failures: vec![0; steps] }
+    }
+
+    fn add(&mut self, step: usize, kind: OutcomeKind, attempts: u64) {
+        let counts = match kind {
+            OutcomeKind::Cancelled => return,
+            kind => [Some(&mut self.attempts), kind.failure().map(|_| &mut self.failures)],
+        };
+        for count in counts.into_iter().flatten().filter_map(|counts| counts.get_mut(step)) {
+            *count += attempts;
+        }
+    }
 }
 
 /// `range` without the time after now; and one that is too long begins with the first attempt.

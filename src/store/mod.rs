@@ -2,6 +2,8 @@
 
 pub(crate) mod attempts;
 mod checkpoint;
+pub(crate) mod drops;
+pub(crate) mod marks;
 mod models;
 pub(crate) mod reader;
 mod schema;
@@ -19,6 +21,7 @@ pub(crate) use sqlite::{migrated, plan};
 
 use crate::attempts::AttemptBatch;
 use crate::error::StoreError;
+use crate::stats::DropCounts;
 
 /// Keeps rows. Blocking: only ever called on a thread that may block.
 pub(crate) trait Store: Send {
@@ -59,6 +62,15 @@ pub(crate) trait Store: Send {
     /// Deletes some attempts that were counted before a moment, at one resolution: whether those
     /// were all.
     fn expire(&mut self, resolution: Resolution, before: i64) -> Result<bool, StoreError>;
+
+    /// Adds to what was lost in the minute of `at`, in Unix milliseconds.
+    fn count_drops(&mut self, at: i64, drops: &DropCounts) -> Result<(), StoreError>;
+
+    /// Forgets what was lost before a moment.
+    fn expire_drops(&mut self, before: i64) -> Result<(), StoreError>;
+
+    /// Marks a question, which is given in lower case and without punctuation.
+    fn mark(&mut self, question: &str, mark: marks::Mark) -> Result<(), StoreError>;
 
     /// Lets the store tidy up before it is dropped.
     fn close(&mut self);

@@ -84,6 +84,10 @@ impl Deadline {
         Instant::now() >= self.0
     }
 
+    pub(crate) fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
     pub(crate) fn check(self) -> Result<(), ReadError> {
         if self.passed() { Err(ReadError::TimedOut) } else { Ok(()) }
     }

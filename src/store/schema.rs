@@ -54,6 +54,22 @@ diesel::table! {
 }
 
 diesel::table! {
+    memory_retrieval_drops (started_at, reason) {
+        started_at -> BigInt,
+        reason -> Text,
+        records -> BigInt,
+    }
+}
+
+diesel::table! {
+    memory_retrieval_question_marks (question) {
+        question -> Text,
+        status -> Text,
+        marked_at -> BigInt,
+    }
+}
+
+diesel::table! {
     memory_retrieval_strategies (strategy) {
         strategy -> Text,
         confidence_threshold -> Nullable<Float>,
@@ -67,6 +83,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     memory_retrieval_attempts,
     memory_retrieval_attempts_recent,
     memory_retrieval_clock,
+    memory_retrieval_drops,
     memory_retrieval_failures,
+    memory_retrieval_question_marks,
     memory_retrieval_strategies,
 );

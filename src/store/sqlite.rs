@@ -19,6 +19,8 @@ use uuid::Uuid;
 
 use super::attempts::{self, Resolution};
 use super::checkpoint::Checkpointer;
+use super::drops;
+use super::marks::{self, Mark};
 use super::models::{self, Row};
 use super::reader::Source;
 use super::schema::memory_retrieval_clock as purge_clock;
@@ -28,6 +30,7 @@ use crate::attempts::AttemptBatch;
 use crate::clock;
 use crate::config::Location;
 use crate::error::{StartError, StoreError};
+use crate::stats::DropCounts;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
@@ -491,6 +494,26 @@ impl Store for SqliteStore {
             transact(&mut conn, |conn| attempts::expire(conn, resolution, before).map_err(|error| classify(&error)))?;
         self.since_checkpoint += expired * BYTES_PER_CELL;
         Ok(all)
+    }
+
+    fn count_drops(&mut self, at: i64, drops: &DropCounts) -> Result<(), StoreError> {
+        let mut conn = self.connection()?;
+        transact(&mut conn, |conn| drops::add(conn, at, drops).map_err(|error| classify(&error)))
+    }
+
+    fn expire_drops(&mut self, before: i64) -> Result<(), StoreError> {
+        let mut conn = self.connection()?;
+        // Not worth a lock that others wait for.
+        let known = drops::within(&mut conn, i64::MIN, before).map_err(|error| classify(&error))?;
+        if known.total() == 0 {
+            return Ok(());
+        }
+        transact(&mut conn, |conn| drops::expire(conn, before).map(drop).map_err(|error| classify(&error)))
+    }
+
+    fn mark(&mut self, question: &str, mark: Mark) -> Result<(), StoreError> {
+        let mut conn = self.connection()?;
+        transact(&mut conn, |conn| marks::set(conn, question, mark).map_err(|error| classify(&error)))
     }
 
     fn close(&mut self) {

@@ -1,0 +1,2 @@
+DROP TABLE memory_retrieval_drops;
+DROP TABLE memory_retrieval_question_marks;

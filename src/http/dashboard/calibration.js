@@ -1,0 +1,128 @@
+// Which threshold would be right: a strategy's scores, and the failure rate of any threshold.
+
+import * as api from "./api.js";
+import * as charts from "./charts.js";
+import { calmly, empty, h, select } from "./dom.js";
+import * as format from "./format.js";
+import * as state from "./state.js";
+
+export const title = "Calibration";
+
+export function mount(root) {
+  const controls = h("div", { class: "filters" });
+  const answer = h("output", { class: "answer", "aria-live": "polite" });
+  const place = h("div", {});
+  root.append(h("section", { class: "card" }, controls, answer, place));
+  const remember = calmly((threshold) => state.set({ threshold: String(threshold) }, { replace: true }), 200);
+  let chart, asked = null, asking = false, shown = null;
+
+  return {
+    async load(signal) {
+      const now = state.get();
+      const { strategies } = await api.get("strategies", state.range(now), signal);
+      const strategy = now.strategy ?? strategies.find((of) => of.rates.successes > 0)?.strategy ?? strategies[0]?.strategy;
+      // Only the threshold has changed, by the hand that is still on it.
+      const wanted = JSON.stringify([strategy, state.range(now)]);
+      if (!strategy) {
+        shown = null;
+        chart?.close();
+        chart = null;
+        controls.replaceChildren();
+        answer.replaceChildren();
+        place.replaceChildren(empty("No strategy was used in this time", h("p", {}, "Choose a longer time above.")));
+        return;
+      }
+      const calibration = await api.get("calibration", { strategy, ...state.range(now) }, signal);
+      const keep = shown === wanted && chart ? chart.threshold() : null;
+      shown = wanted;
+      chart?.close();
+      chart = null;
+      const focused = document.activeElement?.closest?.("[role=slider], input[name=threshold]");
+      const names = [...new Set([strategy, ...strategies.map((of) => of.strategy)])];
+      if (calibration.distribution.length === 0) {
+        controls.replaceChildren(chooser(names, strategy));
+        answer.replaceChildren();
+        place.replaceChildren(empty(`No scores of ${format.visible(strategy)} are known in this time`,
+          h("p", {}, "Thresholds are judged by the scores of successes and failures: report attempts with their "), h("p", {}, h("code", {}, "top_score"), " to /v1/attempts, or put a monitor around the retrieval.")));
+        return;
+      }
+      const given = Number.parseFloat(now.threshold);
+      const threshold = keep ?? (Number.isFinite(given) ? given : calibration.confidence_threshold);
+      chart = charts.scores(calibration, threshold, (threshold) => {
+        tell(calibration, threshold, signal);
+        remember(Number(threshold.toPrecision(6)));
+      });
+      const [fields, update] = inputs(calibration, signal);
+      controls.replaceChildren(chooser(names, strategy), ...fields);
+      place.replaceChildren(chart.element);
+      chart.draw();
+      answer.update = update;
+      if (focused) place.querySelector("[role=slider]")?.focus();
+      tell(calibration, chart.threshold(), signal);
+    },
+    /** What is being held must not be taken away. */
+    get still() {
+      return Boolean(document.activeElement?.closest?.("[role=slider], input[name=threshold], input[name=rate]"));
+    },
+    close() {
+      chart?.close();
+    },
+  };
+
+  function chooser(names, strategy) {
+    return select("strategy", "Strategy", names.map((name) => [name, format.visible(name)]), strategy,
+      (strategy) => state.set({ strategy, threshold: null }));
+  }
+
+  /** A threshold that is typed instead of dragged, and one for a failure rate that is wanted. */
+  function inputs(calibration, signal) {
+    const threshold = h("input", { type: "number", name: "threshold", step: "any", onchange: () => {
+      if (!Number.isFinite(threshold.valueAsNumber)) return;
+      chart.set(threshold.valueAsNumber);
+      tell(calibration, chart.threshold(), signal);
+      remember(threshold.valueAsNumber);
+    } });
+    const rate = h("input", { type: "number", name: "rate", min: 0, max: 100, step: "any", placeholder: "5", onchange: async () => {
+      if (!Number.isFinite(rate.valueAsNumber)) return;
+      const share = Math.min(1, Math.max(0, rate.valueAsNumber / 100));
+      const { threshold_for_failure_rate: found } = await api.get("calibration", { strategy: calibration.strategy, ...state.range(), failure_rate: share }, signal);
+      none.hidden = found !== null;
+      if (found === null) return;
+      chart.set(found);
+      tell(calibration, found, signal);
+      remember(found);
+    } });
+    const none = h("p", { class: "hint", hidden: true, role: "status" }, "More than that fail at any threshold.");
+    return [[
+      h("label", { class: "field" }, h("span", {}, "Threshold"), threshold),
+      h("label", { class: "field" }, h("span", {}, "Find one for a failure rate of (%)"), rate), none,
+    ], (value) => {
+      if (document.activeElement !== threshold) threshold.value = Number(value.toPrecision(4));
+    }];
+  }
+
+  /** Tells the failure rate at a threshold: one question at a time, and the last one counts. */
+  async function tell(calibration, threshold, signal) {
+    asked = threshold;
+    answer.update?.(threshold);
+    if (asking) return;
+    asking = true;
+    try {
+      while (asked !== null) {
+        const at = asked;
+        asked = null;
+        const { failure_rate_at_threshold: rate, attempts, failure_rate: observed, confidence_threshold: configured, score_direction } =
+          await api.get("calibration", { strategy: calibration.strategy, ...state.range(), threshold: at }, signal);
+        answer.replaceChildren(
+          h("span", {}, "At ", h("strong", { "data-threshold": at }, format.score(at)), " "),
+          h("strong", { class: "rate", "data-rate": rate }, format.share(rate)), ` of ${format.number(attempts)} attempts would have failed. `,
+          h("span", { class: "muted" }, `${format.share(observed)} did`, configured === null ? ". " : `, with ${format.score(configured)} configured. `,
+            score_direction === "lower_is_better" ? "Lower scores are better." : "Higher scores are better."));
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") answer.textContent = error.message;
+    } finally {
+      asking = false;
+    }
+  }
+}

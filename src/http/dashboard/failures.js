@@ -1,0 +1,301 @@
+// The failures one by one: found, followed as they come, and each in full.
+
+import * as api from "./api.js";
+import { calmly, empty, failed, h, select, table } from "./dom.js";
+import * as format from "./format.js";
+import * as state from "./state.js";
+
+export const title = "Failures";
+
+const PER_PAGE = 50;
+/** How long the service looks for failures that fit before it tells what it has found. */
+const WITHIN_MS = 30;
+/** Rows that a live list shows, and those that wait while it is paused. */
+const MOST_LIVE = 200;
+
+export function mount(root) {
+  const shownFilters = h("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() });
+  const progress = h("div", { class: "progress", role: "status" });
+  const list = h("div", {});
+  const pager = h("nav", { class: "pager", "aria-label": "Pages of failures" });
+  const dialog = h("dialog", { class: "detail", "aria-labelledby": "detail-title", onclose: () => state.set({ failure: null }) });
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  const controls = filters();
+  shownFilters.append(...controls.elements);
+  root.append(h("section", { class: "card" }, shownFilters, progress, list, pager), dialog);
+
+  let tail = null;
+  let shown = "";
+
+  return {
+    search: () => controls.text.focus(),
+    /** What comes by itself needs no refresh, and who reads an older page is not to lose it. */
+    get still() {
+      const { live, older_than, newer_than } = state.get();
+      return Boolean(live || older_than || newer_than || dialog.open);
+    },
+    async load(signal) {
+      const now = state.get();
+      controls.show(now);
+      await Promise.all([showDetail(dialog, now.failure, signal), showList(now, signal)]);
+    },
+    close() {
+      tail?.stop();
+      dialog.close();
+    },
+  };
+
+  async function showList(now, signal) {
+    const { failure, ...rest } = now;
+    const wanted = JSON.stringify(rest);
+    if (now.live) {
+      // It goes on while a detail is looked at.
+      if (tail && shown === wanted) return;
+      tail?.stop();
+      tail = follow(now, list, progress);
+      pager.replaceChildren();
+    } else {
+      tail?.stop();
+      tail = null;
+      if (failure && shown === wanted) return;
+      await find(now, signal, { list, progress, pager });
+    }
+    shown = wanted;
+  }
+}
+
+/** The filters, which show the URL and change it. */
+function filters() {
+  const change = (changes) => state.set({ older_than: null, newer_than: null, ...changes });
+  const later = calmly((name, value) => change({ [name]: value || null }), 300);
+  const input = (name, label, more = {}) => {
+    const field = h("input", { type: "search", name, autocomplete: "off", spellcheck: "false", oninput: () => later(name, field.value.trim()), ...more });
+    return [h("label", { class: "field" }, h("span", {}, label), field), field];
+  };
+  const [text, textField] = input("text", "Search in queries and errors", { placeholder: "/", maxlength: 512 });
+  const [strategy, strategyField] = input("strategy", "Strategy", { maxlength: 64 });
+  const [conversation, conversationField] = input("conversation", "Conversation", { maxlength: 128 });
+  const type = select("type", "Type", [["", "all types"], ...format.TYPES.map((type) => [type, format.TYPE_NAMES[type]])], "", (type) => change({ type: type || null }));
+  const live = h("button", { type: "button", name: "live", title: "Follow what comes in (t)", onclick: () => change({ live: state.get().live ? null : "1" }) });
+  const save = (format, name) => h("button", {
+    type: "button", "data-export": format,
+    onclick: () => api.download("export", { ...state.range(), ...state.filter(), query: null, format }, name)
+      .catch((error) => alert(error.message)),
+  }, format === "csv" ? "CSV" : "JSON lines");
+  const query = h("p", { class: "chip", hidden: true });
+  return {
+    text: textField,
+    elements: [
+      text, type, strategy, conversation,
+      h("div", { class: "field" }, h("span", {}, "Live"), live),
+      h("div", { class: "field", role: "group", "aria-label": "Export what is shown" }, h("span", {}, "Export"), h("div", { class: "buttons" }, save("csv", "failures.csv"), save("json_lines", "failures.jsonl"))),
+      query,
+    ],
+    show(now) {
+      const fields = [[textField, now.text], [strategyField, now.strategy], [conversationField, now.conversation]];
+      for (const [field, value] of fields) if (document.activeElement !== field) field.value = value ?? "";
+      type.querySelector("select").value = now.type ?? "";
+      live.textContent = now.live ? "■ Stop" : "▶ Follow";
+      live.setAttribute("aria-pressed", String(Boolean(now.live)));
+      query.hidden = !now.query;
+      if (now.query) {
+        query.replaceChildren("Only the query ", format.typed(now.query),
+          h("button", { type: "button", "aria-label": "Show other queries too", onclick: () => change({ query: null }) }, "×"));
+      }
+    },
+  };
+}
+
+const COLUMNS = [
+  { name: "time" }, { name: "type" }, { name: "strategy" }, { name: "score", numeric: true, title: "Best score, and the threshold" },
+  { name: "latency", numeric: true, wide: true }, { name: "query", class: "grow" },
+];
+
+function row(failure, attributes = {}) {
+  return {
+    attributes: { "data-event": failure.event_id, ...attributes },
+    cells: [
+      format.time(failure.created_at), format.badge(failure.failure_type), format.typed(failure.retrieval_strategy),
+      failure.top_score === null && failure.confidence_threshold === null ? "–"
+        : `${format.score(failure.top_score)} / ${format.score(failure.confidence_threshold)}`,
+      format.milliseconds(failure.latency_ms),
+      h("a", { class: "query", href: state.link({ failure: failure.event_id }) }, format.typed(failure.query_text)),
+    ],
+  };
+}
+
+/** Fills a page, with many short questions where failures that fit are rare. */
+async function find(now, signal, { list, progress, pager }) {
+  const began = performance.now();
+  const backwards = !now.newer_than;
+  let cursor = backwards ? { older_than: now.older_than } : { newer_than: now.newer_than };
+  let failures = [], first = null, page;
+  for (let round = 0; ; round++) {
+    const limit = PER_PAGE - failures.length;
+    page = await api.get("failures", { ...rangeOf(now), ...state.filter(now), ...cursor, limit, within_ms: WITHIN_MS }, signal);
+    first ??= page;
+    failures = backwards ? [...failures, ...page.failures] : [...page.failures, ...failures];
+    if (page.complete || failures.length >= PER_PAGE) break;
+    cursor = backwards ? { older_than: page.older } : { newer_than: page.newer };
+    if (round % 8 === 0) {
+      showRows(list, failures);
+      const reached = new Date(Number(page[backwards ? "older" : "newer"].split(".")[0]));
+      progress.replaceChildren(`Searching… back to ${reached.toLocaleString()}, ${failures.length} found, ${((performance.now() - began) / 1000).toFixed(1)} s `,
+        h("button", { type: "button", onclick: () => document.dispatchEvent(new Event("stop-loading")) }, "Stop"));
+    }
+  }
+  progress.replaceChildren();
+  showRows(list, failures);
+  if (failures.length === 0) {
+    const filtered = now.type || now.strategy || now.conversation || now.text || now.query;
+    list.replaceChildren(empty(filtered ? "No failure fits" : "No failures in this time",
+      h("p", {}, filtered ? h("a", { href: state.link({ type: null, strategy: null, conversation: null, text: null, query: null, older_than: null, newer_than: null }) }, "Take the filters away")
+        : "That is good news, or nothing reports here yet: ", filtered ? ", or choose a longer time." : h("a", { href: state.link({ page: "overview" }) }, "see the overview"))));
+  }
+  // To the newest page there is a way of its own: a cursor stays where it was.
+  const older = backwards ? page.older : first.older, newer = backwards ? first.newer : page.newer;
+  pager.replaceChildren(...[
+    (now.older_than || now.newer_than) && h("a", { class: "button", href: state.link({ older_than: null, newer_than: null }) }, "« Newest"),
+    now.older_than && newer && h("a", { class: "button", rel: "prev", href: state.link({ newer_than: newer, older_than: null }) }, "‹ Newer"),
+    older && failures.length > 0 && h("a", { class: "button", rel: "next", href: state.link({ older_than: older, newer_than: null }) }, "Older ›"),
+  ].filter(Boolean));
+}
+
+/** A page of the last hour must not move on while somebody leafs through it; the API's `since` does. */
+function rangeOf(now) {
+  return state.range(now);
+}
+
+function showRows(list, failures) {
+  list.replaceChildren(table("Failures, the newest first", COLUMNS, failures.map((failure) => row(failure))));
+}
+
+/** Shows failures as they come in. */
+function follow(now, list, progress) {
+  const ended = new AbortController();
+  let paused = false, waiting = [], count = 0, connection = "connecting…";
+  const shown = table("Failures as they come in", COLUMNS, [], { class: "live" });
+  const body = shown.querySelector("tbody");
+  const pause = h("button", { type: "button", name: "pause", onclick: () => {
+    paused = !paused;
+    if (!paused) waiting.splice(0).forEach(add);
+    tell();
+  } });
+  const said = h("span", {});
+  progress.replaceChildren(said, " ", pause);
+  list.replaceChildren(shown);
+  tell();
+
+  function tell() {
+    said.textContent = paused ? `Paused: ${waiting.length}${waiting.length === MOST_LIVE ? " or more" : ""} new` : `Following: ${connection}, ${count} since then`;
+    pause.textContent = paused ? "▶ Go on" : "❚❚ Pause";
+  }
+  function add(failure) {
+    const line = table("", COLUMNS, [row(failure, { class: "new" })]).querySelector("tbody tr");
+    body.prepend(line);
+    while (body.childElementCount > MOST_LIVE) body.lastElementChild.remove();
+  }
+  const { query, ...filter } = state.filter(now);
+  api.follow("tail", filter, ended.signal, {
+    event(failure) {
+      if (query && failure.query_text !== query) return;
+      count++;
+      if (paused) waiting = [...waiting, failure].slice(-MOST_LIVE);
+      else add(failure);
+      tell();
+    },
+    connected(is) {
+      connection = is ? "connected" : "connection lost, trying again";
+      tell();
+    },
+  }).catch((error) => list.replaceChildren(failed(error, () => state.set({ live: null }))));
+  return { stop: () => ended.abort() };
+}
+
+/** One failure in full, with what else is known of its query and its conversation. */
+async function showDetail(dialog, event, signal) {
+  if (!event) {
+    dialog.close();
+    return;
+  }
+  if (dialog.open && dialog.dataset.event === event) return;
+  dialog.dataset.event = event;
+  const content = h("div", { class: "content" });
+  const close = h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close() }, "×");
+  dialog.replaceChildren(h("header", {}, h("h2", { id: "detail-title" }, "Failure"), close), content);
+  if (!dialog.open) dialog.showModal();
+  let failure;
+  try {
+    failure = await api.get(`failures/${encodeURIComponent(event)}`, {}, signal);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    content.replaceChildren(failed(error, () => {
+      delete dialog.dataset.event;
+      showDetail(dialog, event, signal);
+    }));
+    return;
+  }
+  const history = h("div", {}), conversation = h("div", {});
+  const facts = [
+    ["time", format.time(failure.created_at, { withYear: true })],
+    ["type", format.badge(failure.failure_type)],
+    ["strategy", format.typed(failure.retrieval_strategy)],
+    ["query", format.typed(failure.query_text, { class: "typed whole" })],
+    ["length of the query", `${format.number(failure.query_len)} bytes`],
+    ["best score", format.score(failure.top_score)],
+    ["threshold", format.score(failure.confidence_threshold)],
+    ["results", format.number(failure.result_count)],
+    ["latency", format.milliseconds(failure.latency_ms)],
+    ["conversation", failure.conversation_id === null ? "–" : h("a", { href: state.link({ conversation: failure.conversation_id, failure: null }) }, format.typed(failure.conversation_id))],
+    ["turn", format.number(failure.turn_index)],
+    ["edge types", failure.edge_types === null ? "–" : format.typed(edges(failure.edge_types))],
+    ["error", failure.error_context === null ? "–" : format.typed(failure.error_context, { class: "typed whole" })],
+    ["event id", h("code", {}, failure.event_id)],
+  ];
+  content.replaceChildren(
+    h("dl", {}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+    h("h3", {}, "The same query before and after"), history,
+    failure.conversation_id === null ? "" : h("h3", {}, "Its conversation, in order"), conversation);
+  const around = (days) => {
+    const at = Date.parse(failure.created_at), day = 86_400_000;
+    return { from: new Date(Math.max(0, at - days * day)).toISOString(), to: new Date(at + days * day).toISOString() };
+  };
+  const inOrder = (one, other) => one.turn_index - other.turn_index || Date.parse(one.created_at) - Date.parse(other.created_at);
+  await Promise.all([
+    related(history, { ...around(30), query: failure.query_text }, failure, signal),
+    failure.conversation_id !== null && related(conversation, { ...around(2), conversation: failure.conversation_id }, failure, signal, inOrder),
+  ]);
+}
+
+function edges(json) {
+  try {
+    return JSON.parse(json).join(", ");
+  } catch {
+    return json;
+  }
+}
+
+/** Other failures that belong to one; at most as many as fit beside it. */
+async function related(place, wanted, failure, signal, order) {
+  const most = 50, seconds = 5, began = performance.now();
+  let found = [], cursor = null, complete = false;
+  while (!complete && found.length < most && performance.now() - began < 1000 * seconds) {
+    const page = await api.get("failures", { ...wanted, older_than: cursor, limit: most - found.length, within_ms: WITHIN_MS }, signal);
+    found = [...found, ...page.failures];
+    complete = page.complete;
+    cursor = page.older;
+    const turns = order ? [...found].sort(order) : found;
+    place.replaceChildren(
+      table("Failures that belong to this one", [{ name: order ? "turn" : "time" }, { name: "type" }, { name: "score", numeric: true }, { name: order ? "query" : "strategy", class: "grow" }],
+        turns.map((other) => ({
+          attributes: { class: other.event_id === failure.event_id ? "current" : null, "data-event": other.event_id },
+          cells: [
+            order ? h("a", { href: state.link({ failure: other.event_id }) }, `${format.number(other.turn_index)}`) : h("a", { href: state.link({ failure: other.event_id }) }, format.time(other.created_at)),
+            format.badge(other.failure_type), format.score(other.top_score),
+            format.typed(order ? other.query_text : other.retrieval_strategy),
+          ],
+        }))),
+      h("p", { class: "hint" }, complete && !cursor ? "These are all within "
+        : complete ? "There are more than these within " : "Searching within ", order ? "two days." : "thirty days."));
+  }
+}

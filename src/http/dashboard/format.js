@@ -1,0 +1,101 @@
+// Numbers with their units, times in the reader's zone.
+
+import { h, svg } from "./dom.js";
+
+export const TYPES = ["no_hit", "low_confidence", "timeout", "error"];
+export const TYPE_NAMES = {
+  no_hit: "no hit", low_confidence: "low confidence", timeout: "timeout", error: "error",
+};
+
+const whole = new Intl.NumberFormat();
+const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
+const fine = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
+const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const short = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
+export const score = (value) => (value === null || value === undefined ? "–" : fine.format(value));
+export const share = (value) => {
+  if (value === null || value === undefined) return "–";
+  const percent = 100 * value;
+  return `${percent.toFixed(percent !== 0 && percent < 10 ? 2 : 1)} %`;
+};
+export const milliseconds = (value) => {
+  if (value === null || value === undefined) return "–";
+  if (value >= 10_000) return `${fine.format(value / 1000)} s`;
+  return `${value < 10 ? fine.format(value) : whole.format(Math.round(value))} ms`;
+};
+export const bytes = (value) => {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const at = value > 0 ? Math.min(Math.floor(Math.log2(value) / 10), 4) : 0;
+  return `${fine.format(value / 2 ** (10 * at))} ${units[at]}`;
+};
+
+/** Large numbers shortened; the whole one on hover. */
+export function large(value) {
+  if (value === null || value === undefined) return "–";
+  return value < 100_000 ? number(value) : h("span", { title: number(value) }, compact.format(value));
+}
+
+/** A moment in the reader's zone, with UTC on hover. */
+export function time(text, { withYear = false } = {}) {
+  if (!text) return "–";
+  const at = new Date(text);
+  return h("time", { datetime: text, title: `${at.toISOString()} (UTC)` }, (withYear ? local : short).format(at));
+}
+
+export function ago(text) {
+  if (!text) return "never";
+  const seconds = Math.max(0, (Date.now() - new Date(text)) / 1000);
+  return `${span(seconds)} ago`;
+}
+
+export function span(seconds) {
+  const units = [["d", 86_400], ["h", 3600], ["min", 60]];
+  const unit = units.find(([, length]) => seconds >= 2 * length);
+  return unit ? `${Math.floor(seconds / unit[1])} ${unit[0]}` : `${Math.floor(seconds)} s`;
+}
+
+/** What a terminal or an editor would act on is shown instead, as in U+202E. */
+export function visible(text) {
+  // Control characters but line feeds and tabs, marks that turn the direction of writing, and invisible ones.
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g,
+    (character) => `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+}
+
+/** What somebody typed: as text, in its own direction, which ends with it. */
+export function typed(text, attributes = {}) {
+  return h("bdi", { class: "typed", ...attributes }, text ? visible(text) : h("span", { class: "muted" }, "(empty)"));
+}
+
+export function badge(type) {
+  return h("span", { class: `badge ${TYPES.includes(type) ? type : ""}` }, TYPE_NAMES[type] ?? type);
+}
+
+/** How a number changed against the time before; `worse`: which way is bad, "up" or none. */
+export function change(now, before, { as = number, worse = "up", points = false } = {}) {
+  if (before === null || before === undefined || now === null || now === undefined) {
+    return h("span", { class: "change" }, "nothing to compare");
+  }
+  const difference = now - before;
+  const sign = difference > 0 ? "▲" : difference < 0 ? "▼" : "=";
+  const by = points ? `${Math.abs(100 * difference).toFixed(1)} points`
+    : before === 0 ? (now === 0 ? "" : "new") : `${fine.format(Math.abs(100 * difference / before))} %`;
+  const bad = worse === "up" && difference > 0;
+  const good = worse === "up" && difference < 0;
+  return h("span", { class: `change ${bad ? "bad" : good ? "good" : ""}` },
+    `${sign} ${by}`.trim(), h("span", { class: "muted" }, ` was ${as(before)}`));
+}
+
+/** A row of bars; the numbers themselves are said to those who cannot see them. */
+export function sparkline(numbers, label) {
+  const most = Math.max(1, ...numbers);
+  const width = 96, height = 22, step = width / Math.max(1, numbers.length);
+  const bars = numbers.map((value, nth) => {
+    const tall = value === 0 ? 0 : Math.max(1.5, (height * value) / most);
+    return svg("rect", { x: nth * step, y: height - tall, width: Math.max(0.5, step - (step > 3 ? 1 : 0)), height: tall });
+  });
+  return svg("svg", { class: "sparkline", viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
+    "aria-label": `${label}: ${numbers.length} steps, highest ${whole.format(Math.max(0, ...numbers))}, last ${whole.format(numbers.at(-1) ?? 0)}` },
+    svg("path", { d: `M0 ${height - 0.5}H${width}`, class: "ground" }), ...bars);
+}

@@ -1,0 +1,204 @@
+// The page around the pages: which one is shown, for which time, and when it is loaded anew.
+
+import * as api from "./api.js";
+import * as calibration from "./calibration.js";
+import * as charts from "./charts.js";
+import { failed, h } from "./dom.js";
+import * as failures from "./failures.js";
+import * as overview from "./overview.js";
+import * as queries from "./queries.js";
+import * as state from "./state.js";
+
+const PAGES = { overview, failures, queries, calibration };
+const REFRESH_MS = 10_000;
+
+const main = document.getElementById("main");
+const notice = document.getElementById("notice");
+let page = null, name = null, loading = null, updated = null;
+
+/** Shows what the URL says. */
+function show() {
+  const now = state.get();
+  if (now.page !== name) {
+    page?.close();
+    main.replaceChildren();
+    name = now.page;
+    page = PAGES[name].mount(main);
+  }
+  document.title = `${PAGES[name].title} · failure-logger`;
+  showNav();
+  showRange(now);
+  return load();
+}
+
+async function load() {
+  loading?.abort();
+  const mine = (loading = new AbortController());
+  main.setAttribute("aria-busy", "true");
+  try {
+    await page.load(mine.signal);
+    main.querySelector(":scope > .error")?.remove();
+    updated = new Date();
+    notice.replaceChildren();
+  } catch (error) {
+    if (mine.signal.aborted || error.name === "AbortError") return;
+    main.querySelector(":scope > .error")?.remove();
+    main.prepend(failed(error, load));
+    // Ours: a mistake in this page, which is to be seen.
+    if (!error.title) throw error;
+  } finally {
+    if (loading === mine) main.removeAttribute("aria-busy");
+  }
+}
+
+/** What nobody looks at is not asked for; and what is looked at is not taken away. */
+function refresh() {
+  if (!document.hidden && !page?.still && !state.get().to && !document.querySelector("dialog[open]")) load();
+}
+setInterval(refresh, REFRESH_MS);
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && updated && Date.now() - updated > REFRESH_MS) refresh();
+});
+document.addEventListener("stop-loading", () => {
+  loading?.abort();
+  main.querySelectorAll(".progress").forEach((progress) => (progress.textContent = "Stopped."));
+});
+
+function showNav() {
+  const nav = document.getElementById("pages");
+  nav.replaceChildren(...state.PAGES.map((of) => h("a", {
+    href: state.link({ page: of, status: null }), "aria-current": of === name ? "page" : null,
+  }, PAGES[of].title)));
+  document.getElementById("brand").href = state.link({ page: "overview" });
+}
+
+const PRESETS = [
+  ["15m", "15 minutes"], ["1h", "hour"], ["6h", "6 hours"], ["24h", "24 hours"], ["7d", "7 days"], ["30d", "30 days"], ["90d", "90 days"],
+];
+
+function showRange(now) {
+  const absolute = Boolean(now.from || now.to);
+  const presets = PRESETS.some(([since]) => since === now.since) || absolute ? PRESETS : [...PRESETS, [now.since, now.since]];
+  const choose = h("select", { id: "since", "aria-label": "Time range", onchange: () => {
+    if (choose.value === "absolute") askForRange();
+    else state.set({ since: choose.value, from: null, to: null, older_than: null, newer_than: null });
+  } },
+    presets.map(([since, text]) => h("option", { value: since, selected: !absolute && since === now.since }, `last ${text}`)),
+    h("option", { value: "absolute", selected: absolute }, absolute ? spelled(now) : "from … to …"));
+  // Chosen again, it opens again.
+  const change = absolute && h("button", { type: "button", onclick: askForRange, "aria-label": "Change the time range" }, "✎");
+  document.getElementById("range").replaceChildren(...[choose, change].filter(Boolean));
+}
+
+function spelled({ from, to }) {
+  const text = (at) => new Date(at).toLocaleString(undefined, { dateStyle: "short", timeStyle: "short" });
+  return `${from ? text(from) : "…"} to ${to ? text(to) : "now"}`;
+}
+
+/** A dialog with a form, closed with what was entered or nothing. */
+function ask(title, ...content) {
+  const dialog = h("dialog", { "aria-labelledby": "ask-title" },
+    h("form", { method: "dialog" }, h("h2", { id: "ask-title" }, title), content,
+      h("div", { class: "buttons" }, h("button", { value: "yes", class: "primary" }, "OK"), h("button", { value: "no", formnovalidate: true }, "Cancel"))));
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+  });
+}
+
+async function askForRange() {
+  const now = state.get();
+  const local = (at) => new Date(at - new Date(at).getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
+  const from = h("input", { type: "datetime-local", required: true, value: local(now.from ? Date.parse(now.from) : Date.now() - 86_400_000) });
+  const to = h("input", { type: "datetime-local", value: now.to ? local(Date.parse(now.to)) : "" });
+  const given = await ask("Time range", h("label", { class: "field" }, h("span", {}, "From (your time)"), from),
+    h("label", { class: "field" }, h("span", {}, "To (empty: now)"), to));
+  const moment = (field) => (field.value ? new Date(field.value).toISOString() : null);
+  if (given && from.value) state.set({ since: null, from: moment(from), to: moment(to), older_than: null, newer_than: null });
+  else showRange(now);
+}
+
+api.onTokenNeeded(async (wrong) => {
+  const token = h("input", { type: "password", name: "token", required: true, minlength: 16, autocomplete: "off", autofocus: true });
+  const given = await ask(wrong ? "That token was refused" : "A token is needed",
+    h("p", {}, "The service asks for the token for reading. It is kept in the memory of this page only."),
+    h("label", { class: "field" }, h("span", {}, "Token"), token));
+  return given && token.value.trim();
+});
+
+const THEMES = { system: "◐", light: "☀", dark: "☾" };
+
+function showTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  const button = document.getElementById("theme");
+  button.textContent = THEMES[theme];
+  button.title = `Colours: ${theme} (c)`;
+  button.setAttribute("aria-label", `Colours: ${theme}. Change them`);
+  charts.recolor();
+}
+
+function nextTheme() {
+  const themes = Object.keys(THEMES);
+  const theme = themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % themes.length];
+  try {
+    localStorage.setItem("failure-logger-theme", theme);
+  } catch {
+    // It may not be allowed: then the choice lasts as long as the page.
+  }
+  showTheme(theme);
+}
+
+const SHORTCUTS = {
+  "/": ["search the failures", () => {
+    if (name !== "failures") state.set({ page: "failures" });
+    page.search();
+  }],
+  r: ["refresh", () => load()],
+  t: ["follow failures as they come in, or stop", () => state.set({ page: "failures", live: name === "failures" && state.get().live ? null : "1" })],
+  c: ["change the colours", nextTheme],
+  1: ["overview", () => state.set({ page: "overview" })],
+  2: ["failures", () => state.set({ page: "failures" })],
+  3: ["queries", () => state.set({ page: "queries" })],
+  4: ["calibration", () => state.set({ page: "calibration" })],
+  "?": ["show this", showHelp],
+};
+
+function showHelp() {
+  const dialog = h("dialog", { "aria-labelledby": "help-title", class: "help", onclose: () => dialog.remove() },
+    h("form", { method: "dialog" }, h("h2", { id: "help-title" }, "Keyboard"),
+      h("dl", {}, Object.entries(SHORTCUTS).map(([key, [text]]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)))),
+      h("div", { class: "buttons" }, h("button", { class: "primary" }, "Close"))));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.target.closest("input, select, textarea")) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  const [, act] = SHORTCUTS[event.key] ?? [];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+
+document.getElementById("refresh").addEventListener("click", () => load());
+document.getElementById("theme").addEventListener("click", nextTheme);
+document.getElementById("help").addEventListener("click", showHelp);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.recolor());
+
+let theme = null;
+try {
+  theme = localStorage.getItem("failure-logger-theme");
+} catch {
+  // Not allowed: what the system says.
+}
+showTheme(theme in THEMES ? theme : "system");
+state.onChange(show);
+show();

@@ -1,0 +1,89 @@
+// Which questions fail, in groups of those that are nearly the same, and what is done about them.
+
+import * as api from "./api.js";
+import { empty, h, select, table } from "./dom.js";
+import * as format from "./format.js";
+import * as state from "./state.js";
+
+export const title = "Queries";
+
+const STATUSES = ["open", "resolved", "ignored"];
+
+export function mount(root) {
+  const filters = h("div", { class: "filters" });
+  const progress = h("div", { class: "progress", role: "status" });
+  const list = h("div", {});
+  root.append(h("section", { class: "card" }, filters, progress, list));
+  let again;
+
+  return {
+    async load(signal) {
+      const now = state.get();
+      const { strategies } = await api.get("strategies", state.range(now), signal);
+      filters.replaceChildren(...controls(now, strategies));
+      again = () => this.load(signal);
+      const wanted = { ...state.range(now), failure_type: now.type, strategy: now.strategy, status: now.status, limit: 100 };
+      const answer = await api.wait("queries", wanted, signal, (ms) => {
+        progress.textContent = `Grouping the failing questions… ${(ms / 1000).toFixed(1)} s`;
+      });
+      progress.textContent = "";
+      list.replaceChildren(...shown(answer, now));
+    },
+    close() {},
+  };
+
+  function controls(now, strategies) {
+    const names = [...new Set([now.strategy, ...strategies.map((of) => of.strategy)].filter(Boolean))];
+    return [
+      h("div", { class: "field", role: "group", "aria-label": "Status" }, h("span", {}, "Status"),
+        h("div", { class: "buttons" }, [null, ...STATUSES].map((status) => h("a", {
+          class: "button", href: state.link({ status }), "aria-current": (now.status ?? null) === status ? "true" : null,
+        }, status ?? "all")))),
+      select("type", "Type", [["", "all types"], ...format.TYPES.map((type) => [type, format.TYPE_NAMES[type]])], now.type ?? "", (type) => state.set({ type: type || null })),
+      select("strategy", "Strategy", [["", "all strategies"], ...names.map((name) => [name, format.visible(name)])], now.strategy ?? "", (strategy) => state.set({ strategy: strategy || null })),
+    ];
+  }
+
+  function shown({ groups, scanned, ungrouped }, now) {
+    if (groups.length === 0) {
+      return [empty(now.status ? `No group of questions is ${now.status}` : "No question failed in this time",
+        h("p", {}, h("a", { href: state.link({ status: null, type: null, strategy: null }) }, "Take the filters away"), ", or choose a longer time."))];
+    }
+    const about = [`${format.number(scanned.failures)} failures were looked at`,
+      !scanned.complete && `, the newest: since ${new Date(scanned.range.from).toLocaleString()}`,
+      ungrouped > 0 && `; ${format.number(ungrouped)} with rarer texts are left out`].filter(Boolean);
+    return [
+      table("Groups of failing questions, the largest first", [
+        { name: "question", class: "grow" }, { name: "failures", numeric: true }, { name: "texts", numeric: true, wide: true, title: "Different texts in the group" },
+        { name: "trend" }, { name: "best score", numeric: true, wide: true }, { name: "last seen", wide: true }, { name: "status" },
+      ], groups.map((group) => ({ attributes: { "data-key": group.key }, cells: cells(group) }))),
+      h("p", { class: "hint" }, about),
+    ];
+  }
+
+  function cells(group) {
+    return [
+      h("a", { class: "query", href: state.link({ page: "failures", text: group.example, status: null }) }, format.typed(group.example)),
+      format.number(group.count), format.number(group.texts), format.sparkline(group.trend, "Failures over time"),
+      format.score(group.best_score), format.time(group.last_seen),
+      h("div", { class: "status" }, h("span", { class: `mark ${group.status}` }, group.reopened ? "open again" : group.status),
+        STATUSES.filter((status) => status !== group.status).map((status) => h("button", {
+          type: "button", "data-status": status, onclick: (event) => mark(group, status, event.target),
+        }, { open: "Reopen", resolved: "Resolve", ignored: "Ignore" }[status]))),
+    ];
+  }
+
+  async function mark(group, status, button) {
+    button.disabled = true;
+    try {
+      await api.put("queries/status", { question: group.key, status });
+      await again();
+      // To where the focus was, which went with the old table.
+      list.querySelector(`tr[data-key="${CSS.escape(group.key)}"] button`)?.focus();
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      progress.textContent = `This could not be marked: ${error.message}`;
+      button.disabled = false;
+    }
+  }
+}

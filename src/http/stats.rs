@@ -1,0 +1,72 @@
+//! The logger's own counters, for people; /metrics has them for Prometheus.
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::problem::{Problem, Refused};
+use super::questions::json;
+use crate::clock;
+use crate::report::rfc3339;
+use crate::stats::DropCounts;
+
+/// What the logger did since it was started, and how it is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ServiceStats {
+    /// Version of failure-logger.
+    version: &'static str,
+    /// Records that were handed over: `received = persisted + dropped + buffered`.
+    received: u64,
+    /// Records that are committed to the database.
+    persisted: u64,
+    /// Records that are held in memory.
+    buffered: u64,
+    /// Records that are held in memory at most.
+    buffer_capacity: u64,
+    /// Records that were lost.
+    dropped: DropCounts,
+    /// Batches that were committed.
+    flushes: u64,
+    /// Attempts to commit a batch that failed; the batch was kept.
+    failed_flushes: u64,
+    /// When a batch was committed last.
+    #[schema(format = DateTime)]
+    last_flush: Option<String>,
+    /// Old rows that were deleted.
+    purged: u64,
+    /// Days after which failures are deleted; 0: never.
+    retention_days: u32,
+    /// How often the logger was restarted after a fault.
+    restarts: u64,
+    /// Size of the database, without its journal, in bytes.
+    database_bytes: u64,
+    /// What is wrong; null if records are kept as they should be.
+    unhealthy: Option<String>,
+}
+
+/// What the logger did since it was started, and how it is.
+#[utoipa::path(get, path = "/v1/stats", tag = "operations", responses(
+    (status = 200, body = ServiceStats),
+    Refused,
+))]
+pub(super) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
+    let (stats, shared) = (api.logger.stats(), api.logger.shared());
+    json(&ServiceStats {
+        version: env!("CARGO_PKG_VERSION"),
+        received: stats.received,
+        persisted: stats.persisted,
+        buffered: stats.buffered,
+        buffer_capacity: shared.config.buffer_capacity as u64,
+        dropped: stats.dropped,
+        flushes: stats.flushes,
+        failed_flushes: stats.failed_flushes,
+        last_flush: stats.last_flush.map(|at| rfc3339(clock::milliseconds_of(at))),
+        purged: stats.purged,
+        retention_days: api.logger.retention_days(),
+        restarts: stats.restarts,
+        database_bytes: shared.database_bytes(),
+        unhealthy: api.logger.health().err().map(|unhealthy| unhealthy.to_string()),
+    })
+}

@@ -1,0 +1,41 @@
+//! How many records were lost, and when: the counters of a process end with it.
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Text};
+
+use super::attempts::Resolution;
+use super::schema::memory_retrieval_drops::dsl;
+use crate::stats::DropCounts;
+
+/// Adds `drops` to the minute of `at`, in Unix milliseconds.
+pub(super) fn add(conn: &mut SqliteConnection, at: i64, drops: &DropCounts) -> QueryResult<()> {
+    for (reason, records) in drops.by_reason().into_iter().filter(|(_, records)| *records > 0) {
+        diesel::sql_query(
+            "INSERT INTO memory_retrieval_drops (started_at, reason, records) VALUES (?, ?, ?) \
+             ON CONFLICT (started_at, reason) DO UPDATE SET records = records + excluded.records",
+        )
+        .bind::<BigInt, _>(Resolution::Minute.floor(at))
+        .bind::<Text, _>(reason.as_str())
+        .bind::<BigInt, _>(i64::try_from(records).unwrap_or(i64::MAX))
+        .execute(conn)?;
+    }
+    Ok(())
+}
+
+/// Forgets what was lost before a moment, in Unix milliseconds.
+pub(super) fn expire(conn: &mut SqliteConnection, before: i64) -> QueryResult<usize> {
+    diesel::delete(dsl::memory_retrieval_drops.filter(dsl::started_at.lt(before))).execute(conn)
+}
+
+/// What was lost in the minutes that begin from `from` up to `to`, in Unix milliseconds.
+pub(crate) fn within(conn: &mut SqliteConnection, from: i64, to: i64) -> QueryResult<DropCounts> {
+    let stored: Vec<(String, i64)> = dsl::memory_retrieval_drops
+        .filter(dsl::started_at.ge(from).and(dsl::started_at.lt(to)))
+        .select((dsl::reason, dsl::records))
+        .load(conn)?;
+    let mut drops = DropCounts::default();
+    for (reason, records) in stored {
+        drops.add(&reason, u64::try_from(records).unwrap_or(0));
+    }
+    Ok(drops)
+}
