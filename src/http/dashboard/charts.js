@@ -147,7 +147,7 @@ export function scores(calibration, threshold, moved) {
   const width = (high - low) / distribution.length;
   const bars = uPlot.paths.bars({ size: [0.46, 40], align: 1 });
   const later = uPlot.paths.bars({ size: [0.46, 40], align: -1 });
-  const top = h("div", { class: "chart", role: "img", "aria-label": "How many successes and low-confidence failures had which score; the numbers are in the table below" });
+  const top = h("div", { class: "chart", role: "group", "aria-label": "How many successes and low-confidence failures had which score; the numbers are in the table below" });
   const bottom = h("div", { class: "chart", role: "img", "aria-label": "The failure rate that each threshold would give; the numbers are in the table below" });
   const x = { time: false, range: () => [from, to] };
   const marker = (plot) => {

@@ -9,7 +9,7 @@ export function h(tag, attributes = {}, ...children) {
     else if (name === "value" || name === "checked") element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -41,7 +41,7 @@ export function empty(title, ...more) {
 
 /** What went wrong, and what to do about it. */
 export function failed(error, again) {
-  return h("div", { class: "empty error", role: "alert" },
+  return h("div", { class: "empty problem", role: "alert" },
     h("h2", {}, error.title ?? "This could not be loaded"),
     h("p", {}, error.message),
     h("button", { type: "button", onclick: again }, "Try again"));

@@ -107,7 +107,7 @@ function filters() {
 }
 
 const COLUMNS = [
-  { name: "time" }, { name: "type" }, { name: "strategy" }, { name: "score", numeric: true, title: "Best score, and the threshold" },
+  { name: "time" }, { name: "type" }, { name: "strategy", wide: true }, { name: "score", numeric: true, wide: true, title: "Best score, and the threshold" },
   { name: "latency", numeric: true, wide: true }, { name: "query", class: "grow" },
 ];
 
@@ -286,7 +286,7 @@ async function related(place, wanted, failure, signal, order) {
     cursor = page.older;
     const turns = order ? [...found].sort(order) : found;
     place.replaceChildren(
-      table("Failures that belong to this one", [{ name: order ? "turn" : "time" }, { name: "type" }, { name: "score", numeric: true }, { name: order ? "query" : "strategy", class: "grow" }],
+      table(order ? "Failures of the same conversation" : "Failures of the same query", [{ name: order ? "turn" : "time" }, { name: "type" }, { name: "score", numeric: true }, { name: order ? "query" : "strategy", class: "grow" }],
         turns.map((other) => ({
           attributes: { class: other.event_id === failure.event_id ? "current" : null, "data-event": other.event_id },
           cells: [

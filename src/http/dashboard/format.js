@@ -10,6 +10,7 @@ export const TYPE_NAMES = {
 const whole = new Intl.NumberFormat();
 const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
 const fine = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
+const rough = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const short = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
@@ -45,7 +46,6 @@ export function time(text, { withYear = false } = {}) {
 }
 
 export function ago(text) {
-  if (!text) return "never";
   const seconds = Math.max(0, (Date.now() - new Date(text)) / 1000);
   return `${span(seconds)} ago`;
 }
@@ -77,10 +77,14 @@ export function change(now, before, { as = number, worse = "up", points = false 
   if (before === null || before === undefined || now === null || now === undefined) {
     return h("span", { class: "change" }, "nothing to compare");
   }
+  if (before === 0 && !points) {
+    return h("span", { class: `change ${worse === "up" && now > 0 ? "bad" : ""}` }, now === 0 ? "none before either" : "none before");
+  }
   const difference = now - before;
   const sign = difference > 0 ? "▲" : difference < 0 ? "▼" : "=";
   const by = points ? `${Math.abs(100 * difference).toFixed(1)} points`
-    : before === 0 ? (now === 0 ? "" : "new") : `${fine.format(Math.abs(100 * difference / before))} %`;
+    : now >= 10 * before ? `× ${fine.format(now / before)}`
+    : `${rough.format(Math.abs(100 * difference / before))} %`;
   const bad = worse === "up" && difference > 0;
   const good = worse === "up" && difference < 0;
   return h("span", { class: `change ${bad ? "bad" : good ? "good" : ""}` },
@@ -89,6 +93,13 @@ export function change(now, before, { as = number, worse = "up", points = false 
 
 /** A row of bars; the numbers themselves are said to those who cannot see them. */
 export function sparkline(numbers, label) {
+  // So many that each can be seen.
+  const together = Math.ceil(numbers.length / 48);
+  if (together > 1) {
+    const parts = Math.ceil(numbers.length / together);
+    const sum = (nth) => numbers.slice(nth * together, (nth + 1) * together).reduce((all, value) => all + value, 0);
+    return sparkline(Array.from({ length: parts }, (_, nth) => sum(nth)), label);
+  }
   const most = Math.max(1, ...numbers);
   const width = 96, height = 22, step = width / Math.max(1, numbers.length);
   const bars = numbers.map((value, nth) => {

@@ -23,6 +23,7 @@ function show() {
     page?.close();
     main.replaceChildren();
     name = now.page;
+    main.append(h("h1", { class: "hidden" }, PAGES[name].title));
     page = PAGES[name].mount(main);
   }
   document.title = `${PAGES[name].title} · failure-logger`;
@@ -37,12 +38,12 @@ async function load() {
   main.setAttribute("aria-busy", "true");
   try {
     await page.load(mine.signal);
-    main.querySelector(":scope > .error")?.remove();
+    main.querySelector(":scope > .problem")?.remove();
     updated = new Date();
     notice.replaceChildren();
   } catch (error) {
     if (mine.signal.aborted || error.name === "AbortError") return;
-    main.querySelector(":scope > .error")?.remove();
+    main.querySelector(":scope > .problem")?.remove();
     main.prepend(failed(error, load));
     // Ours: a mistake in this page, which is to be seen.
     if (!error.title) throw error;

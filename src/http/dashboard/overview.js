@@ -47,7 +47,7 @@ export function mount(root) {
 }
 
 function tile(name, value, ...more) {
-  return h("div", { class: "tile", "data-tile": name }, h("h3", {}, name), h("div", { class: "value" }, value), more);
+  return h("div", { class: "tile", "data-tile": name }, h("h2", {}, name), h("div", { class: "value" }, value), more);
 }
 
 function tilesOf({ total, previous, dropped, previous_dropped }, stats) {
@@ -68,11 +68,11 @@ function tilesOf({ total, previous, dropped, previous_dropped }, stats) {
       format.change(total.latency?.p95, previous.latency?.p95, { as: format.milliseconds })),
     tile("Records dropped", format.large(lost(dropped)), format.change(lost(dropped), lost(previous_dropped)),
       reasons && h("p", { class: "hint" }, reasons)),
-    tile("Last flush", format.ago(stats.last_flush),
+    tile("Last flush", stats.last_flush ? format.ago(stats.last_flush) : "none yet",
       h("span", { class: stats.unhealthy ? "change bad" : "change" },
         stats.unhealthy ?? `${format.number(stats.buffered)} waiting, ${format.number(stats.failed_flushes)} failed`),
       h("p", { class: "hint" }, `${format.bytes(stats.database_bytes)} on disk`)),
-    h("div", { class: "tile types", "data-tile": "By type" }, h("h3", {}, "Failures by type"),
+    h("div", { class: "tile types", "data-tile": "By type" }, h("h2", {}, "Failures by type"),
       h("table", {}, h("tbody", {}, types))),
   ];
 }

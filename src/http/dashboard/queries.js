@@ -55,7 +55,7 @@ export function mount(root) {
     return [
       table("Groups of failing questions, the largest first", [
         { name: "question", class: "grow" }, { name: "failures", numeric: true }, { name: "texts", numeric: true, wide: true, title: "Different texts in the group" },
-        { name: "trend" }, { name: "best score", numeric: true, wide: true }, { name: "last seen", wide: true }, { name: "status" },
+        { name: "trend", wide: true }, { name: "best score", numeric: true, wide: true }, { name: "last seen", wide: true }, { name: "status" },
       ], groups.map((group) => ({ attributes: { "data-key": group.key }, cells: cells(group) }))),
       h("p", { class: "hint" }, about),
     ];

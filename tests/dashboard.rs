@@ -1,0 +1,535 @@
+//! The dashboard, as a person uses it: in a real browser, over real HTTP.
+//!
+//! `cargo test --test dashboard -- --ignored`, with Debian's packages `chromium` and `chromium-driver`.
+//! `AXE` names axe-core's `axe.min.js` (npm), `SCREENSHOTS` a folder for pictures of each page.
+
+#[path = "common/browser.rs"]
+mod browser;
+mod common;
+#[path = "common/searches.rs"]
+mod searches;
+#[path = "common/service.rs"]
+mod service;
+
+use std::path::PathBuf;
+
+use browser::{Browser, DESK, PHONE, Screen};
+use failure_logger::http::HttpOptions;
+use failure_logger::{RetrievalFailureRecord, RetrievalFailureType};
+use serde_json::{Value, json};
+use service::Service;
+
+const PAGES: [&str; 4] = ["/?", "/?page=failures", "/?page=queries", "/?page=calibration&strategy=graph"];
+
+/// A service with a day's searches in it.
+async fn searched() -> Service {
+    let service = Service::new(HttpOptions::default());
+    searches::observe(&service.logger, 6000);
+    service.logger.flush().await.expect("flush");
+    service
+}
+
+async fn log(service: &Service, query: &str) {
+    service.logger.log(RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", query));
+    service.logger.flush().await.expect("flush");
+}
+
+/// What a route answers, asked beside the browser.
+async fn ask(service: &Service, path: &str) -> Value {
+    let url = service.url(path);
+    let (send, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let answer = actix_web::rt::System::new().block_on(async {
+            let client = awc::Client::builder().disable_timeout().finish();
+            client.get(url).send().await.expect("an answer").json::<Value>().limit(64 << 20).await.expect("JSON")
+        });
+        let _ = send.send(answer);
+    });
+    answer.await.expect("an answer")
+}
+
+fn whole(number: &Value) -> String {
+    let digits = number.as_u64().expect("a number").to_string();
+    let mut text = String::new();
+    for (nth, digit) in digits.chars().enumerate() {
+        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn the_overview_shows_what_the_api_says() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/").await;
+    let summary = ask(&service, "/v1/summary").await;
+    let total = &summary["total"];
+    let tiles = browser.texts(".tile .value").await;
+    assert_eq!(tiles[0], whole(&total["attempts"]));
+    assert_eq!(tiles[1], format!("{:.1} %", 100.0 * total["failure_rate"].as_f64().unwrap()));
+    assert_eq!(tiles[2], whole(&total["failures"]));
+    assert_eq!(tiles[4], "0");
+    assert!(tiles[5].ends_with("ago"), "{tiles:?}");
+    let types: Vec<String> = total["types"].as_array().unwrap().iter().map(|of| whole(&of["failures"])).collect();
+    assert_eq!(browser.texts(".tile.types td.number").await, types);
+    let changes = browser.texts(".tile .change").await;
+    assert!(changes[0].contains(&format!("was {}", whole(&summary["previous"]["attempts"]))), "{changes:?}");
+    let strategies: Vec<&str> =
+        summary["strategies"].as_array().unwrap().iter().map(|of| of["strategy"].as_str().unwrap()).collect();
+    assert_eq!(browser.texts("main > section:last-child td:first-child").await, strategies);
+    // The chart has been drawn, and the table beside it has the same numbers.
+    assert_eq!(browser.eval("document.querySelectorAll('.u-over').length").await, 1);
+    browser.click(".numbers summary").await;
+    let points = ask(&service, "/v1/timeseries").await;
+    let failing = points["points"].as_array().unwrap().iter().filter(|point| point["attempts"] != 0).count();
+    assert_eq!(browser.texts(".numbers tbody tr").await.len(), failing);
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn a_filter_survives_a_reload_through_the_url() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=failures").await;
+    browser.eval("(() => { const type = document.querySelector('select[name=type]'); type.value = 'timeout'; type.dispatchEvent(new Event('change')); })()").await;
+    browser.keys("input[name=strategy]", "graph").await;
+    browser.until("location.search.includes('strategy=graph') && location.search.includes('type=timeout')").await;
+    let only = "(() => { const rows = [...document.querySelectorAll('main tbody tr')]; return rows.length > 0 && rows.every((row) => row.innerText.includes('timeout') && row.innerText.includes('graph')); })()";
+    browser.until(only).await;
+    let (rows, url) = (browser.texts("main tbody tr").await, browser.query().await);
+    browser.client.refresh().await.expect("a reload");
+    browser.loaded().await;
+    browser.until(only).await;
+    assert_eq!((browser.texts("main tbody tr").await, browser.query().await), (rows, url));
+    assert_eq!(browser.eval("document.querySelector('select[name=type]').value").await, "timeout");
+    assert_eq!(browser.eval("document.querySelector('input[name=strategy]').value").await, "graph");
+    // And the way back leads to all of them.
+    browser.client.back().await.expect("back");
+    browser.until("!location.search.includes('strategy')").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn pages_lead_to_older_failures_and_back() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=failures").await;
+    let first = browser.texts("main tbody tr").await;
+    browser.click("a[rel=next]").await;
+    browser.until("document.querySelector('a[rel=prev]')").await;
+    let second = browser.texts("main tbody tr").await;
+    assert!(first.len() == 50 && second.len() == 50 && first != second);
+    browser.client.refresh().await.expect("a reload");
+    browser.loaded().await;
+    assert_eq!(browser.texts("main tbody tr").await, second, "the page is in the URL");
+    browser.click("a[rel=prev]").await;
+    browser.until("location.search.includes('newer_than')").await;
+    browser.loaded().await;
+    assert_eq!(browser.texts("main tbody tr").await, first);
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn a_failure_opens_in_full_with_its_history_and_its_conversation() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=failures&type=error").await;
+    browser.click("main td a.query").await;
+    browser.until("document.querySelectorAll('dialog.detail tr.current').length === 2").await;
+    let failure = browser.eval("document.querySelector('dialog.detail').dataset.event").await;
+    let failure = ask(&service, &format!("/v1/failures/{}", failure.as_str().unwrap())).await;
+    let facts = browser.texts("dialog.detail dd").await;
+    for field in ["query_text", "error_context", "event_id", "conversation_id", "retrieval_strategy"] {
+        assert!(facts.contains(&failure[field].as_str().unwrap().to_owned()), "{field} is missing in {facts:?}");
+    }
+    // The conversation, in the order of its turns.
+    let turns = browser.texts("dialog.detail .content > div:last-child tbody td:first-child").await;
+    let turns: Vec<u64> = turns.iter().map(|turn| turn.parse().unwrap()).collect();
+    assert!(turns.is_sorted() && !turns.is_empty(), "{turns:?}");
+    let page =
+        ask(&service, &format!("/v1/failures?conversation={}", failure["conversation_id"].as_str().unwrap())).await;
+    assert_eq!(turns.len(), page["failures"].as_array().unwrap().len());
+    browser.client.refresh().await.expect("a reload");
+    browser.until("document.querySelector('dialog.detail[open] dd')").await;
+    browser.keys("dialog.detail .close", "\u{e00c}").await;
+    browser.until("!document.querySelector('dialog[open]') && !location.search.includes('failure=')").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn the_live_tail_shows_what_is_posted_and_a_pause_holds_it_back() {
+    let service = Service::new(HttpOptions::default());
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=failures").await;
+    browser.keys("body", "t").await;
+    browser.until("document.querySelector('.progress').innerText.includes('connected')").await;
+    let post = async |query: &str| {
+        let record = json!({"failure_type": "no_hit", "retrieval_strategy": "semantic", "query_text": query});
+        let url = service.url("/v1/failures");
+        let script = "const [url, body, done] = arguments;
+             fetch(url, {method: 'POST', headers: {'content-type': 'application/json'}, body}).then((sent) => done(sent.status));";
+        let sent = browser.client.execute_async(script, vec![json!(url), json!(record.to_string())]).await;
+        assert_eq!(sent.expect("posted"), 202);
+    };
+    post("who comes first?").await;
+    browser.until("document.querySelector('table.live tbody').innerText.includes('who comes first?')").await;
+    browser.click("button[name=pause]").await;
+    post("who has to wait?").await;
+    browser.until("document.querySelector('.progress').innerText.includes('Paused: 1 new')").await;
+    assert_eq!(browser.texts("table.live tbody tr").await.len(), 1);
+    browser.click("button[name=pause]").await;
+    browser.until("document.querySelector('table.live tbody tr').innerText.includes('who has to wait?')").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn what_hostile_people_ask_is_shown_and_changes_nothing() {
+    let service = Service::new(HttpOptions::default());
+    let crabs = "\u{1f980}".repeat(512);
+    let queries = [
+        "<script>window.hacked = 1</script>",
+        "<img src=x onerror=\"window.hacked = 1\">",
+        "javascript:window.hacked=1",
+        "\u{202e}gnp.exe",
+        "\"'><svg onload=window.hacked=1>",
+        "{{constructor.constructor('window.hacked=1')()}}",
+        &crabs,
+    ];
+    for query in queries {
+        service.logger.strategy(query).conversation(query).record(
+            failure_logger::Outcome::failure(RetrievalFailureType::Error, query, std::time::Duration::ZERO)
+                .error(&query),
+        );
+    }
+    service.logger.flush().await.expect("flush");
+    let browser = Browser::open(service.url(""), PHONE).await;
+    for page in PAGES.into_iter().chain(["/?page=calibration", "/?page=failures&strategy=%3Cscript%3Ewindow.hacked=1%3C/script%3E&text=%3Cimg%20src%3Dx%20onerror%3Dwindow.hacked=1%3E"]) {
+        browser.goto(page).await;
+        assert_eq!(browser.eval("window.hacked === undefined").await, true, "{page}");
+        assert_eq!(browser.eval("document.querySelectorAll('main script, main img, main [onload], main [onerror], a[href^=javascript]').length").await, 0);
+        assert_eq!(browser.eval("document.documentElement.scrollWidth <= innerWidth").await, true, "{page} is too wide");
+    }
+    browser.goto("/?page=failures").await;
+    let shown = browser.texts("main td a.query").await.join("\n");
+    assert!(shown.contains(queries[0]) && shown.contains(queries[2]), "{shown}");
+    assert!(shown.contains("⟨U+202E⟩gnp.exe") && !shown.contains('\u{202e}'), "{shown}");
+    for nth in 0..queries.len() {
+        browser.eval(&format!("document.querySelectorAll('main td a.query')[{nth}].click()")).await;
+        browser.until("document.querySelectorAll('dialog.detail tr.current').length === 2").await;
+        assert_eq!(
+            browser
+                .eval(
+                    "window.hacked === undefined && document.querySelectorAll('dialog script, dialog img').length === 0"
+                )
+                .await,
+            true
+        );
+        browser.eval("document.querySelector('dialog.detail').close()").await;
+        browser.until("!location.search.includes('failure=')").await;
+    }
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn groups_of_questions_are_resolved_ignored_and_open_again_when_they_fail() {
+    let service = Service::new(HttpOptions::default());
+    log(&service, "where is the key?").await;
+    log(&service, "where is the key").await;
+    log(&service, "who are you?").await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=queries").await;
+    assert_eq!(browser.texts("main td .mark").await, ["open", "open"]);
+    assert_eq!(browser.texts("main tbody tr td:nth-child(2)").await, ["2", "1"]);
+    browser.click("tr[data-key='where is the key'] button[data-status=resolved]").await;
+    browser.until("document.querySelector(\"tr[data-key='where is the key'] .mark\").innerText === 'resolved'").await;
+    assert_eq!(browser.eval("document.activeElement.closest('tr').dataset.key").await, "where is the key");
+    browser.click("tr[data-key='who are you'] button[data-status=ignored]").await;
+    browser.until("document.querySelector(\"tr[data-key='who are you'] .mark\").innerText === 'ignored'").await;
+    browser.click("a.button[href*='status=resolved']").await;
+    browser.until("document.querySelectorAll('main tbody tr').length === 1").await;
+    assert_eq!(browser.texts("main td .mark").await, ["resolved"]);
+    log(&service, "where is the key?").await;
+    browser.goto("/?page=queries&status=open").await;
+    browser.until("document.querySelector('main td .mark')?.innerText === 'open again'").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn dragging_the_threshold_changes_the_rate_to_what_the_api_says() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=calibration&strategy=graph").await;
+    browser.until("document.querySelector('.rate')").await;
+    let rate = async || {
+        let shown = browser.eval("[document.querySelector('.answer [data-threshold]').dataset.threshold, document.querySelector('.rate').dataset.rate].map(Number)").await;
+        (shown[0].as_f64().unwrap(), shown[1].as_f64().unwrap())
+    };
+    let (configured, before) = rate().await;
+    assert!((configured - 0.5).abs() < 1e-6, "it begins with the threshold that is configured");
+    // As a hand does it: down on the grip, a third of the chart to the right, and up.
+    let grip = browser.eval("(() => { const at = document.querySelector('[role=slider] .grip').getBoundingClientRect(); return [at.x + at.width / 2, at.y + at.height / 2, document.querySelector('.u-over').clientWidth]; })()").await;
+    let (x, y, width) = (grip[0].as_f64().unwrap(), grip[1].as_f64().unwrap(), grip[2].as_f64().unwrap());
+    let mouse = async |kind: &str, x: f64| {
+        browser
+            .devtools(
+                "Input.dispatchMouseEvent",
+                json!({"type": kind, "x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1}),
+            )
+            .await;
+    };
+    mouse("mousePressed", x).await;
+    for step in 1..=10 {
+        mouse("mouseMoved", x + width / 30.0 * f64::from(step)).await;
+    }
+    mouse("mouseReleased", x + width / 3.0).await;
+    browser.until("Number(document.querySelector('.answer [data-threshold]').dataset.threshold) > 0.75 && location.search.includes('threshold=')").await;
+    let (threshold, shown) = rate().await;
+    let says = ask(&service, &format!("/v1/calibration?strategy=graph&since=24h&threshold={threshold}")).await;
+    let says = says["failure_rate_at_threshold"].as_f64().unwrap();
+    // The last day has moved on by some seconds since.
+    assert!((shown - says).abs() < 0.01 && shown > before + 0.1, "{before}, {shown} and {says}");
+    browser.client.refresh().await.expect("a reload");
+    browser.loaded().await;
+    browser.until("document.querySelector('.rate')").await;
+    assert!((rate().await.0 - threshold).abs() < 1e-3, "it is in the URL");
+    // And without a hand.
+    browser.keys("[role=slider]", "\u{e011}").await;
+    browser
+        .until(&format!("Number(document.querySelector('.answer [data-threshold]').dataset.threshold) < {configured}"))
+        .await;
+    assert!(rate().await.1 < before);
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn dragging_over_the_chart_looks_closer() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/").await;
+    let over = browser.eval("(() => { const at = document.querySelector('.u-over').getBoundingClientRect(); return [at.x, at.y, at.width, at.height]; })()").await;
+    let at = |nth: usize| over[nth].as_f64().unwrap();
+    for (kind, x) in
+        [("mouseMoved", 0.5), ("mousePressed", 0.5), ("mouseMoved", 0.6), ("mouseMoved", 0.75), ("mouseReleased", 0.75)]
+    {
+        let place = json!({"type": kind, "x": at(0) + at(2) * x, "y": at(1) + at(3) / 2.0, "button": "left", "buttons": 1, "clickCount": 1});
+        browser.devtools("Input.dispatchMouseEvent", place).await;
+    }
+    browser
+        .until("new URLSearchParams(location.search).has('from') && new URLSearchParams(location.search).has('to')")
+        .await;
+    browser.loaded().await;
+    let hours = browser.eval("(() => { const url = new URLSearchParams(location.search); return (Date.parse(url.get('to')) - Date.parse(url.get('from'))) / 3.6e6; })()").await;
+    assert!((5.0..8.0).contains(&hours.as_f64().unwrap()), "a quarter of a day, not {hours} hours");
+    browser.click("#since").await;
+    browser.eval("(() => { const since = document.getElementById('since'); since.value = '1h'; since.dispatchEvent(new Event('change')); })()").await;
+    browser.until("location.search === '?since=1h'").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn the_token_is_asked_for_and_kept_nowhere_but_in_memory() {
+    let token = "a-token-for-those-who-read";
+    let service = Service::new(HttpOptions::default().read_token(token.parse().unwrap()));
+    searches::observe(&service.logger, 500);
+    service.logger.flush().await.expect("flush");
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.client.goto(&service.url("/")).await.expect("a page");
+    for (given, next) in [("a-token-that-is-wrong", "was refused"), (token, "")] {
+        browser.until("document.querySelector('dialog[open] input[name=token]')").await;
+        browser.keys("input[name=token]", given).await;
+        browser.click("dialog button[value=yes]").await;
+        if !next.is_empty() {
+            browser.until(&format!("document.querySelector('dialog[open]')?.innerText.includes({next:?})")).await;
+        }
+    }
+    browser.until("document.querySelectorAll('.tile .value').length === 6").await;
+    for page in ["failures", "queries", "calibration"] {
+        browser.eval(&format!("document.querySelector('nav a[href*={page}]').click()")).await;
+        browser
+            .until("!document.querySelector('main[aria-busy]') && document.querySelector('main table, main .chart')")
+            .await;
+    }
+    let kept = browser
+        .eval("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href, history.state])")
+        .await;
+    assert!(!kept.as_str().unwrap().contains("a-token"), "{kept}");
+    browser.client.refresh().await.expect("a reload");
+    browser.until("document.querySelector('dialog[open] input[name=token]')").await;
+    browser.close_with(&["401"]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn keys_lead_everywhere_and_do_not_disturb_who_types() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/").await;
+    browser.keys("body", "?").await;
+    browser.until("document.querySelector('dialog[open]').innerText.includes('search the failures')").await;
+    browser.keys("dialog[open] button", "\u{e00c}").await;
+    browser.until("!document.querySelector('dialog[open]')").await;
+    browser.keys("body", "/").await;
+    browser.until("document.activeElement.name === 'text' && location.search.includes('page=failures')").await;
+    browser.keys("input[name=text]", "tr?").await;
+    browser.until("location.search.includes('text=tr%3F')").await;
+    assert!(!browser.query().await.contains("live"), "letters in a field are letters");
+    browser.keys("input[name=text]", "\u{e00c}").await;
+    browser.keys("body", "3").await;
+    browser.until("location.search.includes('page=queries') && document.querySelector('main tbody')").await;
+    let before = browser.eval("performance.getEntriesByType('resource').length").await;
+    browser.keys("body", "r").await;
+    browser.until(&format!("performance.getEntriesByType('resource').length > {before}")).await;
+    browser.keys("body", "c").await;
+    browser.until("document.documentElement.dataset.theme === 'light'").await;
+    browser.client.refresh().await.expect("a reload");
+    browser.loaded().await;
+    assert_eq!(browser.eval("document.documentElement.dataset.theme").await, "light", "the choice is kept");
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn nothing_is_asked_for_while_nobody_looks() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    // The test decides when the ten seconds are over.
+    let clock = "window.setInterval = (work, ms) => { if (ms === 10000) window.tick = work; return 0; };
+         window.asked = 0; const ask = window.fetch; window.fetch = (...all) => { window.asked++; return ask(...all); };";
+    browser.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": clock})).await;
+    browser.goto("/").await;
+    let asked = browser.eval("window.asked").await;
+    browser.eval("(() => { Object.defineProperty(document, 'hidden', {value: true, configurable: true}); window.tick(); })()").await;
+    assert_eq!(browser.eval("window.asked").await, asked);
+    browser.eval("(() => { Object.defineProperty(document, 'hidden', {value: false}); window.tick(); })()").await;
+    browser.until(&format!("window.asked === {asked} + 3")).await;
+    browser.loaded().await;
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn where_there_is_nothing_or_nobody_answers_it_is_said_what_to_do() {
+    let service = Service::new(HttpOptions::default());
+    let browser = Browser::open(service.url(""), DESK).await;
+    for (page, said) in [
+        ("/", "curl http://127.0.0.1"),
+        ("/?page=failures", "No failures in this time"),
+        ("/?page=failures&type=error", "Take the filters away"),
+        ("/?page=queries", "No question failed in this time"),
+        ("/?page=calibration", "No strategy was used in this time"),
+        ("/?page=failures&failure=01890000-0000-7000-8000-000000000001", "no failure with this event_id"),
+    ] {
+        browser.client.goto(&service.url(page)).await.expect("a page");
+        browser.until(&format!("document.body.innerText.includes({said:?})")).await;
+    }
+    // A range that the service refuses: the reason is its own.
+    browser.goto("/?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z").await;
+    browser.until("document.querySelector('.problem').innerText.includes('a moment after `from`')").await;
+    browser.goto("/").await;
+    service.stop().await;
+    browser.click("#refresh").await;
+    browser.until("document.querySelector('.problem').innerText.includes('The service does not answer')").await;
+    assert_eq!(browser.texts(".problem button").await, ["Try again"]);
+    browser.close_with(&["404", "409", "ERR_CONNECTION_REFUSED"]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn it_is_as_usable_in_the_scope_of_another_application() {
+    use actix_web::{App, HttpServer, web};
+    let db = common::TestDb::new();
+    let logger = common::spawn(db.config());
+    searches::observe(&logger, 500);
+    logger.flush().await.expect("flush");
+    let api = failure_logger::http::configure(logger.clone(), HttpOptions::default());
+    let (send, started) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        actix_web::rt::System::new().block_on(async move {
+            let app = move || App::new().service(web::scope("/deep/log").configure(api.clone()));
+            let server = HttpServer::new(app).workers(1).bind(("127.0.0.1", 0)).expect("a port");
+            send.send(server.addrs()[0]).expect("the test waits");
+            server.run().await.expect("a server");
+        });
+    });
+    let address = started.recv().expect("a server");
+    let browser = Browser::open(format!("http://{address}"), DESK).await;
+    // Without the slash at its end.
+    browser.goto("/deep/log").await;
+    browser.until("location.pathname === '/deep/log/' && document.querySelectorAll('.tile .value').length === 6").await;
+    for page in PAGES {
+        browser.goto(&format!("/deep/log{page}")).await;
+        browser.until("document.querySelector('main table, main .chart') && !document.querySelector('.problem')").await;
+    }
+    browser.close().await;
+}
+
+/// Each page, and each dialog, in both colours and both sizes.
+#[tokio::test]
+#[ignore = "needs Chromium, ChromeDriver and axe-core; .ci/run runs it"]
+async fn people_who_cannot_see_or_use_a_mouse_are_not_shut_out() {
+    let axe = std::env::var("AXE").expect("AXE names axe-core's axe.min.js");
+    let axe = std::fs::read_to_string(&axe).expect("axe-core");
+    let service = searched().await;
+    for dark in [false, true] {
+        for width in [1440, 360] {
+            let browser = Browser::open(service.url(""), Screen { width, dark }).await;
+            for (page, dialog) in PAGES.into_iter().map(|page| (page, "")).chain([
+                ("/?page=failures&type=error", "document.querySelector('td a.query').click()"),
+                ("/", "document.getElementById('help').click()"),
+                ("/?page=failures&text=nothing-like-this", ""),
+            ]) {
+                browser.goto(page).await;
+                if !dialog.is_empty() {
+                    browser.eval(dialog).await;
+                    browser.until("document.querySelector('dialog[open]')").await;
+                }
+                browser.eval("document.querySelectorAll('details').forEach((of) => (of.open = true))").await;
+                browser.client.execute(&axe, vec![]).await.expect("axe");
+                let run = "const done = arguments[0]; axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']})
+                     .then((found) => done(found.violations.map((of) => [of.id, of.nodes.map((node) => node.html + ' ' + node.failureSummary).slice(0, 3)])), (error) => done(String(error)));";
+                let found = browser.client.execute_async(run, vec![]).await.expect("axe");
+                assert_eq!(found, json!([]), "{page} {dialog} at {width}, dark {dark}");
+                assert_eq!(
+                    browser.eval("document.documentElement.scrollWidth <= innerWidth").await,
+                    true,
+                    "{page} is too wide at {width}"
+                );
+            }
+            browser.close().await;
+        }
+    }
+}
+
+/// Pictures of each page to look at, where `SCREENSHOTS` says.
+#[tokio::test]
+#[ignore = "only makes pictures, for those who set SCREENSHOTS"]
+async fn pictures() {
+    let Some(folder) = std::env::var_os("SCREENSHOTS").map(PathBuf::from) else { return };
+    let service = searched().await;
+    let names = ["overview", "failures", "queries", "calibration"];
+    for (scheme, dark) in [("light", false), ("dark", true)] {
+        for width in [1440, 360] {
+            let browser = Browser::open(service.url(""), Screen { width, dark }).await;
+            for (name, page) in names.into_iter().zip(PAGES) {
+                browser.goto(page).await;
+                browser.until("document.querySelector('main table, main .rate')").await;
+                let picture = browser.client.screenshot().await.expect("a picture");
+                std::fs::write(folder.join(format!("{name}-{scheme}-{width}.png")), picture).expect("a file");
+            }
+            browser.close().await;
+        }
+    }
+}
