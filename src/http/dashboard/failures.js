@@ -9,7 +9,9 @@ export const title = "Failures";
 
 const PER_PAGE = 50;
 /** How long the service looks for failures that fit before it tells what it has found. */
-const WITHIN_MS = 30;
+const WITHIN_MS = 25;
+/** A search that took longer is not repeated by itself. */
+const SLOW_MS = 1000;
 /** Rows that a live list shows, and those that wait while it is paused. */
 const MOST_LIVE = 200;
 
@@ -26,13 +28,14 @@ export function mount(root) {
 
   let tail = null;
   let shown = "";
+  let slow = false;
 
   return {
     search: () => controls.text.focus(),
     /** What comes by itself needs no refresh, and who reads an older page is not to lose it. */
     get still() {
       const { live, older_than, newer_than } = state.get();
-      return Boolean(live || older_than || newer_than || dialog.open);
+      return Boolean(live || older_than || newer_than || slow);
     },
     async load(signal) {
       const now = state.get();
@@ -58,7 +61,10 @@ export function mount(root) {
       tail?.stop();
       tail = null;
       if (failure && shown === wanted) return;
+      const began = performance.now();
+      slow = true;
       await find(now, signal, { list, progress, pager });
+      slow = performance.now() - began > SLOW_MS;
     }
     shown = wanted;
   }
@@ -132,7 +138,7 @@ async function find(now, signal, { list, progress, pager }) {
   let failures = [], first = null, page;
   for (let round = 0; ; round++) {
     const limit = PER_PAGE - failures.length;
-    page = await api.get("failures", { ...rangeOf(now), ...state.filter(now), ...cursor, limit, within_ms: WITHIN_MS }, signal);
+    page = await api.get("failures", { ...state.range(now), ...state.filter(now), ...cursor, limit, within_ms: WITHIN_MS }, signal);
     first ??= page;
     failures = backwards ? [...failures, ...page.failures] : [...page.failures, ...failures];
     if (page.complete || failures.length >= PER_PAGE) break;
@@ -159,11 +165,6 @@ async function find(now, signal, { list, progress, pager }) {
     now.older_than && newer && h("a", { class: "button", rel: "prev", href: state.link({ newer_than: newer, older_than: null }) }, "‹ Newer"),
     older && failures.length > 0 && h("a", { class: "button", rel: "next", href: state.link({ older_than: older, newer_than: null }) }, "Older ›"),
   ].filter(Boolean));
-}
-
-/** A page of the last hour must not move on while somebody leafs through it; the API's `since` does. */
-function rangeOf(now) {
-  return state.range(now);
 }
 
 function showRows(list, failures) {

@@ -52,9 +52,10 @@ async function load() {
   }
 }
 
-/** What nobody looks at is not asked for; and what is looked at is not taken away. */
+/** What nobody looks at is not asked for; what is looked at is not taken away, and what is under way goes on. */
 function refresh() {
-  if (!document.hidden && !page?.still && !state.get().to && !document.querySelector("dialog[open]")) load();
+  const busy = main.hasAttribute("aria-busy") || document.querySelector("dialog[open]");
+  if (!document.hidden && !busy && !page.still && !state.get().to) load();
 }
 setInterval(refresh, REFRESH_MS);
 document.addEventListener("visibilitychange", () => {

@@ -7,6 +7,9 @@ import * as state from "./state.js";
 
 export const title = "Queries";
 
+/** Grouping that took longer is not repeated by itself. */
+const SLOW_MS = 1000;
+
 const STATUSES = ["open", "resolved", "ignored"];
 
 export function mount(root) {
@@ -14,18 +17,24 @@ export function mount(root) {
   const progress = h("div", { class: "progress", role: "status" });
   const list = h("div", {});
   root.append(h("section", { class: "card" }, filters, progress, list));
-  let again;
+  let again, slow = false;
 
   return {
+    get still() {
+      return slow;
+    },
     async load(signal) {
       const now = state.get();
       const { strategies } = await api.get("strategies", state.range(now), signal);
       filters.replaceChildren(...controls(now, strategies));
       again = () => this.load(signal);
       const wanted = { ...state.range(now), failure_type: now.type, strategy: now.strategy, status: now.status, limit: 100 };
+      const began = performance.now();
+      slow = true;
       const answer = await api.wait("queries", wanted, signal, (ms) => {
         progress.textContent = `Grouping the failing questions… ${(ms / 1000).toFixed(1)} s`;
       });
+      slow = performance.now() - began > SLOW_MS;
       progress.textContent = "";
       list.replaceChildren(...shown(answer, now));
     },
