@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import * as charts from "./charts.js";
-import { calmly, empty, h, select } from "./dom.js";
+import { calmly, empty, h, renew, select } from "./dom.js";
 import * as format from "./format.js";
 import * as state from "./state.js";
 
@@ -14,7 +14,7 @@ export function mount(root) {
   const place = h("div", {});
   root.append(h("section", { class: "card" }, controls, answer, place));
   const remember = calmly((threshold) => state.set({ threshold: String(threshold) }, { replace: true }), 200);
-  let chart, asked = null, asking = false, shown = null;
+  let chart, showThreshold = () => {}, asked = null, asking = false, shown = null;
 
   return {
     async load(signal) {
@@ -37,10 +37,10 @@ export function mount(root) {
       shown = wanted;
       chart?.close();
       chart = null;
-      const focused = document.activeElement?.closest?.("[role=slider], input[name=threshold]");
+      const held = document.activeElement?.matches("[role=slider]");
       const names = [...new Set([strategy, ...strategies.map((of) => of.strategy)])];
       if (calibration.distribution.length === 0) {
-        controls.replaceChildren(chooser(names, strategy));
+        renew(controls, chooser(names, strategy));
         answer.replaceChildren();
         place.replaceChildren(empty(`No scores of ${format.visible(strategy)} are known in this time`,
           h("p", {}, "Thresholds are judged by the scores of successes and failures: report attempts with their "), h("p", {}, h("code", {}, "top_score"), " to /v1/attempts, or put a monitor around the retrieval.")));
@@ -53,16 +53,16 @@ export function mount(root) {
         remember(Number(threshold.toPrecision(6)));
       });
       const [fields, update] = inputs(calibration, signal);
-      controls.replaceChildren(chooser(names, strategy), ...fields);
+      renew(controls, chooser(names, strategy), fields);
       place.replaceChildren(chart.element);
       chart.draw();
-      answer.update = update;
-      if (focused) place.querySelector("[role=slider]")?.focus();
+      showThreshold = update;
+      if (held) place.querySelector("[role=slider]")?.focus();
       tell(calibration, chart.threshold(), signal);
     },
     /** What is being held must not be taken away. */
     get still() {
-      return Boolean(document.activeElement?.closest?.("[role=slider], input[name=threshold], input[name=rate]"));
+      return controls.contains(document.activeElement) || document.activeElement?.matches("[role=slider]");
     },
     close() {
       chart?.close();
@@ -104,7 +104,7 @@ export function mount(root) {
   /** Tells the failure rate at a threshold: one question at a time, and the last one counts. */
   async function tell(calibration, threshold, signal) {
     asked = threshold;
-    answer.update?.(threshold);
+    showThreshold(threshold);
     if (asking) return;
     asking = true;
     try {

@@ -54,6 +54,21 @@ export function select(name, label, options, value, onchange) {
       options.map(([of, text]) => h("option", { value: of, selected: of === value }, text))));
 }
 
+/** Puts something else into `place`; the focus stays where it was, as far as that is still there. */
+export function renew(place, ...children) {
+  const focused = place.contains(document.activeElement) ? document.activeElement : null;
+  place.replaceChildren(...children.flat(Infinity));
+  if (!focused || focused.isConnected) return;
+  const { id, name } = focused, href = focused.getAttribute("href");
+  const same = id ? `#${CSS.escape(id)}` : name ? `[name="${CSS.escape(name)}"]` : href && `[href="${CSS.escape(href)}"]`;
+  if (same) place.querySelector(same)?.focus({ preventScroll: true });
+}
+
+/** Says something to those who do not see it happen. */
+export function announce(text) {
+  document.getElementById("notice").textContent = text;
+}
+
 /** Calls `work` once things have been quiet for a moment. */
 export function calmly(work, quiet = 250) {
   let timer;

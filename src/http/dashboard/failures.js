@@ -1,7 +1,7 @@
 // The failures one by one: found, followed as they come, and each in full.
 
 import * as api from "./api.js";
-import { calmly, empty, failed, h, select, table } from "./dom.js";
+import { announce, calmly, empty, failed, h, renew, select, table } from "./dom.js";
 import * as format from "./format.js";
 import * as state from "./state.js";
 
@@ -17,12 +17,12 @@ const MOST_LIVE = 200;
 
 export function mount(root) {
   const shownFilters = h("form", { class: "filters", role: "search", onsubmit: (event) => event.preventDefault() });
-  const progress = h("div", { class: "progress", role: "status" });
+  const progress = h("div", { class: "progress" });
   const list = h("div", {});
   const pager = h("nav", { class: "pager", "aria-label": "Pages of failures" });
   const dialog = h("dialog", { class: "detail", "aria-labelledby": "detail-title", onclose: () => state.set({ failure: null }) });
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  const controls = filters();
+  const controls = filters((said) => (progress.textContent = said));
   shownFilters.append(...controls.elements);
   root.append(h("section", { class: "card" }, shownFilters, progress, list, pager), dialog);
 
@@ -71,11 +71,12 @@ export function mount(root) {
 }
 
 /** The filters, which show the URL and change it. */
-function filters() {
-  const change = (changes) => state.set({ older_than: null, newer_than: null, ...changes });
-  const later = calmly((name, value) => change({ [name]: value || null }), 300);
+function filters(tell) {
+  const change = (changes, how) => state.set({ older_than: null, newer_than: null, ...changes }, how);
   const input = (name, label, more = {}) => {
-    const field = h("input", { type: "search", name, autocomplete: "off", spellcheck: "false", oninput: () => later(name, field.value.trim()), ...more });
+    // What is typed is one step of the history, whatever pauses there were.
+    const later = calmly((value) => change({ [name]: value || null }, { replace: true }), 300);
+    const field = h("input", { type: "search", name, autocomplete: "off", spellcheck: "false", oninput: () => later(field.value.trim()), ...more });
     return [h("label", { class: "field" }, h("span", {}, label), field), field];
   };
   const [text, textField] = input("text", "Search in queries and errors", { placeholder: "/", maxlength: 512 });
@@ -86,7 +87,7 @@ function filters() {
   const save = (format, name) => h("button", {
     type: "button", "data-export": format,
     onclick: () => api.download("export", { ...state.range(), ...state.filter(), query: null, format }, name)
-      .catch((error) => alert(error.message)),
+      .catch((error) => tell(`This could not be exported: ${error.message}`)),
   }, format === "csv" ? "CSV" : "JSON lines");
   const query = h("p", { class: "chip", hidden: true });
   return {
@@ -136,6 +137,8 @@ async function find(now, signal, { list, progress, pager }) {
   const backwards = !now.newer_than;
   let cursor = backwards ? { older_than: now.older_than } : { newer_than: now.newer_than };
   let failures = [], first = null, page;
+  const said = h("span", {});
+  const stop = h("button", { type: "button", onclick: () => document.dispatchEvent(new Event("stop-loading")) }, "Stop");
   for (let round = 0; ; round++) {
     const limit = PER_PAGE - failures.length;
     page = await api.get("failures", { ...state.range(now), ...state.filter(now), ...cursor, limit, within_ms: WITHIN_MS }, signal);
@@ -146,11 +149,12 @@ async function find(now, signal, { list, progress, pager }) {
     if (round % 8 === 0) {
       showRows(list, failures);
       const reached = new Date(Number(page[backwards ? "older" : "newer"].split(".")[0]));
-      progress.replaceChildren(`Searching… back to ${reached.toLocaleString()}, ${failures.length} found, ${((performance.now() - began) / 1000).toFixed(1)} s `,
-        h("button", { type: "button", onclick: () => document.dispatchEvent(new Event("stop-loading")) }, "Stop"));
+      said.textContent = `Searching… back to ${reached.toLocaleString()}, ${failures.length} found, ${((performance.now() - began) / 1000).toFixed(1)} s `;
+      if (round === 0) progress.replaceChildren(said, stop);
     }
   }
   progress.replaceChildren();
+  announce(`${failures.length} failures are shown`);
   showRows(list, failures);
   if (failures.length === 0) {
     const filtered = now.type || now.strategy || now.conversation || now.text || now.query;
@@ -160,7 +164,7 @@ async function find(now, signal, { list, progress, pager }) {
   }
   // To the newest page there is a way of its own: a cursor stays where it was.
   const older = backwards ? page.older : first.older, newer = backwards ? first.newer : page.newer;
-  pager.replaceChildren(...[
+  renew(pager, [
     (now.older_than || now.newer_than) && h("a", { class: "button", href: state.link({ older_than: null, newer_than: null }) }, "« Newest"),
     now.older_than && newer && h("a", { class: "button", rel: "prev", href: state.link({ newer_than: newer, older_than: null }) }, "‹ Newer"),
     older && failures.length > 0 && h("a", { class: "button", rel: "next", href: state.link({ older_than: older, newer_than: null }) }, "Older ›"),
@@ -168,7 +172,7 @@ async function find(now, signal, { list, progress, pager }) {
 }
 
 function showRows(list, failures) {
-  list.replaceChildren(table("Failures, the newest first", COLUMNS, failures.map((failure) => row(failure))));
+  renew(list, table("Failures, the newest first", COLUMNS, failures.map((failure) => row(failure))));
 }
 
 /** Shows failures as they come in. */

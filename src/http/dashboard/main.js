@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import * as calibration from "./calibration.js";
 import * as charts from "./charts.js";
-import { failed, h } from "./dom.js";
+import { failed, h, renew } from "./dom.js";
 import * as failures from "./failures.js";
 import * as overview from "./overview.js";
 import * as queries from "./queries.js";
@@ -13,8 +13,9 @@ const PAGES = { overview, failures, queries, calibration };
 const REFRESH_MS = 10_000;
 
 const main = document.getElementById("main");
-const notice = document.getElementById("notice");
 let page = null, name = null, loading = null, updated = null;
+/** Whoever gave no token is asked again when they try again, and not before. */
+let refused = false;
 
 /** Shows what the URL says. */
 function show() {
@@ -35,14 +36,15 @@ function show() {
 async function load() {
   loading?.abort();
   const mine = (loading = new AbortController());
+  refused = false;
   main.setAttribute("aria-busy", "true");
   try {
     await page.load(mine.signal);
     main.querySelector(":scope > .problem")?.remove();
     updated = new Date();
-    notice.replaceChildren();
   } catch (error) {
     if (mine.signal.aborted || error.name === "AbortError") return;
+    refused = error.status === 401;
     main.querySelector(":scope > .problem")?.remove();
     main.prepend(failed(error, load));
     // Ours: a mistake in this page, which is to be seen.
@@ -52,10 +54,10 @@ async function load() {
   }
 }
 
-/** What nobody looks at is not asked for; what is looked at is not taken away, and what is under way goes on. */
+/** What nobody looks at is not asked for; what is in somebody's hand is not taken away, and what is under way goes on. */
 function refresh() {
-  const busy = main.hasAttribute("aria-busy") || document.querySelector("dialog[open]");
-  if (!document.hidden && !busy && !page.still && !state.get().to) load();
+  const busy = main.hasAttribute("aria-busy") || document.querySelector("dialog[open], main:active") || !getSelection().isCollapsed;
+  if (!document.hidden && !busy && !refused && !page.still && !state.get().to) load();
 }
 setInterval(refresh, REFRESH_MS);
 document.addEventListener("visibilitychange", () => {
@@ -68,7 +70,7 @@ document.addEventListener("stop-loading", () => {
 
 function showNav() {
   const nav = document.getElementById("pages");
-  nav.replaceChildren(...state.PAGES.map((of) => h("a", {
+  renew(nav, state.PAGES.map((of) => h("a", {
     href: state.link({ page: of, status: null }), "aria-current": of === name ? "page" : null,
   }, PAGES[of].title)));
   document.getElementById("brand").href = state.link({ page: "overview" });
@@ -88,8 +90,8 @@ function showRange(now) {
     presets.map(([since, text]) => h("option", { value: since, selected: !absolute && since === now.since }, `last ${text}`)),
     h("option", { value: "absolute", selected: absolute }, absolute ? spelled(now) : "from … to …"));
   // Chosen again, it opens again.
-  const change = absolute && h("button", { type: "button", onclick: askForRange, "aria-label": "Change the time range" }, "✎");
-  document.getElementById("range").replaceChildren(...[choose, change].filter(Boolean));
+  const change = absolute && h("button", { type: "button", id: "change-range", onclick: askForRange, "aria-label": "Change the time range" }, "✎");
+  renew(document.getElementById("range"), choose, change || []);
 }
 
 function spelled({ from, to }) {

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import * as charts from "./charts.js";
-import { empty, h, table } from "./dom.js";
+import { empty, h, renew, table } from "./dom.js";
 import * as format from "./format.js";
 import * as state from "./state.js";
 
@@ -24,7 +24,7 @@ export function mount(root) {
       const [summary, series, stats] = await Promise.all([
         api.get("summary", range, signal), api.get("timeseries", range, signal), api.get("stats", {}, signal),
       ]);
-      tiles.replaceChildren(...tilesOf(summary, stats));
+      renew(tiles, tilesOf(summary, stats));
       chart?.close();
       if (summary.total.attempts === 0) {
         chart = null;
@@ -38,7 +38,7 @@ export function mount(root) {
       });
       over.replaceChildren(chart.element);
       chart.draw();
-      strategies.replaceChildren(strategyTable(summary, series));
+      renew(strategies, strategyTable(summary, series));
     },
     close() {
       chart?.close();

@@ -1,7 +1,7 @@
 // Which questions fail, in groups of those that are nearly the same, and what is done about them.
 
 import * as api from "./api.js";
-import { empty, h, select, table } from "./dom.js";
+import { announce, empty, h, renew, select, table } from "./dom.js";
 import * as format from "./format.js";
 import * as state from "./state.js";
 
@@ -14,19 +14,20 @@ const STATUSES = ["open", "resolved", "ignored"];
 
 export function mount(root) {
   const filters = h("div", { class: "filters" });
-  const progress = h("div", { class: "progress", role: "status" });
+  const progress = h("div", { class: "progress" });
   const list = h("div", {});
   root.append(h("section", { class: "card" }, filters, progress, list));
   let again, slow = false;
 
   return {
+    /** A list that is open must not be closed by a refresh. */
     get still() {
-      return slow;
+      return slow || filters.contains(document.activeElement);
     },
     async load(signal) {
       const now = state.get();
       const { strategies } = await api.get("strategies", state.range(now), signal);
-      filters.replaceChildren(...controls(now, strategies));
+      renew(filters, controls(now, strategies));
       again = () => this.load(signal);
       const wanted = { ...state.range(now), failure_type: now.type, strategy: now.strategy, status: now.status, limit: 100 };
       const began = performance.now();
@@ -36,7 +37,8 @@ export function mount(root) {
       });
       slow = performance.now() - began > SLOW_MS;
       progress.textContent = "";
-      list.replaceChildren(...shown(answer, now));
+      announce(`${answer.groups.length} groups of questions are shown`);
+      renew(list, shown(answer, now));
     },
     close() {},
   };
@@ -87,6 +89,7 @@ export function mount(root) {
     try {
       await api.put("queries/status", { question: group.key, status });
       await again();
+      announce(`This group is ${status} now`);
       // To where the focus was, which went with the old table.
       list.querySelector(`tr[data-key="${CSS.escape(group.key)}"] button`)?.focus();
     } catch (error) {
