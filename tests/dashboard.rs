@@ -476,6 +476,43 @@ async fn it_is_as_usable_in_the_scope_of_another_application() {
     browser.close().await;
 }
 
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn a_long_search_shows_how_far_it_is_and_can_be_stopped() {
+    let service = Service::new(HttpOptions::default());
+    service.db.execute(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 400000)
+         INSERT INTO memory_retrieval_failures (event_id, turn_index, failure_type, retrieval_strategy, query_text, query_len,
+             result_count, latency_ms, created_at)
+         SELECT randomblob(16), n, 'no_hit', 'semantic', CASE n WHEN 399000 THEN 'a needle' ELSE 'hay' END, 3, 0, 0,
+             unixepoch('subsec') * 1000 - 400000 + n FROM n",
+    );
+    let browser = Browser::open(service.url(""), DESK).await;
+    let clock = "window.setInterval = (work, ms) => { if (ms === 10000) window.tick = work; return 0; };";
+    browser.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": clock})).await;
+    browser.client.goto(&service.url("/?page=failures&text=needle")).await.expect("a page");
+    // What is found is there before the end.
+    browser.until("document.querySelector('.progress').innerText.includes('1 found')").await;
+    browser.until("document.querySelector('main td a.query').innerText === 'a needle'").await;
+    browser.click(".progress button").await;
+    browser.until("document.querySelector('.progress').innerText === 'Stopped.'").await;
+    let asked =
+        browser.eval("(() => { window.tick(); return performance.getEntriesByType('resource').length; })()").await;
+    browser.until("!document.querySelector('main[aria-busy]')").await;
+    assert_eq!(
+        browser.eval("performance.getEntriesByType('resource').length").await,
+        asked,
+        "what was stopped stays so"
+    );
+    // Once it is not stopped, it comes to an end.
+    browser.keys("body", "r").await;
+    browser
+        .until("document.querySelector('.progress').innerText === '' && !document.querySelector('main[aria-busy]')")
+        .await;
+    assert_eq!(browser.texts("main td a.query").await, ["a needle"]);
+    browser.close().await;
+}
+
 /// Each page, and each dialog, in both colours and both sizes.
 #[tokio::test]
 #[ignore = "needs Chromium, ChromeDriver and axe-core; .ci/run runs it"]

@@ -61,7 +61,9 @@ impl Browser {
         let driver = Driver { process, _profile: profile };
         let capabilities: Capabilities = match json!({
             "goog:chromeOptions": {"args": [
-                "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+                "--headless",
+                // It ends with its driver, however that ends.
+                "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
                 format!("--user-data-dir={}", driver._profile.path().display()),
             ]},
