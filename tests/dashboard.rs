@@ -8,16 +8,14 @@ mod browser;
 mod common;
 #[path = "common/searches.rs"]
 mod searches;
-#[path = "common/service.rs"]
-mod service;
 
 use std::path::PathBuf;
 
 use browser::{Browser, DESK, PHONE, Screen};
+use common::service::Service;
 use failure_logger::http::HttpOptions;
 use failure_logger::{RetrievalFailureRecord, RetrievalFailureType};
 use serde_json::{Value, json};
-use service::Service;
 
 const PAGES: [&str; 4] = ["/?", "/?page=failures", "/?page=queries", "/?page=calibration&strategy=graph"];
 

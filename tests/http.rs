@@ -3,95 +3,13 @@
 
 mod common;
 
-use std::net::SocketAddr;
-
-use actix_web::rt::System;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 use awc::http::{Method, StatusCode};
-use awc::{Client, ClientRequest};
 use common::TestDb;
+use common::service::{JSON, LINES, Service, answer, failure};
 use failure_logger::http::{self, HttpOptions};
 use failure_logger::{FailureLogger, LoggerHandle};
 use serde_json::{Value, json};
-
-/// A service on a port of its own, on a thread of its own.
-struct Service {
-    address: SocketAddr,
-    logger: LoggerHandle,
-    server: actix_web::dev::ServerHandle,
-    db: TestDb,
-}
-
-impl Service {
-    fn new(options: HttpOptions) -> Self {
-        let db = TestDb::new();
-        let logger = common::spawn(db.config());
-        Self::of(db, logger, options)
-    }
-
-    fn of(db: TestDb, logger: LoggerHandle, options: HttpOptions) -> Self {
-        let (send, started) = std::sync::mpsc::channel();
-        let api = http::configure(logger.clone(), options);
-        std::thread::spawn(move || {
-            System::new().block_on(async move {
-                let server = HttpServer::new(move || App::new().configure(api.clone()))
-                    .workers(1)
-                    .bind(("127.0.0.1", 0))
-                    .expect("a port");
-                let address = server.addrs()[0];
-                let server = server.run();
-                send.send((address, server.handle())).expect("the test waits");
-                server.await.expect("a server");
-            });
-        });
-        let (address, server) = started.recv().expect("a server");
-        Self { address, logger, server, db }
-    }
-
-    fn request(&self, method: Method, path: &str) -> ClientRequest {
-        Client::builder().disable_timeout().finish().request(method, format!("http://{}{path}", self.address))
-    }
-
-    fn get(&self, path: &str) -> ClientRequest {
-        self.request(Method::GET, path)
-    }
-
-    async fn post(&self, path: &str, content_type: &str, body: impl Into<String>) -> (StatusCode, Value) {
-        let request = self.request(Method::POST, path).content_type(content_type);
-        answer(request.send_body(body.into()).await).await
-    }
-
-    async fn ask(&self, path: &str) -> (StatusCode, Value) {
-        answer(self.get(path).send().await).await
-    }
-
-    async fn flush(&self) {
-        self.logger.flush().await.expect("flush");
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        drop(self.server.stop(false));
-    }
-}
-
-async fn answer<S>(sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>) -> (StatusCode, Value)
-where
-    S: futures_util::Stream<Item = Result<web::Bytes, actix_web::error::PayloadError>>,
-{
-    let mut response = sent.expect("an answer");
-    let body = response.body().limit(64 << 20).await.expect("a body");
-    let value = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
-    (response.status(), value)
-}
-
-fn failure(query: &str) -> Value {
-    json!({"failure_type": "no_hit", "retrieval_strategy": "semantic", "query_text": query})
-}
-
-const JSON: &str = "application/json";
-const LINES: &str = "application/x-ndjson";
 
 #[actix_web::test]
 async fn a_failure_a_list_and_lines_are_stored_with_all_that_was_said() {
@@ -310,58 +228,6 @@ async fn metrics_exist_from_the_start_and_count_what_happens() {
         "failure_logger_attempts_total{strategy=\"semantic\",outcome=\"no_hit\"} 1",
     ] {
         assert!(after.contains(line), "{line} is missing in\n{after}");
-    }
-}
-
-#[actix_web::test]
-async fn a_host_that_is_not_allowed_is_refused_everywhere() {
-    let service = Service::new(HttpOptions::default().allow_host("Logger.Example"));
-    for path in ["/v1/failures", "/v1/summary", "/metrics", "/healthz", "/openapi.json"] {
-        for (host, status) in [
-            ("evil.example", 421),
-            ("localhost.evil.example", 421),
-            ("localhost:4318", 200),
-            ("[::1]:80", 200),
-            ("LOGGER.example.", 200),
-        ] {
-            let sent = service.get(path).insert_header(("host", host)).send().await.unwrap();
-            assert_eq!(sent.status().as_u16(), status, "{host} {path}");
-            assert_eq!(sent.headers().get("x-content-type-options").unwrap(), "nosniff");
-            assert!(sent.headers().get("access-control-allow-origin").is_none());
-        }
-    }
-}
-
-#[actix_web::test]
-async fn tokens_open_what_they_are_for_and_nothing_else() {
-    let options = HttpOptions::default()
-        .read_token("a token for those who read".replace(' ', "-").parse().unwrap())
-        .ingest_token("a token for those who write".replace(' ', "-").parse().unwrap());
-    assert!("short".parse::<http::Token>().is_err());
-    assert!(!format!("{options:?}").contains("token-for"), "a secret is never shown");
-    let service = Service::new(options);
-    let (read, write) = ("Bearer a-token-for-those-who-read", "bearer  a-token-for-those-who-write");
-    for (method, path, token, status) in [
-        (Method::GET, "/v1/failures", None, 401),
-        (Method::GET, "/v1/failures", Some(write), 401),
-        (Method::GET, "/v1/failures", Some("Bearer a-token-for-those-who-rea"), 401),
-        (Method::GET, "/v1/failures", Some("Basic a-token-for-those-who-read"), 401),
-        (Method::GET, "/v1/failures", Some(read), 200),
-        (Method::GET, "/metrics", None, 401),
-        (Method::GET, "/metrics", Some(read), 200),
-        (Method::POST, "/v1/failures", None, 401),
-        (Method::POST, "/v1/failures", Some(read), 401),
-        (Method::POST, "/v1/failures", Some(write), 202),
-        (Method::GET, "/healthz", None, 200),
-        (Method::GET, "/readyz", None, 200),
-    ] {
-        let mut request = service.request(method.clone(), path).content_type(JSON);
-        if let Some(token) = token {
-            request = request.insert_header(("authorization", token));
-        }
-        let sent = request.send_body(failure("q").to_string()).await.unwrap();
-        assert_eq!(sent.status().as_u16(), status, "{method} {path} {token:?}");
-        assert_eq!(sent.headers().contains_key("www-authenticate"), status == 401);
     }
 }
 

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Failure;
+use super::output::{Column, Format, Kind, column, write};
 use crate::config::LoggerConfig;
-use crate::http::{HttpOptions, Token};
+use crate::http::{DEFAULT_MAX_POSTS_PER_SECOND, DEFAULT_MAX_QUESTIONS_PER_SECOND, HttpOptions, Token};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4318));
 /// A service has more callers than one application.
@@ -65,9 +65,12 @@ pub(super) struct ServiceSettings {
     pub(super) listen: SocketAddr,
     pub(super) token_file: Option<PathBuf>,
     pub(super) allow_hosts: Vec<String>,
+    pub(super) allow_origins: Vec<String>,
     pub(super) log_format: LogFormat,
     pub(super) log_level: String,
     pub(super) max_connections: usize,
+    pub(super) max_questions_per_second: u32,
+    pub(super) max_posts_per_second: u32,
     pub(super) workers: usize,
 }
 
@@ -77,13 +80,22 @@ impl Default for ServiceSettings {
             listen: DEFAULT_LISTEN,
             token_file: None,
             allow_hosts: Vec::new(),
+            allow_origins: Vec::new(),
             log_format: LogFormat::Text,
             log_level: "info".into(),
             max_connections: 20_000,
+            max_questions_per_second: DEFAULT_MAX_QUESTIONS_PER_SECOND,
+            max_posts_per_second: DEFAULT_MAX_POSTS_PER_SECOND,
             workers: std::thread::available_parallelism().map_or(2, usize::from),
         }
     }
 }
+
+const SETTING: [Column; 3] = [
+    column("setting", "/setting", Kind::Text),
+    column("value", "/value", Kind::Text),
+    column("origin", "/origin", Kind::Text),
+];
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,9 +181,15 @@ impl Settings {
 
     /// What the HTTP routes are to allow.
     pub(super) fn http(&self) -> Result<HttpOptions, Failure> {
-        let mut options = HttpOptions::default();
+        let mut options = HttpOptions::default()
+            .max_questions_per_second(self.service.max_questions_per_second)
+            .max_posts_per_second(self.service.max_posts_per_second);
         for host in &self.service.allow_hosts {
             options = options.allow_host(host);
+        }
+        for origin in &self.service.allow_origins {
+            let refused = |expected| Failure::Usage(format!("allow_origins = {origin}: {expected}"));
+            options = options.allow_origin(origin.parse().map_err(refused)?);
         }
         let Some(path) = &self.service.token_file else {
             if !self.service.listen.ip().is_loopback() {
@@ -202,13 +220,10 @@ impl Settings {
     }
 
     /// Shows every setting with its value and its origin.
-    pub(super) fn show(&self) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        for (key, (value, origin)) in &self.values {
-            let value = if value.is_null() { "-".to_owned() } else { value.to_string() };
-            writeln!(out, "{key:<26} {value:<28} {origin}")?;
-        }
-        Ok(())
+    pub(super) fn show(&self, format: Format) -> Result<(), Failure> {
+        let row = |(key, (value, origin)): (&String, &(Value, Origin))| json!({"setting": key, "value": value, "origin": origin.to_string()});
+        let rows: Vec<Value> = self.values.iter().map(row).collect();
+        write(format, &Value::from(rows.clone()), &rows, &SETTING)
     }
 }
 

@@ -3,17 +3,21 @@
 use std::fmt;
 use std::str::FromStr;
 
-use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
+use actix_web::{Error, ResponseError as _};
 use subtle::ConstantTimeEq as _;
 
 use super::Api;
+use super::limits::Client;
 use super::problem::Problem;
+
+/// Wrong tokens that an address may show in a second.
+const WRONG_TOKENS_PER_SECOND: u32 = 10;
 
 /// A secret that is never shown, and compared in constant time.
 #[derive(Clone)]
@@ -39,9 +43,8 @@ impl Token {
         &self.0
     }
 
-    fn is_shown_by(&self, request: &ServiceRequest) -> bool {
-        let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let Some((scheme, shown)) = shown.and_then(|value| value.split_once(' ')) else { return false };
+    fn is(&self, shown: &HeaderValue) -> bool {
+        let Some((scheme, shown)) = shown.to_str().ok().and_then(|value| value.split_once(' ')) else { return false };
         scheme.eq_ignore_ascii_case("bearer") && shown.trim().as_bytes().ct_eq(self.0.as_bytes()).into()
     }
 }
@@ -49,6 +52,32 @@ impl Token {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(..)")
+    }
+}
+
+/// Where web pages may come from that are to read what the service answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin(String);
+
+impl FromStr for Origin {
+    type Err = &'static str;
+
+    /// A scheme and a host, perhaps with a port, as browsers send it: `https://dashboard.example`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let expected = "expected an origin, as https://dashboard.example or http://localhost:3000";
+        let origin = text.trim().to_ascii_lowercase();
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).ok_or(expected)?;
+        let fine = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        if host.is_empty() || !host.bytes().all(fine) {
+            return Err(expected);
+        }
+        Ok(Self(origin))
+    }
+}
+
+impl Origin {
+    pub(super) fn is(&self, shown: &HeaderValue) -> bool {
+        shown.as_bytes().eq_ignore_ascii_case(self.0.as_bytes())
     }
 }
 
@@ -71,25 +100,27 @@ const NO_SECRETS: [(&str, &str); 5] = [
     ("x-content-type-options", "nosniff"),
 ];
 
-pub(super) async fn guard(
+/// The outermost: looks at the host, and gives every answer the headers and every error the form that
+/// all of them have.
+pub(super) async fn receive(
     api: Data<Api>,
-    access: Access,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let mut response = match refusal(&api, access, &request) {
-        Some(problem) => {
-            request.into_response(actix_web::ResponseError::error_response(&problem)).map_into_boxed_body()
+    let mut response = if is_addressed(&api, &request) {
+        let http = request.request().clone();
+        match next.call(request).await {
+            Ok(response) => response.map_into_boxed_body(),
+            Err(error) => ServiceResponse::new(http, error.error_response()),
         }
-        None => {
-            let http = request.request().clone();
-            match next.call(request).await {
-                Ok(response) => response.map_into_boxed_body(),
-                // Here, so that errors have the headers too.
-                Err(error) => ServiceResponse::new(http, error.error_response()),
-            }
-        }
+    } else {
+        let refused = "this service does not answer to that host; allow it with --allow-host";
+        refuse(request, &Problem::new(StatusCode::MISDIRECTED_REQUEST, refused))
     };
+    if let Some(error) = response.response().error().and_then(|error| error.as_error::<actix_cors::CorsError>()) {
+        let problem = Problem::bad_request(error.to_string());
+        response = response.into_response(problem.error_response());
+    }
     for (name, value) in NO_SECRETS {
         let name = HeaderName::from_static(name);
         if !response.headers().contains_key(&name) {
@@ -99,23 +130,65 @@ pub(super) async fn guard(
     Ok(response)
 }
 
-fn refusal(api: &Api, access: Access, request: &ServiceRequest) -> Option<Problem> {
-    let rules = api.options.access();
-    if let Some(hosts) = &rules.hosts
-        && !hosts.iter().any(|host| *host == host_of(request))
-    {
-        return Some(Problem::new(
-            StatusCode::MISDIRECTED_REQUEST,
-            "this service does not answer to that host; allow it with --allow-host",
-        ));
+/// Lets those in who may do what they want to do, and as often as they may. What a browser asks
+/// before (CORS) was answered already: it has no token then.
+pub(super) async fn admit(
+    api: Data<Api>,
+    access: Access,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    if let Err(problem) = may(&api, access, &request) {
+        return Ok(refuse(request, &problem));
     }
-    let token = match access {
-        Access::Open => None,
-        Access::Read => rules.read_token.as_ref(),
-        Access::ByMethod if request.method() == Method::GET => rules.read_token.as_ref(),
-        Access::Ingest | Access::ByMethod => rules.ingest_token.as_ref(),
+    let http = request.request().clone();
+    // Here, so that whatever is around this sees an answer.
+    Ok(match next.call(request).await {
+        Ok(response) => response.map_into_boxed_body(),
+        Err(error) => ServiceResponse::new(http, error.error_response()),
+    })
+}
+
+fn refuse(request: ServiceRequest, problem: &Problem) -> ServiceResponse {
+    request.into_response(problem.error_response())
+}
+
+fn is_addressed(api: &Api, request: &ServiceRequest) -> bool {
+    let rules = api.options.access();
+    rules.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| *host == host_of(request)))
+}
+
+fn may(api: &Api, access: Access, request: &ServiceRequest) -> Result<(), Problem> {
+    let reads = match access {
+        Access::Open => return Ok(()),
+        Access::Read => true,
+        Access::Ingest => false,
+        Access::ByMethod => request.method() == Method::GET,
     };
-    token.is_some_and(|token| !token.is_shown_by(request)).then(Problem::unauthorized)
+    let rules = api.options.access();
+    let (meter, per_second, setting, token) = if reads {
+        (&api.questions, rules.max_questions_per_second, "max_questions_per_second", &rules.read_token)
+    } else {
+        (&api.posts, rules.max_posts_per_second, "max_posts_per_second", &rules.ingest_token)
+    };
+    // Not what a proxy claims: anybody can claim that.
+    let client = Client::at(request.peer_addr());
+    if !meter.allows(client, per_second) {
+        return Err(Problem::too_many(format!("{setting}: {per_second} from one address; come again in a second")));
+    }
+    let Some(token) = token else { return Ok(()) };
+    let Some(shown) = request.headers().get(AUTHORIZATION) else { return Err(Problem::unauthorized()) };
+    // Before the token is looked at: whoever guesses must not learn that it was right.
+    if !api.wrong_tokens.is_used_up(client, WRONG_TOKENS_PER_SECOND) {
+        if token.is(shown) {
+            return Ok(());
+        }
+        if api.wrong_tokens.allows(client, WRONG_TOKENS_PER_SECOND) {
+            return Err(Problem::unauthorized());
+        }
+    }
+    let detail = format!("{WRONG_TOKENS_PER_SECOND} wrong tokens a second from one address; come again in a second");
+    Err(Problem::too_many(detail))
 }
 
 /// The host that the request is for, in lower case and without its port; empty if there is none.

@@ -20,8 +20,6 @@ use crate::handle::LoggerHandle;
 use crate::record::{ConversationId, RetrievalFailureRecord, RetrievalFailureType};
 use crate::stats::{DropReason, LogOutcome};
 
-/// How long a sender may take for the next piece of a body.
-const PIECE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a request waits for room in the buffer, before it is told to come again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How soon to look again whether there is room.
@@ -231,7 +229,7 @@ pub(super) async fn take<T: Incoming>(
 
 async fn take_json<T: Incoming>(api: &Api, mut body: Payload) -> Result<Accepted, Problem> {
     let mut json = BytesMut::new();
-    while let Some(piece) = next_piece(&mut body).await? {
+    while let Some(piece) = next_piece(api, &mut body).await? {
         if json.len() + piece.len() > api.options.max_json_bytes {
             let detail = format!(
                 "a JSON body has {} bytes at most; send JSON lines instead (application/x-ndjson)",
@@ -265,7 +263,7 @@ async fn take_lines<T: Incoming>(api: &Api, mut body: Payload) -> Result<Accepte
     let mut skipping = false;
     let (mut line, mut bytes) = (0, 0);
     loop {
-        let piece = next_piece(&mut body).await.map_err(|problem| problem.accepted(accepted.accepted))?;
+        let piece = next_piece(api, &mut body).await.map_err(|problem| problem.accepted(accepted.accepted))?;
         let end = piece.is_none();
         let mut piece = piece.unwrap_or_default();
         bytes += piece.len();
@@ -348,8 +346,8 @@ async fn hand_over<T: Incoming>(api: &Api, incoming: &T, accepted: u64) -> Resul
 }
 
 /// The next piece of a body; `None`: that was all.
-async fn next_piece(body: &mut Payload) -> Result<Option<Bytes>, Problem> {
-    match actix_rt::time::timeout(PIECE_TIMEOUT, body.next()).await {
+async fn next_piece(api: &Api, body: &mut Payload) -> Result<Option<Bytes>, Problem> {
+    match actix_rt::time::timeout(api.options.body_timeout, body.next()).await {
         Ok(Some(Ok(piece))) => Ok(Some(piece)),
         Ok(None) => Ok(None),
         Ok(Some(Err(error))) => Err(Problem::bad_request(format!("the body ended early: {error}"))),

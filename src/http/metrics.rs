@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::Api;
-use super::problem::{Problem, Refused};
+use super::problem::{NotShown, Problem};
 use crate::attempts::{OTHER_STRATEGIES, OutcomeKind};
 use crate::handle::LoggerHandle;
 use crate::metrics::HistogramCounts;
@@ -19,7 +19,7 @@ use crate::metrics::HistogramCounts;
 /// Numbers for Prometheus, in its text format.
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses(
     (status = 200, body = String, content_type = "application/openmetrics-text"),
-    Refused,
+    NotShown,
 ))]
 pub(super) async fn metrics(api: Data<Api>) -> Result<HttpResponse, Problem> {
     let mut registry = Registry::with_prefix("failure_logger");

@@ -22,6 +22,7 @@ mod dashboard;
 mod guard;
 mod health;
 mod ingest;
+mod limits;
 mod metrics;
 mod openapi;
 mod problem;
@@ -33,15 +34,18 @@ mod tail;
 use std::future::{Ready, ready};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
+use actix_cors::Cors;
 use actix_web::dev::Payload;
-use actix_web::middleware::from_fn;
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{FromRequest, HttpRequest, web};
 
-pub use guard::Token;
+pub use guard::{Origin, Token};
 #[cfg(feature = "cli")]
 pub(crate) use ingest::NewFailure;
+use limits::Meter;
 use problem::Problem;
 #[cfg(feature = "cli")]
 pub(crate) use questions::{parse_moment, parse_span};
@@ -58,6 +62,14 @@ pub const DEFAULT_MAX_LINE_BYTES: usize = 64 << 10;
 const MAX_SMALL_JSON_BYTES: usize = 16 << 10;
 /// Followers of the log at the same time, at most.
 pub const DEFAULT_MAX_FOLLOWERS: usize = 32;
+/// Questions in a second from one address, at most.
+pub const DEFAULT_MAX_QUESTIONS_PER_SECOND: u32 = 500;
+/// Posts in a second from one address, at most: as many as come, for a full buffer slows senders down.
+pub const DEFAULT_MAX_POSTS_PER_SECOND: u32 = 0;
+/// How long a sender may take for the next piece of a body.
+pub const DEFAULT_BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long browsers remember what another origin may do, in seconds.
+const ORIGINS_ARE_REMEMBERED_FOR: usize = 600;
 
 /// What is allowed, and to whom. Default: everything to everybody who reaches a loopback address by
 /// its name.
@@ -65,6 +77,8 @@ pub const DEFAULT_MAX_FOLLOWERS: usize = 32;
 pub struct HttpOptions {
     /// Shared by all clones, so that it can be changed while the routes are served.
     access: Arc<RwLock<AccessRules>>,
+    origins: Vec<Origin>,
+    body_timeout: Duration,
     max_json_bytes: usize,
     max_stream_bytes: usize,
     max_line_bytes: usize,
@@ -72,12 +86,14 @@ pub struct HttpOptions {
     dashboard: bool,
 }
 
-/// Who may ask for what.
+/// Who may do what, and how often.
 #[derive(Debug, Clone)]
 struct AccessRules {
     hosts: Option<Vec<String>>,
     read_token: Option<Token>,
     ingest_token: Option<Token>,
+    max_questions_per_second: u32,
+    max_posts_per_second: u32,
 }
 
 impl Default for HttpOptions {
@@ -87,7 +103,11 @@ impl Default for HttpOptions {
                 hosts: Some(vec!["localhost".into(), "127.0.0.1".into(), "[::1]".into()]),
                 read_token: None,
                 ingest_token: None,
+                max_questions_per_second: DEFAULT_MAX_QUESTIONS_PER_SECOND,
+                max_posts_per_second: DEFAULT_MAX_POSTS_PER_SECOND,
             })),
+            origins: Vec::new(),
+            body_timeout: DEFAULT_BODY_TIMEOUT,
             max_json_bytes: DEFAULT_MAX_JSON_BYTES,
             max_stream_bytes: DEFAULT_MAX_STREAM_BYTES,
             max_line_bytes: DEFAULT_MAX_LINE_BYTES,
@@ -120,7 +140,30 @@ impl HttpOptions {
         self.change(|access| access.ingest_token = Some(token))
     }
 
-    /// Takes hosts and tokens over from `other`, also where the routes are being served already with
+    /// Questions that one address (in IPv6, one network of 64 bits) may ask in a second; 0 is no limit.
+    /// More are answered with 429. Whether the service is well, and what it can do, may always be
+    /// asked. Default: 500. Behind a proxy all clients have its address: limit them there.
+    pub fn max_questions_per_second(self, questions: u32) -> Self {
+        self.change(|access| access.max_questions_per_second = questions)
+    }
+
+    /// Posts that one address may send in a second; 0 is no limit. More are answered with 429.
+    /// Default: 0, for where there is no room senders are slowed down anyway.
+    ///
+    /// Ten wrong tokens in a second are a limit that cannot be set: whoever shows more is answered with
+    /// 429 for a while, whatever is shown.
+    pub fn max_posts_per_second(self, posts: u32) -> Self {
+        self.change(|access| access.max_posts_per_second = posts)
+    }
+
+    /// Another origin whose web pages may ask and report (CORS). Default: none, and no answer then has
+    /// a header of CORS.
+    pub fn allow_origin(mut self, origin: Origin) -> Self {
+        self.origins.push(origin);
+        self
+    }
+
+    /// Takes hosts, tokens and rate limits over from `other`, also where the routes are being served already with
     /// a clone of these options.
     pub fn replace_access(&self, other: &Self) {
         let other = other.access().clone();
@@ -149,10 +192,28 @@ impl HttpOptions {
         self
     }
 
+    /// How long a sender may take for the next piece of a body. Default: 20 seconds.
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout = timeout;
+        self
+    }
+
     /// Bytes of a line at most. Default: 64 KiB.
     pub fn max_line_bytes(mut self, bytes: usize) -> Self {
         self.max_line_bytes = bytes;
         self
+    }
+
+    /// What browsers are told, if there is somebody to be told.
+    fn cors(&self) -> Condition<Cors> {
+        let origins = self.origins.clone();
+        let cors = Cors::default()
+            .allowed_origin_fn(move |shown, _| origins.iter().any(|origin| origin.is(shown)))
+            .allowed_methods(["GET", "POST", "PUT"])
+            .allowed_headers(["authorization", "content-type", "last-event-id"])
+            .expose_headers(["retry-after", "www-authenticate"])
+            .max_age(ORIGINS_ARE_REMEMBERED_FOR);
+        Condition::new(!self.origins.is_empty(), cors)
     }
 }
 
@@ -161,29 +222,36 @@ struct Api {
     logger: LoggerHandle,
     options: HttpOptions,
     followers: AtomicUsize,
+    questions: Meter,
+    posts: Meter,
+    wrong_tokens: Meter,
     /// Records that came in over HTTP.
     received: std::sync::atomic::AtomicU64,
     answers: queries::Answers,
 }
 
-/// Mounts the routes, and the dashboard at their root: give what it returns to `App::configure` or to a scope's `configure`, once for
-/// each worker. Handlers beside them get the logger as an argument of type [`LoggerHandle`].
+/// Mounts the routes, and the dashboard at their root: give what it returns to `App::configure` or to a
+/// scope's `configure`, once for each worker. Handlers beside them get the logger as an argument of type
+/// [`LoggerHandle`].
 pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
     let handle = Data::new(logger.clone());
     let api = Data::from(Arc::new(Api {
         logger,
         options,
         followers: AtomicUsize::new(0),
+        questions: Meter::default(),
+        posts: Meter::default(),
+        wrong_tokens: Meter::default(),
         received: std::sync::atomic::AtomicU64::new(0),
         answers: queries::Answers::default(),
     }));
     move |config| {
         config.app_data(handle.clone());
         config.app_data(api.clone());
-        // Who may do what is decided before anything else is looked at.
+        // Who may do what is decided before anything else is looked at. The last is the outermost.
         macro_rules! mount {
             ($path:literal, $access:ident, $($method:ident => $handler:expr),+) => {
-                let state = api.clone();
+                let (outer, inner) = (api.clone(), api.clone());
                 config.service(
                     web::resource($path)
                         .app_data(questions::query_config())
@@ -194,8 +262,10 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
                             Problem::from(error).into()
                         }))
                         .wrap(from_fn(move |request, next| {
-                            guard::guard(state.clone(), guard::Access::$access, request, next)
+                            guard::admit(inner.clone(), guard::Access::$access, request, next)
                         }))
+                        .wrap(api.options.cors())
+                        .wrap(from_fn(move |request, next| guard::receive(outer.clone(), request, next)))
                         $(.route(web::$method().to($handler)))+
                         .default_service(web::to(|| async {
                             Problem::method_not_allowed(concat!($(stringify!($method), " "),+))

@@ -86,6 +86,11 @@ impl Problem {
         }
     }
 
+    /// Too often; come again in a second, for that is what limits are counted by.
+    pub(super) fn too_many(detail: impl Into<Box<str>>) -> Self {
+        Self { header: Some(Box::new((RETRY_AFTER, "1".into()))), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
+    }
+
     pub(super) fn accepted(self, accepted: u64) -> Self {
         Self { accepted: Some(accepted), ..self }
     }
@@ -122,10 +127,22 @@ impl Responder for Problem {
     }
 }
 
-/// What any route may answer.
+/// What a route may answer that anybody may ask.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "only described")]
 pub(super) enum Refused {
+    /// See `Allow`.
+    #[response(status = 405, content_type = "application/problem+json")]
+    MethodNotAllowed(#[to_schema] Problem),
+    /// The Host header names nobody here.
+    #[response(status = 421, content_type = "application/problem+json")]
+    Misdirected(#[to_schema] Problem),
+}
+
+/// What a route may answer that is for readers only.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only described")]
+pub(super) enum NotShown {
     /// The token is missing or wrong.
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorized(#[to_schema] Problem),
@@ -135,6 +152,9 @@ pub(super) enum Refused {
     /// The Host header names nobody here.
     #[response(status = 421, content_type = "application/problem+json")]
     Misdirected(#[to_schema] Problem),
+    /// Too many requests, or wrong tokens, from this address; see `Retry-After`.
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(#[to_schema] Problem),
 }
 
 /// What a question may be answered instead.
@@ -150,15 +170,27 @@ pub(super) enum NotAnswered {
     /// See `Allow`.
     #[response(status = 405, content_type = "application/problem+json")]
     MethodNotAllowed(#[to_schema] Problem),
-    /// Two parameters contradict each other.
-    #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(#[to_schema] Problem),
     /// The Host header names nobody here.
     #[response(status = 421, content_type = "application/problem+json")]
     Misdirected(#[to_schema] Problem),
+    /// Too many requests, or wrong tokens, from this address; see `Retry-After`.
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(#[to_schema] Problem),
+    /// The database cannot be read; the service's log says more.
+    #[response(status = 500, content_type = "application/problem+json")]
+    Unreadable(#[to_schema] Problem),
     /// Ask again later, or for less.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(#[to_schema] Problem),
+}
+
+/// What a question about a time may be answered, too.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only described")]
+pub(super) enum Contradicted {
+    /// Two parameters contradict each other.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(#[to_schema] Problem),
 }
 
 /// What may be said of a body that is not taken, or not whole.
@@ -186,6 +218,9 @@ pub(super) enum NotTaken {
     /// The Host header names nobody here.
     #[response(status = 421, content_type = "application/problem+json")]
     Misdirected(#[to_schema] Problem),
+    /// Too many requests, or wrong tokens, from this address; see `Retry-After`.
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(#[to_schema] Problem),
     /// No room; `accepted` says how many records were taken, from the beginning. See `Retry-After`.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(#[to_schema] Problem),

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
-use super::problem::{NotAnswered, NotTaken, Problem};
+use super::problem::{Contradicted, NotAnswered, NotTaken, Problem};
 use super::questions::{json, limit, milliseconds, or_a_day, question};
 use crate::error::{MarkError, ReadError, StoreError};
 use crate::record::RetrievalFailureType;
@@ -64,6 +64,7 @@ pub(super) struct Working {
     (status = 200, body = TopQueries),
     (status = 202, body = Working, description = "ask again, as `Retry-After` says"),
     NotAnswered,
+    Contradicted,
 ))]
 pub(super) async fn queries(api: Data<Api>, query: Query<QueriesQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();

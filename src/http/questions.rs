@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Api;
-use super::problem::{NotAnswered, Problem};
+use super::problem::{Contradicted, NotAnswered, Problem};
 use crate::error::ReadError;
 use crate::record::RetrievalFailureType;
 use crate::report::{
@@ -158,6 +158,7 @@ question! {
 #[utoipa::path(get, path = "/v1/failures", tag = "questions", params(FailuresQuery), responses(
     (status = 200, body = FailurePage),
     NotAnswered,
+    Contradicted,
 ))]
 pub(super) async fn failures(api: Data<Api>, query: Query<FailuresQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
@@ -198,6 +199,7 @@ pub(super) async fn failure(api: Data<Api>, event_id: Path<Uuid>) -> Result<Http
 #[utoipa::path(get, path = "/v1/summary", tag = "questions", params(Span), responses(
     (status = 200, body = Summary),
     NotAnswered,
+    Contradicted,
 ))]
 pub(super) async fn summary(api: Data<Api>, span: Query<Span>) -> Result<HttpResponse, Problem> {
     json(&api.logger.reader().summary(or_a_day(span.range()?)).await?)
@@ -216,6 +218,7 @@ question! {
 #[utoipa::path(get, path = "/v1/timeseries", tag = "questions", params(TimeseriesQuery), responses(
     (status = 200, body = Timeseries),
     NotAnswered,
+    Contradicted,
 ))]
 pub(super) async fn timeseries(api: Data<Api>, query: Query<TimeseriesQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
@@ -234,6 +237,7 @@ pub(super) struct Strategies {
 #[utoipa::path(get, path = "/v1/strategies", tag = "questions", params(Span), responses(
     (status = 200, body = Strategies),
     NotAnswered,
+    Contradicted,
 ))]
 pub(super) async fn strategies(api: Data<Api>, span: Query<Span>) -> Result<HttpResponse, Problem> {
     let strategies = api.logger.reader().summary(or_a_day(span.range()?)).await?.strategies;
@@ -254,6 +258,7 @@ question! {
 #[utoipa::path(get, path = "/v1/conversations", tag = "questions", params(ConversationsQuery), responses(
     (status = 200, body = Conversations),
     NotAnswered,
+    Contradicted,
 ))]
 pub(super) async fn conversations(api: Data<Api>, query: Query<ConversationsQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
@@ -291,6 +296,7 @@ pub(super) struct CalibrationAnswer {
 #[utoipa::path(get, path = "/v1/calibration", tag = "questions", params(CalibrationQuery), responses(
     (status = 200, body = CalibrationAnswer),
     NotAnswered,
+    Contradicted,
 ))]
 pub(super) async fn calibration(api: Data<Api>, query: Query<CalibrationQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
@@ -328,6 +334,7 @@ question! {
 #[utoipa::path(get, path = "/v1/export", tag = "questions", params(ExportQuery), responses(
     (status = 200, content((String = "application/x-ndjson"), (String = "text/csv"))),
     NotAnswered,
+    Contradicted,
 ))]
 pub(super) async fn export(api: Data<Api>, query: Query<ExportQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();

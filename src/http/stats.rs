@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::problem::{Problem, Refused};
+use super::problem::{NotShown, Problem};
 use super::questions::json;
 use crate::clock;
 use crate::report::rfc3339;
@@ -49,7 +49,7 @@ pub(super) struct ServiceStats {
 /// What the logger did since it was started, and how it is.
 #[utoipa::path(get, path = "/v1/stats", tag = "operations", responses(
     (status = 200, body = ServiceStats),
-    Refused,
+    NotShown,
 ))]
 pub(super) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
     let (stats, shared) = (api.logger.stats(), api.logger.shared());

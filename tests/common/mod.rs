@@ -5,6 +5,11 @@
     reason = "no test uses all of it, and `expect` would fail where one does"
 )]
 
+#[cfg(feature = "cli")]
+pub mod binary;
+#[cfg(feature = "http")]
+pub mod service;
+
 use std::path::PathBuf;
 
 use diesel::prelude::*;

@@ -1,30 +1,29 @@
-//! A service on a port of its own, on a thread of its own.
-#![allow(
-    dead_code,
-    clippy::allow_attributes,
-    reason = "no test uses all of it, and `expect` would fail where one does"
-)]
+//! A service on a port of its own, for those who talk HTTP to it.
 
 use std::net::SocketAddr;
 
 use actix_web::rt::System;
-use actix_web::{App, HttpServer};
+use actix_web::{App, HttpServer, web};
+use awc::http::{Method, StatusCode};
+use awc::{Client, ClientRequest};
 use failure_logger::LoggerHandle;
 use failure_logger::http::{self, HttpOptions};
+use serde_json::{Value, json};
 
-use crate::common::{self, TestDb};
+use super::TestDb;
 
+/// A service on a port of its own, on a thread of its own.
 pub struct Service {
     pub address: SocketAddr,
     pub logger: LoggerHandle,
-    pub db: TestDb,
     server: actix_web::dev::ServerHandle,
+    pub db: TestDb,
 }
 
 impl Service {
     pub fn new(options: HttpOptions) -> Self {
         let db = TestDb::new();
-        let logger = common::spawn(db.config());
+        let logger = super::spawn(db.config());
         Self::of(db, logger, options)
     }
 
@@ -44,7 +43,7 @@ impl Service {
             });
         });
         let (address, server) = started.recv().expect("a server");
-        Self { address, logger, db, server }
+        Self { address, logger, server, db }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -55,6 +54,27 @@ impl Service {
     pub async fn stop(&self) {
         self.server.stop(false).await;
     }
+
+    pub fn request(&self, method: Method, path: &str) -> ClientRequest {
+        Client::builder().disable_timeout().finish().request(method, self.url(path))
+    }
+
+    pub fn get(&self, path: &str) -> ClientRequest {
+        self.request(Method::GET, path)
+    }
+
+    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<String>) -> (StatusCode, Value) {
+        let request = self.request(Method::POST, path).content_type(content_type);
+        answer(request.send_body(body.into()).await).await
+    }
+
+    pub async fn ask(&self, path: &str) -> (StatusCode, Value) {
+        answer(self.get(path).send().await).await
+    }
+
+    pub async fn flush(&self) {
+        self.logger.flush().await.expect("flush");
+    }
 }
 
 impl Drop for Service {
@@ -62,3 +82,20 @@ impl Drop for Service {
         drop(self.server.stop(false));
     }
 }
+
+pub async fn answer<S>(sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>) -> (StatusCode, Value)
+where
+    S: futures_util::Stream<Item = Result<web::Bytes, actix_web::error::PayloadError>>,
+{
+    let mut response = sent.expect("an answer");
+    let body = response.body().limit(64 << 20).await.expect("a body");
+    let value = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
+    (response.status(), value)
+}
+
+pub fn failure(query: &str) -> Value {
+    json!({"failure_type": "no_hit", "retrieval_strategy": "semantic", "query_text": query})
+}
+
+pub const JSON: &str = "application/json";
+pub const LINES: &str = "application/x-ndjson";

@@ -1,0 +1,163 @@
+//! Every answer that `/openapi.json` describes can be had, over real HTTP.
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
+
+use awc::http::Method;
+use common::TestDb;
+use common::service::{JSON, LINES, Service, answer, failure};
+use failure_logger::FailureLogger;
+use failure_logger::http::{self, HttpOptions};
+use serde_json::{Value, json};
+
+/// Services, each with something about it that another has not.
+struct Services {
+    plain: Service,
+    with_tokens: Service,
+    limited: Service,
+    small: Service,
+    hasty: Service,
+    disabled: Service,
+    damaged: Service,
+}
+
+impl Services {
+    async fn new() -> Self {
+        let options = || HttpOptions::default().max_questions_per_second(0);
+        let token: http::Token = "the-only-token-of-all".parse().unwrap();
+        let db = TestDb::new();
+        let disabled = FailureLogger::spawn(db.config().enabled(false)).unwrap();
+        let damaged = Service::new(options());
+        damaged.logger.shutdown().await.unwrap();
+        std::fs::write(damaged.db.path(), "this is no database".repeat(1000)).unwrap();
+        Self {
+            plain: Service::new(options()),
+            with_tokens: Service::new(options().read_token(token.clone()).ingest_token(token)),
+            limited: Service::new(options().max_questions_per_second(1).max_posts_per_second(1)),
+            small: Service::new(options().max_body_bytes(10, 10)),
+            hasty: Service::new(options().body_timeout(Duration::ZERO)),
+            disabled: Service::of(db, disabled, options()),
+            damaged,
+        }
+    }
+}
+
+/// An answer: its status, its media type, and its body if that is JSON.
+type Answer = (u16, String, Value);
+
+async fn get(service: &Service, path: &str) -> Answer {
+    taken(service.get(path).send().await).await
+}
+
+async fn post(service: &Service, path: &str, content_type: &str, body: &str) -> Answer {
+    taken(service.request(Method::POST, path).content_type(content_type).send_body(body.to_owned()).await).await
+}
+
+async fn taken<S>(sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>) -> Answer
+where
+    S: futures_util::Stream<Item = Result<actix_web::web::Bytes, awc::error::PayloadError>>,
+{
+    let sent = sent.unwrap();
+    let header = sent.headers().get("content-type").and_then(|value| value.to_str().ok());
+    let media_type = header.and_then(|value| value.split(';').next()).unwrap_or_default().to_owned();
+    // It has no end.
+    if media_type == "text/event-stream" {
+        return (sent.status().as_u16(), media_type, Value::Null);
+    }
+    let (status, said) = answer(Ok(sent)).await;
+    (status.as_u16(), media_type, said)
+}
+
+/// Half a request, whose other half never comes.
+fn half(service: &Service, path: &str) -> Answer {
+    let mut stream = std::net::TcpStream::connect(service.address).unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {LINES}\r\nContent-Length: 9\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    let header = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap();
+    (head[9..12].parse().unwrap(), header.to_owned(), serde_json::from_str(body).unwrap())
+}
+
+/// Another second may have begun between two requests, but not between any two.
+async fn until_refused(mut ask: impl AsyncFnMut() -> Answer) -> Answer {
+    let mut answer = ask().await;
+    for _ in 0..1000 {
+        if answer.0 == 429 {
+            break;
+        }
+        answer = ask().await;
+    }
+    answer
+}
+
+/// Asks for an answer with this status.
+async fn provoke(of: &Services, method: &str, path: &str, status: u16) -> Answer {
+    let one = match path {
+        "/v1/attempts" => json!({"strategy": "s", "outcome": "success"}).to_string(),
+        _ => failure("q").to_string(),
+    };
+    let filled = path.replace("{event_id}", "01890000-0000-7000-8000-000000000001");
+    let question = if path == "/v1/calibration" { format!("{filled}?strategy=s&") } else { format!("{filled}?") };
+    match (method, status) {
+        ("get", 200) if path.contains('{') => {
+            let mut one = failure("q");
+            one["event_id"] = json!("01890000-0000-7000-8000-000000000001");
+            post(&of.plain, "/v1/failures", JSON, &one.to_string()).await;
+            of.plain.flush().await;
+            let found = get(&of.plain, &question).await;
+            of.plain.db.execute("DELETE FROM memory_retrieval_failures");
+            found
+        }
+        ("get", 200 | 404) => get(&of.plain, &question).await,
+        ("get", 400) if path.contains('{') => get(&of.plain, &path.replace("{event_id}", "no-id")).await,
+        ("get", 400) => get(&of.plain, &format!("{question}colour=red")).await,
+        ("get", 401) => get(&of.with_tokens, &question).await,
+        ("get", 409) => get(&of.plain, &format!("{question}since=1d&from=2026-01-01T00:00:00Z")).await,
+        ("get", 421) => taken(of.plain.get(&question).insert_header(("host", "evil.example")).send().await).await,
+        ("get", 429) => until_refused(async || get(&of.limited, &question).await).await,
+        ("get", 500) => get(&of.damaged, &question).await,
+        ("get", 503) => get(&of.disabled, &question).await,
+        ("post", 202) => post(&of.plain, path, JSON, &one).await,
+        ("post", 400) => post(&of.plain, path, JSON, "{").await,
+        ("post", 401) => post(&of.with_tokens, path, JSON, &one).await,
+        ("post", 408) => half(&of.hasty, path),
+        ("post", 413) => post(&of.small, path, LINES, &one).await,
+        ("post", 415) => post(&of.plain, path, "text/plain", &one).await,
+        ("post", 421) => {
+            let request = of.plain.request(Method::POST, path).insert_header(("host", "evil.example"));
+            taken(request.content_type(JSON).send_body(one).await).await
+        }
+        ("post", 429) => until_refused(async || post(&of.limited, path, JSON, "[]").await).await,
+        ("post", 503) => post(&of.disabled, path, JSON, &one).await,
+        (_, 405) => taken(of.plain.request(Method::DELETE, &filled).send().await).await,
+        _ => panic!("{method} {path} {status}: described, and shown by nobody"),
+    }
+}
+
+#[actix_web::test]
+async fn every_answer_that_is_described_can_be_had() {
+    let services = Services::new().await;
+    let (_, description) = services.plain.ask("/openapi.json").await;
+    let mut shown = 0;
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let status: u16 = status.parse().unwrap();
+                let (got, media_type, said) = provoke(&services, method, path, status).await;
+                assert_eq!(got, status, "{method} {path}: {said}");
+                let described = response["content"].as_object().unwrap();
+                assert!(described.contains_key(&media_type), "{method} {path} {status}: {media_type}");
+                if status >= 400 {
+                    let fine = said["status"] == status && said["detail"].as_str().is_some_and(|text| !text.is_empty());
+                    assert!(fine, "{method} {path} {status}: {said}");
+                }
+                shown += 1;
+            }
+        }
+    }
+    assert!(shown > 100, "{shown}");
+}
