@@ -6,7 +6,9 @@ use std::time::Duration;
 use actix_web::{App, HttpServer};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
 use super::Failure;
 use super::settings::{Flags, LogFormat, Settings};
@@ -22,7 +24,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const GRACE_SECONDS: u64 = 5;
 
 pub(super) async fn serve(settings: &Settings, flags: &Flags) -> Result<(), Failure> {
-    begin_log(settings)?;
+    let log = begin_log(settings)?;
     let options = settings.http()?;
     let logger = FailureLogger::spawn(settings.logger.clone())?;
     let listen = settings.service.listen;
@@ -48,7 +50,7 @@ pub(super) async fn serve(settings: &Settings, flags: &Flags) -> Result<(), Fail
     let server = actix_rt::spawn(server);
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     actix_rt::spawn(feed_watchdog(logger.clone()));
-    wait_for_the_end(flags, &options).await?;
+    wait_for_the_end(flags, &options, &log).await?;
 
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     tracing::info!("failure-logger ends: it answers what was asked, and stores what it accepted");
@@ -65,35 +67,53 @@ pub(super) async fn serve(settings: &Settings, flags: &Flags) -> Result<(), Fail
     Ok(())
 }
 
-fn begin_log(settings: &Settings) -> Result<(), Failure> {
-    let level = &settings.service.log_level;
-    let filter = EnvFilter::try_new(level).map_err(|error| {
-        Failure::Usage(format!("log_level = {level}: {error}; expected error, warn, info, debug or trace"))
-    })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match settings.service.log_format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+/// What of the log can be changed while it is written.
+type LogFilter = reload::Handle<EnvFilter, Registry>;
+
+fn begin_log(settings: &Settings) -> Result<LogFilter, Failure> {
+    let (filter, handle) = reload::Layer::new(log_filter(settings)?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let lines = match settings.service.log_format {
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Ok(handle)
 }
 
-/// Returns when the service is told to end. Reads tokens, hosts anew whenever it is told to.
-async fn wait_for_the_end(flags: &Flags, options: &http::HttpOptions) -> Result<(), Failure> {
+fn log_filter(settings: &Settings) -> Result<EnvFilter, Failure> {
+    let level = &settings.service.log_level;
+    EnvFilter::try_new(level).map_err(|error| {
+        Failure::Usage(format!("log_level = {level}: {error}; expected error, warn, info, debug or trace"))
+    })
+}
+
+/// Returns when the service is told to end. Reads anew what can change whenever it is told to.
+async fn wait_for_the_end(flags: &Flags, options: &http::HttpOptions, log: &LogFilter) -> Result<(), Failure> {
     let mut hangups = signal(SignalKind::hangup())?;
+    // Once for all: the end must not be missed while settings are read.
+    let mut end = std::pin::pin!(asked_to_end());
     loop {
         tokio::select! {
-            ended = asked_to_end() => return ended,
-            _ = hangups.recv() => match Settings::load(flags).and_then(|settings| settings.http()) {
-                Ok(anew) => {
+            ended = &mut end => return ended,
+            _ = hangups.recv() => match read_anew(flags) {
+                Ok((anew, filter)) => {
                     options.replace_access(&anew);
-                    tracing::info!("tokens and hosts were read anew; other settings need a restart");
+                    // Fails only where there is no log any more.
+                    let _ = log.reload(filter);
+                    tracing::info!("hosts, tokens, rate limits and log_level were read anew; the rest needs a restart");
                 }
                 Err(Failure::Usage(error)) => tracing::error!(error, "the settings stay as they were"),
                 Err(_) => {}
             },
         }
     }
+}
+
+/// All of it or nothing.
+fn read_anew(flags: &Flags) -> Result<(http::HttpOptions, EnvFilter), Failure> {
+    let settings = Settings::load(flags)?;
+    Ok((settings.http()?, log_filter(&settings)?))
 }
 
 async fn asked_to_end() -> Result<(), Failure> {
