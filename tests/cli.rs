@@ -2,20 +2,12 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{Read as _, Write as _};
+use std::process::{Output, Stdio};
 
 use common::TestDb;
+use common::binary::{Service, command, exchange, lines, post};
 use serde_json::{Value, json};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_failure-logger");
-
-fn command(db: &TestDb, arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
-    // Nothing of the tester's environment.
-    command.env_clear().current_dir(db.folder.path()).args(arguments).args(["--db", &db.url()]);
-    command
-}
 
 fn run(db: &TestDb, arguments: &[&str], input: &str) -> Output {
     let mut child =
@@ -37,45 +29,6 @@ fn refused(db: &TestDb, arguments: &[&str], code: i32) -> String {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
     said
-}
-
-fn lines(count: usize) -> String {
-    let line =
-        |nth| json!({"failure_type": "no_hit", "retrieval_strategy": "semantic", "query_text": format!("q {nth}")});
-    (0..count).map(|nth| format!("{}\n", line(nth))).collect()
-}
-
-/// A service on a port of its own, ended with the test.
-struct Service {
-    child: Child,
-    url: String,
-}
-
-impl Service {
-    fn new(db: &TestDb, arguments: &[&str]) -> Self {
-        let mut child = command(db, &["serve", "--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").expect("where it listens").to_owned();
-        Self { child, url }
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]
@@ -113,10 +66,50 @@ fn what_is_wrong_is_said_with_the_exit_code_that_is_documented() {
     assert!(refused(&db, &["serve", "--listen", "0.0.0.0:0"], 2).contains("--token-file"));
     assert!(refused(&db, &["calibrate", "unknown"], 1).contains("no attempts of unknown"));
     assert!(refused(&db, &["nonsense"], 2).contains("unrecognized subcommand"));
-    assert!(done(&db, &["config"]).contains("database_url"));
     assert!(done(&db, &["man"]).contains("failure\\-logger"));
+    let pages = db.folder.path().join("man");
+    std::fs::create_dir(&pages).unwrap();
+    done(&db, &["man", pages.to_str().unwrap()]);
+    assert!(std::fs::read_to_string(pages.join("failure-logger-calibrate.1")).unwrap().contains("threshold"));
     assert!(done(&db, &["completions", "bash"]).contains("failure-logger"));
     assert!(done(&db, &["--help"]).contains("Exit codes: 0 done; 1 the answer is no"));
+}
+
+#[test]
+fn a_bad_line_is_named_by_its_number_in_the_input() {
+    let db = TestDb::new();
+    let input = format!("\n{}\n  \nbad\n{}", lines(1), lines(1));
+    let output = run(&db, &["ingest"], &input);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("line 5: expected value"));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 failures stored, 1 lines refused\n");
+    // One that only the service refuses, for it is too long for it.
+    let service = Service::new(&db, &[]);
+    let long = lines(1).replace("q 0", &"q".repeat(70_000));
+    let output = run(&db, &["ingest", "--url", &service.url], &format!("\n\n{}\n{long}{}", lines(2), lines(1)));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("line 6: a line has 65536 bytes at most"));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "3 failures stored, 1 lines refused\n");
+}
+
+#[test]
+fn settings_are_shown_with_their_origin_in_every_format() {
+    let db = TestDb::new();
+    let flags = ["--set", "max_posts_per_second=7", "--set", "allow_origins=https://a.example, http://b.example"];
+    let config = |format: &str| done(&db, &[&["config", "--format", format], flags.as_slice()].concat());
+    let all: Value = serde_json::from_str(&config("json")).unwrap();
+    let of = |name: &str| all.as_array().unwrap().iter().find(|row| row["setting"] == name).unwrap().clone();
+    assert_eq!(
+        of("max_posts_per_second"),
+        json!({"setting": "max_posts_per_second", "value": 7, "origin": "command line"})
+    );
+    assert_eq!(of("max_questions_per_second")["value"], 500);
+    assert_eq!(of("allow_origins")["value"], json!(["https://a.example", "http://b.example"]));
+    assert_eq!(of("token_file"), json!({"setting": "token_file", "value": null, "origin": "default"}));
+    assert_eq!(config("jsonl").lines().count(), all.as_array().unwrap().len());
+    assert!(config("csv").contains("max_posts_per_second,7,command line\n"));
+    assert!(config("table").lines().any(|line| line.trim_start().starts_with("database_url")));
+    assert!(
+        refused(&db, &["serve", "--set", "allow_origins=a.example"], 2).contains("allow_origins = a.example: expected")
+    );
 }
 
 #[test]
@@ -182,21 +175,30 @@ fn tokens_are_asked_for_and_can_be_changed_while_it_runs() {
     assert_eq!(ask(), Some(0));
 }
 
-/// Sends a request by hand, and reads the whole answer; `None`: nobody answers.
-fn exchange(url: &str, request: &str) -> Option<String> {
-    let mut stream = std::net::TcpStream::connect(url.strip_prefix("http://")?).ok()?;
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    (!answer.is_empty()).then_some(answer)
-}
-
-fn post(body: &str) -> String {
-    format!(
-        "POST /v1/failures HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
+#[test]
+fn what_can_change_while_it_runs_is_read_anew_all_or_nothing() {
+    let db = TestDb::new();
+    let file = db.folder.path().join("settings.toml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    write("log_level = \"error\"\nmax_questions_per_second = 1");
+    let service = Service::new(&db, &["--config", file.to_str().unwrap()]);
+    let status = |host: &str| {
+        let request = format!("GET /v1/summary HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        exchange(&service.url, &request).unwrap()[9..12].to_owned()
+    };
+    assert!((0..1000).any(|_| status("localhost") == "429"));
+    assert_eq!((status("logger.example").as_str(), service.log().as_str()), ("421", ""));
+    // One of them is wrong, so that all stay as they were.
+    write("log_level = \"info\"\nmax_questions_per_second = 0\nallow_origins = [\"nonsense\"]");
+    service.signal("HUP");
+    common::eventually("the mistake", || service.log().contains("the settings stay as they were"));
+    assert!((0..1000).any(|_| status("localhost") == "429"));
+    write("log_level = \"info\"\nmax_questions_per_second = 0\nallow_hosts = [\"logger.example\"]");
+    service.signal("HUP");
+    common::eventually("the new level", || service.log().contains("were read anew"));
+    for host in ["localhost", "logger.example"] {
+        assert!((0..20).all(|_| status(host) == "200"), "{host}");
+    }
 }
 
 #[test]

@@ -39,6 +39,11 @@ fn progress() -> Result<ProgressBar, Failure> {
 pub(super) async fn ingest(settings: &Settings, target: &Target) -> Result<(), Failure> {
     let (mut stored, mut bad, mut line_number) = (0_u64, 0_u64, 0_u64);
     let bar = progress()?;
+    let tell = |bad: u64, line: u64, reason: &dyn std::fmt::Display| {
+        if bad <= MAX_REASONS {
+            bar.suspend(|| writeln!(io::stderr(), "line {line}: {reason}")).unwrap_or_default();
+        }
+    };
     let service = target.url.as_deref().map(|url| Service::new(url, target)).transpose()?;
     let logger = match service {
         Some(_) => None,
@@ -46,12 +51,13 @@ pub(super) async fn ingest(settings: &Settings, target: &Target) -> Result<(), F
     };
     let mut lines = io::stdin().lock();
     let mut post: Vec<u8> = Vec::new();
-    let (mut waiting, mut line) = (0, Vec::new());
+    // The lines that wait in `post`, by their numbers.
+    let (mut waiting, mut line) = (Vec::new(), Vec::new());
     loop {
         line.clear();
         let end = lines.read_until(b'\n', &mut line)? == 0;
-        if !end && !line.trim_ascii().is_empty() {
-            line_number += 1;
+        line_number += 1;
+        if !line.trim_ascii().is_empty() {
             bar.set_position(line_number);
             match serde_json::from_slice::<NewFailure>(line.trim_ascii()) {
                 Ok(failure) => match &logger {
@@ -59,24 +65,29 @@ pub(super) async fn ingest(settings: &Settings, target: &Target) -> Result<(), F
                     None => {
                         post.extend_from_slice(line.trim_ascii());
                         post.push(b'\n');
-                        waiting += 1;
+                        waiting.push(line_number);
                     }
                 },
                 Err(error) => {
                     bad += 1;
-                    if bad <= MAX_REASONS {
-                        bar.suspend(|| writeln!(io::stderr(), "line {line_number}: {error}")).unwrap_or_default();
-                    }
+                    tell(bad, line_number, &error);
                 }
             }
         }
         if let Some(service) = &service
-            && waiting > 0
-            && (end || waiting == LINES_PER_POST)
+            && !waiting.is_empty()
+            && (end || waiting.len() == LINES_PER_POST)
         {
             let answer = service.post("/v1/failures", std::mem::take(&mut post)).await?;
             stored += answer["accepted"].as_u64().unwrap_or(0);
-            waiting = 0;
+            // A service may be stricter: a line may be too long for it.
+            for error in answer["errors"].as_array().into_iter().flatten() {
+                let nth = error["line"].as_u64().and_then(|line| usize::try_from(line.checked_sub(1)?).ok());
+                let line = nth.and_then(|nth| waiting.get(nth)).copied().unwrap_or(line_number);
+                tell(bad + 1, line, &error["reason"].as_str().unwrap_or("refused"));
+            }
+            bad += answer["rejected"].as_u64().unwrap_or(0);
+            waiting.clear();
         }
         if end {
             break;

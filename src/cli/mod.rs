@@ -53,7 +53,7 @@ enum Command {
     /// Tell by the exit code whether all is well
     Check(ask::Check),
     /// Show the settings in force, and where each comes from
-    Config,
+    Config(Style),
     /// Take over a table of the reference implementation
     Import(feed::Import),
     /// Write completions for a shell to standard output
@@ -61,8 +61,11 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Write the manual page to standard output
-    Man,
+    /// Write the manual page to standard output, or one for each command into a folder
+    Man {
+        /// The folder
+        folder: Option<std::path::PathBuf>,
+    },
 }
 
 /// What is asked: a database file, or a service.
@@ -166,14 +169,15 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Export(export) => ask::export(&settings, &export).await,
         Command::Prune(prune) => feed::prune(&settings, &prune),
         Command::Check(check) => ask::check(&settings, &check).await,
-        Command::Config => settings.show(),
+        Command::Config(style) => settings.show(style.format()),
         Command::Import(import) => feed::import(&settings, &import).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "failure-logger", &mut script);
             Ok(io::stdout().write_all(&script)?)
         }
-        Command::Man => {
+        Command::Man { folder: Some(folder) } => Ok(clap_mangen::generate_to(Cli::command(), folder)?),
+        Command::Man { folder: None } => {
             let mut page = Vec::new();
             clap_mangen::Man::new(Cli::command()).render(&mut page)?;
             Ok(io::stdout().write_all(&page)?)
