@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 #[derive(Args)]
 struct Which {
     /// Only failures of this type: no_hit, low_confidence, timeout or error
-    #[arg(long = "type", value_parser = failure_type)]
+    #[arg(long = "type", value_name = "TYPE", value_parser = failure_type)]
     failure_type: Option<RetrievalFailureType>,
     /// Only failures of this strategy
     #[arg(long)]
@@ -77,7 +77,7 @@ pub(super) struct List {
     #[command(flatten)]
     which: Which,
     /// Failures at most
-    #[arg(short = 'n', long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
 }
 
@@ -127,7 +127,7 @@ pub(super) struct Tail {
     #[arg(short, long)]
     follow: bool,
     /// Failures to begin with
-    #[arg(short = 'n', long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(0..=1000))]
     lines: u16,
 }
 
@@ -276,13 +276,13 @@ pub(super) struct Top {
     #[command(flatten)]
     when: When,
     /// Only failures of this type: no_hit, low_confidence, timeout or error
-    #[arg(long = "type", value_parser = failure_type)]
+    #[arg(long = "type", value_name = "TYPE", value_parser = failure_type)]
     failure_type: Option<RetrievalFailureType>,
     /// Only failures of this strategy
     #[arg(long)]
     strategy: Option<String>,
     /// Groups at most
-    #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
 }
 
@@ -328,7 +328,7 @@ pub(super) struct Calibrate {
     /// The strategy
     strategy: String,
     /// Find the strictest threshold at which no more than this share fails, 0 to 1
-    #[arg(long)]
+    #[arg(long, value_name = "SHARE")]
     rate: Option<f64>,
     /// Foretell the failure rate at this threshold
     #[arg(long)]

@@ -117,7 +117,7 @@ async fn log_patiently(logger: &LoggerHandle, failure: &NewFailure) -> Result<()
 #[derive(Args)]
 pub(super) struct Prune {
     /// Age: a number and s, m, h, d or w, as 30d
-    #[arg(long)]
+    #[arg(long, value_name = "SPAN")]
     older_than: String,
     /// Only tell how many there are
     #[arg(long)]

@@ -75,8 +75,8 @@ struct Target {
     #[arg(long)]
     url: Option<String>,
     /// File with the service's token (the same as the service's --token-file)
-    #[arg(long = "url-token-file", requires = "url")]
-    token_file: Option<std::path::PathBuf>,
+    #[arg(long, requires = "url", value_name = "FILE")]
+    url_token_file: Option<std::path::PathBuf>,
 }
 
 /// How answers are written.

@@ -21,12 +21,13 @@ const DEFAULT_BUFFER_CAPACITY: usize = 65_536;
 
 /// Flags that any command takes; each has a setting of the same name.
 #[derive(Args, Default)]
+#[command(next_help_heading = "Settings")]
 pub(super) struct Flags {
-    /// The database: a path
+    /// The database file
     #[arg(long = "db", global = true, value_name = "PATH")]
     database_url: Option<String>,
     /// The address to listen on; any other than a loopback address needs --token-file
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
     /// File with the tokens to ask for: lines `read = TOKEN` and `ingest = TOKEN`, or one token for both
     #[arg(long, global = true, value_name = "FILE")]
@@ -35,7 +36,7 @@ pub(super) struct Flags {
     #[arg(long = "allow-host", global = true, value_name = "HOST")]
     allow_hosts: Vec<String>,
     /// How the log is written
-    #[arg(long, global = true, value_enum)]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
     /// Days after which failures are deleted; 0 keeps them
     #[arg(long, global = true, value_name = "DAYS")]

@@ -61,7 +61,7 @@ impl Service {
         if !url.starts_with("http://") {
             return Err(Failure::Usage(format!("--url {url}: expected an address such as http://127.0.0.1:4318")));
         }
-        let token = match &target.token_file {
+        let token = match &target.url_token_file {
             Some(path) => {
                 let (read, ingest) = tokens(path)?;
                 read.or(ingest).map(|token| token.reveal().to_owned())
@@ -127,13 +127,13 @@ impl Service {
 #[derive(Args)]
 pub(super) struct When {
     /// How far back: a number and s, m, h, d or w, as 24h
-    #[arg(long)]
+    #[arg(long, value_name = "SPAN")]
     since: Option<String>,
     /// The beginning, as 2026-11-24T10:30:00Z
-    #[arg(long, conflicts_with = "since")]
+    #[arg(long, conflicts_with = "since", value_name = "TIME")]
     from: Option<String>,
     /// The end [default: now]
-    #[arg(long)]
+    #[arg(long, value_name = "TIME")]
     to: Option<String>,
 }
 
