@@ -91,6 +91,16 @@ fn a_bad_line_is_named_by_its_number_in_the_input() {
 }
 
 #[test]
+fn a_sender_that_is_too_quick_for_the_service_comes_again() {
+    let db = TestDb::new();
+    let service = Service::new(&db, &["--set", "max_posts_per_second=1"]);
+    // Each post has a thousand.
+    let output = run(&db, &["ingest", "--url", &service.url], &lines(3000));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "3000 failures stored, 0 lines refused\n");
+    common::eventually("the rows", || db.rows() == 3000);
+}
+
+#[test]
 fn settings_are_shown_with_their_origin_in_every_format() {
     let db = TestDb::new();
     let flags = ["--set", "max_posts_per_second=7", "--set", "allow_origins=https://a.example, http://b.example"];

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use actix_web::web::Bytes;
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
@@ -16,6 +17,10 @@ use crate::report::{FailureReader, TimeRange};
 
 /// How long a question may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How soon to come again where it was too soon.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often to come again.
+const MAX_TRIES: u32 = 60;
 /// Bytes of an answer at most.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
@@ -93,10 +98,20 @@ impl Service {
         self.answer(sent).await
     }
 
+    /// Sends lines; again, if the service says that it was too soon: it has taken none of them then.
     pub(super) async fn post(&self, path: &str, lines: Vec<u8>) -> Result<Value, Failure> {
-        let request = self.request(awc::http::Method::POST, path, &[])?.content_type("application/x-ndjson");
-        let sent = request.send_body(lines).await;
-        self.answer(sent).await
+        let lines = Bytes::from(lines);
+        let mut tries = 1;
+        loop {
+            let request = self.request(awc::http::Method::POST, path, &[])?.content_type("application/x-ndjson");
+            let sent = request.send_body(lines.clone()).await;
+            let too_soon = matches!(&sent, Ok(response) if response.status().as_u16() == 429);
+            if !too_soon || tries == MAX_TRIES {
+                return self.answer(sent).await;
+            }
+            tries += 1;
+            actix_rt::time::sleep(TRY_AGAIN_AFTER).await;
+        }
     }
 
     pub(super) fn unreachable(&self, error: impl std::fmt::Display) -> Failure {
@@ -108,7 +123,7 @@ impl Service {
         sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>,
     ) -> Result<Value, Failure>
     where
-        S: futures_util::Stream<Item = Result<actix_web::web::Bytes, awc::error::PayloadError>>,
+        S: futures_util::Stream<Item = Result<Bytes, awc::error::PayloadError>>,
     {
         let mut response = sent.map_err(|error| self.unreachable(error))?;
         let body = response.body().limit(MAX_ANSWER_BYTES).await.map_err(|error| self.unreachable(error))?;
