@@ -210,9 +210,7 @@ pub(super) async fn take<T: Incoming>(
     request: &HttpRequest,
     body: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let accepted = match essence.as_str() {
+    let accepted = match media_type(request).as_str() {
         "application/json" => take_json::<T>(api, body).await?,
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
             take_lines::<T>(api, body).await?
@@ -227,18 +225,28 @@ pub(super) async fn take<T: Incoming>(
     Ok(HttpResponse::Accepted().json(accepted))
 }
 
-async fn take_json<T: Incoming>(api: &Api, mut body: Payload) -> Result<Accepted, Problem> {
+/// What a body is said to be.
+pub(super) fn media_type(request: &HttpRequest) -> String {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// A whole body; `more`: what to do with more than `max` bytes.
+pub(super) async fn whole_body(api: &Api, mut body: Payload, max: usize, more: &str) -> Result<BytesMut, Problem> {
     let mut json = BytesMut::new();
     while let Some(piece) = next_piece(api, &mut body).await? {
-        if json.len() + piece.len() > api.options.max_json_bytes {
-            let detail = format!(
-                "a JSON body has {} bytes at most; send JSON lines instead (application/x-ndjson)",
-                api.options.max_json_bytes
-            );
+        if json.len() + piece.len() > max {
+            let detail = format!("a JSON body has {max} bytes at most; {more}");
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
         }
         json.extend_from_slice(&piece);
     }
+    Ok(json)
+}
+
+async fn take_json<T: Incoming>(api: &Api, body: Payload) -> Result<Accepted, Problem> {
+    let more = "send JSON lines instead (application/x-ndjson)";
+    let json = whole_body(api, body, api.options.max_json_bytes, more).await?;
     let mut accepted = Accepted::default();
     if json.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
         let one: T = serde_json::from_slice(&json).map_err(|error| Problem::bad_request(error.to_string()))?;

@@ -58,8 +58,6 @@ pub const DEFAULT_MAX_JSON_BYTES: usize = 8 << 20;
 pub const DEFAULT_MAX_STREAM_BYTES: usize = 512 << 20;
 /// Bytes of a line of JSON lines at most.
 pub const DEFAULT_MAX_LINE_BYTES: usize = 64 << 10;
-/// Bytes of a JSON body at most that is no record.
-const MAX_SMALL_JSON_BYTES: usize = 16 << 10;
 /// Followers of the log at the same time, at most.
 pub const DEFAULT_MAX_FOLLOWERS: usize = 32;
 /// Questions in a second from one address, at most.
@@ -257,9 +255,6 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
                         .app_data(questions::query_config())
                         .app_data(web::PathConfig::default().error_handler(|error, _| {
                             Problem::bad_request(error.to_string()).into()
-                        }))
-                        .app_data(web::JsonConfig::default().limit(MAX_SMALL_JSON_BYTES).error_handler(|error, _| {
-                            Problem::from(error).into()
                         }))
                         .wrap(from_fn(move |request, next| {
                             guard::admit(inner.clone(), guard::Access::$access, request, next)

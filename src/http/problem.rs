@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use actix_web::error::JsonPayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpRequest, HttpResponse, Responder, ResponseError};
@@ -224,19 +223,6 @@ pub(super) enum NotTaken {
     /// No room; `accepted` says how many records were taken, from the beginning. See `Retry-After`.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(#[to_schema] Problem),
-}
-
-impl From<JsonPayloadError> for Problem {
-    fn from(error: JsonPayloadError) -> Self {
-        let status = match error {
-            JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
-            JsonPayloadError::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        Self::new(status, error.to_string())
-    }
 }
 
 /// Says what the reader should do, without paths or what the system said: that is logged.

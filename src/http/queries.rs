@@ -6,16 +6,17 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
-use actix_web::web::{Data, Json, Query};
+use actix_web::web::{Data, Payload, Query};
+use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Api;
 use super::problem::{Contradicted, NotAnswered, NotTaken, Problem};
 use super::questions::{json, limit, milliseconds, or_a_day, question};
+use super::{Api, ingest};
 use crate::error::{MarkError, ReadError, StoreError};
 use crate::record::RetrievalFailureType;
 use crate::report::{QueryFilter, QuestionStatus, TimeRange, TopQueries};
@@ -24,6 +25,8 @@ use crate::report::{QueryFilter, QuestionStatus, TimeRange, TopQueries};
 const KEEP: Duration = Duration::from_secs(10);
 /// Answers that are kept or worked on at most.
 const MAX_ANSWERS: usize = 32;
+/// Bytes of a mark at most.
+const MAX_MARK_BYTES: usize = 16 << 10;
 
 question! {
 /// Which questions are grouped.
@@ -177,7 +180,13 @@ pub(super) struct QuestionMark {
     (status = 204, description = "it is kept in the database"),
     NotTaken,
 ))]
-pub(super) async fn mark(api: Data<Api>, mark: Json<QuestionMark>) -> Result<HttpResponse, Problem> {
+pub(super) async fn mark(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<HttpResponse, Problem> {
+    // A page of another site could send anything else without asking first.
+    if ingest::media_type(&request) != "application/json" {
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type: expected application/json"));
+    }
+    let json = ingest::whole_body(&api, body, MAX_MARK_BYTES, "send the question's `key`").await?;
+    let mark: QuestionMark = serde_json::from_slice(&json).map_err(|error| Problem::bad_request(error.to_string()))?;
     api.logger.mark_question(&mark.question, mark.status).await?;
     api.answers.forget();
     Ok(HttpResponse::NoContent().finish())
