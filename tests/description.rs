@@ -141,7 +141,7 @@ async fn provoke(of: &Services, method: &str, path: &str, status: u16) -> Answer
         ("post" | "put", 400) => bring(&of.plain, method, path, JSON, "{").await,
         ("post" | "put", 401) => bring(&of.with_tokens, method, path, JSON, &one).await,
         ("post" | "put", 408) => half(&of.hasty, method, path),
-        ("post" | "put", 413) => bring(&of.small, method, path, JSON, &one.repeat(1000)).await,
+        ("post" | "put", 413) => bring(&of.small, method, path, JSON, &one.repeat(2000)).await,
         ("post" | "put", 415) => bring(&of.plain, method, path, "text/plain", &one).await,
         ("post" | "put", 421) => {
             let request = of

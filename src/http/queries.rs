@@ -10,7 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::{Data, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::{Semaphore, watch};
 use utoipa::{IntoParams, ToSchema};
 
@@ -25,8 +25,10 @@ use crate::report::{QueryFilter, QuestionStatus, TimeRange, TopQueries};
 const KEEP: Duration = Duration::from_secs(10);
 /// Answers that are kept or worked on at most.
 const MAX_ANSWERS: usize = 32;
-/// Bytes of a mark at most.
-const MAX_MARK_BYTES: usize = 16 << 10;
+/// Characters of a question that is marked, at most.
+const MAX_QUESTION_CHARACTERS: usize = 4096;
+/// Bytes of a mark at most: such a question fits, though each of its characters be escaped.
+const MAX_MARK_BYTES: usize = 64 << 10;
 
 question! {
 /// Which questions are grouped.
@@ -168,6 +170,7 @@ impl Answers {
 #[serde(deny_unknown_fields)]
 pub(super) struct QuestionMark {
     /// The `key` of a group, or any question of it.
+    #[serde(deserialize_with = "no_longer_than_a_page")]
     #[schema(max_length = 4096)]
     question: String,
     /// What is said.
@@ -190,6 +193,12 @@ pub(super) async fn mark(api: Data<Api>, request: HttpRequest, body: Payload) ->
     api.logger.mark_question(&mark.question, mark.status).await?;
     api.answers.forget();
     Ok(HttpResponse::NoContent().finish())
+}
+
+fn no_longer_than_a_page<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let fits = text.chars().count() <= MAX_QUESTION_CHARACTERS;
+    if fits { Ok(text) } else { Err(serde::de::Error::custom("expected a question, at most 4096 characters")) }
 }
 
 impl From<MarkError> for Problem {
