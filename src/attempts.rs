@@ -30,6 +30,9 @@ const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// Cells that wait for the writer, beyond which minutes are added up to hours, and hours to days.
 const MAX_CELLS: usize = 4096;
 
+/// Deltas that are added up without waiting for the usual time: reading one costs a microsecond.
+const MANY_DELTAS: u64 = 256;
+
 /// Longer latencies count as an hour, so that none blurs all others.
 const LONGEST_LATENCY_MS: f64 = 3_600_000.0;
 /// Scores beyond this are no scores, but stand for something else.
@@ -288,6 +291,37 @@ pub(crate) struct Delta {
     pub(crate) cell: Cell,
 }
 
+/// Ends the ids of a logger's deltas, so that it knows which are its own: those it adds up as soon as they
+/// are acknowledged, for it will not write them again. Those of others might come again for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tag(u32);
+
+impl Tag {
+    /// Of deltas that nobody writes again, whatever becomes of their transaction.
+    pub(crate) const NEVER_AGAIN: Self = Self(0);
+
+    fn of_a_new_logger() -> Self {
+        let (_, low) = Uuid::new_v4().as_u64_pair();
+        #[expect(clippy::cast_possible_truncation, reason = "four random bytes")]
+        Self((low as u32).max(1))
+    }
+
+    /// A UUIDv7 that ends with the tag.
+    pub(crate) fn id(self) -> Uuid {
+        Uuid::from_u128(Uuid::now_v7().as_u128() & !u128::from(u32::MAX) | u128::from(self.0))
+    }
+
+    pub(crate) fn bytes(self) -> [u8; 4] {
+        self.0.to_be_bytes()
+    }
+}
+
+impl Default for Tag {
+    fn default() -> Self {
+        Self::of_a_new_logger()
+    }
+}
+
 /// What one transaction takes along.
 #[derive(Default)]
 pub(crate) struct AttemptBatch {
@@ -308,6 +342,9 @@ impl AttemptBatch {
 /// All attempts of one logger that are not written yet.
 #[derive(Default)]
 pub(crate) struct Attempts {
+    pub(crate) tag: Tag,
+    /// Deltas that were written since some were added up last.
+    deltas: AtomicU64,
     /// Made with the first monitor: who has none does not pay for it.
     samples: OnceLock<ArrayQueue<Sample>>,
     registry: Mutex<Registry>,
@@ -444,7 +481,7 @@ impl Attempts {
         pending.taken_at = Instant::now();
         let deltas = pending.cells.drain().filter_map(|(CellKey { started_at, series, kind }, cell)| {
             let strategy = registry.by_id.get(series as usize)?.name.clone();
-            Some(Delta { id: Uuid::now_v7(), started_at, strategy, kind, cell })
+            Some(Delta { id: self.tag.id(), started_at, strategy, kind, cell })
         });
         let deltas = deltas.collect();
         let settings = registry.by_id.iter().filter_map(|series| series.changed_settings()).collect();
@@ -456,7 +493,18 @@ impl Attempts {
     /// Says that `batch` is committed.
     pub(crate) fn persisted(&self, batch: &AttemptBatch) {
         self.persisted.fetch_add(batch.attempts(), Ordering::AcqRel);
+        self.deltas.fetch_add(batch.deltas.len() as u64, Ordering::AcqRel);
         self.in_flight.store(false, Ordering::Release);
+    }
+
+    /// Whether so many deltas were written that questions would take longer for them.
+    pub(crate) fn are_many(&self) -> bool {
+        self.deltas.load(Ordering::Acquire) >= MANY_DELTAS
+    }
+
+    /// Says that what was written is being added up.
+    pub(crate) fn add_up(&self) {
+        self.deltas.store(0, Ordering::Release);
     }
 
     /// What a strategy is counted as.

@@ -122,6 +122,7 @@ impl FailureLogger {
         self.report_drops();
         self.shared.attempts.collect();
         self.due = self.shared.buffer.balance().buffered > 0 || self.shared.attempts.due();
+        self.compact_due |= self.shared.attempts.are_many();
         if !self.due && !self.busy && self.retry_at.is_none() {
             self.shared.counters.well();
         }

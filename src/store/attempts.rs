@@ -16,7 +16,7 @@ use super::schema::{
     memory_retrieval_failures as failures, memory_retrieval_strategies as strategies,
 };
 use crate::attempts::{
-    AttemptBatch, Cell, DAY_MS, Delta, HOUR_MS, MINUTE_MS, OutcomeKind, ScoreDirection, StrategySettings,
+    AttemptBatch, Cell, DAY_MS, Delta, HOUR_MS, MINUTE_MS, OutcomeKind, ScoreDirection, StrategySettings, Tag,
 };
 use crate::sketch::Sketch;
 
@@ -24,8 +24,8 @@ use crate::sketch::Sketch;
 const DELTAS_PER_COMPACTION: i64 = 2000;
 /// Cells that one transaction deletes, about, at each resolution.
 const CELLS_PER_EXPIRY: i32 = 2000;
-/// What is younger may be written once more, after a fault between commit and acknowledgement; it
-/// is not added up yet, so that the repetition is noticed.
+/// What another logger wrote, and is younger, may be written once more, after a fault between commit and
+/// acknowledgement; it is not added up yet, so that the repetition is noticed.
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 /// Length of the spans in which attempts are counted.
@@ -123,7 +123,8 @@ pub(super) fn count_new(conn: &mut SqliteConnection, rows: &[Row], batch: &mut A
     batch.deltas = counts
         .into_iter()
         .map(|((started_at, strategy, kind), cell)| Delta {
-            id: Uuid::now_v7(),
+            // If they are not committed, neither are the rows, which are counted anew.
+            id: Tag::NEVER_AGAIN.id(),
             started_at,
             strategy: strategy.into(),
             kind,
@@ -143,32 +144,26 @@ pub(super) fn has_deltas(conn: &mut SqliteConnection) -> QueryResult<bool> {
     diesel::select(diesel::dsl::exists(recent::table.select(recent::delta_id))).get_result(conn)
 }
 
-/// Adds what was appended to its minutes, hours and days: whether that was all.
-pub(super) fn compact(conn: &mut SqliteConnection, now: i64) -> QueryResult<bool> {
+/// Adds what was appended to its minutes, hours and days: whether that was all. `own`: of what is young,
+/// what may be added up as well.
+pub(super) fn compact(conn: &mut SqliteConnection, now: i64, own: Option<Tag>) -> QueryResult<bool> {
     let settled = id_at(now.saturating_sub(i64::try_from(SETTLED_AFTER.as_millis()).unwrap_or(i64::MAX)));
-    let deltas: Vec<StoredDelta> = recent::table
-        .filter(recent::delta_id.lt(settled.as_bytes().as_slice()))
-        .order(recent::delta_id)
-        .limit(DELTAS_PER_COMPACTION)
-        .select((
-            recent::delta_id,
-            (
-                recent::started_at,
-                recent::strategy,
-                recent::outcome,
-                recent::attempts,
-                recent::unobserved,
-                recent::latency,
-                recent::top_score,
-            ),
-        ))
+    let own = own.unwrap_or(Tag::NEVER_AGAIN).bytes();
+    let deltas: Vec<StoredDelta> = diesel::sql_query(SETTLED_DELTAS)
+        .bind::<Binary, _>(settled.as_bytes().as_slice())
+        .bind::<Binary, _>(own.as_slice())
+        .bind::<BigInt, _>(DELTAS_PER_COMPACTION)
         .load(conn)?;
-    let Some((last, _)) = deltas.last() else { return Ok(true) };
+    let Some(StoredDelta { delta_id: last, .. }) = deltas.last() else { return Ok(true) };
     let all = i64::try_from(deltas.len()).is_ok_and(|count| count < DELTAS_PER_COMPACTION);
-    diesel::delete(recent::table.filter(recent::delta_id.le(last))).execute(conn)?;
+    diesel::sql_query(DELETE_SETTLED)
+        .bind::<Binary, _>(settled.as_bytes().as_slice())
+        .bind::<Binary, _>(own.as_slice())
+        .bind::<Binary, _>(last)
+        .execute(conn)?;
 
     let mut sums: HashMap<(Resolution, i64, String, String), Cell> = HashMap::new();
-    for (_, delta) in deltas {
+    for StoredDelta { cell: delta, .. } in deltas {
         let part = delta.decoded();
         for resolution in Resolution::ALL {
             let key = (resolution, resolution.floor(delta.started_at), delta.strategy.clone(), delta.outcome.clone());
@@ -334,6 +329,19 @@ const COUNTS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved
      FROM memory_retrieval_attempts WHERE resolution = ? AND started_at >= ? AND started_at < ?";
 const RECENT_CELLS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, latency, top_score \
      FROM memory_retrieval_attempts_recent WHERE started_at >= ? AND started_at < ?";
+macro_rules! settled {
+    () => {
+        "(delta_id < ?1 OR substr(delta_id, 13) = ?2 OR substr(delta_id, 13) = x'00000000')"
+    };
+}
+const SETTLED_DELTAS: &str = concat!(
+    "SELECT delta_id, started_at, strategy, outcome, attempts, unobserved, latency, top_score \
+     FROM memory_retrieval_attempts_recent WHERE ",
+    settled!(),
+    " ORDER BY delta_id LIMIT ?3"
+);
+const DELETE_SETTLED: &str =
+    concat!("DELETE FROM memory_retrieval_attempts_recent WHERE delta_id <= ?3 AND ", settled!());
 const OLDEST: &str = "SELECT min(started_at) AS started_at FROM memory_retrieval_attempts WHERE resolution = ?";
 const EXPIRE: &str = "DELETE FROM memory_retrieval_attempts WHERE resolution = ? AND started_at < ? AND started_at <= ( \
      SELECT max(started_at) FROM (SELECT started_at FROM memory_retrieval_attempts WHERE resolution = ? \
@@ -357,8 +365,13 @@ struct StoredCell {
     top_score: Option<Vec<u8>>,
 }
 
-/// With its `delta_id`.
-type StoredDelta = (Vec<u8>, StoredCell);
+#[derive(QueryableByName)]
+struct StoredDelta {
+    #[diesel(sql_type = Binary)]
+    delta_id: Vec<u8>,
+    #[diesel(embed)]
+    cell: StoredCell,
+}
 
 impl StoredCell {
     fn decoded(&self) -> Cell {
@@ -425,7 +438,7 @@ mod tests {
             cell.latency.add(1.0 + nth as f64);
             Delta {
                 // Of the past, so that they may be added up.
-                id: Uuid::from_u128(id_at(NOW - 60_000).as_u128() | nth as u128),
+                id: Uuid::from_u128(id_at(NOW - 60_000).as_u128() | (nth as u128 + 1)),
                 started_at: Resolution::Minute.floor(*at),
                 strategy: "semantic".into(),
                 kind: OutcomeKind::Success,
@@ -457,7 +470,7 @@ mod tests {
         insert(&mut conn, &batch(&moments), NOW).unwrap();
         assert_eq!(totals(&mut conn), [(5000, 5000); 3]);
         let mut rounds = 1;
-        while !compact(&mut conn, NOW).unwrap() {
+        while !compact(&mut conn, NOW, None).unwrap() {
             assert_eq!(totals(&mut conn), [(5000, 5000); 3], "in between");
             rounds += 1;
         }
@@ -468,7 +481,7 @@ mod tests {
         let mut later = batch(&moments[..10]);
         later.deltas.iter_mut().for_each(|delta| delta.id = Uuid::from_u128(delta.id.as_u128() | 1 << 70));
         insert(&mut conn, &later, NOW).unwrap();
-        compact(&mut conn, NOW).unwrap();
+        compact(&mut conn, NOW, None).unwrap();
         assert_eq!(totals(&mut conn), [(5010, 5010); 3]);
     }
 
@@ -479,9 +492,28 @@ mod tests {
         insert(&mut conn, &batch, NOW).unwrap();
         insert(&mut conn, &batch, NOW).unwrap();
         assert_eq!(totals(&mut conn), [(2, 2); 3]);
-        assert!(compact(&mut conn, NOW - 60_000).unwrap());
+        assert!(compact(&mut conn, NOW - 60_000, None).unwrap());
         insert(&mut conn, &batch, NOW).unwrap();
         assert_eq!(totals(&mut conn), [(2, 2); 3], "not added up while it may come again");
+    }
+
+    #[test]
+    fn a_logger_adds_up_its_own_at_once_and_leaves_what_another_wrote_just_now() {
+        let mut conn = database();
+        let (own, others) = (Tag::default(), Tag::default());
+        for (tag, moments) in [(own, 0..3), (others, 3..5), (Tag::NEVER_AGAIN, 5..6)] {
+            let mut batch = batch(&moments.map(|nth| NOW - nth).collect::<Vec<_>>());
+            batch.deltas.iter_mut().for_each(|delta| delta.id = tag.id());
+            insert(&mut conn, &batch, NOW).unwrap();
+        }
+        let now = crate::clock::now();
+        let waiting = |conn: &mut SqliteConnection| recent::table.count().get_result::<i64>(conn).unwrap();
+        assert!(compact(&mut conn, now, None).unwrap());
+        assert_eq!(waiting(&mut conn), 5, "what comes never again");
+        assert!(compact(&mut conn, now, Some(own)).unwrap());
+        assert_eq!(waiting(&mut conn), 2);
+        assert!(compact(&mut conn, now + 60_000, None).unwrap());
+        assert_eq!((waiting(&mut conn), totals(&mut conn)), (0, [(6, 6); 3]));
     }
 
     #[test]
@@ -489,7 +521,7 @@ mod tests {
         let mut conn = database();
         let days: Vec<i64> = (0..10).map(|day| NOW - day * DAY_MS).collect();
         insert(&mut conn, &batch(&days), NOW).unwrap();
-        compact(&mut conn, NOW).unwrap();
+        compact(&mut conn, NOW, None).unwrap();
         expire(&mut conn, Resolution::Minute, NOW - 3 * DAY_MS).unwrap();
         assert_eq!(totals(&mut conn).map(|(attempts, _)| attempts), [3, 10, 10]);
         assert_eq!(oldest(&mut conn).unwrap(), Some(Resolution::Day.floor(NOW - 9 * DAY_MS)));
@@ -500,7 +532,7 @@ mod tests {
         let mut conn = database();
         insert(&mut conn, &batch(&[NOW, NOW - HOUR_MS]), NOW).unwrap();
         conn.batch_execute("UPDATE memory_retrieval_attempts_recent SET latency = x'0102030405'").unwrap();
-        compact(&mut conn, NOW).unwrap();
+        compact(&mut conn, NOW, None).unwrap();
         assert_eq!(totals(&mut conn), [(2, 0); 3]);
     }
 
@@ -512,10 +544,6 @@ mod tests {
     #[test]
     fn every_statement_uses_the_index_that_was_meant() {
         let mut conn = database();
-        let key = || vec![0_u8];
-        let deltas = recent::table.filter(recent::delta_id.lt(key())).order(recent::delta_id).limit(1);
-        let deltas = sql(&deltas.select(recent::delta_id));
-        let delete = sql(&diesel::delete(recent::table.filter(recent::delta_id.le(key()))));
         let one = sql(&attempts::table.find((60_i64, 0_i64, "s", "o")).select(attempts::attempts));
         let any = sql(&diesel::select(diesel::dsl::exists(recent::table.select(recent::delta_id))));
         for (sql, plan) in [
@@ -532,8 +560,9 @@ mod tests {
                 "SEARCH memory_retrieval_attempts USING COVERING INDEX memory_retrieval_attempts_counts (resolution=?)",
             ),
             (EXPIRE, "SEARCH memory_retrieval_attempts USING PRIMARY KEY (resolution=? AND started_at<?)"),
-            (&deltas, "SEARCH memory_retrieval_attempts_recent USING PRIMARY KEY (delta_id<?)"),
-            (&delete, "SEARCH memory_retrieval_attempts_recent USING PRIMARY KEY (delta_id<?)"),
+            // In the order of its key, and a few hundred rows.
+            (SETTLED_DELTAS, "SCAN memory_retrieval_attempts_recent"),
+            (DELETE_SETTLED, "SEARCH memory_retrieval_attempts_recent USING PRIMARY KEY (delta_id<?)"),
             (
                 &one,
                 "SEARCH memory_retrieval_attempts USING PRIMARY KEY \

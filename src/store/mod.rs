@@ -19,7 +19,7 @@ pub(crate) use sqlite::Database;
 #[cfg(test)]
 pub(crate) use sqlite::{migrated, plan};
 
-use crate::attempts::AttemptBatch;
+use crate::attempts::{AttemptBatch, Tag};
 use crate::error::StoreError;
 use crate::stats::DropCounts;
 
@@ -56,8 +56,8 @@ pub(crate) trait Store: Send {
     fn believe(&mut self, believed_at: i64) -> Result<(), StoreError>;
 
     /// Adds some of the attempts that were stored last to their minutes, hours and days: whether
-    /// those were all.
-    fn compact(&mut self) -> Result<bool, StoreError>;
+    /// those were all. `own`: whose need not be some time old, for they are acknowledged.
+    fn compact(&mut self, own: Option<Tag>) -> Result<bool, StoreError>;
 
     /// Deletes some attempts that were counted before a moment, at one resolution: whether those
     /// were all.

@@ -26,7 +26,7 @@ use super::reader::Source;
 use super::schema::memory_retrieval_clock as purge_clock;
 use super::schema::memory_retrieval_failures::dsl;
 use super::{CommitGate, Inserted, Store};
-use crate::attempts::AttemptBatch;
+use crate::attempts::{AttemptBatch, Tag};
 use crate::clock;
 use crate::config::Location;
 use crate::error::{StartError, StoreError};
@@ -469,14 +469,15 @@ impl Store for SqliteStore {
         })
     }
 
-    fn compact(&mut self) -> Result<bool, StoreError> {
+    fn compact(&mut self, own: Option<Tag>) -> Result<bool, StoreError> {
         self.tell_checkpointer();
         let mut conn = self.connection()?;
         // Not worth a lock that others wait for.
         if !attempts::has_deltas(&mut conn).map_err(|error| classify(&error))? {
             return Ok(true);
         }
-        let all = transact(&mut conn, |conn| attempts::compact(conn, clock::now()).map_err(|error| classify(&error)))?;
+        let all =
+            transact(&mut conn, |conn| attempts::compact(conn, clock::now(), own).map_err(|error| classify(&error)))?;
         if !all {
             self.since_checkpoint += BYTES_PER_COMPACTION;
         }
