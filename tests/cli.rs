@@ -168,6 +168,25 @@ fn a_service_is_fed_and_asked_like_a_file_and_drains_when_it_is_told_to_end() {
 }
 
 #[test]
+fn a_question_is_marked_in_a_file_and_in_a_service() {
+    let db = TestDb::new();
+    run(&db, &["ingest"], &lines(3));
+    assert_eq!(done(&db, &["mark", "Q 1?", "resolved"]), "resolved\n");
+    let service = Service::new(&db, &[]);
+    assert_eq!(done(&db, &["mark", "q 2", "ignored", "--url", &service.url]), "ignored\n");
+    for arguments in [&["top"][..], &["top", "--url", &service.url]] {
+        for (status, question) in [("resolved", "q 1"), ("ignored", "q 2"), ("open", "q 0")] {
+            let found = done(&db, &[arguments, &["--status", status]].concat());
+            let group: Value = serde_json::from_str(&found).expect("one group");
+            assert_eq!((&group["key"], &group["status"]), (&json!(question), &json!(status)));
+        }
+    }
+    let other = TestDb::new();
+    assert!(refused(&other, &["mark", "q", "resolved"], 3).contains("there is no database"));
+    assert!(refused(&other, &["mark", "q", "fine"], 2).contains("possible values: open, resolved, ignored"));
+}
+
+#[test]
 fn tokens_are_asked_for_and_can_be_changed_while_it_runs() {
     let db = TestDb::new();
     let (file, mine) = (db.folder.path().join("tokens"), db.folder.path().join("mine"));
@@ -183,6 +202,16 @@ fn tokens_are_asked_for_and_can_be_changed_while_it_runs() {
     common::eventually("the old token to be refused", || ask() == Some(3));
     std::fs::write(&mine, "the-second-token-of-all").unwrap();
     assert_eq!(ask(), Some(0));
+    // One for each: the command shows the one that is asked for.
+    let both = "read = the-token-for-those-who-read\ningest = the-token-for-those-who-report";
+    std::fs::write(&file, both).unwrap();
+    std::fs::write(&mine, both).unwrap();
+    service.signal("HUP");
+    common::eventually("the new tokens", || ask() == Some(0));
+    let token_file = ["--url", &service.url, "--url-token-file", mine.to_str().unwrap()];
+    let output = run(&db, &[&["ingest"], &token_file[..]].concat(), &lines(2));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 failures stored, 0 lines refused\n");
+    assert_eq!(done(&db, &[&["mark", "q 1", "resolved"], &token_file[..]].concat()), "resolved\n");
 }
 
 #[test]

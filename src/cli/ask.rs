@@ -14,7 +14,7 @@ use super::settings::Settings;
 use super::source::{Source, When, value};
 use super::{Failure, Style, Target};
 use crate::record::RetrievalFailureType;
-use crate::report::{ExportFormat, FailureFilter, PageRequest, QueryFilter};
+use crate::report::{ExportFormat, FailureFilter, PageRequest, QueryFilter, QuestionStatus};
 
 /// How soon to look again for new failures.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -281,16 +281,20 @@ pub(super) struct Top {
     /// Only failures of this strategy
     #[arg(long)]
     strategy: Option<String>,
+    /// Only questions with this status; see `mark`
+    #[arg(long, value_enum)]
+    status: Option<QuestionStatus>,
     /// Groups at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
 }
 
-const GROUP: [Column; 5] = [
+const GROUP: [Column; 6] = [
     column("failures", "/count", Kind::Number),
     column("texts", "/texts", Kind::Number),
     column("best score", "/best_score", Kind::Number),
     column("last seen", "/last_seen", Kind::Text),
+    column("status", "/status", Kind::Text),
     column("question", "/example", Kind::Text),
 ];
 
@@ -299,11 +303,8 @@ pub(super) async fn top(settings: &Settings, top: &Top) -> Result<(), Failure> {
         Source::File(reader) => {
             let range = top.when.range_or_a_day()?;
             let limit = usize::from(top.limit);
-            let filter = QueryFilter {
-                failure_type: top.failure_type,
-                strategy: top.strategy.clone(),
-                ..QueryFilter::default()
-            };
+            let Top { failure_type, status, .. } = *top;
+            let filter = QueryFilter { failure_type, strategy: top.strategy.clone(), status };
             value(&reader.top_queries(range, filter, limit).await?)?
         }
         Source::Service(service) => {
@@ -311,6 +312,7 @@ pub(super) async fn top(settings: &Settings, top: &Top) -> Result<(), Failure> {
             query.push(("limit", top.limit.to_string()));
             query.extend(top.failure_type.map(|failure| ("failure_type", failure.to_string())));
             query.extend(top.strategy.clone().map(|strategy| ("strategy", strategy)));
+            query.extend(top.status.map(|status| ("status", status.to_string())));
             service.ask("/v1/queries", &query).await?
         }
     };

@@ -8,14 +8,17 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
 use super::settings::Settings;
 use super::source::Service;
 use super::{Failure, Target};
 use crate::actor::FailureLogger;
 use crate::clock;
+use crate::config::Location;
 use crate::handle::LoggerHandle;
 use crate::http::{NewFailure, parse_span};
+use crate::report::QuestionStatus;
 use crate::stats::{DropReason, LogOutcome};
 use crate::store::Database;
 
@@ -127,12 +130,7 @@ pub(super) struct Prune {
 pub(super) fn prune(settings: &Settings, prune: &Prune) -> Result<(), Failure> {
     let age = parse_span(&prune.older_than)
         .map_err(|expected| Failure::Usage(format!("--older-than {}: expected {expected}", prune.older_than)))?;
-    let location = settings.logger.validate().map_err(|error| Failure::Usage(error.to_string()))?;
-    if let crate::config::Location::File(path) = &location
-        && !path.exists()
-    {
-        return Err(Failure::Unreachable(format!("there is no database {}; name it with --db", path.display())));
-    }
+    let location = existing(settings)?;
     let before = SystemTime::now().checked_sub(age).map_or(0, clock::milliseconds_of);
     let unreachable = |error: crate::error::StoreError| Failure::Unreachable(error.to_string());
     let mut store = Database::new(&location, 1).open()?;
@@ -157,6 +155,42 @@ pub(super) fn prune(settings: &Settings, prune: &Prune) -> Result<(), Failure> {
     store.close();
     writeln!(io::stdout(), "{rows} failures deleted")?;
     Ok(())
+}
+
+#[derive(Args)]
+pub(super) struct Mark {
+    #[command(flatten)]
+    target: Target,
+    /// The question, or the `key` of a group from `top --format json`
+    question: String,
+    /// What is said of it and of those that are nearly the same
+    #[arg(value_enum)]
+    status: QuestionStatus,
+}
+
+pub(super) async fn mark(settings: &Settings, mark: &Mark) -> Result<(), Failure> {
+    if let Some(url) = &mark.target.url {
+        let body = json!({"question": mark.question, "status": mark.status});
+        Service::new(url, &mark.target)?.put("/v1/queries/status", &body).await?;
+    } else {
+        existing(settings)?;
+        let logger = FailureLogger::spawn(settings.logger.clone())?;
+        let marked = logger.mark_question(&mark.question, mark.status).await;
+        logger.shutdown().await?;
+        marked.map_err(|error| Failure::Unreachable(error.to_string()))?;
+    }
+    Ok(writeln!(io::stdout(), "{}", mark.status)?)
+}
+
+/// Where the database is, if there is one: a new one would be of no use.
+fn existing(settings: &Settings) -> Result<Location, Failure> {
+    let location = settings.logger.validate().map_err(|error| Failure::Usage(error.to_string()))?;
+    match &location {
+        Location::File(path) if !path.exists() => {
+            Err(Failure::Unreachable(format!("there is no database {}; name it with --db", path.display())))
+        }
+        _ => Ok(location),
+    }
 }
 
 #[derive(Args)]

@@ -44,6 +44,8 @@ enum Command {
     Stats(ask::Stats),
     /// Show the questions that fail most
     Top(ask::Top),
+    /// Say that a failing question is resolved or ignored, or open again
+    Mark(feed::Mark),
     /// Show which threshold gives which failure rate
     Calibrate(ask::Calibrate),
     /// Write failures to standard output, as JSON lines or CSV
@@ -165,6 +167,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tail(tail) => ask::tail(&settings, &tail).await,
         Command::Stats(stats) => ask::stats(&settings, &stats).await,
         Command::Top(top) => ask::top(&settings, &top).await,
+        Command::Mark(mark) => feed::mark(&settings, &mark).await,
         Command::Calibrate(calibrate) => ask::calibrate(&settings, &calibrate).await,
         Command::Export(export) => ask::export(&settings, &export).await,
         Command::Prune(prune) => feed::prune(&settings, &prune),

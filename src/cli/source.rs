@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::settings::{Settings, tokens};
 use super::{Failure, Target};
 use crate::config::Location;
-use crate::http::{parse_moment, parse_span};
+use crate::http::{Token, parse_moment, parse_span};
 use crate::report::{FailureReader, TimeRange};
 
 /// How long a question may take.
@@ -57,7 +57,8 @@ pub(super) fn value(answer: &impl Serialize) -> Result<Value, Failure> {
 /// A running service.
 pub(super) struct Service {
     url: String,
-    token: Option<String>,
+    read_token: Option<Token>,
+    ingest_token: Option<Token>,
 }
 
 impl Service {
@@ -66,14 +67,11 @@ impl Service {
         if !url.starts_with("http://") {
             return Err(Failure::Usage(format!("--url {url}: expected an address such as http://127.0.0.1:4318")));
         }
-        let token = match &target.url_token_file {
-            Some(path) => {
-                let (read, ingest) = tokens(path)?;
-                read.or(ingest).map(|token| token.reveal().to_owned())
-            }
-            None => None,
+        let (read_token, ingest_token) = match &target.url_token_file {
+            Some(path) => tokens(path)?,
+            None => (None, None),
         };
-        Ok(Self { url, token })
+        Ok(Self { url, read_token, ingest_token })
     }
 
     pub(super) fn request(
@@ -87,8 +85,13 @@ impl Service {
             .request(method, format!("{}{path}", self.url))
             .query(&query)
             .map_err(|error| Failure::Usage(format!("--url {}: {error}", self.url)))?;
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
+        // Whoever reads may mark, too.
+        let (first, second) = match request.get_method() {
+            &awc::http::Method::POST => (&self.ingest_token, &self.read_token),
+            _ => (&self.read_token, &self.ingest_token),
+        };
+        if let Some(token) = first.as_ref().or(second.as_ref()) {
+            request = request.bearer_auth(token.reveal());
         }
         Ok(request)
     }
@@ -112,6 +115,11 @@ impl Service {
             tries += 1;
             actix_rt::time::sleep(TRY_AGAIN_AFTER).await;
         }
+    }
+
+    pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let sent = self.request(awc::http::Method::PUT, path, &[])?.send_json(body).await;
+        self.answer(sent).await
     }
 
     pub(super) fn unreachable(&self, error: impl std::fmt::Display) -> Failure {

@@ -324,6 +324,9 @@ question! {
     /// Only failures whose query or error contains this.
     #[serde(default)]
     text: Option<String>,
+    /// Only failures with exactly this query, as it is stored.
+    #[serde(default)]
+    query: Option<String>,
     /// `json_lines` (the default) or `csv`.
     #[serde(default)]
     format: ExportFormat,
@@ -344,7 +347,7 @@ pub(super) async fn export(api: Data<Api>, query: Query<ExportQuery>) -> Result<
         strategy: query.strategy,
         conversation: query.conversation,
         text: query.text,
-        ..FailureFilter::default()
+        query: query.query,
     };
     let (content_type, name) = match query.format {
         ExportFormat::JsonLines => ("application/x-ndjson", "failures.jsonl"),

@@ -41,6 +41,9 @@ pub(super) struct TailQuery {
     /// Only failures whose query or error contains this.
     #[serde(default)]
     text: Option<String>,
+    /// Only failures with exactly this query, as it is stored.
+    #[serde(default)]
+    query: Option<String>,
 }
 
 /// Failures as they are stored: events named `failure`, whose data is a failure. With
@@ -61,7 +64,7 @@ pub(super) async fn tail(
         strategy: query.strategy,
         conversation: query.conversation,
         text: query.text,
-        ..FailureFilter::default()
+        query: query.query,
     };
     let place = Place::take(api.into_inner())?;
     let reader = place.0.logger.reader();

@@ -82,6 +82,7 @@ pub struct QueryGroup {
 /// What people say of a failing question, or of a group of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
 pub enum QuestionStatus {
     /// Something is to be done about it.

@@ -57,7 +57,13 @@ mod tests {
     #[test]
     fn the_oldest_marks_make_room_for_new_ones() {
         let mut conn = migrated();
-        for marked_at in 0..MAX_MARKS + 3 {
+        diesel::sql_query(
+            "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 9999) \
+             INSERT INTO memory_retrieval_question_marks SELECT 'question ' || n, 'ignored', n FROM n",
+        )
+        .execute(&mut conn)
+        .unwrap();
+        for marked_at in MAX_MARKS..MAX_MARKS + 3 {
             let mark = Mark { status: QuestionStatus::Resolved, marked_at };
             set(&mut conn, &format!("question {marked_at}"), mark).unwrap();
         }
