@@ -253,6 +253,16 @@ async fn groups_of_questions_are_resolved_ignored_and_open_again_when_they_fail(
     assert_eq!(browser.eval("document.activeElement.closest('tr').dataset.key").await, "where is the key");
     browser.click("tr[data-key='who are you'] button[data-status=ignored]").await;
     browser.until("document.querySelector(\"tr[data-key='who are you'] .mark\").innerText === 'ignored'").await;
+    // Its failures are those that are counted, however they are written.
+    browser.click("tr[data-key='where is the key'] a.query").await;
+    browser
+        .until("location.search.includes('question=where') && document.querySelectorAll('main tbody tr').length === 2")
+        .await;
+    browser.click(".chip button").await;
+    browser
+        .until("document.querySelectorAll('main tbody tr').length === 3 && document.activeElement.name === 'text'")
+        .await;
+    browser.goto("/?page=queries").await;
     browser.click("a.button[href*='status=resolved']").await;
     browser.until("document.querySelectorAll('main tbody tr').length === 1").await;
     assert_eq!(browser.texts("main td .mark").await, ["resolved"]);
@@ -289,9 +299,14 @@ async fn dragging_the_threshold_changes_the_rate_to_what_the_api_says() {
     mouse("mousePressed", x).await;
     for step in 1..=10 {
         mouse("mouseMoved", x + width / 30.0 * f64::from(step)).await;
+        if step == 5 {
+            // The hand rests, until all that follows from where it is has been done.
+            browser.until("location.search.includes('threshold=')").await;
+            browser.loaded().await;
+        }
     }
     mouse("mouseReleased", x + width / 3.0).await;
-    browser.until("Number(document.querySelector('.answer [data-threshold]').dataset.threshold) > 0.75 && location.search.includes('threshold=')").await;
+    browser.until("Number(document.querySelector('.answer [data-threshold]').dataset.threshold) > 0.75 && new URLSearchParams(location.search).get('threshold') > 0.75").await;
     let (threshold, shown) = rate().await;
     let says = ask(&service, &format!("/v1/calibration?strategy=graph&since=24h&threshold={threshold}")).await;
     let says = says["failure_rate_at_threshold"].as_f64().unwrap();
@@ -545,6 +560,61 @@ async fn people_who_cannot_see_or_use_a_mouse_are_not_shut_out() {
             }
             browser.close().await;
         }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn what_is_empty_is_not_everything_and_what_is_hidden_narrows_nothing() {
+    let service = Service::new(HttpOptions::default());
+    log(&service, "").await;
+    for query in ["one", "two", "three"] {
+        log(&service, query).await;
+    }
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=failures&text=tw").await;
+    assert_eq!(browser.texts("main tbody tr").await.len(), 1);
+    // The overview shows all, and so does what it leads to.
+    browser.keys("body", "1").await;
+    browser.until("document.querySelectorAll('.tile .value').length === 6").await;
+    browser.click(".tile.types a").await;
+    browser.until("document.querySelectorAll('main tbody tr').length === 4").await;
+    // What was typed for one page does not reach another.
+    browser.keys("input[name=text]", "on").await;
+    browser.eval("document.querySelector('nav a[href*=queries]').click()").await;
+    browser.until("document.querySelectorAll('main tbody tr').length === 4").await;
+    // A timer that is set later, for as long, ends later.
+    let later = "setTimeout(arguments[0], 300)";
+    browser.client.execute_async(later, vec![]).await.expect("a timer");
+    assert!(!browser.query().await.contains("text"));
+    browser.goto("/?page=failures").await;
+    browser
+        .eval("[...document.querySelectorAll('main td a.query')].find((of) => of.innerText === '(empty)').click()")
+        .await;
+    browser.until("document.querySelector('dialog.detail .hint').innerText.startsWith('These are all')").await;
+    assert_eq!(browser.texts("dialog.detail tbody tr").await.len(), 1, "one query is empty");
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn long_names_make_no_page_wider_than_the_screen() {
+    let service = Service::new(HttpOptions::default());
+    let name = "W".repeat(64);
+    service.logger.strategy(&name).record(failure_logger::Outcome::failure(
+        RetrievalFailureType::NoHit,
+        &name.repeat(8),
+        std::time::Duration::ZERO,
+    ));
+    service.logger.flush().await.expect("flush");
+    for width in [360, 720, 1024, 1440] {
+        let browser = Browser::open(service.url(""), Screen { width, dark: false }).await;
+        for page in ["/?", "/?page=failures", "/?page=queries", "/?page=calibration"] {
+            browser.goto(page).await;
+            let wide = browser.eval("document.documentElement.scrollWidth").await;
+            assert!(wide.as_u64().unwrap() <= u64::from(width), "{page} is {wide} wide at {width}");
+        }
+        browser.close().await;
     }
 }
 

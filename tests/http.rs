@@ -373,6 +373,7 @@ async fn the_dashboard_is_served_with_a_policy_that_lets_nothing_else_in() {
     for path in ["/assets/nothing.js", "/assets/../Cargo.toml", "/assets/%2e%2e/mod.rs"] {
         assert_eq!(service.ask(path).await.0, StatusCode::NOT_FOUND, "{path}");
     }
+    assert_eq!(service.request(Method::HEAD, "/").send().await.unwrap().status(), StatusCode::OK);
     let none = Service::new(HttpOptions::default().without_dashboard());
     assert_eq!(none.ask("/").await.0, StatusCode::NOT_FOUND);
 }
@@ -399,7 +400,7 @@ async fn handlers_beside_the_routes_get_the_logger_and_scopes_work() {
     let page = actix_web::test::call_service(&server, call("/log/")).await;
     assert_eq!(page.status(), StatusCode::OK);
     // Its files are beside it, so that its address must end with a slash.
-    let page = actix_web::test::call_service(&server, call("/log")).await;
-    assert_eq!(page.headers().get("location").unwrap(), "./log/");
+    let page = actix_web::test::call_service(&server, call("/log?page=queries")).await;
+    assert_eq!(page.headers().get("location").unwrap(), "./log/?page=queries");
     logger.shutdown().await.unwrap();
 }

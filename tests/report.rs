@@ -374,7 +374,7 @@ fn what_was_lost_is_known_by_its_time_also_after_the_process() {
 }
 
 #[test]
-fn a_query_is_found_by_its_exact_text() {
+fn a_query_is_found_by_its_exact_text_and_by_its_group() {
     let db = TestDb::new();
     let logger = db.spawn();
     for query in ["where is it", "Where is it", "where is it?", "where is it"] {
@@ -384,6 +384,9 @@ fn a_query_is_found_by_its_exact_text() {
     let filter = FailureFilter { query: Some("where is it".into()), ..FailureFilter::default() };
     let page = block_on(reader.list(filter, PageRequest::newest(10))).unwrap();
     assert_eq!(queries(&page.failures), ["where is it"; 2]);
+    let filter = FailureFilter { question: Some("where is IT".into()), ..FailureFilter::default() };
+    let page = block_on(reader.list(filter, PageRequest::newest(10))).unwrap();
+    assert_eq!(page.failures.len(), 4, "nearly the same");
     // However little time there is, it is said whether there may be more.
     let page =
         block_on(reader.list(FailureFilter::default(), PageRequest::newest(1).patience(Duration::ZERO))).unwrap();

@@ -100,7 +100,7 @@ pub(super) fn harmless(text: &str) -> String {
     for character in text.chars() {
         // Also the marks that turn the direction of writing.
         if character.is_control()
-            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         {
             shown.extend(character.escape_default());
         } else {

@@ -67,7 +67,8 @@ pub(super) async fn asset(request: HttpRequest, name: Path<String>) -> Result<Ht
 pub(super) async fn to_page(request: HttpRequest) -> HttpResponse {
     // Relative, for whatever stands before the service may have a prefix of its own.
     let scope = request.path().rsplit('/').next().unwrap_or_default();
-    HttpResponse::TemporaryRedirect().insert_header((LOCATION, format!("./{scope}/"))).finish()
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    HttpResponse::TemporaryRedirect().insert_header((LOCATION, format!("./{scope}/{query}"))).finish()
 }
 
 fn serve(request: &HttpRequest, name: &str) -> Result<HttpResponse, Problem> {

@@ -287,9 +287,9 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
         mount!("/readyz", Open, get => health::readyz);
         mount!("/openapi.json", Open, get => openapi::openapi);
         if api.options.dashboard {
-            mount!("/", Open, get => dashboard::page);
-            mount!("", Open, get => dashboard::to_page);
-            mount!("/assets/{name:.*}", Open, get => dashboard::asset);
+            mount!("/", Open, get => dashboard::page, head => dashboard::page);
+            mount!("", Open, get => dashboard::to_page, head => dashboard::to_page);
+            mount!("/assets/{name:.*}", Open, get => dashboard::asset, head => dashboard::asset);
         }
     }
 }

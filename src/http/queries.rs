@@ -21,8 +21,8 @@ use crate::error::{MarkError, ReadError, StoreError};
 use crate::record::RetrievalFailureType;
 use crate::report::{QueryFilter, QuestionStatus, TimeRange, TopQueries};
 
-/// How long an answer is kept for whoever asks again.
-const KEEP: Duration = Duration::from_secs(10);
+/// How long an answer is kept for whoever asks again, as those do who were told to wait.
+const KEEP: Duration = Duration::from_secs(2);
 /// Answers that are kept or worked on at most.
 const MAX_ANSWERS: usize = 32;
 /// Characters of a question that is marked, at most.
@@ -48,7 +48,7 @@ question! {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// How long to wait for the answer, in milliseconds. If it takes longer, 202 says so, and the same
-    /// question gets the answer later; it may be ten seconds old. By default: until it is there.
+    /// question gets the answer later; it may be two seconds old. By default: until it is there.
     #[serde(default, deserialize_with = "milliseconds")]
     #[param(minimum = 1, maximum = 2500)]
     wait_ms: Option<u64>,

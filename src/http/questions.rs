@@ -134,6 +134,9 @@ question! {
     /// Only failures with exactly this query, as it is stored.
     #[serde(default)]
     query: Option<String>,
+    /// Only failures whose query is nearly the same: those of a group, by its `key`.
+    #[serde(default)]
+    question: Option<String>,
     /// How long to look for failures that fit, in milliseconds, about; what was found by then is the
     /// page, and `complete` says whether there may be more. 2500 by default.
     #[serde(default, deserialize_with = "milliseconds")]
@@ -178,6 +181,7 @@ pub(super) async fn failures(api: Data<Api>, query: Query<FailuresQuery>) -> Res
         conversation: query.conversation,
         text: query.text,
         query: query.query,
+        question: query.question,
     };
     json(&api.logger.reader().list(filter, page).await?)
 }
@@ -327,6 +331,9 @@ question! {
     /// Only failures with exactly this query, as it is stored.
     #[serde(default)]
     query: Option<String>,
+    /// Only failures whose query is nearly the same: those of a group, by its `key`.
+    #[serde(default)]
+    question: Option<String>,
     /// `json_lines` (the default) or `csv`.
     #[serde(default)]
     format: ExportFormat,
@@ -348,6 +355,7 @@ pub(super) async fn export(api: Data<Api>, query: Query<ExportQuery>) -> Result<
         conversation: query.conversation,
         text: query.text,
         query: query.query,
+        question: query.question,
     };
     let (content_type, name) = match query.format {
         ExportFormat::JsonLines => ("application/x-ndjson", "failures.jsonl"),

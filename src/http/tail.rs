@@ -44,6 +44,9 @@ pub(super) struct TailQuery {
     /// Only failures with exactly this query, as it is stored.
     #[serde(default)]
     query: Option<String>,
+    /// Only failures whose query is nearly the same: those of a group, by its `key`.
+    #[serde(default)]
+    question: Option<String>,
 }
 
 /// Failures as they are stored: events named `failure`, whose data is a failure. With
@@ -65,6 +68,7 @@ pub(super) async fn tail(
         conversation: query.conversation,
         text: query.text,
         query: query.query,
+        question: query.question,
     };
     let place = Place::take(api.into_inner())?;
     let reader = place.0.logger.reader();

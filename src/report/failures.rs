@@ -77,6 +77,9 @@ pub struct FailureFilter {
     pub text: Option<String>,
     /// Only those with exactly this query, as it is stored.
     pub query: Option<String>,
+    /// Only those whose query is nearly the same as this one: the failures of a
+    /// [group](crate::QueryGroup), by its key.
+    pub question: Option<String>,
 }
 
 /// Which page of the failures: the newest one, or the one beside a cursor.
@@ -248,6 +251,7 @@ fn follow(
         .bind::<Nullable<Text>, _>(filter.conversation.as_deref())
         .bind::<Nullable<Text>, _>(filter.pattern())
         .bind::<Nullable<Text>, _>(filter.query.as_deref())
+        .bind::<Nullable<Text>, _>(filter.question.as_deref())
         .load(conn)?;
     let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
     let end = if full { rows.last().map_or(until, |row| row.id) } else { until.max(after) };
@@ -324,8 +328,9 @@ pub(super) fn list(
 impl FailureFilter {
     /// Whether it may have to look at many rows for one that fits.
     fn is_selective(&self) -> bool {
-        let Self { range: _, failure_type, strategy, conversation, text, query } = self;
-        failure_type.is_some() || strategy.is_some() || conversation.is_some() || text.is_some() || query.is_some()
+        let Self { range: _, failure_type, strategy, conversation, text, query, question } = self;
+        let texts = [strategy, conversation, text, query, question];
+        failure_type.is_some() || texts.iter().any(|text| text.is_some())
     }
 
     /// The text as a pattern in which nothing is special.
@@ -423,6 +428,7 @@ impl Direction {
             .bind::<Nullable<Text>, _>(filter.conversation.as_deref())
             .bind::<Nullable<Text>, _>(filter.pattern())
             .bind::<Nullable<Text>, _>(filter.query.as_deref())
+            .bind::<Nullable<Text>, _>(filter.question.as_deref())
             .load(conn)
     }
 }
@@ -444,7 +450,7 @@ macro_rules! that_match {
         "AND (?6 IS NULL OR failure_type = ?6) AND (?7 IS NULL OR retrieval_strategy = ?7) \
          AND (?8 IS NULL OR conversation_id = ?8) \
          AND (?9 IS NULL OR query_text LIKE ?9 ESCAPE '\\' OR error_context LIKE ?9 ESCAPE '\\') \
-         AND (?10 IS NULL OR query_text = ?10) "
+         AND (?10 IS NULL OR query_text = ?10) AND (?11 IS NULL OR nearly_the_same(query_text, ?11)) "
     };
 }
 const BY_EVENT_ID: &str = concat!(columns!(), "WHERE event_id = ?1");

@@ -200,6 +200,12 @@ fn better(direction: ScoreDirection, one: Option<f32>, other: Option<f32>) -> Op
     }
 }
 
+/// Whether two texts would be in one group, if one of them is its most frequent.
+pub(crate) fn texts_are_nearly_the_same(one: &str, other: &str) -> bool {
+    let (one, other) = (normalized(one), normalized(other));
+    one == other || are_nearly_the_same(&words(&one), &words(&other))
+}
+
 /// Whether two sets, in ascending order, have enough words in common.
 fn are_nearly_the_same(one: &[u32], other: &[u32]) -> bool {
     let all = (one.len() + other.len()) as f64;

@@ -22,7 +22,7 @@ pub use conversations::{Conversation, Conversations};
 pub(crate) use export::defused;
 pub use export::{Export, ExportFormat};
 pub use failures::{Cursor, Failure, FailureFilter, FailurePage, PageRequest};
-pub(crate) use grouping::normalized;
+pub(crate) use grouping::{normalized, texts_are_nearly_the_same};
 pub use queries::{QueryFilter, QueryGroup, QuestionStatus, TopQueries};
 pub use rates::{Latency, Rates, StrategyPoints, StrategySummary, Summary, TimePoint, Timeseries, TypeRate};
 pub use scan::Scanned;

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::sqlite::{classify, identity};
 use crate::error::{ReadError, StoreError};
+use crate::report::texts_are_nearly_the_same;
 
 /// Queries that run at the same time; the others wait.
 const THREADS: usize = 2;
@@ -185,8 +186,20 @@ impl Inner {
         conn.batch_execute(
             "PRAGMA query_only = ON; PRAGMA busy_timeout = 1000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8000;",
         )?;
+        teach(&mut conn)?;
         Ok(Opened { conn, identity: now })
     }
+}
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    /// Whether two questions are nearly the same.
+    fn nearly_the_same(one: diesel::sql_types::Text, other: diesel::sql_types::Text) -> diesel::sql_types::Bool;
+}
+
+/// Adds to SQL what questions ask with.
+pub(super) fn teach(conn: &mut SqliteConnection) -> QueryResult<()> {
+    nearly_the_same_utils::register_impl(conn, |one: String, other: String| texts_are_nearly_the_same(&one, &other))
 }
 
 fn panicked() -> ReadError {

@@ -606,6 +606,7 @@ fn classify_text(text: &str) -> StoreError {
 pub(crate) fn migrated() -> SqliteConnection {
     let mut conn = SqliteConnection::establish(":memory:").unwrap();
     conn.run_pending_migrations(MIGRATIONS).unwrap();
+    super::reader::teach(&mut conn).unwrap();
     conn
 }
 

@@ -13,28 +13,25 @@ export function mount(root) {
   const answer = h("output", { class: "answer", "aria-live": "polite" });
   const place = h("div", {});
   root.append(h("section", { class: "card" }, controls, answer, place));
-  const remember = calmly((threshold) => state.set({ threshold: String(threshold) }, { replace: true }), 200);
-  let chart, showThreshold = () => {}, asked = null, asking = false, shown = null;
+  // It is shown already: to load it would take away what is in somebody's hand.
+  const remember = calmly((threshold) => state.set({ threshold: String(threshold) }, { replace: true, quietly: true }), 200);
+  let chart, showThreshold = () => {}, asked = null, asking = false;
 
   return {
     async load(signal) {
       const now = state.get();
       const { strategies } = await api.get("strategies", state.range(now), signal);
       const strategy = now.strategy ?? strategies.find((of) => of.rates.successes > 0)?.strategy ?? strategies[0]?.strategy;
-      // Only the threshold has changed, by the hand that is still on it.
-      const wanted = JSON.stringify([strategy, state.range(now)]);
       if (!strategy) {
-        shown = null;
         chart?.close();
         chart = null;
         controls.replaceChildren();
         answer.replaceChildren();
-        place.replaceChildren(empty("No strategy was used in this time", h("p", {}, "Choose a longer time above.")));
+        place.replaceChildren(empty("No strategy was used in this time",
+          h("p", {}, "Choose a longer time above, or report attempts with their ", h("code", {}, "top_score"), " to /v1/attempts.")));
         return;
       }
       const calibration = await api.get("calibration", { strategy, ...state.range(now) }, signal);
-      const keep = shown === wanted && chart ? chart.threshold() : null;
-      shown = wanted;
       chart?.close();
       chart = null;
       const held = document.activeElement?.matches("[role=slider]");
@@ -47,7 +44,7 @@ export function mount(root) {
         return;
       }
       const given = Number.parseFloat(now.threshold);
-      const threshold = keep ?? (Number.isFinite(given) ? given : calibration.confidence_threshold);
+      const threshold = Number.isFinite(given) ? given : calibration.confidence_threshold;
       chart = charts.scores(calibration, threshold, (threshold) => {
         tell(calibration, threshold, signal);
         remember(Number(threshold.toPrecision(6)));
@@ -62,9 +59,10 @@ export function mount(root) {
     },
     /** What is being held must not be taken away. */
     get still() {
-      return controls.contains(document.activeElement) || document.activeElement?.matches("[role=slider]");
+      return controls.contains(document.activeElement);
     },
     close() {
+      remember.cancel();
       chart?.close();
     },
   };
@@ -82,8 +80,7 @@ export function mount(root) {
       tell(calibration, chart.threshold(), signal);
       remember(threshold.valueAsNumber);
     } });
-    const rate = h("input", { type: "number", name: "rate", min: 0, max: 100, step: "any", placeholder: "5", onchange: async () => {
-      if (!Number.isFinite(rate.valueAsNumber)) return;
+    const find = async () => {
       const share = Math.min(1, Math.max(0, rate.valueAsNumber / 100));
       const { threshold_for_failure_rate: found } = await api.get("calibration", { strategy: calibration.strategy, ...state.range(), failure_rate: share }, signal);
       none.hidden = found !== null;
@@ -91,6 +88,9 @@ export function mount(root) {
       chart.set(found);
       tell(calibration, found, signal);
       remember(found);
+    };
+    const rate = h("input", { type: "number", name: "rate", min: 0, max: 100, step: "any", placeholder: "5", onchange: () => {
+      if (Number.isFinite(rate.valueAsNumber)) find().catch(unanswered);
     } });
     const none = h("p", { class: "hint", hidden: true, role: "status" }, "More than that fail at any threshold.");
     return [[
@@ -120,9 +120,13 @@ export function mount(root) {
             score_direction === "lower_is_better" ? "Lower scores are better." : "Higher scores are better."));
       }
     } catch (error) {
-      if (error.name !== "AbortError") answer.textContent = error.message;
+      unanswered(error);
     } finally {
       asking = false;
     }
+  }
+
+  function unanswered(error) {
+    if (error.name !== "AbortError") answer.textContent = `${error.title}: ${error.message}`;
   }
 }

@@ -16,7 +16,9 @@ const resized = new ResizeObserver((entries) => {
 });
 
 export function recolor() {
+  const focused = document.activeElement;
   for (const chart of shown) chart.draw();
+  focused.focus({ preventScroll: true });
 }
 
 /** A chart in `place`: `options(width)` and `data()` are asked for whenever it is drawn anew. */
@@ -80,12 +82,12 @@ export function failuresOverTime(series, zoom) {
       "%": { range: (_, __, most) => [0, Math.max(1, Math.min(100, (most ?? 0) * 1.1))] },
     },
     axes: [
-      axis(),
+      axis({ values: (_, ticks, __, ___, step) => format.ticks(ticks, step) }),
       axis({ size: 56, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? format.number(tick) : "")) }),
       axis({ scale: "%", side: 1, size: 48, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => `${tick} %`) }),
     ],
     series: [
-      { label: "time", value: (_, at) => (at === null ? "–" : new Date(1000 * at).toLocaleString()) },
+      { label: "time", value: (_, at) => (at === null ? "–" : `${new Date(1000 * at).toLocaleString()} (${new Date(1000 * at).toISOString().slice(11, 16)} UTC)`) },
       ...types.map((type) => ({
         label: format.TYPE_NAMES[type], fill: color(`--${type}`), stroke: color(`--${type}`), width: 0, paths: bars,
         points: { show: false },
@@ -94,7 +96,7 @@ export function failuresOverTime(series, zoom) {
       })),
       {
         label: "failure rate", scale: "%", stroke: color("--text"), width: 1.5, points: { show: false },
-        value: (_, value) => (value === null ? "–" : `${value.toFixed(1)} %`),
+        value: (_, value) => (value === null ? "–" : format.percent(value, 1)),
       },
     ],
     hooks: {
@@ -142,7 +144,7 @@ export function scores(calibration, threshold, moved) {
   const low = distribution[0].from, high = distribution.at(-1).to;
   // A single score is a line, which is given some room.
   const room = high > low ? 0.02 * (high - low) : Math.max(Math.abs(low) * 0.1, 0.05);
-  const reaches = [low, high, configured ?? low, threshold ?? low];
+  const reaches = [low, high, configured ?? low];
   const [from, to] = [Math.min(...reaches) - room, Math.max(...reaches) + room];
   const width = (high - low) / distribution.length;
   const bars = uPlot.paths.bars({ size: [0.46, 40], align: 1 });
@@ -186,13 +188,13 @@ export function scores(calibration, threshold, moved) {
     axes: [axis({ label: "score", labelSize: 20, labelFont: "12px system-ui, sans-serif" }), axis({ size: 56, values: (_, ticks) => ticks.map((tick) => `${tick} %`) })],
     series: [
       { label: "threshold", value: (_, value) => format.score(value) },
-      { label: "failure rate", stroke: color("--error"), width: 2, points: { show: false }, value: (_, value) => (value === null ? "–" : `${value.toFixed(1)} %`) },
+      { label: "failure rate", stroke: color("--error"), width: 2, points: { show: false }, value: (_, value) => (value === null ? "–" : format.percent(value, 1)) },
     ],
   });
 
   // One line in each chart; the upper one is the control.
   const control = h("div", {
-    class: "threshold", role: "slider", tabindex: 0, "aria-label": "Threshold", "aria-valuemin": low, "aria-valuemax": high,
+    class: "threshold", role: "slider", tabindex: 0, "aria-label": "Threshold", "aria-valuemin": from, "aria-valuemax": to,
   }, h("span", { class: "grip" }));
   const shadow = h("div", { class: "threshold shadow", "aria-hidden": true });
   let at = threshold ?? configured ?? (low + high) / 2;
@@ -201,13 +203,17 @@ export function scores(calibration, threshold, moved) {
       const plot = chart.plot();
       if (!plot) continue;
       if (line.parentElement !== plot.over) plot.over.append(line);
-      line.style.left = `${plot.valToPos(at, "x")}px`;
+      // One that was typed may be out of sight.
+      line.style.left = `${plot.valToPos(within(at), "x")}px`;
     }
-    control.setAttribute("aria-valuenow", at);
+    control.setAttribute("aria-valuenow", within(at));
     control.setAttribute("aria-valuetext", format.score(at));
   }
+  function within(value) {
+    return Math.min(to, Math.max(from, value));
+  }
   function move(value) {
-    at = Math.min(to, Math.max(from, value));
+    at = within(value);
     place();
     moved(at);
   }

@@ -41,7 +41,7 @@ export function empty(title, ...more) {
 
 /** What went wrong, and what to do about it. */
 export function failed(error, again) {
-  return h("div", { class: "empty problem", role: "alert" },
+  return h("div", { class: "empty problem", role: "alert", "data-said": error.message },
     h("h2", {}, error.title ?? "This could not be loaded"),
     h("p", {}, error.message),
     h("button", { type: "button", onclick: again }, "Try again"));
@@ -54,14 +54,14 @@ export function select(name, label, options, value, onchange) {
       options.map(([of, text]) => h("option", { value: of, selected: of === value }, text))));
 }
 
-/** Puts something else into `place`; the focus stays where it was, as far as that is still there. */
+/** Puts something else into `place`; the focus stays where it was, or near, if that is gone. */
 export function renew(place, ...children) {
   const focused = place.contains(document.activeElement) ? document.activeElement : null;
   place.replaceChildren(...children.flat(Infinity));
   if (!focused || focused.isConnected) return;
-  const { id, name } = focused, href = focused.getAttribute("href");
-  const same = id ? `#${CSS.escape(id)}` : name ? `[name="${CSS.escape(name)}"]` : href && `[href="${CSS.escape(href)}"]`;
-  if (same) place.querySelector(same)?.focus({ preventScroll: true });
+  const named = ["id", "name", "rel", "href"].map((name) => [name, focused.getAttribute(name)]).find(([, value]) => value);
+  const same = named && place.querySelector(`[${named[0]}="${CSS.escape(named[1])}"]`);
+  (same ?? document.getElementById("main")).focus({ preventScroll: true });
 }
 
 /** Says something to those who do not see it happen. */
@@ -69,11 +69,13 @@ export function announce(text) {
   document.getElementById("notice").textContent = text;
 }
 
-/** Calls `work` once things have been quiet for a moment. */
+/** Calls `work` once things have been quiet for a moment, unless it is cancelled before. */
 export function calmly(work, quiet = 250) {
   let timer;
-  return (...args) => {
+  const calm = (...args) => {
     clearTimeout(timer);
     timer = setTimeout(() => work(...args), quiet);
   };
+  calm.cancel = () => clearTimeout(timer);
+  return calm;
 }

@@ -43,6 +43,7 @@ export function mount(root) {
       await Promise.all([showDetail(dialog, now.failure, signal), showList(now, signal)]);
     },
     close() {
+      controls.cancel();
       tail?.stop();
       dialog.close();
     },
@@ -73,9 +74,11 @@ export function mount(root) {
 /** The filters, which show the URL and change it. */
 function filters(tell) {
   const change = (changes, how) => state.set({ older_than: null, newer_than: null, ...changes }, how);
+  const delayed = [];
   const input = (name, label, more = {}) => {
     // What is typed is one step of the history, whatever pauses there were.
     const later = calmly((value) => change({ [name]: value || null }, { replace: true }), 300);
+    delayed.push(later);
     const field = h("input", { type: "search", name, autocomplete: "off", spellcheck: "false", oninput: () => later(field.value.trim()), ...more });
     return [h("label", { class: "field" }, h("span", {}, label), field), field];
   };
@@ -89,14 +92,15 @@ function filters(tell) {
     onclick: () => api.download("export", { ...state.range(), ...state.filter(), format }, name)
       .catch((error) => tell(`This could not be exported: ${error.message}`)),
   }, format === "csv" ? "CSV" : "JSON lines");
-  const query = h("p", { class: "chip", hidden: true });
+  const question = h("p", { class: "chip", hidden: true });
   return {
     text: textField,
+    cancel: () => delayed.forEach((later) => later.cancel()),
     elements: [
       text, type, strategy, conversation,
       h("div", { class: "field" }, h("span", {}, "Live"), live),
       h("div", { class: "field", role: "group", "aria-label": "Export what is shown" }, h("span", {}, "Export"), h("div", { class: "buttons" }, save("csv", "failures.csv"), save("json_lines", "failures.jsonl"))),
-      query,
+      question,
     ],
     show(now) {
       const fields = [[textField, now.text], [strategyField, now.strategy], [conversationField, now.conversation]];
@@ -104,11 +108,13 @@ function filters(tell) {
       type.querySelector("select").value = now.type ?? "";
       live.textContent = now.live ? "■ Stop" : "▶ Follow";
       live.setAttribute("aria-pressed", String(Boolean(now.live)));
-      query.hidden = !now.query;
-      if (now.query) {
-        query.replaceChildren("Only the query ", format.typed(now.query),
-          h("button", { type: "button", "aria-label": "Show other queries too", onclick: () => change({ query: null }) }, "×"));
-      }
+      question.hidden = !now.question;
+      if (!now.question) return;
+      question.replaceChildren("Only questions that are nearly the same as ", format.typed(now.question),
+        h("button", { type: "button", "aria-label": "Show other questions too", onclick: () => {
+          change({ question: null });
+          textField.focus();
+        } }, "×"));
     },
   };
 }
@@ -156,10 +162,12 @@ async function find(now, signal, { list, progress, pager }) {
   progress.replaceChildren();
   announce(`${failures.length} failures are shown`);
   showRows(list, failures);
+  // A page is read from its top.
+  if (now.older_than || now.newer_than) scrollTo(0, 0);
   if (failures.length === 0) {
-    const filtered = now.type || now.strategy || now.conversation || now.text || now.query;
+    const filtered = now.type || now.strategy || now.conversation || now.text || now.question;
     list.replaceChildren(empty(filtered ? "No failure fits" : "No failures in this time",
-      h("p", {}, filtered ? h("a", { href: state.link({ type: null, strategy: null, conversation: null, text: null, query: null, older_than: null, newer_than: null }) }, "Take the filters away")
+      h("p", {}, filtered ? h("a", { href: state.link({ type: null, strategy: null, conversation: null, text: null, question: null, older_than: null, newer_than: null }) }, "Take the filters away")
         : "That is good news, or nothing reports here yet: ", filtered ? ", or choose a longer time." : h("a", { href: state.link({ page: "overview" }) }, "see the overview"))));
   }
   // To the newest page there is a way of its own: a cursor stays where it was.
@@ -289,7 +297,7 @@ async function related(place, wanted, failure, signal, order) {
     cursor = page.older;
     const turns = order ? [...found].sort(order) : found;
     place.replaceChildren(
-      table(order ? "Failures of the same conversation" : "Failures of the same query", [{ name: order ? "turn" : "time" }, { name: "type" }, { name: "score", numeric: true }, { name: order ? "query" : "strategy", class: "grow" }],
+      table(order ? "Failures of the same conversation" : "Failures of the same query", [{ name: order ? "turn" : "time" }, { name: "type" }, { name: "score", numeric: true, wide: true }, { name: order ? "query" : "strategy", class: "grow" }],
         turns.map((other) => ({
           attributes: { class: other.event_id === failure.event_id ? "current" : null, "data-event": other.event_id },
           cells: [

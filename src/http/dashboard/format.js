@@ -12,15 +12,16 @@ const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumF
 const fine = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
 const rough = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
 const short = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
 export const score = (value) => (value === null || value === undefined ? "–" : fine.format(value));
-export const share = (value) => {
-  if (value === null || value === undefined) return "–";
-  const percent = 100 * value;
-  return `${percent.toFixed(percent !== 0 && percent < 10 ? 2 : 1)} %`;
-};
+export const percent = (value, digits) =>
+  `${value.toLocaleString(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits })} %`;
+export const share = (value) =>
+  value === null || value === undefined ? "–" : percent(100 * value, value !== 0 && value < 0.1 ? 2 : 1);
 export const milliseconds = (value) => {
   if (value === null || value === undefined) return "–";
   if (value >= 10_000) return `${fine.format(value / 1000)} s`;
@@ -38,6 +39,17 @@ export function large(value) {
   return value < 100_000 ? number(value) : h("span", { title: number(value) }, compact.format(value));
 }
 
+/** Where on an axis of time: the time of day, and the date where a day begins. */
+export function ticks(moments, step) {
+  let before = null;
+  return moments.map((moment) => {
+    const at = new Date(1000 * moment), date = day.format(at);
+    const text = step >= 86_400 ? date : clock.format(at) + (date === before ? "" : `\n${date}`);
+    before = date;
+    return text;
+  });
+}
+
 /** A moment in the reader's zone, with UTC on hover. */
 export function time(text, { withYear = false } = {}) {
   if (!text) return "–";
@@ -47,7 +59,7 @@ export function time(text, { withYear = false } = {}) {
 
 export function ago(text) {
   const seconds = Math.max(0, (Date.now() - new Date(text)) / 1000);
-  return `${span(seconds)} ago`;
+  return h("time", { datetime: text, title: `${new Date(text).toISOString()} (UTC)` }, `${span(seconds)} ago`);
 }
 
 export function span(seconds) {
@@ -56,10 +68,11 @@ export function span(seconds) {
   return unit ? `${Math.floor(seconds / unit[1])} ${unit[0]}` : `${Math.floor(seconds)} s`;
 }
 
-/** What a terminal or an editor would act on is shown instead, as in U+202E. */
+/** What would not be seen, or would turn others around, is shown by its number, as in ⟨U+202E⟩. */
 export function visible(text) {
-  // Control characters but line feeds and tabs, marks that turn the direction of writing, and invisible ones.
-  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g,
+  // Control characters but line feeds and tabs, marks that turn the direction of writing, and what has no width; not
+  // what joins letters and emoji.
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu,
     (character) => `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 }
 
@@ -82,7 +95,7 @@ export function change(now, before, { as = number, worse = "up", points = false 
   }
   const difference = now - before;
   const sign = difference > 0 ? "▲" : difference < 0 ? "▼" : "=";
-  const by = points ? `${Math.abs(100 * difference).toFixed(1)} points`
+  const by = points ? `${rough.format(Math.abs(100 * difference))} points`
     : now >= 10 * before ? `× ${fine.format(now / before)}`
     : `${rough.format(Math.abs(100 * difference / before))} %`;
   const bad = worse === "up" && difference > 0;

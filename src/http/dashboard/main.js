@@ -16,6 +16,8 @@ const main = document.getElementById("main");
 let page = null, name = null, loading = null, updated = null;
 /** Whoever gave no token is asked again when they try again, and not before. */
 let refused = false;
+/** The address of what is on the page, as far as it was loaded. */
+let loaded = null;
 
 /** Shows what the URL says. */
 function show() {
@@ -23,6 +25,8 @@ function show() {
   if (now.page !== name) {
     page?.close();
     main.replaceChildren();
+    main.classList.remove("stale");
+    loaded = null;
     name = now.page;
     main.append(h("h1", { class: "hidden" }, PAGES[name].title));
     page = PAGES[name].mount(main);
@@ -36,17 +40,25 @@ function show() {
 async function load() {
   loading?.abort();
   const mine = (loading = new AbortController());
+  const address = state.link({ failure: null, threshold: null });
   refused = false;
   main.setAttribute("aria-busy", "true");
   try {
     await page.load(mine.signal);
     main.querySelector(":scope > .problem")?.remove();
+    main.classList.remove("stale");
     updated = new Date();
+    loaded = address;
   } catch (error) {
     if (mine.signal.aborted || error.name === "AbortError") return;
     refused = error.status === 401;
-    main.querySelector(":scope > .problem")?.remove();
-    main.prepend(failed(error, load));
+    // What was asked for before must not look like the answer to this; and what has been said is not said again.
+    main.classList.toggle("stale", loaded !== address);
+    const said = main.querySelector(":scope > .problem");
+    if (said?.dataset.said !== error.message) {
+      said?.remove();
+      main.prepend(failed(error, load));
+    }
     // Ours: a mistake in this page, which is to be seen.
     if (!error.title) throw error;
   } finally {
@@ -71,7 +83,7 @@ document.addEventListener("stop-loading", () => {
 function showNav() {
   const nav = document.getElementById("pages");
   renew(nav, state.PAGES.map((of) => h("a", {
-    href: state.link({ page: of, status: null }), "aria-current": of === name ? "page" : null,
+    href: state.link({ page: of }), "aria-current": of === name ? "page" : null,
   }, PAGES[of].title)));
   document.getElementById("brand").href = state.link({ page: "overview" });
 }
@@ -83,7 +95,8 @@ const PRESETS = [
 function showRange(now) {
   const absolute = Boolean(now.from || now.to);
   const presets = PRESETS.some(([since]) => since === now.since) || absolute ? PRESETS : [...PRESETS, [now.since, now.since]];
-  const choose = h("select", { id: "since", "aria-label": "Time range", onchange: () => {
+  const utc = [now.from, now.to].filter(Boolean).map((at) => `${at} (UTC)`).join(" to ") || null;
+  const choose = h("select", { id: "since", "aria-label": "Time range", title: utc, onchange: () => {
     if (choose.value === "absolute") askForRange();
     else state.set({ since: choose.value, from: null, to: null, older_than: null, newer_than: null });
   } },
@@ -95,7 +108,7 @@ function showRange(now) {
 }
 
 function spelled({ from, to }) {
-  const text = (at) => new Date(at).toLocaleString(undefined, { dateStyle: "short", timeStyle: "short" });
+  const text = (at) => (Number.isNaN(Date.parse(at)) ? at : new Date(at).toLocaleString(undefined, { dateStyle: "short", timeStyle: "short" }));
   return `${from ? text(from) : "…"} to ${to ? text(to) : "now"}`;
 }
 
@@ -106,8 +119,12 @@ function ask(title, ...content) {
       h("div", { class: "buttons" }, h("button", { value: "yes", class: "primary" }, "OK"), h("button", { value: "no", formnovalidate: true }, "Cancel"))));
   document.body.append(dialog);
   dialog.showModal();
+  // Whoever goes back leaves it, too.
+  const left = () => dialog.close("no");
+  addEventListener("popstate", left);
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
+      removeEventListener("popstate", left);
       dialog.remove();
       resolve(dialog.returnValue === "yes");
     });
@@ -117,8 +134,8 @@ function ask(title, ...content) {
 async function askForRange() {
   const now = state.get();
   const local = (at) => new Date(at - new Date(at).getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
-  const from = h("input", { type: "datetime-local", required: true, value: local(now.from ? Date.parse(now.from) : Date.now() - 86_400_000) });
-  const to = h("input", { type: "datetime-local", value: now.to ? local(Date.parse(now.to)) : "" });
+  const from = h("input", { type: "datetime-local", required: true, value: local(Date.parse(now.from) || Date.now() - 86_400_000) });
+  const to = h("input", { type: "datetime-local", value: Date.parse(now.to) ? local(Date.parse(now.to)) : "" });
   const given = await ask("Time range", h("label", { class: "field" }, h("span", {}, "From (your time)"), from),
     h("label", { class: "field" }, h("span", {}, "To (empty: now)"), to));
   const moment = (field) => (field.value ? new Date(field.value).toISOString() : null);
@@ -127,13 +144,16 @@ async function askForRange() {
 }
 
 api.onTokenNeeded(async (wrong) => {
-  const token = h("input", { type: "password", name: "token", required: true, minlength: 16, autocomplete: "off", autofocus: true });
+  const token = h("input", { type: "password", name: "token", required: true, autocomplete: "off", autofocus: true,
+    // What the service takes for one.
+    pattern: "[\\x21-\\x7e]{16,}", title: "At least 16 letters, digits or signs of ASCII, without spaces" });
   const given = await ask(wrong ? "That token was refused" : "A token is needed",
     h("p", {}, "The service asks for the token for reading. It is kept in the memory of this page only."),
     h("label", { class: "field" }, h("span", {}, "Token"), token));
   return given && token.value.trim();
 });
 
+const choices = {};
 const THEMES = { system: "◐", light: "☀", dark: "☾" };
 
 function showTheme(theme) {
@@ -148,12 +168,27 @@ function showTheme(theme) {
 function nextTheme() {
   const themes = Object.keys(THEMES);
   const theme = themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % themes.length];
-  try {
-    localStorage.setItem("failure-logger-theme", theme);
-  } catch {
-    // It may not be allowed: then the choice lasts as long as the page.
-  }
+  keep("theme", theme);
   showTheme(theme);
+}
+
+/** A choice of the reader's; where it may not be kept, it lasts as long as the page. */
+function keep(name, value) {
+  choices[name] = value;
+  try {
+    localStorage.setItem(`failure-logger-${name}`, value);
+  } catch {
+    // Not allowed.
+  }
+}
+
+function kept(name) {
+  try {
+    choices[name] ??= localStorage.getItem(`failure-logger-${name}`);
+  } catch {
+    // Not allowed.
+  }
+  return choices[name];
 }
 
 const SHORTCUTS = {
@@ -175,6 +210,7 @@ function showHelp() {
   const dialog = h("dialog", { "aria-labelledby": "help-title", class: "help", onclose: () => dialog.remove() },
     h("form", { method: "dialog" }, h("h2", { id: "help-title" }, "Keyboard"),
       h("dl", {}, Object.entries(SHORTCUTS).map(([key, [text]]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)))),
+      h("label", {}, h("input", { type: "checkbox", checked: kept("keys") !== "off", onchange: (event) => keep("keys", event.target.checked ? "on" : "off") }), " Use these keys"),
       h("div", { class: "buttons" }, h("button", { class: "primary" }, "Close"))));
   document.body.append(dialog);
   dialog.showModal();
@@ -183,11 +219,15 @@ function showHelp() {
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.closest("input, select, textarea")) {
-    if (event.key === "Escape") event.target.blur();
+    if (event.key === "Escape") {
+      // A search field would be emptied, and its filter would stay.
+      event.preventDefault();
+      event.target.blur();
+    }
     return;
   }
   const [, act] = SHORTCUTS[event.key] ?? [];
-  if (!act) return;
+  if (!act || (kept("keys") === "off" && event.key !== "?")) return;
   event.preventDefault();
   act();
 });
@@ -197,12 +237,6 @@ document.getElementById("theme").addEventListener("click", nextTheme);
 document.getElementById("help").addEventListener("click", showHelp);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.recolor());
 
-let theme = null;
-try {
-  theme = localStorage.getItem("failure-logger-theme");
-} catch {
-  // Not allowed: what the system says.
-}
-showTheme(theme in THEMES ? theme : "system");
+showTheme(kept("theme") in THEMES ? kept("theme") : "system");
 state.onChange(show);
 show();

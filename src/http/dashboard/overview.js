@@ -12,10 +12,11 @@ export function mount(root) {
   let chart;
   const tiles = h("section", { class: "tiles", "aria-label": "In short" });
   const over = h("div", {});
+  const hint = h("p", { class: "hint" });
   const strategies = h("div", {});
   root.append(tiles,
     h("section", { class: "card" }, h("h2", {}, "Failures over time"),
-      h("p", { class: "hint" }, "Drag over the chart to look closer."), over),
+      hint, over),
     h("section", { class: "card" }, h("h2", {}, "Strategies"), strategies));
 
   return {
@@ -28,10 +29,12 @@ export function mount(root) {
       chart?.close();
       if (summary.total.attempts === 0) {
         chart = null;
+        hint.replaceChildren();
         over.replaceChildren(nothing(stats));
         strategies.replaceChildren(empty("No strategy was used in this time"));
         return;
       }
+      hint.replaceChildren(`A bar is ${format.span(series.step_seconds)}. `, h("span", { class: "mouse" }, "Drag over the chart to look closer."));
       chart = charts.failuresOverTime(series, (from, to) => {
         const at = (seconds) => new Date(1000 * seconds).toISOString();
         state.set({ since: null, from: at(from), to: at(to) });
@@ -62,7 +65,7 @@ function tilesOf({ total, previous, dropped, previous_dropped }, stats) {
     tile("Attempts", format.large(total.attempts), format.change(total.attempts, previous.attempts, { worse: "none" })),
     tile("Failure rate", format.share(total.failure_rate),
       format.change(total.failure_rate, previous.failure_rate, { as: format.share, points: true }),
-      total.unobserved > 0 && h("p", { class: "hint" }, `${format.number(total.unobserved)} failures were logged without their attempts, and make no rate`)),
+      total.unobserved > 0 && h("p", { class: "hint" }, `logged without their attempts, and in no rate: ${format.number(total.unobserved)}`)),
     tile("Failures", format.large(total.failures), format.change(total.failures, previous.failures)),
     tile("Latency p95", format.milliseconds(total.latency?.p95),
       format.change(total.latency?.p95, previous.latency?.p95, { as: format.milliseconds })),
@@ -71,7 +74,7 @@ function tilesOf({ total, previous, dropped, previous_dropped }, stats) {
     tile("Last flush", stats.last_flush ? format.ago(stats.last_flush) : "none yet",
       h("span", { class: stats.unhealthy ? "change bad" : "change" },
         stats.unhealthy ?? `${format.number(stats.buffered)} waiting, ${format.number(stats.failed_flushes)} failed`),
-      h("p", { class: "hint" }, `${format.bytes(stats.database_bytes)} on disk`)),
+      h("p", { class: "hint" }, `${format.bytes(stats.database_bytes)}, without the journal`)),
     h("div", { class: "tile types", "data-tile": "By type" }, h("h2", {}, "Failures by type"),
       h("table", {}, h("tbody", {}, types))),
   ];

@@ -22,7 +22,7 @@ export function mount(root) {
   return {
     /** A list that is open must not be closed by a refresh. */
     get still() {
-      return slow || filters.contains(document.activeElement);
+      return slow || (filters.contains(document.activeElement) && document.activeElement.matches("select"));
     },
     async load(signal) {
       const now = state.get();
@@ -57,15 +57,17 @@ export function mount(root) {
 
   function shown({ groups, scanned, ungrouped }, now) {
     if (groups.length === 0) {
+      const filtered = now.status || now.type || now.strategy;
+      const away = h("a", { href: state.link({ status: null, type: null, strategy: null }) }, "Take the filters away");
       return [empty(now.status ? `No group of questions is ${now.status}` : "No question failed in this time",
-        h("p", {}, h("a", { href: state.link({ status: null, type: null, strategy: null }) }, "Take the filters away"), ", or choose a longer time."))];
+        h("p", {}, filtered ? [away, ", or choose a longer time."] : "Choose a longer time above."))];
     }
     const about = [`${format.number(scanned.failures)} failures were looked at`,
-      !scanned.complete && `, the newest: since ${new Date(scanned.range.from).toLocaleString()}`,
+      !scanned.complete && [", the newest: since ", format.time(scanned.range.from, { withYear: true })],
       ungrouped > 0 && `; ${format.number(ungrouped)} with rarer texts are left out`].filter(Boolean);
     return [
       table("Groups of failing questions, the largest first", [
-        { name: "question", class: "grow" }, { name: "failures", numeric: true }, { name: "texts", numeric: true, wide: true, title: "Different texts in the group" },
+        { name: "question", class: "grow" }, { name: "failures", numeric: true }, { name: "wordings", numeric: true, wide: true, title: "Different texts, apart from case and punctuation" },
         { name: "trend", wide: true }, { name: "best score", numeric: true, wide: true }, { name: "last seen", wide: true }, { name: "status" },
       ], groups.map((group) => ({ attributes: { "data-key": group.key }, cells: cells(group) }))),
       h("p", { class: "hint" }, about),
@@ -74,7 +76,7 @@ export function mount(root) {
 
   function cells(group) {
     return [
-      h("a", { class: "query", href: state.link({ page: "failures", text: group.example, status: null }) }, format.typed(group.example)),
+      h("a", { class: "query", href: state.link({ page: "failures", question: group.key }) }, format.typed(group.example)),
       format.number(group.count), format.number(group.texts), format.sparkline(group.trend, "Failures over time"),
       format.score(group.best_score), format.time(group.last_seen),
       h("div", { class: "status" }, h("span", { class: `mark ${group.status}` }, group.reopened ? "open again" : group.status),
@@ -86,12 +88,15 @@ export function mount(root) {
 
   async function mark(group, status, button) {
     button.disabled = true;
+    const nth = [...list.querySelectorAll("tbody tr")].indexOf(button.closest("tr"));
     try {
       await api.put("queries/status", { question: group.key, status });
       await again();
       announce(`This group is ${status} now`);
       // To where the focus was, which went with the old table.
-      list.querySelector(`tr[data-key="${CSS.escape(group.key)}"] button`)?.focus();
+      const rows = [...list.querySelectorAll("tbody tr")];
+      const row = rows.find((row) => row.dataset.key === group.key) ?? rows[Math.min(nth, rows.length - 1)];
+      (row?.querySelector("button") ?? filters.querySelector("[aria-current]")).focus();
     } catch (error) {
       if (error.name === "AbortError") return;
       progress.textContent = `This could not be marked: ${error.message}`;

@@ -1,41 +1,53 @@
 // What is shown is all in the URL, so that it survives a reload and can be sent to somebody.
 
-const KEYS = [
-  "page", "since", "from", "to", "type", "strategy", "conversation", "text", "query", "status", "failure", "live",
-  "older_than", "newer_than", "threshold",
-];
-/** What goes with the page it belongs to. */
-const TRANSIENT = { failure: null, live: null, older_than: null, newer_than: null, threshold: null, query: null };
+/** What each page shows of the URL, besides the time; the rest is not kept, for nobody would see it. */
+const OF_PAGE = {
+  overview: [],
+  failures: ["type", "strategy", "conversation", "text", "question", "failure", "live", "older_than", "newer_than"],
+  queries: ["type", "strategy", "status"],
+  calibration: ["strategy", "threshold"],
+};
+/** What belongs to one view of a page, and not to the next one. */
+const TRANSIENT = { failure: null, live: null, older_than: null, newer_than: null, threshold: null, question: null };
+/** What can only be one of some words. */
+const WORDS = {
+  type: ["no_hit", "low_confidence", "timeout", "error"], status: ["open", "resolved", "ignored"], live: ["1"],
+};
 
-export const PAGES = ["overview", "failures", "queries", "calibration"];
+export const PAGES = Object.keys(OF_PAGE);
 const listeners = new Set();
 
 export function get() {
   const url = new URLSearchParams(location.search);
-  const state = Object.fromEntries(KEYS.map((key) => [key, url.get(key)]).filter(([, value]) => value));
-  if (!PAGES.includes(state.page)) state.page = "overview";
+  const page = PAGES.includes(url.get("page")) ? url.get("page") : "overview";
+  const state = { page };
+  for (const key of ["since", "from", "to", ...OF_PAGE[page]]) {
+    const value = url.get(key);
+    if (value && (WORDS[key]?.includes(value) ?? true)) state[key] = value;
+  }
   if (!state.from && !state.to && !/^[1-9][0-9]{0,5}[smhdw]$/.test(state.since ?? "")) state.since = "24h";
   return state;
 }
 
 /** The address of what is shown now, with some changes; `null` takes something away. */
 export function link(changes) {
-  const state = { ...get(), ...(changes.page && changes.page !== get().page ? TRANSIENT : {}), ...changes };
+  const now = get();
+  const state = { ...now, ...(changes.page && changes.page !== now.page ? TRANSIENT : {}), ...changes };
   if (state.from || state.to) delete state.since;
   const url = new URLSearchParams();
-  for (const key of KEYS) {
+  for (const key of ["page", "since", "from", "to", ...OF_PAGE[state.page]]) {
     const usual = (key === "page" && state.page === "overview") || (key === "since" && state.since === "24h");
     if (state[key] && !usual) url.set(key, state[key]);
   }
   return "?" + url;
 }
 
-/** Shows something else; `replace`: without a new step in the history. */
-export function set(changes, { replace = false } = {}) {
+/** Shows something else; `replace`: without a new step in the history; `quietly`: it is shown already. */
+export function set(changes, { replace = false, quietly = false } = {}) {
   const to = link(changes);
   if (to === (location.search || "?")) return;
   history[replace ? "replaceState" : "pushState"](null, "", to);
-  for (const listener of listeners) listener();
+  if (!quietly) for (const listener of listeners) listener();
 }
 
 export function onChange(listener) {
@@ -62,6 +74,6 @@ export function range(state = get()) {
 export function filter(state = get()) {
   return {
     failure_type: state.type, strategy: state.strategy, conversation: state.conversation, text: state.text,
-    query: state.query,
+    question: state.question,
   };
 }
