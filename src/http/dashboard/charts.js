@@ -82,7 +82,7 @@ export function failuresOverTime(series, zoom) {
       "%": { range: (_, __, most) => [0, Math.max(1, Math.min(100, (most ?? 0) * 1.1))] },
     },
     axes: [
-      axis({ values: (_, ticks, __, ___, step) => format.ticks(ticks, step) }),
+      axis({ space: 75, values: (_, ticks, __, ___, step) => format.ticks(ticks, step) }),
       axis({ size: 56, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? format.number(tick) : "")) }),
       axis({ scale: "%", side: 1, size: 48, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => `${tick} %`) }),
     ],
