@@ -497,6 +497,20 @@ impl Attempts {
         self.in_flight.store(false, Ordering::Release);
     }
 
+    /// Adds what was counted as it was written to the totals.
+    pub(crate) fn written(&self, batch: &AttemptBatch) {
+        if batch.deltas.is_empty() {
+            return;
+        }
+        let mut pending = lock(&self.pending);
+        let mut registry = lock(&self.registry);
+        for Delta { strategy, kind, cell, .. } in &batch.deltas {
+            let series = registry.series(strategy.as_str()).id;
+            *pending.totals.entry((series, *kind)).or_default() += cell.attempts;
+        }
+        self.deltas.fetch_add(batch.deltas.len() as u64, Ordering::AcqRel);
+    }
+
     /// Whether so many deltas were written that questions would take longer for them.
     pub(crate) fn are_many(&self) -> bool {
         self.deltas.load(Ordering::Acquire) >= MANY_DELTAS

@@ -217,6 +217,17 @@ impl<Limit> StrategyMonitor<Limit> {
         self.shared.observe(&self.series, &attempt, at, || self.failure(&outcome));
     }
 
+    /// The same, but a failure is counted only if it is logged.
+    #[cfg(feature = "http")]
+    pub(crate) fn record_if_logged(&self, outcome: Outcome<'_>) -> crate::stats::LogOutcome {
+        let Some(failure) = self.failure(&outcome) else {
+            self.record(outcome);
+            return crate::stats::LogOutcome::Queued;
+        };
+        let Outcome { kind, latency, top_score, at, .. } = outcome;
+        self.shared.observe_if_logged(&self.series, &Attempt { kind, latency, top_score }, at, failure)
+    }
+
     /// What to [`record`](Self::record) of a retrieval that gave `result`, judged as
     /// [`observe`](StrategyMonitor::observe) does: for retrievals that are no futures.
     pub fn judge<'a, T: Retrieved, E: Display>(

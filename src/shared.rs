@@ -203,6 +203,23 @@ impl Shared {
         }
     }
 
+    /// Logs a failure that a monitor saw, and counts it if it was taken.
+    #[cfg(feature = "http")]
+    pub(crate) fn observe_if_logged(
+        &self,
+        series: &Series,
+        attempt: &Attempt,
+        at: Option<i64>,
+        failure: RetrievalFailureRecord,
+    ) -> LogOutcome {
+        let moment = at.unwrap_or_else(clock::now);
+        let logged = self.log(failure, Some(moment), Origin::Observed);
+        if logged == LogOutcome::Queued {
+            self.attempts.add(series, attempt, moment);
+        }
+        logged
+    }
+
     /// Why nothing comes in through the handle.
     pub(crate) fn closed_door(&self) -> Option<DropReason> {
         match self.door.load(Ordering::Acquire) {

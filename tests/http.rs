@@ -248,6 +248,91 @@ async fn a_full_buffer_is_said_with_how_many_were_taken() {
 }
 
 #[actix_web::test]
+async fn whoever_is_turned_away_in_the_middle_is_told_where_to_go_on() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().buffer_capacity(3).batch_size(3));
+    let service = Service::of(db, logger, HttpOptions::default());
+    let lock = common::Lock::new(&service.db);
+    let lines: String = ["bad".into(), failure("1").to_string(), String::new(), "[1]".into()]
+        .into_iter()
+        .chain((2..9).map(|nth| failure(&nth.to_string()).to_string()))
+        .map(|line| line + "\n")
+        .collect();
+    let (status, said) = service.post("/v1/failures", LINES, lines.clone()).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((&said["accepted"], &said["rejected"], &said["line"]), (&json!(3), &json!(2), &json!(6)), "{said}");
+    assert_eq!((&said["errors"][0]["line"], &said["errors"][1]["line"]), (&json!(1), &json!(4)));
+    // Nothing is lost that comes again.
+    assert_eq!(service.logger.stats().dropped.total(), 0);
+    drop(lock);
+    service.flush().await;
+    for _ in 0..2 {
+        let skip = said["line"].as_u64().unwrap() as usize;
+        let rest: String = lines.lines().skip(skip).take(3).map(|line| format!("{line}\n")).collect();
+        assert_eq!(service.post("/v1/failures", LINES, rest).await.0, StatusCode::ACCEPTED);
+        service.flush().await;
+    }
+    let attempt = json!({"strategy": "s", "outcome": "no_hit"}).to_string();
+    let lock = common::Lock::new(&service.db);
+    let (status, said) = service.post("/v1/attempts", LINES, format!("{attempt}\n").repeat(5)).await;
+    assert_eq!((status.as_u16(), &said["accepted"]), (503, &json!(3)));
+    drop(lock);
+    service.flush().await;
+    let (_, summary) = service.ask("/v1/summary").await;
+    let of = summary["strategies"].as_array().unwrap().iter().find(|of| of["strategy"] == "s").unwrap();
+    assert_eq!(of["rates"]["attempts"], 3, "what was not taken is not counted");
+}
+
+#[actix_web::test]
+async fn what_is_no_record_is_not_taken_for_one_and_not_repeated_at_length() {
+    let service = Service::new(HttpOptions::default());
+    let positional = r#"["no_hit","positional","q",null,null,null,0,null,null,0,0,null,null,null]"#;
+    let (_, said) = service.post("/v1/failures", LINES, positional).await;
+    assert_eq!((&said["accepted"], &said["rejected"]), (&json!(0), &json!(1)), "{said}");
+    let (status, said) = service.post("/v1/failures", JSON, json!({"k".repeat(1 << 20): 1}).to_string()).await;
+    assert!(status == 400 && said["detail"].as_str().unwrap().chars().count() <= 301, "{status}");
+    let compressed = service.request(Method::POST, "/v1/failures").content_type(LINES);
+    let sent = compressed.insert_header(("content-encoding", "gzip")).send_body("x").await.unwrap();
+    assert_eq!(sent.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let (status, said) = service.ask("/v1/failures?text=a%00b").await;
+    assert!(status == 400 && said["detail"].as_str().unwrap().contains("without NUL"), "{said}");
+    for path in ["/", "/healthz", "/readyz", "/metrics"] {
+        assert_eq!(service.request(Method::HEAD, path).send().await.unwrap().status(), StatusCode::OK, "{path}");
+    }
+}
+
+#[actix_web::test]
+async fn failures_that_may_be_repeated_are_counted_for_prometheus_once() {
+    let service = Service::new(HttpOptions::default());
+    let mut once = failure("q");
+    once["event_id"] = json!("01890000-0000-7000-8000-000000000001");
+    for _ in 0..3 {
+        service.post("/v1/failures", JSON, once.to_string()).await;
+        service.flush().await;
+    }
+    let (_, metrics) = service.ask("/metrics").await;
+    let line = "failure_logger_attempts_total{strategy=\"semantic\",outcome=\"no_hit\"} 1\n";
+    assert!(metrics.as_str().unwrap().contains(line), "{metrics}");
+}
+
+#[actix_web::test]
+async fn what_is_wrong_with_the_logger_is_told_without_paths() {
+    let service = Service::new(HttpOptions::default());
+    // A folder has taken the file's place.
+    std::fs::remove_file(service.db.path()).unwrap();
+    std::fs::create_dir(service.db.path()).unwrap();
+    service.post("/v1/failures", JSON, failure("q").to_string()).await;
+    let mut said = service.ask("/readyz").await;
+    while said.0 == StatusCode::OK {
+        said = service.ask("/readyz").await;
+    }
+    let detail = said.1["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("see the service's log") && !detail.contains("failures.db"), "{detail}");
+    let (_, stats) = service.ask("/v1/stats").await;
+    assert!(!stats["unhealthy"].as_str().unwrap().contains("failures.db"), "{stats}");
+}
+
+#[actix_web::test]
 async fn readiness_tells_that_the_logger_is_down() {
     let service = Service::new(HttpOptions::default());
     service.logger.shutdown().await.unwrap();

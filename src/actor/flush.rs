@@ -243,11 +243,12 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
         failpoint!("flush");
         let started = Instant::now();
         match store.insert(rows, &writer.attempts, &shared.gate) {
-            Ok(Inserted { permit, duplicates, refused }) => {
+            Ok(Inserted { permit, duplicates, again, refused }) => {
                 failpoint!("flush-committed");
                 if permit.counts() {
                     shared.buffer.persisted(size as u64);
                     shared.counters.duplicates.fetch_add(duplicates, Ordering::AcqRel);
+                    shared.attempts.written(&again);
                     drop(writer.in_flight.drain(..size));
                     if refused.is_none() {
                         shared.attempts.persisted(&std::mem::take(&mut writer.attempts));

@@ -1,6 +1,7 @@
 //! The service: how it starts, what signals do, and how it ends.
 
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix_web::{App, HttpServer};
@@ -50,7 +51,7 @@ pub(super) async fn serve(settings: &Settings, flags: &Flags) -> Result<(), Fail
     let server = actix_rt::spawn(server);
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     actix_rt::spawn(feed_watchdog(logger.clone()));
-    wait_for_the_end(flags, &options, &log).await?;
+    wait_for_the_end(flags, address, &options, &log).await?;
 
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     tracing::info!("failure-logger ends: it answers what was asked, and stores what it accepted");
@@ -60,6 +61,7 @@ pub(super) async fn serve(settings: &Settings, flags: &Flags) -> Result<(), Fail
             std::process::exit(130);
         }
     });
+    options.end_streams();
     handle.stop(true).await;
     let _ = server.await;
     let report = logger.shutdown().await?;
@@ -89,14 +91,19 @@ fn log_filter(settings: &Settings) -> Result<EnvFilter, Failure> {
 }
 
 /// Returns when the service is told to end. Reads anew what can change whenever it is told to.
-async fn wait_for_the_end(flags: &Flags, options: &http::HttpOptions, log: &LogFilter) -> Result<(), Failure> {
+async fn wait_for_the_end(
+    flags: &Flags,
+    address: SocketAddr,
+    options: &http::HttpOptions,
+    log: &LogFilter,
+) -> Result<(), Failure> {
     let mut hangups = signal(SignalKind::hangup())?;
     // Once for all: the end must not be missed while settings are read.
     let mut end = std::pin::pin!(asked_to_end());
     loop {
         tokio::select! {
             ended = &mut end => return ended,
-            _ = hangups.recv() => match read_anew(flags) {
+            _ = hangups.recv() => match read_anew(flags, address) {
                 Ok((anew, filter)) => {
                     options.replace_access(&anew);
                     // Fails only where there is no log any more.
@@ -110,10 +117,10 @@ async fn wait_for_the_end(flags: &Flags, options: &http::HttpOptions, log: &LogF
     }
 }
 
-/// All of it or nothing.
-fn read_anew(flags: &Flags) -> Result<(http::HttpOptions, EnvFilter), Failure> {
+/// All of it or nothing. What is allowed depends on where the service listens, and that does not change.
+fn read_anew(flags: &Flags, address: SocketAddr) -> Result<(http::HttpOptions, EnvFilter), Failure> {
     let settings = Settings::load(flags)?;
-    Ok((settings.http()?, log_filter(&settings)?))
+    Ok((settings.http_on(address)?, log_filter(&settings)?))
 }
 
 async fn asked_to_end() -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -182,10 +182,25 @@ impl Settings {
 
     /// What the HTTP routes are to allow.
     pub(super) fn http(&self) -> Result<HttpOptions, Failure> {
+        self.http_on(self.service.listen)
+    }
+
+    /// The same for a service that listens on `listen` already, whatever the settings say now.
+    pub(super) fn http_on(&self, listen: SocketAddr) -> Result<HttpOptions, Failure> {
         let mut options = HttpOptions::default()
+            .alone()
             .max_questions_per_second(self.service.max_questions_per_second)
             .max_posts_per_second(self.service.max_posts_per_second);
+        if !listen.ip().is_unspecified() {
+            options = options.allow_host(match listen.ip() {
+                IpAddr::V4(address) => address.to_string(),
+                IpAddr::V6(address) => format!("[{address}]"),
+            });
+        }
         for host in &self.service.allow_hosts {
+            if host.is_empty() || host.contains(['/', ' ', '@']) {
+                return Err(Failure::Usage(format!("allow_hosts = {host}: expected a host name, as fl.example")));
+            }
             options = options.allow_host(host);
         }
         for origin in &self.service.allow_origins {
@@ -193,18 +208,17 @@ impl Settings {
             options = options.allow_origin(origin.parse().map_err(refused)?);
         }
         let Some(path) = &self.service.token_file else {
-            if !self.service.listen.ip().is_loopback() {
+            if !listen.ip().is_loopback() {
                 let refused = format!(
-                    "listen = {}: anybody who reaches this address could read the log; \
-                     give --token-file, or listen on 127.0.0.1",
-                    self.service.listen
+                    "listen = {listen}: anybody who reaches this address could read the log; \
+                     give --token-file, or listen on 127.0.0.1"
                 );
                 return Err(Failure::Usage(refused));
             }
             return Ok(options);
         };
         let (read, ingest) = tokens(path)?;
-        if !self.service.listen.ip().is_loopback() && (read.is_none() || ingest.is_none()) {
+        if !listen.ip().is_loopback() && (read.is_none() || ingest.is_none()) {
             let refused = format!("token_file = {}: expected tokens for read and ingest", path.display());
             return Err(Failure::Usage(refused));
         }
@@ -213,9 +227,6 @@ impl Settings {
         }
         if let Some(token) = ingest {
             options = options.ingest_token(token);
-        }
-        if !self.service.listen.ip().is_loopback() && !self.service.listen.ip().is_unspecified() {
-            options = options.allow_host(self.service.listen.ip().to_string());
         }
         Ok(options)
     }

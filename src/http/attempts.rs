@@ -13,7 +13,7 @@ use super::ingest::{self, Accepted, ConversationKey, Incoming};
 use super::problem::{NotTaken, Problem};
 use crate::attempts::{OutcomeKind, ScoreDirection};
 use crate::monitor::Outcome;
-use crate::stats::DropReason;
+use crate::stats::{DropReason, LogOutcome};
 
 /// A retrieval that was attempted, however it ended. A failure is logged too: do not send it to
 /// `/v1/failures` as well.
@@ -93,13 +93,6 @@ pub(super) async fn attempts(api: Data<Api>, request: HttpRequest, body: Payload
 
 impl Incoming for NewAttempt {
     fn hand_over(&self, api: &Api) -> Result<(), DropReason> {
-        // Counted or not at all: a failure that is not logged would be counted all the same.
-        if !api.logger.has_room() {
-            return Err(DropReason::BufferFull);
-        }
-        if let Some(reason) = api.logger.shared().closed_door() {
-            return Err(reason);
-        }
         let mut monitor = api.logger.strategy(&self.strategy);
         if let Some(direction) = self.score_direction {
             monitor = monitor.score_direction(direction);
@@ -132,8 +125,11 @@ impl Incoming for NewAttempt {
         if let Some(at) = self.created_at {
             outcome = outcome.at(at);
         }
-        monitor.record(outcome);
-        Ok(())
+        // Both or neither: what is not logged comes again, and is counted then.
+        match monitor.record_if_logged(outcome) {
+            LogOutcome::Queued => Ok(()),
+            LogOutcome::Dropped(reason) => Err(reason),
+        }
     }
 }
 

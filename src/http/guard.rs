@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
 use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, ResponseError as _};
@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::Api;
 use super::limits::Client;
-use super::problem::Problem;
+use super::problem::{Problem, shortened};
 
 /// Wrong tokens that an address may show in a second.
 const WRONG_TOKENS_PER_SECOND: u32 = 10;
@@ -114,8 +114,9 @@ pub(super) async fn receive(
             Err(error) => ServiceResponse::new(http, error.error_response()),
         }
     } else {
-        let refused = "this service does not answer to that host; allow it with --allow-host";
-        refuse(request, &Problem::new(StatusCode::MISDIRECTED_REQUEST, refused))
+        let refused =
+            format!("this service does not answer to the host `{}`; allow it with --allow-host", host_of(&request));
+        refuse(request, &Problem::new(StatusCode::MISDIRECTED_REQUEST, shortened(refused)))
     };
     if let Some(error) = response.response().error().and_then(|error| error.as_error::<actix_cors::CorsError>()) {
         let problem = Problem::bad_request(error.to_string());
@@ -163,7 +164,7 @@ fn may(api: &Api, access: Access, request: &ServiceRequest) -> Result<(), Proble
         Access::Open => return Ok(()),
         Access::Read => true,
         Access::Ingest => false,
-        Access::ByMethod => request.method() == Method::GET,
+        Access::ByMethod => request.method().is_safe(),
     };
     let rules = api.options.access();
     let (meter, per_second, setting, token) = if reads {
@@ -197,6 +198,11 @@ fn host_of(request: &ServiceRequest) -> String {
     let header = request.headers().get(actix_web::http::header::HOST).and_then(|value| value.to_str().ok());
     let authority =
         header.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or_default();
+    host_name(authority)
+}
+
+/// A host in lower case, without a port and a dot at its end.
+pub(super) fn host_name(authority: &str) -> String {
     let host = match authority.rsplit_once(':') {
         // Not a part of an IPv6 address.
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => host,

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::problem::{Problem, Refused};
+use crate::error::Unhealthy;
 
 /// All is well.
 #[derive(Serialize, ToSchema)]
@@ -33,6 +34,17 @@ pub(super) async fn healthz() -> HttpResponse {
 pub(super) async fn readyz(api: Data<Api>) -> Result<HttpResponse, Problem> {
     match api.logger.health() {
         Ok(()) => Ok(HttpResponse::Ok().json(Healthy { status: "ok" })),
-        Err(unhealthy) => Err(Problem::unavailable(unhealthy.to_string(), None)),
+        Err(unhealthy) => Err(Problem::unavailable(told(&unhealthy))),
+    }
+}
+
+/// What is wrong, without what the system said, for that has paths in it.
+pub(super) fn told(unhealthy: &Unhealthy) -> String {
+    match unhealthy {
+        Unhealthy::Unavailable { .. } => {
+            "the logger cannot be restarted and goes on trying; see the service's log".to_owned()
+        }
+        Unhealthy::Stale { seconds, .. } => format!("nothing could be written for {seconds} s; see the service's log"),
+        plain => plain.to_string(),
     }
 }

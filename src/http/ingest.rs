@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use actix_web::web::{Bytes, BytesMut, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::StreamExt as _;
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
-use super::problem::{NotTaken, Problem};
+use super::problem::{NotTaken, Problem, shortened};
 use crate::handle::LoggerHandle;
 use crate::record::{ConversationId, RetrievalFailureRecord, RetrievalFailureType};
 use crate::stats::{DropReason, LogOutcome};
@@ -24,6 +24,8 @@ use crate::stats::{DropReason, LogOutcome};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How soon to look again whether there is room.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Bytes of bodies that are held in memory whole, all together.
+const MAX_HELD_BYTES: usize = 64 << 20;
 /// Bad lines of which the reason is told.
 const MAX_REASONS: usize = 100;
 /// The largest number that every JSON reader understands.
@@ -133,10 +135,14 @@ pub(super) struct Accepted {
     pub(super) rejected: u64,
     /// Why, for the first hundred of them.
     pub(super) errors: Vec<LineError>,
+    /// Lines, or elements, that were looked at.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub(super) line: u64,
 }
 
 /// What is wrong with a record.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct LineError {
     /// Its line, or its place in the list, from 1.
     line: u64,
@@ -210,10 +216,12 @@ pub(super) async fn take<T: Incoming>(
     request: &HttpRequest,
     body: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let accepted = match media_type(request).as_str() {
-        "application/json" => take_json::<T>(api, body).await?,
+    plain(request)?;
+    let mut accepted = Accepted::default();
+    let taken = match media_type(request).as_str() {
+        "application/json" => take_json::<T>(api, body, &mut accepted).await,
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
-            take_lines::<T>(api, body).await?
+            take_lines::<T>(api, body, &mut accepted).await
         }
         _ => {
             return Err(Problem::new(
@@ -222,7 +230,22 @@ pub(super) async fn take<T: Incoming>(
             ));
         }
     };
-    Ok(HttpResponse::Accepted().json(accepted))
+    match taken {
+        Ok(()) => Ok(HttpResponse::Accepted().json(accepted)),
+        Err(problem) if accepted.line > 0 || problem.is_temporary() => Err(problem.after(accepted)),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Refuses what is compressed: its lines would all be bad ones.
+pub(super) fn plain(request: &HttpRequest) -> Result<(), Problem> {
+    match request.headers().get(CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            let detail = "Content-Encoding: expected none; send the body as it is";
+            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What a body is said to be.
@@ -232,27 +255,57 @@ pub(super) fn media_type(request: &HttpRequest) -> String {
 }
 
 /// A whole body; `more`: what to do with more than `max` bytes.
-pub(super) async fn whole_body(api: &Api, mut body: Payload, max: usize, more: &str) -> Result<BytesMut, Problem> {
+pub(super) async fn whole_body<'a>(
+    api: &'a Api,
+    mut body: Payload,
+    max: usize,
+    more: &str,
+) -> Result<(BytesMut, Held<'a>), Problem> {
     let mut json = BytesMut::new();
+    let mut held = Held { api, bytes: 0 };
     while let Some(piece) = next_piece(api, &mut body).await? {
+        held.take(piece.len())?;
         if json.len() + piece.len() > max {
             let detail = format!("a JSON body has {max} bytes at most; {more}");
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
         }
         json.extend_from_slice(&piece);
     }
-    Ok(json)
+    Ok((json, held))
 }
 
-async fn take_json<T: Incoming>(api: &Api, body: Payload) -> Result<Accepted, Problem> {
+/// Bytes of bodies that are held in memory whole, all together: however many send slowly.
+pub(super) struct Held<'a> {
+    api: &'a Api,
+    bytes: usize,
+}
+
+impl Held<'_> {
+    fn take(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.bytes += bytes;
+        let all = self.api.held.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        if all <= MAX_HELD_BYTES {
+            return Ok(());
+        }
+        Err(Problem::unavailable("too many large bodies at once; send JSON lines instead, or come again later"))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.api.held.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+async fn take_json<T: Incoming>(api: &Api, body: Payload, accepted: &mut Accepted) -> Result<(), Problem> {
     let more = "send JSON lines instead (application/x-ndjson)";
-    let json = whole_body(api, body, api.options.max_json_bytes, more).await?;
-    let mut accepted = Accepted::default();
-    if json.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
+    let (json, _held) = whole_body(api, body, api.options.max_json_bytes, more).await?;
+    let begins = json.trim_ascii_start().first().copied();
+    if begins != Some(b'[') {
         let one: T = serde_json::from_slice(&json).map_err(|error| Problem::bad_request(error.to_string()))?;
-        hand_over(api, &one, accepted.accepted).await?;
+        hand_over(api, &one).await?;
         accepted.accepted += 1;
-        return Ok(accepted);
+        return Ok(());
     }
     // Element by element, for a bad one must not spoil the others.
     let list: Vec<&RawValue> =
@@ -260,24 +313,23 @@ async fn take_json<T: Incoming>(api: &Api, body: Payload) -> Result<Accepted, Pr
     for (element, line) in list.into_iter().zip(1..) {
         accepted.take::<T>(api, element.get().as_bytes(), line).await?;
     }
-    Ok(accepted)
+    Ok(())
 }
 
-async fn take_lines<T: Incoming>(api: &Api, mut body: Payload) -> Result<Accepted, Problem> {
+async fn take_lines<T: Incoming>(api: &Api, mut body: Payload, accepted: &mut Accepted) -> Result<(), Problem> {
     let (max_line, max_body) = (api.options.max_line_bytes, api.options.max_stream_bytes);
-    let mut accepted = Accepted::default();
     let mut begun = BytesMut::new();
     // Of a line that is too long, the rest is skipped.
     let mut skipping = false;
     let (mut line, mut bytes) = (0, 0);
     loop {
-        let piece = next_piece(api, &mut body).await.map_err(|problem| problem.accepted(accepted.accepted))?;
+        let piece = next_piece(api, &mut body).await?;
         let end = piece.is_none();
         let mut piece = piece.unwrap_or_default();
         bytes += piece.len();
         if bytes > max_body {
             let detail = format!("a body of JSON lines has {max_body} bytes at most; send the rest by itself");
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).accepted(accepted.accepted));
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
         }
         loop {
             let found = piece.iter().position(|byte| *byte == b'\n');
@@ -301,9 +353,10 @@ async fn take_lines<T: Incoming>(api: &Api, mut body: Payload) -> Result<Accepte
                     accepted.take::<T>(api, &begun, line).await?;
                 }
             }
+            accepted.line = line;
             begun.clear();
             if found.is_none() {
-                return Ok(accepted);
+                return Ok(());
             }
             // The line feed.
             let _ = piece.split_to(1);
@@ -315,41 +368,46 @@ impl Accepted {
     /// Takes one line or element; an empty one is none.
     async fn take<T: Incoming>(&mut self, api: &Api, json: &[u8], line: u64) -> Result<(), Problem> {
         let json = json.trim_ascii();
-        if json.is_empty() {
-            return Ok(());
+        match json.first() {
+            None => {}
+            // serde would take a list of values for a record.
+            Some(b'[') => self.reject(line, "expected an object".into()),
+            Some(_) => match serde_json::from_slice::<T>(json) {
+                Ok(incoming) => {
+                    hand_over(api, &incoming).await?;
+                    self.accepted += 1;
+                }
+                Err(error) => self.reject(line, error.to_string()),
+            },
         }
-        match serde_json::from_slice::<T>(json) {
-            Ok(incoming) => {
-                hand_over(api, &incoming, self.accepted).await?;
-                self.accepted += 1;
-            }
-            Err(error) => self.reject(line, error.to_string()),
-        }
+        self.line = line;
         Ok(())
     }
 
     fn reject(&mut self, line: u64, reason: String) {
         self.rejected += 1;
         if self.errors.len() < MAX_REASONS {
-            self.errors.push(LineError { line, reason });
+            self.errors.push(LineError { line, reason: shortened(reason) });
         }
     }
 }
 
 /// Hands a record over, and waits a little if there is no room: that slows the sender down.
-async fn hand_over<T: Incoming>(api: &Api, incoming: &T, accepted: u64) -> Result<(), Problem> {
-    // Looked at before, for what does not fit is counted as dropped.
+async fn hand_over<T: Incoming>(api: &Api, incoming: &T) -> Result<(), Problem> {
+    // Looked at before, for what does not fit is counted as dropped; and this is not lost, but comes again.
     let mut waited = Duration::ZERO;
     while !api.logger.has_room() && waited < PATIENCE {
         actix_rt::time::sleep(LOOK_AGAIN).await;
         waited += LOOK_AGAIN;
     }
-    incoming.hand_over(api).map_err(|reason| {
+    let full = (!api.logger.has_room()).then_some(DropReason::BufferFull);
+    let turned_away = api.logger.shared().closed_door().or(full);
+    turned_away.map_or_else(|| incoming.hand_over(api), Err).map_err(|reason| {
         let detail = match reason {
             DropReason::BufferFull => "the buffer is full; send the rest later".to_owned(),
             reason => format!("nothing is taken now ({reason}); send the rest later"),
         };
-        Problem::unavailable(detail, Some(accepted))
+        Problem::unavailable(detail)
     })
 }
 

@@ -32,7 +32,7 @@ mod stats;
 mod tail;
 
 use std::future::{Ready, ready};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -82,6 +82,10 @@ pub struct HttpOptions {
     max_line_bytes: usize,
     max_followers: usize,
     dashboard: bool,
+    /// Whether these routes are all there are.
+    alone: bool,
+    /// Shared by all clones: whether what has no end is to end.
+    ending: Arc<AtomicBool>,
 }
 
 /// Who may do what, and how often.
@@ -111,16 +115,18 @@ impl Default for HttpOptions {
             max_line_bytes: DEFAULT_MAX_LINE_BYTES,
             max_followers: DEFAULT_MAX_FOLLOWERS,
             dashboard: true,
+            alone: false,
+            ending: Arc::default(),
         }
     }
 }
 
 impl HttpOptions {
-    /// Another name by which the service may be addressed, without a port. Requests for any other
+    /// Another name by which the service may be addressed; a port is of no consequence. Requests for any other
     /// host are refused: a page that has its own name resolve to a loopback address (DNS rebinding)
     /// must not read the log. Default: `localhost`, `127.0.0.1` and `[::1]`.
     pub fn allow_host(self, host: impl Into<String>) -> Self {
-        self.change(|access| access.hosts.get_or_insert_default().push(host.into().to_ascii_lowercase()))
+        self.change(|access| access.hosts.get_or_insert_default().push(guard::host_name(&host.into())))
     }
 
     /// Leaves the Host header to whoever stands before the service.
@@ -196,6 +202,23 @@ impl HttpOptions {
         self
     }
 
+    /// Answers for all other addresses, too: there is nothing beside these routes.
+    #[cfg(feature = "cli")]
+    pub(crate) fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// Ends streams that have no end, before the server is stopped: it would wait for them.
+    #[cfg(feature = "cli")]
+    pub(crate) fn end_streams(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
     /// Bytes of a line at most. Default: 64 KiB.
     pub fn max_line_bytes(mut self, bytes: usize) -> Self {
         self.max_line_bytes = bytes;
@@ -226,6 +249,8 @@ struct Api {
     /// Records that came in over HTTP.
     received: std::sync::atomic::AtomicU64,
     answers: queries::Answers,
+    /// Bytes of bodies that are held in memory whole.
+    held: AtomicUsize,
 }
 
 /// Mounts the routes, and the dashboard at their root: give what it returns to `App::configure` or to a
@@ -242,6 +267,7 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
         wrong_tokens: Meter::default(),
         received: std::sync::atomic::AtomicU64::new(0),
         answers: queries::Answers::default(),
+        held: AtomicUsize::new(0),
     }));
     move |config| {
         config.app_data(handle.clone());
@@ -282,14 +308,24 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
         mount!("/v1/export", Read, get => questions::export);
         mount!("/v1/tail", Read, get => tail::tail);
         mount!("/v1/stats", Read, get => stats::stats);
-        mount!("/metrics", Read, get => metrics::metrics);
-        mount!("/healthz", Open, get => health::healthz);
-        mount!("/readyz", Open, get => health::readyz);
+        mount!("/metrics", Read, get => metrics::metrics, head => metrics::metrics);
+        mount!("/healthz", Open, get => health::healthz, head => health::healthz);
+        mount!("/readyz", Open, get => health::readyz, head => health::readyz);
         mount!("/openapi.json", Open, get => openapi::openapi);
         if api.options.dashboard {
             mount!("/", Open, get => dashboard::page, head => dashboard::page);
             mount!("", Open, get => dashboard::to_page, head => dashboard::to_page);
             mount!("/assets/{name:.*}", Open, get => dashboard::asset, head => dashboard::asset);
+        }
+        if api.options.alone {
+            let outer = api.clone();
+            config.service(
+                web::resource("/{any:.*}")
+                    .wrap(from_fn(move |request, next| guard::receive(outer.clone(), request, next)))
+                    .route(
+                        web::route().to(|| async { Problem::not_found("there is nothing here; see /openapi.json") }),
+                    ),
+            );
         }
     }
 }

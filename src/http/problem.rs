@@ -8,7 +8,11 @@ use actix_web::{HttpRequest, HttpResponse, Responder, ResponseError};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
+use super::ingest::{Accepted, LineError};
 use crate::error::{ReadError, StoreError};
+
+/// Characters of what is wrong that are told.
+const MAX_SAID: usize = 300;
 
 /// Why a request was not answered.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -20,9 +24,9 @@ pub(super) struct Problem {
     /// What is wrong, and what to do.
     #[schema(value_type = String)]
     detail: Box<str>,
-    /// Records of the request that were taken all the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    accepted: Option<u64>,
+    #[serde(flatten)]
+    #[schema(value_type = Taken)]
+    taken: Option<Box<Taken>>,
     /// Which part of the request is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -31,20 +35,33 @@ pub(super) struct Problem {
     header: Option<Box<(HeaderName, String)>>,
 }
 
+/// What became of a request's records before the problem.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct Taken {
+    /// Records that were taken all the same.
+    accepted: Option<u64>,
+    /// Records that were not, because there is something wrong with them.
+    rejected: Option<u64>,
+    /// Why, for the first hundred of them.
+    errors: Option<Vec<LineError>>,
+    /// Lines, or elements, of the request that were looked at: go on after them.
+    line: Option<u64>,
+}
+
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<Box<str>>) -> Self {
         Self {
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or("Error"),
             detail: detail.into(),
-            accepted: None,
+            taken: None,
             parameter: None,
             header: None,
         }
     }
 
-    pub(super) fn bad_request(detail: impl Into<Box<str>>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, detail)
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, shortened(detail.into()))
     }
 
     /// Parameters that contradict each other, each of which is fine by itself.
@@ -76,13 +93,9 @@ impl Problem {
         }
     }
 
-    /// Try again later: `accepted` records of this request were taken.
-    pub(super) fn unavailable(detail: impl Into<Box<str>>, accepted: Option<u64>) -> Self {
-        Self {
-            accepted,
-            header: Some(Box::new((RETRY_AFTER, "1".into()))),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-        }
+    /// Try again later.
+    pub(super) fn unavailable(detail: impl Into<Box<str>>) -> Self {
+        Self { header: Some(Box::new((RETRY_AFTER, "1".into()))), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
     /// Too often; come again in a second, for that is what limits are counted by.
@@ -90,9 +103,27 @@ impl Problem {
         Self { header: Some(Box::new((RETRY_AFTER, "1".into()))), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
     }
 
-    pub(super) fn accepted(self, accepted: u64) -> Self {
-        Self { accepted: Some(accepted), ..self }
+    /// Whether the same may be taken later.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE.as_u16()
     }
+
+    /// Says what became of the request up to here.
+    pub(super) fn after(self, taken: Accepted) -> Self {
+        let Accepted { accepted, rejected, errors, line } = taken;
+        let taken =
+            Taken { accepted: Some(accepted), rejected: Some(rejected), errors: Some(errors), line: Some(line) };
+        Self { taken: Some(Box::new(taken)), ..self }
+    }
+}
+
+/// Text that may repeat what was sent, which may be anything: its beginning.
+pub(super) fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_SAID) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 impl fmt::Display for Problem {
@@ -230,11 +261,11 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Invalid { parameter, expected, .. } => Self::invalid(parameter, expected),
-            ReadError::TimedOut | ReadError::Busy => Self::unavailable(error.to_string(), None),
-            ReadError::Disabled => Self::unavailable("the logger is disabled", None),
+            ReadError::TimedOut | ReadError::Busy => Self::unavailable(error.to_string()),
+            ReadError::Disabled => Self::unavailable("the logger is disabled"),
             ReadError::Store(StoreError::Retry(_)) => {
                 tracing::warn!(%error, "a question could not be answered");
-                Self::unavailable("the database cannot be read now; see the service's log", None)
+                Self::unavailable("the database cannot be read now; see the service's log")
             }
             error => {
                 tracing::error!(%error, "a question could not be answered");

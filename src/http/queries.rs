@@ -86,7 +86,7 @@ pub(super) async fn queries(api: Data<Api>, query: Query<QueriesQuery>) -> Resul
     match waited.as_deref() {
         Ok(Some((_, answer))) => json(answer.as_ref().map_err(|error| Problem::from(error.clone()))?),
         // Whoever worked on it has gone.
-        _ => Err(Problem::unavailable("the question could not be answered; ask again", None)),
+        _ => Err(Problem::unavailable("the question could not be answered; ask again")),
     }
 }
 
@@ -144,7 +144,7 @@ impl Answers {
             return Ok((asked.at, asked.answer.clone()));
         }
         if by_query.len() >= MAX_ANSWERS {
-            return Err(Problem::unavailable("too many questions at once; ask again later", None));
+            return Err(Problem::unavailable("too many questions at once; ask again later"));
         }
         let (answered, answer) = watch::channel(None);
         let at = Instant::now();
@@ -188,7 +188,8 @@ pub(super) async fn mark(api: Data<Api>, request: HttpRequest, body: Payload) ->
     if ingest::media_type(&request) != "application/json" {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type: expected application/json"));
     }
-    let json = ingest::whole_body(&api, body, MAX_MARK_BYTES, "send the question's `key`").await?;
+    ingest::plain(&request)?;
+    let (json, _held) = ingest::whole_body(&api, body, MAX_MARK_BYTES, "send the question's `key`").await?;
     let mark: QuestionMark = serde_json::from_slice(&json).map_err(|error| Problem::bad_request(error.to_string()))?;
     api.logger.mark_question(&mark.question, mark.status).await?;
     api.answers.forget();
@@ -204,11 +205,11 @@ fn no_longer_than_a_page<'de, D: Deserializer<'de>>(deserializer: D) -> Result<S
 impl From<MarkError> for Problem {
     fn from(error: MarkError) -> Self {
         match error {
-            MarkError::Closed => Self::unavailable(error.to_string(), None),
+            MarkError::Closed => Self::unavailable(error.to_string()),
             MarkError::Store(StoreError::Split(_)) => Self::bad_request("this question cannot be marked"),
             MarkError::Store(_) => {
                 tracing::warn!(%error, "a question could not be marked");
-                Self::unavailable("the database cannot be written now; see the service's log", None)
+                Self::unavailable("the database cannot be written now; see the service's log")
             }
         }
     }

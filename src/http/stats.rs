@@ -5,9 +5,9 @@ use actix_web::web::Data;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Api;
 use super::problem::{NotShown, Problem};
 use super::questions::json;
+use super::{Api, health};
 use crate::clock;
 use crate::report::rfc3339;
 use crate::stats::DropCounts;
@@ -67,6 +67,6 @@ pub(super) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
         retention_days: api.logger.retention_days(),
         restarts: stats.restarts,
         database_bytes: shared.database_bytes(),
-        unhealthy: api.logger.health().err().map(|unhealthy| unhealthy.to_string()),
+        unhealthy: api.logger.health().err().as_ref().map(health::told),
     })
 }

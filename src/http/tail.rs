@@ -77,7 +77,7 @@ pub(super) async fn tail(
         Some(id) => id,
         None => reader.follow(filter.clone(), None, 1).await?.1,
     };
-    let tail = Tail { place, reader, filter, after, ready: VecDeque::new(), looks: 0 };
+    let tail = Tail { place, reader, filter, after, ready: VecDeque::new(), looks: 0, more: false };
     let events = futures_util::stream::unfold(tail, Tail::next);
     Ok(HttpResponse::Ok()
         .content_type("text/event-stream")
@@ -92,6 +92,8 @@ struct Tail {
     after: i64,
     ready: VecDeque<Bytes>,
     looks: u32,
+    /// Whether more wait already.
+    more: bool,
 }
 
 impl Tail {
@@ -106,14 +108,17 @@ impl Tail {
                 return Some((Ok(Bytes::from_static(b": the log is followed\n\n")), self));
             }
             self.looks += 1;
-            actix_rt::time::sleep(LOOK_EVERY).await;
-            // The service is going down: the client comes again, and says where it was.
-            if self.place.0.logger.health() == Err(crate::error::Unhealthy::Closed) {
+            if !std::mem::take(&mut self.more) {
+                actix_rt::time::sleep(LOOK_EVERY).await;
+            }
+            // The client comes again, and says where it was.
+            if self.place.0.options.is_ending() || self.place.0.logger.shared().closed_door().is_some() {
                 return None;
             }
             match self.reader.follow(self.filter.clone(), Some(self.after), AT_A_TIME).await {
                 Ok((failures, after)) => {
                     self.after = after;
+                    self.more = failures.len() == AT_A_TIME;
                     for failure in failures {
                         // JSON has no line feeds.
                         let Ok(json) = serde_json::to_string(&failure) else { continue };
@@ -138,7 +143,7 @@ impl Place {
         if followers < place.0.options.max_followers {
             Ok(place)
         } else {
-            Err(Problem::unavailable("too many follow the log already", None))
+            Err(Problem::unavailable("too many follow the log already"))
         }
     }
 }

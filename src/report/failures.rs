@@ -235,6 +235,7 @@ fn follow(
     after: Option<i64>,
     limit: i64,
 ) -> Result<(Vec<Failure>, i64), ReadError> {
+    filter.check()?;
     let newest: Option<i64> = dsl::memory_retrieval_failures.select(diesel::dsl::max(dsl::id)).first(conn)?;
     let newest = newest.unwrap_or(0);
     let Some(after) = after else { return Ok((Vec::new(), newest)) };
@@ -265,6 +266,7 @@ pub(super) fn list(
     page: PageRequest,
     deadline: Deadline,
 ) -> Result<FailurePage, ReadError> {
+    filter.check()?;
     let range = filter.range.unwrap_or(TimeRange::all());
     let (start, end) = (Cursor::at(range.from), Cursor::at(range.to));
     // What is still to be looked at: from `low` up to, and without, `high`.
@@ -326,6 +328,17 @@ pub(super) fn list(
 }
 
 impl FailureFilter {
+    /// SQLite's patterns end at a NUL, and would fit more than was meant.
+    fn check(&self) -> Result<(), ReadError> {
+        match &self.text {
+            Some(text) if text.contains('\0') => {
+                let value = text.escape_debug().to_string();
+                Err(ReadError::Invalid { parameter: "text", value, expected: "text without NUL" })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether it may have to look at many rows for one that fits.
     fn is_selective(&self) -> bool {
         let Self { range: _, failure_type, strategy, conversation, text, query, question } = self;

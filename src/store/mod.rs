@@ -81,6 +81,8 @@ pub(crate) struct Inserted<'g> {
     pub(crate) permit: Permit<'g>,
     /// Rows that were stored already.
     pub(crate) duplicates: u64,
+    /// Of the rows that their sender may repeat, those that were counted.
+    pub(crate) again: AttemptBatch,
     /// Why attempts were not counted, if they were not.
     pub(crate) refused: Option<String>,
 }

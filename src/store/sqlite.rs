@@ -379,9 +379,9 @@ impl Store for SqliteStore {
             conn.batch_execute(&sql).map_err(|error| classify(&error))?;
         }
         let (mut permit, mut refused, mut duplicates) = (None, None, 0);
+        let mut again = AttemptBatch::default();
         transact(&mut conn, |conn| {
             // Before they are inserted, and behind the lock that every writer takes.
-            let mut again = AttemptBatch::default();
             duplicates = attempts::count_new(conn, rows, &mut again).map_err(|error| classify(&error))?;
             models::insert(conn, rows).map_err(|error| classify(&error))?;
             // Known from now on, and never counted again: they are stored with their counts, or later.
@@ -400,7 +400,7 @@ impl Store for SqliteStore {
             if permit.is_some() { Ok(()) } else { Err(closed()) }
         })?;
         self.since_checkpoint += rows.iter().map(Row::bytes).sum::<usize>() + attempts.deltas.len() * BYTES_PER_CELL;
-        Ok(Inserted { permit: permit.ok_or_else(closed)?, duplicates, refused })
+        Ok(Inserted { permit: permit.ok_or_else(closed)?, duplicates, again, refused })
     }
 
     fn takes_a_plain_row(&mut self) -> bool {
