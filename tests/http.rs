@@ -200,6 +200,7 @@ async fn metrics_exist_from_the_start_and_count_what_happens() {
     for line in [
         "failure_logger_records_received_total{source=\"http\"} 0",
         "failure_logger_records_written_total 0",
+        "failure_logger_records_duplicate_total 0",
         "failure_logger_records_dropped_total{reason=\"buffer_full\"} 0",
         "failure_logger_buffer_records 0",
         "failure_logger_buffer_capacity 8192",

@@ -54,6 +54,11 @@ impl Collector for Scrape {
             &[("http", by_http), ("embedded", stats.received - by_http)],
         )?;
         out.counter("records_written", "Records committed to the database.", stats.persisted)?;
+        out.counter(
+            "records_duplicate",
+            "Of these, stored before under the same event_id, and left as they were.",
+            stats.duplicates,
+        )?;
         let dropped = stats.dropped.by_reason().map(|(reason, records)| (reason.as_str(), records));
         out.counters("records_dropped", "Records lost, by reason.", "reason", &dropped)?;
         out.gauge("buffer_records", "Records held in memory.", stats.buffered as f64)?;
