@@ -73,7 +73,10 @@ pub(super) fn write(format: Format, answer: &Value, rows: &[Value], columns: &[C
             let failed = |error: csv::Error| Failure::Unreachable(error.to_string());
             lines.write_record(columns.iter().map(|column| column.name)).map_err(failed)?;
             for row in rows {
-                let cells = columns.iter().map(|column| plain(row.pointer(column.pointer)));
+                let cells = columns.iter().map(|column| match row.pointer(column.pointer) {
+                    Some(Value::String(text)) => crate::report::defused(text),
+                    value => plain(value),
+                });
                 lines.write_record(cells).map_err(failed)?;
             }
             out.write_all(&lines.into_inner().map_err(|error| Failure::Unreachable(error.to_string()))?)?;
@@ -113,7 +116,7 @@ pub(super) fn harmless(text: &str) -> String {
 fn plain(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => crate::report::defused(text),
+        Some(Value::String(text)) => text.clone(),
         Some(value) => value.to_string(),
     }
 }
@@ -139,6 +142,11 @@ mod tests {
     fn a_terminal_is_not_told_what_to_do_by_a_question() {
         assert_eq!(harmless("a\u{1b}[31mred\u{202e}b\n"), "a\\u{1b}[31mred\\u{202e}b\\n");
         assert_eq!(harmless("où 🦀?"), "où 🦀?");
+    }
+
+    #[test]
+    fn people_read_a_formula_as_it_was_written() {
+        assert_eq!(shown(Some(&Value::from("=1+1")), Kind::Text), "=1+1");
     }
 
     #[test]
