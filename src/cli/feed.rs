@@ -2,7 +2,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value that is not there is null")]
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, BufRead, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +24,10 @@ use crate::store::Database;
 
 /// Lines that are sent to a service at a time.
 const LINES_PER_POST: usize = 1000;
+/// Bytes that are sent to a service at a time, and a line more.
+const BYTES_PER_POST: usize = 8 << 20;
+/// Bytes of a line at most, so that memory is bounded whatever comes in.
+const MAX_LINE_BYTES: usize = 1 << 20;
 /// Lines of which it is said what is wrong with them.
 const MAX_REASONS: u64 = 10;
 /// Rows that are deleted at a time.
@@ -58,9 +62,13 @@ pub(super) async fn ingest(settings: &Settings, target: &Target) -> Result<(), F
     let (mut waiting, mut line) = (Vec::new(), Vec::new());
     loop {
         line.clear();
-        let end = lines.read_until(b'\n', &mut line)? == 0;
+        let read = read_line(&mut lines, &mut line)?;
+        let end = read == Read::End;
         line_number += 1;
-        if !line.trim_ascii().is_empty() {
+        if read == Read::TooLong {
+            bad += 1;
+            tell(bad, line_number, &format_args!("a line has {MAX_LINE_BYTES} bytes at most"));
+        } else if !line.trim_ascii().is_empty() {
             bar.set_position(line_number);
             match serde_json::from_slice::<NewFailure>(line.trim_ascii()) {
                 Ok(failure) => match &logger {
@@ -79,17 +87,23 @@ pub(super) async fn ingest(settings: &Settings, target: &Target) -> Result<(), F
         }
         if let Some(service) = &service
             && !waiting.is_empty()
-            && (end || waiting.len() == LINES_PER_POST)
+            && (end || waiting.len() == LINES_PER_POST || post.len() >= BYTES_PER_POST)
         {
-            let answer = service.post("/v1/failures", std::mem::take(&mut post)).await?;
-            stored += answer["accepted"].as_u64().unwrap_or(0);
+            let posted = service.post("/v1/failures", std::mem::take(&mut post)).await?;
+            stored += posted.accepted;
+            let number = |nth: usize| waiting.get(nth).copied().unwrap_or(line_number);
             // A service may be stricter: a line may be too long for it.
-            for error in answer["errors"].as_array().into_iter().flatten() {
-                let nth = error["line"].as_u64().and_then(|line| usize::try_from(line.checked_sub(1)?).ok());
-                let line = nth.and_then(|nth| waiting.get(nth)).copied().unwrap_or(line_number);
-                tell(bad + 1, line, &error["reason"].as_str().unwrap_or("refused"));
+            for ((nth, reason), bad) in posted.errors.iter().zip(bad + 1..) {
+                tell(bad, number(*nth), reason);
             }
-            bad += answer["rejected"].as_u64().unwrap_or(0);
+            bad += posted.rejected;
+            if let Some((nth, reason)) = posted.stopped {
+                bar.finish_and_clear();
+                let line = number(nth);
+                return Err(Failure::Unreachable(format!(
+                    "{stored} failures stored, stopped at line {line}: {reason}"
+                )));
+            }
             waiting.clear();
         }
         if end {
@@ -102,6 +116,39 @@ pub(super) async fn ingest(settings: &Settings, target: &Target) -> Result<(), F
     bar.finish_and_clear();
     writeln!(io::stdout(), "{stored} failures stored, {bad} lines refused")?;
     if bad > 0 { Err(Failure::No(format!("{bad} lines are no failures"))) } else { Ok(()) }
+}
+
+/// What was read.
+#[derive(Debug, PartialEq, Eq)]
+enum Read {
+    Line,
+    /// It was skipped.
+    TooLong,
+    End,
+}
+
+/// Reads a line of bounded length.
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Read> {
+    let most = u64::try_from(MAX_LINE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    if input.by_ref().take(most).read_until(b'\n', line)? == 0 {
+        return Ok(Read::End);
+    }
+    if line.len() <= MAX_LINE_BYTES || line.ends_with(b"\n") {
+        return Ok(Read::Line);
+    }
+    line.clear();
+    loop {
+        let piece = match input.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            piece => piece?,
+        };
+        let found = piece.iter().position(|byte| *byte == b'\n');
+        let (length, done) = (piece.len(), piece.is_empty() || found.is_some());
+        input.consume(found.map_or(length, |at| at + 1));
+        if done {
+            return Ok(Read::TooLong);
+        }
+    }
 }
 
 /// Waits where the buffer is full.

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use actix_web::web::Bytes;
 use clap::Args;
+use futures_util::Stream;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -19,7 +20,7 @@ use crate::report::{FailureReader, TimeRange};
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How soon to come again where it was too soon.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How often to come again.
+/// How often to come again where nothing is taken.
 const MAX_TRIES: u32 = 60;
 /// Bytes of an answer at most.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -64,6 +65,10 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new(url: &str, target: &Target) -> Result<Self, Failure> {
         let url = url.trim_end_matches('/').to_owned();
+        if url.starts_with("https://") {
+            let refused = "TLS is not spoken; name the http:// address of a local proxy or tunnel that speaks it";
+            return Err(Failure::Usage(format!("--url {url}: {refused}")));
+        }
         if !url.starts_with("http://") {
             return Err(Failure::Usage(format!("--url {url}: expected an address such as http://127.0.0.1:4318")));
         }
@@ -101,25 +106,83 @@ impl Service {
         self.answer(sent).await
     }
 
-    /// Sends lines; again, if the service says that it was too soon: it has taken none of them then.
-    pub(super) async fn post(&self, path: &str, lines: Vec<u8>) -> Result<Value, Failure> {
-        let lines = Bytes::from(lines);
-        let mut tries = 1;
-        loop {
+    /// Sends lines, each with a line feed; the rest of them again, where the service says that it was too soon.
+    pub(super) async fn post(&self, path: &str, lines: Vec<u8>) -> Result<Posted, Failure> {
+        let mut rest = Bytes::from(lines);
+        let (mut posted, mut looked_at, mut tries) = (Posted::default(), 0, 1);
+        while !rest.is_empty() {
             let request = self.request(awc::http::Method::POST, path, &[])?.content_type("application/x-ndjson");
-            let sent = request.send_body(lines.clone()).await;
-            let too_soon = matches!(&sent, Ok(response) if response.status().as_u16() == 429);
-            if !too_soon || tries == MAX_TRIES {
-                return self.answer(sent).await;
+            let answer = match self.received(request.send_body(rest.clone()).await).await {
+                Ok(answer) => answer,
+                Err(failure) => return Ok(posted.stopped(looked_at, failure)),
+            };
+            let line = answer.json["line"].as_u64().and_then(|line| usize::try_from(line).ok()).unwrap_or(0);
+            let done = answer.status.is_success();
+            // Without its line, it is not known what was taken: nothing is counted that is sent again.
+            if done || line > 0 {
+                posted.count(&answer.json, looked_at);
             }
-            tries += 1;
-            actix_rt::time::sleep(TRY_AGAIN_AFTER).await;
+            if done {
+                break;
+            }
+            let again = match answer.status.as_u16() {
+                429 | 503 => line > 0 || tries < MAX_TRIES,
+                408 | 413 => line > 0,
+                _ => false,
+            };
+            rest = after_lines(&rest, line);
+            looked_at += line;
+            if rest.is_empty() {
+                break;
+            }
+            if !again {
+                return Ok(posted.stopped(looked_at, self.refusal(&answer)));
+            }
+            tries = if line > 0 { 1 } else { tries + 1 };
+            actix_rt::time::sleep(answer.retry_after).await;
         }
+        Ok(posted)
     }
 
     pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let sent = self.request(awc::http::Method::PUT, path, &[])?.send_json(body).await;
         self.answer(sent).await
+    }
+
+    /// Whether the service keeps what it is given.
+    pub(super) async fn ready(&self) -> Result<(), Failure> {
+        let sent = self.request(awc::http::Method::GET, "/readyz", &[])?.send().await;
+        let answer = self.received(sent).await?;
+        match (answer.status.as_u16(), self.refusal(&answer)) {
+            (200..=299, _) => Ok(()),
+            (503, Failure::Unreachable(text)) => Err(Failure::No(text)),
+            (_, failure) => Err(failure),
+        }
+    }
+
+    /// An answer that comes piece by piece; `last`: the event after which it is to begin.
+    pub(super) async fn open(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        last: Option<i64>,
+    ) -> Result<impl Stream<Item = Result<Bytes, awc::error::PayloadError>> + Unpin + use<>, NotOpened> {
+        let mut request =
+            self.request(awc::http::Method::GET, path, query).map_err(NotOpened::ForGood)?.timeout(Duration::MAX);
+        if let Some(last) = last {
+            request = request.insert_header(("last-event-id", last.to_string()));
+        }
+        let sent = request.send().await;
+        match sent {
+            Ok(response) if response.status().is_success() => Ok(response),
+            sent => Err(match self.received(sent).await {
+                Ok(answer) if answer.status.as_u16() == 429 || answer.status.is_server_error() => {
+                    NotOpened::ForNow(self.refusal(&answer))
+                }
+                Ok(answer) => NotOpened::ForGood(self.refusal(&answer)),
+                Err(failure) => NotOpened::ForNow(failure),
+            }),
+        }
     }
 
     pub(super) fn unreachable(&self, error: impl std::fmt::Display) -> Failure {
@@ -131,19 +194,99 @@ impl Service {
         sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>,
     ) -> Result<Value, Failure>
     where
-        S: futures_util::Stream<Item = Result<Bytes, awc::error::PayloadError>>,
+        S: Stream<Item = Result<Bytes, awc::error::PayloadError>>,
+    {
+        let answer = self.received(sent).await?;
+        if answer.status.is_success() { Ok(answer.json) } else { Err(self.refusal(&answer)) }
+    }
+
+    async fn received<S>(
+        &self,
+        sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>,
+    ) -> Result<Answer, Failure>
+    where
+        S: Stream<Item = Result<Bytes, awc::error::PayloadError>>,
     {
         let mut response = sent.map_err(|error| self.unreachable(error))?;
         let body = response.body().limit(MAX_ANSWER_BYTES).await.map_err(|error| self.unreachable(error))?;
-        let answer: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        let status = response.status();
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let said = answer["detail"].as_str().unwrap_or("no reason given");
-        let text = format!("{} answered {status}: {said}", self.url);
-        Err(if status.as_u16() == 400 { Failure::Usage(text) } else { Failure::Unreachable(text) })
+        let seconds = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.trim().parse().ok());
+        Ok(Answer {
+            status: response.status(),
+            json: serde_json::from_slice(&body).unwrap_or(Value::Null),
+            retry_after: seconds.map_or(TRY_AGAIN_AFTER, Duration::from_secs).clamp(TRY_AGAIN_AFTER, TIMEOUT),
+        })
     }
+
+    /// What the service says of a question or a post that it refuses.
+    fn refusal(&self, answer: &Answer) -> Failure {
+        let said = answer.json["detail"].as_str().unwrap_or("no reason given");
+        let text = format!("{} answered {}: {said}", self.url, answer.status);
+        if answer.status.as_u16() == 400 { Failure::Usage(text) } else { Failure::Unreachable(text) }
+    }
+}
+
+/// What a service answered.
+struct Answer {
+    status: awc::http::StatusCode,
+    /// Null where it is no JSON.
+    json: Value,
+    /// How soon to come again.
+    retry_after: Duration,
+}
+
+/// Why an answer does not come piece by piece.
+pub(super) enum NotOpened {
+    /// It may go better later.
+    ForNow(Failure),
+    /// It will not.
+    ForGood(Failure),
+}
+
+impl From<NotOpened> for Failure {
+    fn from(not: NotOpened) -> Self {
+        match not {
+            NotOpened::ForNow(failure) | NotOpened::ForGood(failure) => failure,
+        }
+    }
+}
+
+/// What became of lines that were sent.
+#[derive(Default)]
+pub(super) struct Posted {
+    pub(super) accepted: u64,
+    pub(super) rejected: u64,
+    /// What is wrong with some: the place among the lines that were sent, from 0, and why.
+    pub(super) errors: Vec<(usize, String)>,
+    /// Where it ended early: the place of the first line that was not taken, and why.
+    pub(super) stopped: Option<(usize, String)>,
+}
+
+impl Posted {
+    /// Counts what an answer says of the lines after the first `looked_at`.
+    fn count(&mut self, json: &Value, looked_at: usize) {
+        self.accepted += json["accepted"].as_u64().unwrap_or(0);
+        self.rejected += json["rejected"].as_u64().unwrap_or(0);
+        for error in json["errors"].as_array().into_iter().flatten() {
+            let nth = error["line"].as_u64().and_then(|line| usize::try_from(line.checked_sub(1)?).ok()).unwrap_or(0);
+            let reason = error["reason"].as_str().unwrap_or("refused").to_owned();
+            self.errors.push((looked_at.saturating_add(nth), reason));
+        }
+    }
+
+    fn stopped(self, place: usize, failure: Failure) -> Self {
+        let reason = match failure {
+            Failure::Usage(text) | Failure::Unreachable(text) | Failure::No(text) => text,
+            Failure::Unheard => String::new(),
+        };
+        Self { stopped: Some((place, reason)), ..self }
+    }
+}
+
+/// What comes after the first `count` lines.
+fn after_lines(lines: &Bytes, count: usize) -> Bytes {
+    let ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    let begin = std::iter::once(0).chain(ends).nth(count).unwrap_or(lines.len());
+    lines.slice(begin..)
 }
 
 /// Which time is asked about.
