@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Output, Stdio};
 
 use common::TestDb;
@@ -98,6 +98,176 @@ fn a_sender_that_is_too_quick_for_the_service_comes_again() {
     let output = run(&db, &["ingest", "--url", &service.url], &lines(3000));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "3000 failures stored, 0 lines refused\n");
     common::eventually("the rows", || db.rows() == 3000);
+}
+
+/// A service that gives one answer after the other, each on a connection of its own, and then closes;
+/// the bodies of the requests.
+fn scripted(answers: Vec<String>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let served = std::thread::spawn(move || {
+        let serve = |answer: String| {
+            let mut stream = BufReader::new(listener.accept().unwrap().0);
+            let (mut head, mut length) = (String::new(), 0);
+            while stream.read_line(&mut head).unwrap() > 2 {
+                let last = head.lines().next_back().unwrap().to_ascii_lowercase();
+                length = last.strip_prefix("content-length: ").map_or(length, |length| length.parse().unwrap());
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            stream.get_mut().write_all(answer.as_bytes()).unwrap();
+            head + &String::from_utf8(body).unwrap()
+        };
+        answers.into_iter().map(serve).collect()
+    });
+    (url, served)
+}
+
+fn answer(status: &str, body: &Value) -> String {
+    let body = body.to_string();
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[test]
+fn a_sender_goes_on_after_the_lines_that_a_full_service_has_looked_at() {
+    let db = TestDb::new();
+    let (url, served) = scripted(vec![
+        answer("503 Service Unavailable", &json!({"detail": "the buffer is full"})),
+        answer(
+            "503 Service Unavailable",
+            &json!({"detail": "the buffer is full", "accepted": 1, "rejected": 1, "line": 2,
+                "errors": [{"line": 2, "reason": "bad for it"}]}),
+        ),
+        answer(
+            "202 Accepted",
+            &json!({"accepted": 1, "rejected": 1, "errors": [{"line": 2, "reason": "too bad for it"}]}),
+        ),
+    ]);
+    // The first line is empty: numbers are those of the input.
+    let output = run(&db, &["ingest", "--url", &url], &format!("\n{}", lines(4)));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 failures stored, 2 lines refused\n");
+    assert!(said.contains("line 3: bad for it\n") && said.contains("line 5: too bad for it\n"), "{said}");
+    let sent: Vec<usize> = served.join().unwrap().iter().map(|request| request.matches("q ").count()).collect();
+    assert_eq!(sent, [4, 4, 2]);
+}
+
+#[test]
+fn a_sender_that_gives_up_says_how_much_was_stored_and_where_it_stopped() {
+    let db = TestDb::new();
+    let (url, served) = scripted(vec![
+        answer("202 Accepted", &json!({"accepted": 1000, "rejected": 0, "errors": []})),
+        answer("413 Payload Too Large", &json!({"accepted": 5, "rejected": 0, "errors": [], "line": 5})),
+        answer("403 Forbidden", &json!({"detail": "not you"})),
+    ]);
+    let output = run(&db, &["ingest", "--url", &url], &format!("\n{}", lines(1500)));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.starts_with("error: 1005 failures stored, stopped at line 1007: "), "{said}");
+    assert!(said.ends_with("403 Forbidden: not you\n"), "{said}");
+    served.join().unwrap();
+}
+
+#[test]
+fn a_check_says_no_where_it_must_and_takes_no_share_that_is_none() {
+    let db = TestDb::new();
+    for bad in ["nan", "20", "inf", "-1"] {
+        assert!(refused(&db, &["check", "--fail-if-rate-above", bad], 2).contains("a share from 0 to 1"), "{bad}");
+        assert!(refused(&db, &["calibrate", "s", "--rate", bad], 2).contains("a share from 0 to 1"), "{bad}");
+    }
+    // Failures that nobody counted the successes beside: they are in no rate.
+    run(&db, &["ingest"], &lines(3));
+    let service = Service::new(&db, &[]);
+    for source in [&[][..], &["--url", &service.url]] {
+        let with = |arguments: &[&'static str]| [arguments, source].concat();
+        assert!(refused(&db, &with(&["check", "--strategy", "nope"]), 1).contains("no attempts of nope"));
+        assert_eq!(done(&db, &with(&["check", "--strategy", "semantic"])), "no attempts were observed\n");
+        assert_eq!(done(&db, &with(&["check", "--fail-if-rate-above", "0"])), "no attempts were observed\n");
+        assert!(done(&db, &with(&["stats", "--format", "csv"])).contains("attempts,failures,unobserved,"));
+    }
+    refused(&db, &["check", "--url", "http://127.0.0.1:1"], 3);
+    let (url, served) = scripted(vec![
+        answer("503 Service Unavailable", &json!({"detail": "nothing is written"})),
+        answer("401 Unauthorized", &json!({"detail": "show the token"})),
+        answer("200 OK", &json!({"status": "ok"})),
+        answer(
+            "200 OK",
+            &json!({"total": {"attempts": 7, "failures": 5, "unobserved": 3, "failure_rate": 0.5}, "strategies": []}),
+        ),
+    ]);
+    assert!(refused(&db, &["check", "--url", &url], 1).contains("nothing is written"));
+    assert!(refused(&db, &["check", "--url", &url], 3).contains("show the token"));
+    let said = refused(&db, &["check", "--url", &url, "--fail-if-rate-above", "0.2"], 1);
+    assert!(said.contains("50.00 % of 4 attempts failed, more than 20.00 %"), "{said}");
+    served.join().unwrap();
+}
+
+#[test]
+fn a_follower_comes_again_and_says_where_it_was() {
+    let db = TestDb::new();
+    let events = |id: i64| {
+        let data = json!({"id": id, "query_text": format!("q {id}")});
+        let event = format!("event: failure\nid: {id}\ndata: {data}\n\n");
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
+             Connection: close\r\n\r\n{:x}\r\n{event}\r\n0\r\n\r\n",
+            event.len()
+        )
+    };
+    let (url, served) = scripted(vec![
+        events(8),
+        answer("200 OK", &json!({"failures": [{"id": 7, "query_text": "q 7"}]})),
+        answer("503 Service Unavailable", &json!({"detail": "it begins"})),
+        events(9),
+        answer("401 Unauthorized", &json!({"detail": "show the token"})),
+    ]);
+    let output = run(&db, &["tail", "-f", "--url", &url, "--format", "jsonl"], "");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert_eq!(said.matches("waiting for it to come back").count(), 2, "{said}");
+    assert!(said.ends_with("show the token\n"), "{said}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(shown.lines().count(), 3, "{shown}");
+    assert!(["q 7", "q 8", "q 9"].iter().zip(shown.lines()).all(|(query, line)| line.contains(query)), "{shown}");
+    let asked = served.join().unwrap();
+    let last = |nth: usize| asked[nth].lines().find_map(|line| line.strip_prefix("last-event-id: "));
+    assert_eq!([last(0), last(2), last(3), last(4)], [None, Some("8"), Some("8"), Some("9")]);
+}
+
+#[test]
+fn what_a_service_says_of_a_stream_is_repeated() {
+    let db = TestDb::new();
+    let busy = || answer("503 Service Unavailable", &json!({"detail": "too many follow the log already"}));
+    let (url, served) = scripted(vec![busy(), busy()]);
+    assert!(refused(&db, &["tail", "-f", "--url", &url], 3).contains("too many follow the log already"));
+    assert!(refused(&db, &["export", "--url", &url], 3).contains("too many follow the log already"));
+    served.join().unwrap();
+    assert!(refused(&db, &["list", "--url", "https://fl.example"], 2).contains("a local proxy or tunnel"));
+}
+
+#[test]
+fn only_a_spreadsheet_gets_formulas_defused() {
+    let db = TestDb::new();
+    run(&db, &["ingest"], &lines(1).replace("q 0", "=1+1"));
+    assert!(!done(&db, &["list", "--format", "table"]).contains('\''));
+    assert!(done(&db, &["list", "--format", "csv"]).contains("'=1+1"));
+}
+
+#[test]
+fn a_line_without_an_end_is_refused_by_its_number_and_not_held() {
+    let db = TestDb::new();
+    let input = format!("{}{}\n{}{}", lines(1), "x".repeat(3 << 20), lines(1), "y".repeat(2 << 20));
+    let output = run(&db, &["ingest"], &input);
+    let said = String::from_utf8(output.stderr).unwrap();
+    for line in ["line 2", "line 4"] {
+        assert!(said.contains(&format!("{line}: a line has 1048576 bytes at most")), "{said}");
+    }
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 failures stored, 2 lines refused\n");
 }
 
 #[test]

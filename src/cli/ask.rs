@@ -11,13 +11,16 @@ use serde_json::{Value, json};
 
 use super::output::{Column, Format, Kind, column, harmless, sparkline, write};
 use super::settings::Settings;
-use super::source::{Source, When, value};
+use super::source::{NotOpened, Source, When, value};
 use super::{Failure, Style, Target};
 use crate::record::RetrievalFailureType;
 use crate::report::{ExportFormat, FailureFilter, PageRequest, QueryFilter, QuestionStatus};
 
 /// How soon to look again for new failures.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How soon to ask again for a stream that ended.
+const COME_BACK_AFTER: Duration = Duration::from_secs(1);
 
 /// Which failures are wanted.
 #[derive(Args)]
@@ -38,6 +41,12 @@ struct Which {
 
 fn failure_type(text: &str) -> Result<RetrievalFailureType, String> {
     RetrievalFailureType::parse(text).ok_or_else(|| "expected no_hit, low_confidence, timeout or error".into())
+}
+
+/// A share of a whole.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a share from 0 to 1, as 0.2".into())
 }
 
 impl Which {
@@ -137,46 +146,66 @@ pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), Failure
     let query = tail.which.query(None)?;
     // Before the list, so that nothing falls between the two.
     let mut events = match &source {
-        Source::Service(service) if tail.follow => {
-            let sent = service.request(awc::http::Method::GET, "/v1/tail", &query)?.timeout(Duration::MAX).send().await;
-            Some(sent.map_err(|error| service.unreachable(error))?)
-        }
+        Source::Service(service) if tail.follow => Some(service.open("/v1/tail", &query, None).await?),
         _ => None,
     };
     let mut after = match &source {
         Source::File(reader) => reader.follow(tail.which.filter(None)?, None, 1).await?.1,
         Source::Service(_) => 0,
     };
-    if tail.lines > 0 {
+    if tail.lines > 0 || events.is_some() {
         let page = match &source {
             Source::File(reader) => {
                 value(&reader.list(tail.which.filter(None)?, PageRequest::newest(usize::from(tail.lines))).await?)?
             }
             Source::Service(service) => {
                 let mut query = query.clone();
-                query.push(("limit", tail.lines.to_string()));
+                query.push(("limit", tail.lines.max(1).to_string()));
                 service.ask("/v1/failures", &query).await?
             }
         };
-        rows(&page, "/failures").iter().rev().try_for_each(|failure| line(format, failure))?;
+        let failures = rows(&page, "/failures");
+        if events.is_some() {
+            // Where to go on, should the service end before anything comes.
+            after = failures.iter().filter_map(|failure| failure["id"].as_i64()).max().unwrap_or(0);
+        }
+        let shown = failures.iter().take(usize::from(tail.lines));
+        shown.rev().try_for_each(|failure| line(format, failure))?;
     }
     match (&source, &mut events) {
         _ if !tail.follow => Ok(()),
-        (Source::Service(service), Some(events)) => {
+        (Source::Service(service), Some(events)) => loop {
             let mut text = Vec::new();
+            let mut ended = "the service ended the stream".to_owned();
             while let Some(piece) = events.next().await {
-                text.extend_from_slice(&piece.map_err(|error| service.unreachable(error))?);
+                match piece {
+                    Ok(piece) => text.extend_from_slice(&piece),
+                    Err(error) => {
+                        ended = error.to_string();
+                        break;
+                    }
+                }
                 while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                     let event: Vec<u8> = text.drain(..=end).collect();
                     if let Some(json) = event.strip_prefix(b"data: ")
-                        && let Ok(failure) = serde_json::from_slice(json)
+                        && let Ok(failure) = serde_json::from_slice::<Value>(json)
                     {
                         line(format, &failure)?;
+                        after = failure["id"].as_i64().map_or(after, |id| id.max(after));
                     }
                 }
             }
-            Err(service.unreachable("the service ended the stream"))
-        }
+            // Nobody to tell is no reason to end.
+            let _ = writeln!(io::stderr(), "{ended}; waiting for it to come back");
+            *events = loop {
+                actix_rt::time::sleep(COME_BACK_AFTER).await;
+                match service.open("/v1/tail", &query, Some(after)).await {
+                    Ok(events) => break events,
+                    Err(NotOpened::ForNow(_)) => {}
+                    Err(NotOpened::ForGood(failure)) => return Err(failure),
+                }
+            };
+        },
         (Source::File(reader), _) => loop {
             actix_rt::time::sleep(LOOK_EVERY).await;
             let (failures, end) = reader.follow(tail.which.filter(None)?, Some(after), 1000).await?;
@@ -222,10 +251,11 @@ pub(super) struct Stats {
     when: When,
 }
 
-const STRATEGY: [Column; 12] = [
+const STRATEGY: [Column; 13] = [
     column("strategy", "/strategy", Kind::Text),
     column("attempts", "/rates/attempts", Kind::Number),
     column("failures", "/rates/failures", Kind::Number),
+    column("unobserved", "/rates/unobserved", Kind::Number),
     column("rate", "/rates/failure_rate", Kind::Share),
     column("before", "/previous/failure_rate", Kind::Share),
     column("no_hit", "/rates/types/0/failures", Kind::Number),
@@ -330,7 +360,7 @@ pub(super) struct Calibrate {
     /// The strategy
     strategy: String,
     /// Find the strictest threshold at which no more than this share fails, 0 to 1
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     rate: Option<f64>,
     /// Foretell the failure rate at this threshold
     #[arg(long)]
@@ -413,11 +443,7 @@ pub(super) async fn export(settings: &Settings, export: &Export) -> Result<(), F
         Source::Service(service) => {
             let mut query = export.which.query(Some(&export.when))?;
             query.extend(export.csv.then(|| ("format", "csv".to_owned())));
-            let request = service.request(awc::http::Method::GET, "/v1/export", &query)?.timeout(Duration::MAX);
-            let mut response = request.send().await.map_err(|error| service.unreachable(error))?;
-            if !response.status().is_success() {
-                return Err(service.unreachable(format!("answered {}", response.status())));
-            }
+            let mut response = service.open("/v1/export", &query, None).await?;
             while let Some(piece) = response.next().await {
                 io::stdout().write_all(&piece.map_err(|error| service.unreachable(error))?)?;
             }
@@ -433,9 +459,9 @@ pub(super) struct Check {
     #[command(flatten)]
     when: When,
     /// Say no if more than this share of the attempts failed, 0 to 1
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     fail_if_rate_above: Option<f64>,
-    /// Look at this strategy only
+    /// Look at this strategy only; say no if there is none of this name
     #[arg(long)]
     strategy: Option<String>,
 }
@@ -444,11 +470,8 @@ pub(super) async fn check(settings: &Settings, check: &Check) -> Result<(), Fail
     let summary = match Source::new(settings, &check.target)? {
         Source::File(reader) => value(&reader.summary(check.when.range_or_a_day()?).await?)?,
         Source::Service(service) => {
-            service.ask("/readyz", &[]).await.map_err(|failure| match failure {
-                Failure::Unreachable(text) => Failure::No(text),
-                failure => failure,
-            })?;
-            if check.fail_if_rate_above.is_none() {
+            service.ready().await?;
+            if check.fail_if_rate_above.is_none() && check.strategy.is_none() {
                 writeln!(io::stdout(), "ready")?;
                 return Ok(());
             }
@@ -462,9 +485,12 @@ pub(super) async fn check(settings: &Settings, check: &Check) -> Result<(), Fail
             &found.ok_or_else(|| Failure::No(format!("no attempts of {strategy}")))?["rates"]
         }
     };
-    let (rate, attempts) = (rates["failure_rate"].as_f64(), rates["attempts"].as_u64().unwrap_or(0));
+    let count = |name: &str| rates[name].as_u64().unwrap_or(0);
+    // Those that the rate is of.
+    let observed = count("attempts").saturating_sub(count("unobserved"));
+    let rate = rates["failure_rate"].as_f64();
     let said = match rate {
-        Some(rate) => format!("{:.2} % of {attempts} attempts failed", 100.0 * rate),
+        Some(rate) => format!("{:.2} % of {observed} attempts failed", 100.0 * rate),
         None => "no attempts were observed".to_owned(),
     };
     match (check.fail_if_rate_above, rate) {
