@@ -1,9 +1,11 @@
 //! Settings: flags over the environment over a file over defaults.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -13,11 +15,19 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use super::output::{Column, Format, Kind, column, write};
 use crate::config::LoggerConfig;
+use crate::error::ConfigError;
 use crate::http::{DEFAULT_MAX_POSTS_PER_SECOND, DEFAULT_MAX_QUESTIONS_PER_SECOND, HttpOptions, Token};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4318));
 /// A service has more callers than one application.
 const DEFAULT_BUFFER_CAPACITY: usize = 65_536;
+
+/// Threads that speak HTTP at most.
+const MAX_WORKERS: usize = 256;
+/// How the names of variables begin.
+const PREFIX: &str = "FAILURE_LOGGER_";
+/// How much an unknown key must be like another for that to be suggested, 0 to 1.
+const LIKE: f64 = 0.75;
 
 /// Flags that any command takes; each has a setting of the same name.
 #[derive(Args, Default)]
@@ -87,8 +97,21 @@ impl Default for ServiceSettings {
             max_connections: 20_000,
             max_questions_per_second: DEFAULT_MAX_QUESTIONS_PER_SECOND,
             max_posts_per_second: DEFAULT_MAX_POSTS_PER_SECOND,
-            workers: std::thread::available_parallelism().map_or(2, usize::from),
+            workers: std::thread::available_parallelism().map_or(2, usize::from).min(MAX_WORKERS),
         }
+    }
+}
+
+impl ServiceSettings {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |setting, value: usize, expected| Err(ConfigError { setting, value: value.to_string(), expected });
+        if !(1..=MAX_WORKERS).contains(&self.workers) {
+            return refuse("workers", self.workers, "1 to 256 threads");
+        }
+        if self.max_connections == 0 {
+            return refuse("max_connections", 0, "at least 1 connection for each worker");
+        }
+        Ok(())
     }
 }
 
@@ -127,10 +150,10 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn load(flags: &Flags) -> Result<Self, Failure> {
-        Self::from(flags, |name| std::env::var(name).ok())
+        Self::from(flags, std::env::vars_os())
     }
 
-    fn from(flags: &Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+    fn from(flags: &Flags, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, Failure> {
         let mut values = defaults();
         if let Some(path) = &flags.file {
             let text = fs::read_to_string(path)
@@ -143,11 +166,16 @@ impl Settings {
             }
         }
         let mut set = |key: &str, value: Value, origin| values.insert(key.to_owned(), (value, origin));
-        for key in defaults().into_keys() {
-            let name = format!("FAILURE_LOGGER_{}", key.to_ascii_uppercase());
-            if let Some(text) = variable(&name) {
-                set(&key, parsed(&key, text.trim()), Origin::Environment(name));
+        for (name, value) in variables {
+            let name = name.to_string_lossy().into_owned();
+            let Some(of) = name.strip_prefix(PREFIX).filter(|of| *of != "CONFIG") else { continue };
+            let key = of.to_ascii_lowercase();
+            if !defaults().contains_key(&key) || key.to_ascii_uppercase() != of {
+                return Err(unknown(&key, &format!("${name}")));
             }
+            // The value is not repeated: it is no text.
+            let text = value.to_str().ok_or_else(|| Failure::Usage(format!("${name}: expected text in UTF-8")))?;
+            set(&key, parsed(&key, text.trim()), Origin::Environment(name));
         }
         let own = [
             ("database_url", flags.database_url.clone().map(Value::from)),
@@ -176,8 +204,23 @@ impl Settings {
             .map(|(key, (value, _))| (key.clone(), value.clone()))
             .partition(|(key, _)| service_keys.contains_key(key));
         let settings = Self { logger: read(logger, &values)?, service: read(service, &values)?, values };
-        settings.logger.validate().map_err(|error| Failure::Usage(error.to_string()))?;
+        settings.logger.validate().map_err(|error| settings.refused(&error))?;
+        settings.service.validate().map_err(|error| settings.refused(&error))?;
         Ok(settings)
+    }
+
+    /// A setting that is not accepted, as it was written and by where it comes from.
+    fn refused(&self, error: &ConfigError) -> Failure {
+        let name = error.setting.replace(' ', "_");
+        let found = [name.clone(), format!("{name}_ms")].into_iter().find_map(|key| self.values.get_key_value(&key));
+        Failure::Usage(match found {
+            // What may carry a password is not repeated.
+            Some((key, (_, origin))) if key == "database_url" => {
+                format!("{key} = {} ({origin}): expected {}", error.value, error.expected)
+            }
+            Some((key, (value, origin))) => format!("{key} = {value} ({origin}): expected {}", error.expected),
+            None => error.to_string(),
+        })
     }
 
     /// What the HTTP routes are to allow.
@@ -243,13 +286,23 @@ impl Settings {
 pub(super) fn tokens(path: &std::path::Path) -> Result<(Option<Token>, Option<Token>), Failure> {
     let refuse = |what: &dyn fmt::Display| Failure::Usage(format!("token_file = {}: {what}", path.display()));
     let text = fs::read_to_string(path).map_err(|error| refuse(&error))?;
+    if fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o077 != 0) {
+        tracing::warn!(token_file = %path.display(), "others than its owner may read the tokens; chmod 600 keeps them out");
+    }
     let (mut read, mut ingest) = (None, None);
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    let lines = text.lines().map(str::trim).zip(1..);
+    for (line, number) in lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#')) {
         // Neither the line nor a part of it is repeated: it may be a secret.
         let token = |text: &str| text.trim().trim_matches('"').parse::<Token>().map_err(|error| refuse(&error));
         match line.split_once('=').map(|(name, value)| (name.trim(), value)) {
             Some(("read", value)) => read = Some(token(value)?),
             Some(("ingest", value)) => ingest = Some(token(value)?),
+            // At its end only: the padding of base64.
+            Some(_) if line.trim_matches('"').trim_end_matches('=').contains('=') => {
+                return Err(refuse(&format_args!(
+                    "line {number}: expected `read = TOKEN`, `ingest = TOKEN`, or a token"
+                )));
+            }
             _ => {
                 let both = token(line)?;
                 (read, ingest) = (Some(both.clone()), Some(both));
@@ -312,9 +365,12 @@ fn read<T: serde::de::DeserializeOwned>(
 
 fn unknown(key: &str, place: &str) -> Failure {
     let known = defaults();
+    let like = |other: &String| strsim::jaro_winkler(key, other);
     let nearest =
-        known.keys().max_by(|one, other| strsim::jaro_winkler(key, one).total_cmp(&strsim::jaro_winkler(key, other)));
-    let hint = nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
+        known.keys().filter(|other| like(other) > LIKE).max_by(|one, other| like(one).total_cmp(&like(other)));
+    // The flag has another name than the setting.
+    let nearest = if key == "db" { Some("database_url") } else { nearest.map(String::as_str) };
+    let hint = nearest.map_or("; see `failure-logger config`".into(), |nearest| format!("; did you mean {nearest}?"));
     Failure::Usage(format!("{place}: there is no setting {key}{hint}"))
 }
 
@@ -323,8 +379,12 @@ mod tests {
     use super::*;
 
     fn loaded(flags: Flags, variables: &[(&str, &str)]) -> Result<Settings, String> {
-        let variable = |name: &str| variables.iter().find(|(of, _)| *of == name).map(|(_, value)| (*value).to_owned());
-        Settings::from(&flags, variable).map_err(|failure| match failure {
+        let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        said(Settings::from(&flags, variables))
+    }
+
+    fn said<T>(result: Result<T, Failure>) -> Result<T, String> {
+        result.map_err(|failure| match failure {
             Failure::Usage(text) => text,
             failure => format!("{failure:?}"),
         })
@@ -368,7 +428,63 @@ mod tests {
         let said = loaded(Flags::default(), &[("FAILURE_LOGGER_POOL_SIZE", "many")]).err().unwrap();
         assert!(said.starts_with("pool_size = \"many\" ($FAILURE_LOGGER_POOL_SIZE)"), "{said}");
         let said = loaded(Flags { others: vec!["pool_size=0".into()], ..Flags::default() }, &[]).err().unwrap();
-        assert_eq!(said, "pool_size = 0: expected 1 to 64 connections");
+        assert_eq!(said, "pool_size = 0 (command line): expected 1 to 64 connections");
+    }
+
+    #[test]
+    fn what_is_refused_is_named_as_it_was_written() {
+        for (set, refusal) in [
+            ("first_backoff_ms=0", "first_backoff_ms = 0 (command line): expected 1 ms to 1 day"),
+            ("longest_backoff_ms=1", "longest_backoff_ms = 1 (command line): expected at least the first backoff"),
+            ("flush_interval_ms=0", "flush_interval_ms = 0 (command line): expected 1 ms to 1 day"),
+            ("buffer_capacity=8", "batch_size = 256 (default): expected 1 record to the buffer_capacity"),
+            ("workers=0", "workers = 0 (command line): expected 1 to 256 threads"),
+            ("workers=257", "workers = 257 (command line): expected 1 to 256 threads"),
+            ("max_connections=0", "max_connections = 0 (command line): expected at least 1 connection for each worker"),
+        ] {
+            let flags = Flags { others: vec![set.into()], ..Flags::default() };
+            assert_eq!(loaded(flags, &[]).err().unwrap(), refusal);
+        }
+        let (_file, flags) = file("[server]\nlisten = \"127.0.0.1:1\"");
+        let said = loaded(flags, &[]).err().unwrap();
+        assert!(said.ends_with("there is no setting server; see `failure-logger config`"), "{said}");
+        let flags = Flags { database_url: Some("postgres://u:secret@h/d".into()), ..Flags::default() };
+        let said = loaded(flags, &[]).err().unwrap();
+        assert!(said.starts_with("database_url = postgres:.. (command line)") && !said.contains("secret"), "{said}");
+    }
+
+    #[test]
+    fn a_variable_that_is_no_setting_is_refused() {
+        for (name, hint) in [
+            ("DB", "$FAILURE_LOGGER_DB: there is no setting db; did you mean database_url?"),
+            ("BATCHSIZE", "$FAILURE_LOGGER_BATCHSIZE: there is no setting batchsize; did you mean batch_size?"),
+            ("Listen", "$FAILURE_LOGGER_Listen: there is no setting listen; did you mean listen?"),
+            ("X", "$FAILURE_LOGGER_X: there is no setting x; see `failure-logger config`"),
+        ] {
+            assert_eq!(loaded(Flags::default(), &[(&format!("{PREFIX}{name}"), "1")]).err().unwrap(), hint);
+        }
+        assert!(loaded(Flags::default(), &[("FAILURE_LOGGER_CONFIG", "x"), ("OTHER", "1")]).is_ok());
+        let no_text = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+        let refusal = said(Settings::from(&Flags::default(), [("FAILURE_LOGGER_DATABASE_URL".into(), no_text)]));
+        assert_eq!(refusal.err().unwrap(), "$FAILURE_LOGGER_DATABASE_URL: expected text in UTF-8");
+    }
+
+    #[test]
+    fn a_misspelt_name_makes_no_token_and_is_not_repeated() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let tokens = |text: &str| {
+            fs::write(file.path(), text).unwrap();
+            said(tokens(file.path())).map(|(read, ingest)| (read.is_some(), ingest.is_some()))
+        };
+        for text in ["raed = 0123456789abcdef", "raed=0123456789abcdef", "\"0123=456789abcdefgh=\""] {
+            let refusal = tokens(text).unwrap_err();
+            assert!(refusal.ends_with("line 1: expected `read = TOKEN`, `ingest = TOKEN`, or a token"), "{refusal}");
+            assert!(!refusal.contains("0123"));
+        }
+        for text in ["MDEyMzQ1Njc4OWFiY2RlZg==", "\"MDEyMzQ1Njc4OWFiY2RlZg==\""] {
+            assert_eq!(tokens(text), Ok((true, true)));
+        }
+        assert_eq!(tokens("read = MDEyMzQ1Njc4OWFiY2RlZg=="), Ok((true, false)));
     }
 
     #[test]
