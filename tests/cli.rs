@@ -63,6 +63,9 @@ fn what_is_wrong_is_said_with_the_exit_code_that_is_documented() {
     assert!(refused(&db, &["list", "--url", "ftp://x"], 2).contains("http://127.0.0.1:4318"));
     assert!(refused(&db, &["list", "--url", "http://127.0.0.1:1"], 3).contains("is the service running?"));
     assert!(refused(&db, &["list", "--set", "retention_dais=1"], 2).contains("did you mean retention_days?"));
+    let misspelt = command(&db, &["list"]).env("FAILURE_LOGGER_DB", "x.db").output().unwrap();
+    assert_eq!(misspelt.status.code(), Some(2));
+    assert!(String::from_utf8(misspelt.stderr).unwrap().contains("did you mean database_url?"));
     assert!(refused(&db, &["serve", "--listen", "0.0.0.0:0"], 2).contains("--token-file"));
     assert!(refused(&db, &["calibrate", "unknown"], 1).contains("no attempts of unknown"));
     assert!(refused(&db, &["nonsense"], 2).contains("unrecognized subcommand"));
@@ -268,6 +271,33 @@ fn a_line_without_an_end_is_refused_by_its_number_and_not_held() {
         assert!(said.contains(&format!("{line}: a line has 1048576 bytes at most")), "{said}");
     }
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 failures stored, 2 lines refused\n");
+}
+
+#[test]
+fn an_import_of_nothing_leaves_no_database_behind() {
+    let db = TestDb::new();
+    let other = db.folder.path().join("other");
+    for (text, code) in [(None, 3), (Some("no database"), 3), (Some(""), 2)] {
+        if let Some(text) = text {
+            std::fs::write(&other, text).unwrap();
+        }
+        let said = refused(&db, &["import", other.to_str().unwrap()], code);
+        assert!(said.contains(other.to_str().unwrap()), "{said}");
+        assert!(!db.folder.path().join("failures.db").exists());
+    }
+}
+
+#[test]
+fn a_token_file_that_others_may_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let db = TestDb::new();
+    let file = db.folder.path().join("tokens");
+    std::fs::write(&file, "the-first-token-of-all").unwrap();
+    for (mode, warned) in [(0o640, true), (0o600, false)] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let service = Service::new(&db, &["--token-file", file.to_str().unwrap()]);
+        assert_eq!(service.log().contains("chmod 600"), warned, "{mode:o}");
+    }
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! The commands that bring something into the database, or take it out.
 
-#![expect(clippy::indexing_slicing, reason = "a JSON value that is not there is null")]
-
 use std::io::{self, BufRead, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -247,11 +245,20 @@ pub(super) struct Import {
 }
 
 pub(super) async fn import(settings: &Settings, import: &Import) -> Result<(), Failure> {
+    use crate::import::ImportError::{NotAReference, Read};
+    let path = import.path.display();
+    let failed = |error| match error {
+        NotAReference { .. } => Failure::Usage(error.to_string()),
+        Read(crate::error::ReadError::Inaccessible { .. }) => Failure::Unreachable(error.to_string()),
+        error => Failure::Unreachable(format!("{path}: {error}")),
+    };
+    // Looked at first, by a logger that stores nothing, so that a mistake leaves no empty database behind.
+    let nowhere = FailureLogger::spawn(settings.logger.clone().enabled(false))?;
+    if let Err(error @ (NotAReference { .. } | Read(_))) = nowhere.import_reference(&import.path).await {
+        return Err(failed(error));
+    }
     let logger = FailureLogger::spawn(settings.logger.clone())?;
-    let report = logger.import_reference(&import.path).await.map_err(|error| match error {
-        crate::import::ImportError::NotAReference { .. } => Failure::Usage(error.to_string()),
-        error => Failure::Unreachable(error.to_string()),
-    });
+    let report = logger.import_reference(&import.path).await.map_err(failed);
     let duplicates = logger.shutdown().await?.stats.duplicates;
     let report = report?;
     writeln!(
