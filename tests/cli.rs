@@ -214,7 +214,7 @@ fn a_check_says_no_where_it_must_and_takes_no_share_that_is_none() {
 fn a_follower_comes_again_and_says_where_it_was() {
     let db = TestDb::new();
     let events = |id: i64| {
-        let data = json!({"id": id, "query_text": format!("q {id}")});
+        let data = json!({"id": id.to_string(), "query_text": format!("q {id}")});
         let event = format!("event: failure\nid: {id}\ndata: {data}\n\n");
         format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
@@ -224,7 +224,7 @@ fn a_follower_comes_again_and_says_where_it_was() {
     };
     let (url, served) = scripted(vec![
         events(8),
-        answer("200 OK", &json!({"failures": [{"id": 7, "query_text": "q 7"}]})),
+        answer("200 OK", &json!({"failures": [{"id": "7", "query_text": "q 7"}]})),
         answer("503 Service Unavailable", &json!({"detail": "it begins"})),
         events(9),
         answer("401 Unauthorized", &json!({"detail": "show the token"})),
@@ -240,6 +240,41 @@ fn a_follower_comes_again_and_says_where_it_was() {
     let asked = served.join().unwrap();
     let last = |nth: usize| asked[nth].lines().find_map(|line| line.strip_prefix("last-event-id: "));
     assert_eq!([last(0), last(2), last(3), last(4)], [None, Some("8"), Some("8"), Some("9")]);
+}
+
+#[test]
+fn a_follower_misses_nothing_and_sees_nothing_twice_when_the_service_is_restarted() {
+    let db = TestDb::new();
+    run(&db, &["ingest"], &lines(1));
+    let mut service = Service::new(&db, &[]);
+    let (address, seen) = (service.address().to_owned(), db.folder.path().join("seen"));
+    let mut follower = command(&db, &["tail", "-f", "-n", "0", "--url", &service.url, "--format", "jsonl"])
+        .stdout(std::fs::File::create(&seen).unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(follower.stderr.take().unwrap()).lines();
+    let seen = || -> Vec<i64> {
+        let text = std::fs::read_to_string(&seen).unwrap();
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let id = |line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().parse().unwrap();
+        whole.map(id).collect()
+    };
+    // Until it is connected, it misses them.
+    common::eventually("the first", || {
+        run(&db, &["ingest", "--url", &service.url], &lines(1));
+        !seen().is_empty()
+    });
+    service.signal("TERM");
+    service.child.wait().unwrap();
+    assert!(said.next().unwrap().unwrap().ends_with("waiting for it to come back"));
+    run(&db, &["ingest"], &lines(3));
+    let _again = Service::new(&db, &["--set", &format!("listen={address}")]);
+    common::eventually("what came in between", || seen().last() == Some(&db.rows()));
+    let ids = seen();
+    assert_eq!(ids, (ids[0]..=db.rows()).collect::<Vec<_>>());
+    follower.kill().unwrap();
+    follower.wait().unwrap();
 }
 
 #[test]

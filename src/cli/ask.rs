@@ -153,6 +153,7 @@ pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), Failure
         Source::File(reader) => reader.follow(tail.which.filter(None)?, None, 1).await?.1,
         Source::Service(_) => 0,
     };
+    let mut last = None;
     if tail.lines > 0 || events.is_some() {
         let page = match &source {
             Source::File(reader) => {
@@ -167,7 +168,8 @@ pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), Failure
         let failures = rows(&page, "/failures");
         if events.is_some() {
             // Where to go on, should the service end before anything comes.
-            after = failures.iter().filter_map(|failure| failure["id"].as_i64()).max().unwrap_or(0);
+            let beginning = (page["complete"] != json!(false)).then_some(0);
+            last = failures.iter().filter_map(id_of).max().or(beginning);
         }
         let shown = failures.iter().take(usize::from(tail.lines));
         shown.rev().try_for_each(|failure| line(format, failure))?;
@@ -191,7 +193,7 @@ pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), Failure
                         && let Ok(failure) = serde_json::from_slice::<Value>(json)
                     {
                         line(format, &failure)?;
-                        after = failure["id"].as_i64().map_or(after, |id| id.max(after));
+                        last = id_of(&failure).max(last);
                     }
                 }
             }
@@ -199,7 +201,7 @@ pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), Failure
             let _ = writeln!(io::stderr(), "{ended}; waiting for it to come back");
             *events = loop {
                 actix_rt::time::sleep(COME_BACK_AFTER).await;
-                match service.open("/v1/tail", &query, Some(after)).await {
+                match service.open("/v1/tail", &query, last).await {
                     Ok(events) => break events,
                     Err(NotOpened::ForNow(_)) => {}
                     Err(NotOpened::ForGood(failure)) => return Err(failure),
@@ -214,6 +216,11 @@ pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), Failure
         },
         _ => Ok(()),
     }
+}
+
+/// A failure's place in the log, which is text, for it may be larger than what JSON readers understand.
+fn id_of(failure: &Value) -> Option<i64> {
+    failure["id"].as_str()?.parse().ok()
 }
 
 /// A failure on a line of its own.
