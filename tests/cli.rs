@@ -450,6 +450,32 @@ fn tokens_are_asked_for_and_can_be_changed_while_it_runs() {
 }
 
 #[test]
+fn tokens_cannot_be_taken_away_while_others_can_reach_the_service() {
+    let db = TestDb::new();
+    let (file, tokens) = (db.folder.path().join("settings.toml"), db.folder.path().join("tokens"));
+    std::fs::write(&tokens, "the-only-token-of-all").unwrap();
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    let token_file = format!("token_file = {:?}", tokens.to_str().unwrap());
+    write(&format!("listen = \"0.0.0.0:0\"\n{token_file}\nallow_hosts = [\"fl.example\"]"));
+    let service = Service::with(&db, &["--config", file.to_str().unwrap()]);
+    let (_, port) = service.url.rsplit_once(':').unwrap();
+    let status = |host: &str| {
+        let request = format!("GET /v1/summary HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        exchange(&format!("http://127.0.0.1:{port}"), &request).unwrap()[9..12].to_owned()
+    };
+    assert_eq!((status("fl.example").as_str(), status("other.example").as_str()), ("401", "421"));
+    // By what these say it would listen to itself alone, and need no token; but it does not.
+    write("listen = \"127.0.0.1:0\"\nallow_hosts = [\"other.example\"]");
+    service.signal("HUP");
+    common::eventually("the refusal", || service.log().contains("the settings stay as they were"));
+    assert_eq!((status("fl.example").as_str(), status("other.example").as_str()), ("401", "421"));
+    write(&format!("listen = \"127.0.0.1:0\"\n{token_file}\nallow_hosts = [\"other.example\"]"));
+    service.signal("HUP");
+    common::eventually("the settings", || status("other.example") != "421");
+    assert_eq!(status("other.example"), "401");
+}
+
+#[test]
 fn what_can_change_while_it_runs_is_read_anew_all_or_nothing() {
     let db = TestDb::new();
     let file = db.folder.path().join("settings.toml");

@@ -31,7 +31,7 @@ pub(super) async fn serve(settings: &Settings, flags: &Flags) -> Result<(), Fail
     let listen = settings.service.listen;
     let api = http::configure(logger.clone(), options.clone());
     let server = HttpServer::new(move || App::new().configure(api.clone()))
-        .workers(settings.service.workers.clamp(1, 256))
+        .workers(settings.service.workers)
         .max_connections(settings.service.max_connections)
         .client_request_timeout(HEAD_TIMEOUT)
         .keep_alive(KEEP_ALIVE)

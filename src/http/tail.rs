@@ -105,7 +105,9 @@ impl Tail {
             // At once at the beginning, so that the client knows that it is connected.
             if self.looks.is_multiple_of(LOOKS_PER_COMMENT) {
                 self.looks += 1;
-                return Some((Ok(Bytes::from_static(b": the log is followed\n\n")), self));
+                // With where it is, for whoever is cut off before the first failure.
+                let comment = format!("id: {}\n: the log is followed\n\n", self.after);
+                return Some((Ok(comment.into()), self));
             }
             self.looks += 1;
             if !std::mem::take(&mut self.more) {

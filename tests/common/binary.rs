@@ -26,8 +26,13 @@ pub struct Service {
 
 impl Service {
     pub fn new(db: &TestDb, arguments: &[&str]) -> Self {
+        Self::with(db, &[&["--listen", "127.0.0.1:0"], arguments].concat())
+    }
+
+    /// One that listens where its settings say.
+    pub fn with(db: &TestDb, arguments: &[&str]) -> Self {
         let log = db.folder.path().join("log");
-        let mut child = command(db, &["serve", "--listen", "127.0.0.1:0"])
+        let mut child = command(db, &["serve"])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap())
