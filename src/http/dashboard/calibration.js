@@ -32,15 +32,16 @@ export function mount(root) {
         return;
       }
       const calibration = await api.get("calibration", { strategy, ...state.range(now) }, signal);
+      // With the chart goes what has the focus.
+      const held = document.activeElement?.matches("[role=slider]");
       chart?.close();
       chart = null;
-      const held = document.activeElement?.matches("[role=slider]");
       const names = [...new Set([strategy, ...strategies.map((of) => of.strategy)])];
       if (calibration.distribution.length === 0) {
         renew(controls, chooser(names, strategy));
         answer.replaceChildren();
         place.replaceChildren(empty(`No scores of ${format.visible(strategy)} are known in this time`,
-          h("p", {}, "Thresholds are judged by the scores of successes and failures: report attempts with their "), h("p", {}, h("code", {}, "top_score"), " to /v1/attempts, or put a monitor around the retrieval.")));
+          h("p", {}, "Thresholds are judged by the scores of successes and failures: report attempts with their ", h("code", {}, "top_score"), " to /v1/attempts, or put a monitor around the retrieval.")));
         return;
       }
       const given = Number.parseFloat(now.threshold);
