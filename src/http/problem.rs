@@ -35,7 +35,7 @@ pub(super) struct Problem {
     header: Option<Box<(HeaderName, String)>>,
 }
 
-/// What became of a request's records before the problem.
+/// What became of a request's records before the problem. Described as optional: most problems have none of it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct Taken {
     /// Records that were taken all the same.
