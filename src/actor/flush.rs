@@ -81,11 +81,11 @@ pub(super) fn compact(shared: &Shared) -> Result<bool, StoreError> {
 
 fn compact_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> {
     let believed = believed_time(writer)?;
-    // What failed may be written already, and is written again.
-    let own = writer.attempts.is_empty().then_some(shared.attempts.tag);
+    // What failed may be written already, and is written again: until then nothing is added up.
+    let in_doubt = !writer.attempts.is_empty();
     let Some(store) = writer.store.as_deref_mut() else { return Ok(true) };
     shared.attempts.add_up();
-    let mut all = store.compact(own)?;
+    let mut all = in_doubt || store.compact(shared.attempts.tag)?;
     let kept_days = match shared.config.attempts_retention_days {
         0 => u32::MAX,
         days => days,

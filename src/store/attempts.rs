@@ -146,9 +146,9 @@ pub(super) fn has_deltas(conn: &mut SqliteConnection) -> QueryResult<bool> {
 
 /// Adds what was appended to its minutes, hours and days: whether that was all. `own`: of what is young,
 /// what may be added up as well.
-pub(super) fn compact(conn: &mut SqliteConnection, now: i64, own: Option<Tag>) -> QueryResult<bool> {
+pub(super) fn compact(conn: &mut SqliteConnection, now: i64, own: Tag) -> QueryResult<bool> {
     let settled = id_at(now.saturating_sub(i64::try_from(SETTLED_AFTER.as_millis()).unwrap_or(i64::MAX)));
-    let own = own.unwrap_or(Tag::NEVER_AGAIN).bytes();
+    let own = own.bytes();
     let deltas: Vec<StoredDelta> = diesel::sql_query(SETTLED_DELTAS)
         .bind::<Binary, _>(settled.as_bytes().as_slice())
         .bind::<Binary, _>(own.as_slice())
@@ -470,7 +470,7 @@ mod tests {
         insert(&mut conn, &batch(&moments), NOW).unwrap();
         assert_eq!(totals(&mut conn), [(5000, 5000); 3]);
         let mut rounds = 1;
-        while !compact(&mut conn, NOW, None).unwrap() {
+        while !compact(&mut conn, NOW, Tag::default()).unwrap() {
             assert_eq!(totals(&mut conn), [(5000, 5000); 3], "in between");
             rounds += 1;
         }
@@ -481,7 +481,7 @@ mod tests {
         let mut later = batch(&moments[..10]);
         later.deltas.iter_mut().for_each(|delta| delta.id = Uuid::from_u128(delta.id.as_u128() | 1 << 70));
         insert(&mut conn, &later, NOW).unwrap();
-        compact(&mut conn, NOW, None).unwrap();
+        compact(&mut conn, NOW, Tag::default()).unwrap();
         assert_eq!(totals(&mut conn), [(5010, 5010); 3]);
     }
 
@@ -492,7 +492,7 @@ mod tests {
         insert(&mut conn, &batch, NOW).unwrap();
         insert(&mut conn, &batch, NOW).unwrap();
         assert_eq!(totals(&mut conn), [(2, 2); 3]);
-        assert!(compact(&mut conn, NOW - 60_000, None).unwrap());
+        assert!(compact(&mut conn, NOW - 60_000, Tag::default()).unwrap());
         insert(&mut conn, &batch, NOW).unwrap();
         assert_eq!(totals(&mut conn), [(2, 2); 3], "not added up while it may come again");
     }
@@ -508,11 +508,11 @@ mod tests {
         }
         let now = crate::clock::now();
         let waiting = |conn: &mut SqliteConnection| recent::table.count().get_result::<i64>(conn).unwrap();
-        assert!(compact(&mut conn, now, None).unwrap());
+        assert!(compact(&mut conn, now, Tag::default()).unwrap());
         assert_eq!(waiting(&mut conn), 5, "what comes never again");
-        assert!(compact(&mut conn, now, Some(own)).unwrap());
+        assert!(compact(&mut conn, now, own).unwrap());
         assert_eq!(waiting(&mut conn), 2);
-        assert!(compact(&mut conn, now + 60_000, None).unwrap());
+        assert!(compact(&mut conn, now + 60_000, Tag::default()).unwrap());
         assert_eq!((waiting(&mut conn), totals(&mut conn)), (0, [(6, 6); 3]));
     }
 
@@ -521,7 +521,7 @@ mod tests {
         let mut conn = database();
         let days: Vec<i64> = (0..10).map(|day| NOW - day * DAY_MS).collect();
         insert(&mut conn, &batch(&days), NOW).unwrap();
-        compact(&mut conn, NOW, None).unwrap();
+        compact(&mut conn, NOW, Tag::default()).unwrap();
         expire(&mut conn, Resolution::Minute, NOW - 3 * DAY_MS).unwrap();
         assert_eq!(totals(&mut conn).map(|(attempts, _)| attempts), [3, 10, 10]);
         assert_eq!(oldest(&mut conn).unwrap(), Some(Resolution::Day.floor(NOW - 9 * DAY_MS)));
@@ -532,7 +532,7 @@ mod tests {
         let mut conn = database();
         insert(&mut conn, &batch(&[NOW, NOW - HOUR_MS]), NOW).unwrap();
         conn.batch_execute("UPDATE memory_retrieval_attempts_recent SET latency = x'0102030405'").unwrap();
-        compact(&mut conn, NOW, None).unwrap();
+        compact(&mut conn, NOW, Tag::default()).unwrap();
         assert_eq!(totals(&mut conn), [(2, 0); 3]);
     }
 

@@ -56,8 +56,8 @@ pub(crate) trait Store: Send {
     fn believe(&mut self, believed_at: i64) -> Result<(), StoreError>;
 
     /// Adds some of the attempts that were stored last to their minutes, hours and days: whether
-    /// those were all. `own`: whose need not be some time old, for they are acknowledged.
-    fn compact(&mut self, own: Option<Tag>) -> Result<bool, StoreError>;
+    /// those were all. `own`: whose need not be some time old, for all of them are acknowledged.
+    fn compact(&mut self, own: Tag) -> Result<bool, StoreError>;
 
     /// Deletes some attempts that were counted before a moment, at one resolution: whether those
     /// were all.

@@ -469,7 +469,7 @@ impl Store for SqliteStore {
         })
     }
 
-    fn compact(&mut self, own: Option<Tag>) -> Result<bool, StoreError> {
+    fn compact(&mut self, own: Tag) -> Result<bool, StoreError> {
         self.tell_checkpointer();
         let mut conn = self.connection()?;
         // Not worth a lock that others wait for.
