@@ -18,6 +18,14 @@ pub enum StartError {
         /// The file.
         path: PathBuf,
     },
+    /// Restore a backup, or choose another file: this database is damaged, and it stays untouched.
+    #[error("database_url = {}: the database is damaged ({cause}); restore a backup, or name another file", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The damage, as far as it is known.
+        cause: String,
+    },
     /// Create the folder or grant access to it.
     #[error("database_url = {}: cannot be opened for writing ({cause}); the folder must exist and be writable", path.display())]
     Inaccessible {

@@ -11,7 +11,7 @@ use crate::clock::{self, PurgeClock};
 use crate::error::{StartError, StoreError};
 use crate::shared::{Shared, Writer};
 use crate::store::marks::Mark;
-use crate::store::{Inserted, Resolution, Row};
+use crate::store::{Inserted, Quarantine, Resolution, Row};
 
 /// Rows of a transaction at most, however many wait. More gain little, and a crash loses more.
 const ROWS_PER_TRANSACTION: u32 = 2048;
@@ -167,10 +167,8 @@ fn opened(writer: &mut Writer) -> Result<(), StoreError> {
         failpoint!("store-open", |_| Err(StoreError::Reopen("injected".into())));
         let store = writer.database.open().map_err(|error| match error {
             StartError::Store(error) => error,
-            StartError::NotADatabase { .. } => {
-                set_aside(writer, "not an SQLite database");
-                StoreError::Reopen(error.to_string())
-            }
+            StartError::NotADatabase { .. } => quarantine(writer, "not an SQLite database".into()),
+            StartError::Damaged { cause, .. } => quarantine(writer, cause),
             error => StoreError::Reopen(error.to_string()),
         })?;
         writer.store = Some(store);
@@ -178,27 +176,30 @@ fn opened(writer: &mut Writer) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// After an error that says so: closes the store, for the next job to open anew, and sets a
-/// damaged file aside.
+/// After an error that says so: closes the store, for the next job to reopen it, and quarantines a damaged
+/// file.
 fn give_up_on_file<T>(writer: &mut Writer, result: Result<T, StoreError>) -> Result<T, StoreError> {
     if let Err(StoreError::Reopen(_) | StoreError::Corrupt(_)) = result {
         writer.store = None;
     }
-    if let Err(StoreError::Corrupt(cause)) = &result {
-        set_aside(writer, cause);
+    match result {
+        Err(StoreError::Corrupt(cause)) => Err(quarantine(writer, cause)),
+        result => result,
     }
-    result
 }
 
-fn set_aside(writer: &Writer, cause: &str) {
-    match writer.database.set_aside() {
-        Ok(Some(aside)) => tracing::error!(
-            cause,
-            set_aside = %aside.display(),
-            "the database file is damaged; it was renamed, and a new one is begun"
-        ),
-        Ok(None) => {}
-        Err(error) => tracing::error!(cause, %error, "the database file is damaged, and cannot be renamed"),
+/// Returns the error that the job ends with: the next one opens what has the name then.
+fn quarantine(writer: &Writer, cause: String) -> StoreError {
+    match writer.database.quarantine() {
+        Ok(Quarantine::Renamed(path)) => {
+            tracing::error!(cause, quarantined = %path.display(), "the database file is damaged; renamed it, creating a new one");
+            StoreError::Corrupt(cause)
+        }
+        Ok(Quarantine::NotNeeded) => StoreError::Reopen(cause),
+        Ok(Quarantine::Shared) => StoreError::Reopen(format!(
+            "{cause}; the database file holds tables of another application and stays where it is: repair or restore it"
+        )),
+        Err(error) => StoreError::Reopen(format!("{cause}; cannot rename the damaged database file: {error}")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +12,8 @@ use diesel::prelude::*;
 use scheduled_thread_pool::ScheduledThreadPool;
 use tokio::sync::oneshot;
 
-use super::sqlite::{classify, identity};
+use super::file::{DatabaseFile, Identity};
+use super::sqlite::classify;
 use crate::error::{ReadError, StoreError};
 use crate::report::texts_are_nearly_the_same;
 
@@ -40,34 +41,32 @@ struct Inner {
 
 /// A database to be read.
 pub(crate) struct Source {
-    pub(crate) url: String,
+    url: String,
     /// `None`: the database lives in memory.
-    pub(crate) path: Option<PathBuf>,
+    file: Option<DatabaseFile>,
 }
 
 impl Source {
     /// The file at `path`, which is not created if it is missing.
     pub(crate) fn file(path: &Path) -> Self {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let mut url = String::from("file:");
-        // What a URI would take for something else.
-        for character in path.to_string_lossy().chars() {
-            match character {
-                '%' => url.push_str("%25"),
-                '?' => url.push_str("%3f"),
-                '#' => url.push_str("%23"),
-                _ => url.push(character),
-            }
-        }
-        url.push_str("?mode=ro");
-        Self { url, path: Some(path) }
+        let file = DatabaseFile::new(path);
+        Self { url: file.read_only_url(), file: Some(file) }
+    }
+
+    /// The database in memory that a logger of this process holds.
+    pub(crate) fn memory(url: &str) -> Self {
+        Self { url: url.into(), file: None }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(DatabaseFile::path)
     }
 }
 
 /// A connection, and which file it leads to.
 struct Opened {
     conn: SqliteConnection,
-    identity: Option<(u64, u64)>,
+    identity: Option<Identity>,
 }
 
 /// When a query must be done.
@@ -108,7 +107,7 @@ impl ReadPool {
     /// Where the database is, if it is a file.
     #[cfg(feature = "http")]
     pub(crate) fn path(&self) -> Option<&Path> {
-        self.inner.source.as_ref()?.path.as_deref()
+        self.inner.source.as_ref()?.path()
     }
 
     /// Runs `query` on a thread that may block, within a transaction: it sees one state of the
@@ -173,9 +172,19 @@ impl Inner {
     /// A connection to the file that has the name now.
     fn connect(&self) -> Result<Opened, ReadError> {
         let source = self.source.as_ref().ok_or(ReadError::Disabled)?;
-        let inaccessible =
-            |cause: String| ReadError::Inaccessible { path: source.path.clone().unwrap_or_default(), cause };
-        let now = source.path.as_deref().map(identity).transpose().map_err(|error| inaccessible(error.to_string()))?;
+        let inaccessible = |cause: String| {
+            let path = source.path().map(Path::to_owned).unwrap_or_default();
+            ReadError::Inaccessible { path, cause }
+        };
+        let identity = || match &source.file {
+            None => Ok(None),
+            Some(file) => match file.identity() {
+                Ok(Some(identity)) => Ok(Some(identity)),
+                Ok(None) => Err(inaccessible("there is no such file".into())),
+                Err(error) => Err(inaccessible(error.to_string())),
+            },
+        };
+        let now = identity()?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|connection| connection.identity == now);
         if let Some(connection) = idle.pop() {
@@ -187,6 +196,10 @@ impl Inner {
             "PRAGMA query_only = ON; PRAGMA busy_timeout = 1000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8000;",
         )?;
         teach(&mut conn)?;
+        // Which of the two was opened is not known: the next call begins with this name's file.
+        if identity()? != now {
+            return Err(ReadError::Store(StoreError::Reopen("the database file was replaced".into())));
+        }
         Ok(Opened { conn, identity: now })
     }
 }

@@ -1,11 +1,11 @@
 //! The SQLite store: how a database is opened, written and purged.
 
-use std::cell::OnceCell;
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::attempts::{self, Resolution};
 use super::checkpoint::Checkpointer;
 use super::drops;
+use super::file::{DatabaseFile, FileLock, Identity};
 use super::marks::{self, Mark};
 use super::models::{self, Row};
 use super::reader::Source;
@@ -36,14 +37,14 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// How long a statement waits for a lock before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// What SQLite says of a file that does not begin like a database.
+const NOT_A_DATABASE: &str = "file is not a database";
 /// How soon to try again to open a database that others are opening.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// Longer than a statement can wait, so that SQLite's own error is seen first.
 const POOL_TIMEOUT: Duration = Duration::from_secs(6);
 /// The oldest version without the WAL corruption bug (sqlite.org/wal.html, "WAL-reset bug").
 const SAFE_SQLITE: (u32, u32, u32) = (3, 51, 3);
-/// Every SQLite database begins with this.
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// What a deletion adds to the journal: about a quarter of a page, for row, indexes and freed space.
 const JOURNAL_BYTES_PER_DELETION: usize = 1024;
 /// What a cell of attempts takes in the journal, with its sketches.
@@ -53,56 +54,89 @@ const BYTES_PER_COMPACTION: usize = 1 << 20;
 /// Pages given back to the file system after each chunk of a purge: 2 MiB of 4 KiB pages.
 const VACUUM_PAGES: u32 = 512;
 
-/// A database that can be opened, and opened again when the file behind it has changed.
+/// A database that can be opened, and reopened when the file behind it has changed.
 pub(crate) struct Database {
-    url: String,
-    /// `None`: the database lives in memory.
-    path: Option<PathBuf>,
+    /// `None`: the database lives in memory, under `memory_url`.
+    file: Option<DatabaseFile>,
+    memory_url: String,
     pool_size: u32,
     /// A database in memory lives as long as one connection to it.
     anchor: Mutex<Option<SqliteConnection>>,
+    known: Arc<Known>,
+}
+
+/// What is known of the file behind a database. Shared with the store, which keeps it up to date.
+#[derive(Default)]
+struct Known {
+    /// The file that was opened last, or could not be opened because it is damaged.
+    file: Mutex<Option<Identity>>,
+    /// Its journal, once there is one.
+    journal: Mutex<Option<Identity>>,
+    /// `true` if others have tables in it.
+    has_foreign_tables: AtomicBool,
+}
+
+/// A damaged file after [`Database::quarantine`].
+pub(crate) enum Quarantine {
+    /// It has this name now. The next open creates a new database.
+    Renamed(PathBuf),
+    /// It holds tables of others, or may hold some, and was left where it is.
+    Shared,
+    /// Another file has the name by now, or the database lives in memory.
+    NotNeeded,
 }
 
 impl Database {
     pub(crate) fn new(location: &Location, pool_size: u32) -> Self {
-        let Location::File(path) = location else { return Self::in_memory() };
-        // Absolute, so that a later change of the current folder does not matter.
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let url = path.to_string_lossy().into_owned();
-        Self { url, path: Some(path), pool_size, anchor: Mutex::new(None) }
+        match location {
+            Location::File(path) => Self::with(Some(DatabaseFile::new(path)), String::new(), pool_size),
+            Location::Memory => Self::in_memory(),
+        }
     }
 
     /// A database of its own that ends with this value.
     pub(crate) fn in_memory() -> Self {
         // Shared, for otherwise each connection would have a database to itself.
-        let url = format!("file:failure-logger-{}?mode=memory&cache=shared", Uuid::new_v4());
-        Self { url, path: None, pool_size: 1, anchor: Mutex::new(None) }
+        Self::with(None, format!("file:failure-logger-{}?mode=memory&cache=shared", Uuid::new_v4()), 1)
+    }
+
+    fn with(file: Option<DatabaseFile>, memory_url: String, pool_size: u32) -> Self {
+        Self { file, memory_url, pool_size, anchor: Mutex::default(), known: Arc::default() }
     }
 
     /// What a reader needs to find the database.
     pub(crate) fn source(&self) -> Source {
-        match &self.path {
-            Some(path) => Source::file(path),
-            None => Source { url: self.url.clone(), path: None },
+        match &self.file {
+            Some(file) => Source::file(file.path()),
+            None => Source::memory(&self.memory_url),
         }
     }
 
-    /// Creates the file if it is missing, for its owner only, brings the schema up to date, and
-    /// connects.
+    /// Creates the file if it is missing, for its owner only, brings the schema up to date, and connects.
     pub(crate) fn open(&self) -> Result<Box<dyn Store>, StartError> {
-        if let Some(path) = &self.path {
-            prepare_file(path)?;
-        }
-        // By hand, because the pool hides why it cannot connect.
-        let conn = self.first_connection()?;
-        let identity = self.path.as_deref().map(identity).transpose().map_err(StoreError::reopen)?;
-        // A database in memory has no journal, but must be held on to.
-        let checkpointer = if self.path.is_none() {
-            *self.anchor.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(conn);
-            None
-        } else {
-            Some(Checkpointer::start(conn).map_err(|error| StoreError::Retry(error.to_string()))?)
+        let Some(file) = &self.file else {
+            let conn = self.connect(&self.memory_url)?;
+            *lock(&self.anchor) = Some(conn);
+            // A database in memory has no journal, but must be held on to.
+            return Ok(Box::new(self.store(self.memory_url.clone(), None, None)?));
         };
+        file.check_type()?;
+        let lock = file.lock().map_err(|error| self.inaccessible(error))?;
+        self.move_orphaned_journal(file, &lock).map_err(|error| self.inaccessible(error))?;
+        // By hand, because the pool hides why it cannot connect.
+        let (conn, identity) = self.first_connection(file)?;
+        let checkpointer = Checkpointer::start(conn).map_err(|error| StoreError::Retry(error.to_string()))?;
+        let url = file.url().map_err(|error| self.inaccessible(error))?;
+        Ok(Box::new(self.store(url, Some(checkpointer), Some(identity))?))
+    }
+
+    fn store(
+        &self,
+        url: String,
+        checkpointer: Option<Checkpointer>,
+        identity: Option<Identity>,
+    ) -> Result<SqliteStore, StoreError> {
+        let threads = Arc::new(ScheduledThreadPool::new(1));
         let pool = r2d2::Pool::builder()
             .max_size(self.pool_size)
             // Connections are opened when they are needed, and none in reserve.
@@ -114,28 +148,40 @@ impl Database {
             .connection_timeout(POOL_TIMEOUT)
             .connection_customizer(Box::new(Pragmas))
             .error_handler(Box::new(Quiet))
-            .thread_pool(Arc::new(ScheduledThreadPool::new(1)))
-            .build(ConnectionManager::new(&self.url))
+            .thread_pool(Arc::clone(&threads))
+            .build(ConnectionManager::new(url))
             .map_err(|error| StoreError::Retry(error.to_string()))?;
-        Ok(Box::new(SqliteStore {
-            pool,
+        Ok(SqliteStore {
+            pool: Some(pool),
+            threads,
             checkpointer,
             since_checkpoint: 0,
-            path: self.path.clone(),
+            file: self.file.clone(),
             identity,
-            journal: OnceCell::new(),
-        }))
+            known: Arc::clone(&self.known),
+        })
+    }
+
+    /// If the file was deleted or replaced while this process had it open, its journal is still there, and
+    /// SQLite would bring it into the file that has the name now.
+    fn move_orphaned_journal(&self, file: &DatabaseFile, file_lock: &FileLock) -> io::Result<()> {
+        let (last_file, journal) = (*lock(&self.known.file), lock(&self.known.journal).take());
+        let (Some(last_file), Some(journal)) = (last_file, journal) else { return Ok(()) };
+        if file.identity()? == Some(last_file) {
+            return Ok(());
+        }
+        if let Some(moved) = file.move_journal(journal, file_lock)? {
+            tracing::warn!(journal = %moved.display(), "the database file was replaced or deleted; renamed its journal");
+        }
+        Ok(())
     }
 
     /// Where several processes open a new database at once, SQLite refuses some of them without
     /// waiting (switching to WAL needs the file alone), so the waiting is done here.
-    fn first_connection(&self) -> Result<SqliteConnection, StartError> {
+    fn first_connection(&self, file: &DatabaseFile) -> Result<(SqliteConnection, Identity), StartError> {
         let deadline = Instant::now() + BUSY_TIMEOUT;
         loop {
-            let connected = SqliteConnection::establish(&self.url)
-                .map_err(|error| StartError::Store(classify_text(&error.to_string())))
-                .and_then(|mut conn| self.set_up(&mut conn).map(|()| conn));
-            match connected {
+            match self.connect_to(file) {
                 Err(StartError::Store(StoreError::Retry(_))) if Instant::now() < deadline => {
                     std::thread::sleep(OPEN_AGAIN_AFTER);
                 }
@@ -143,24 +189,75 @@ impl Database {
                 Err(StartError::Store(StoreError::Retry(cause)))
                     if cause.contains("readonly") || cause.contains("unable to open") =>
                 {
-                    return Err(StartError::Inaccessible { path: self.path.clone().unwrap_or_default(), cause });
+                    return Err(StartError::Inaccessible { path: file.path().into(), cause });
                 }
                 Err(StartError::Store(StoreError::Retry(cause))) => {
-                    return Err(StartError::Store(StoreError::Retry(format!("database_url = {}: {cause}", self.url))));
+                    let text = format!("database_url = {}: {cause}", file.path().display());
+                    return Err(StartError::Store(StoreError::Retry(text)));
                 }
                 done => return done,
             }
         }
     }
 
+    /// Connects to the file that has the name, and returns which one that is.
+    fn connect_to(&self, file: &DatabaseFile) -> Result<(SqliteConnection, Identity), StartError> {
+        let identity = || file.identity().map_err(StoreError::reopen);
+        let replaced = || StoreError::Retry("the database file was replaced while it was opened".into());
+        let before = identity()?;
+        *lock(&self.known.file) = before;
+        if before.is_some() {
+            self.check_header(file)?;
+        }
+        let url = file.url().map_err(|error| self.inaccessible(error))?;
+        let mut conn = SqliteConnection::establish(&url).map_err(|error| classify_text(&error.to_string()))?;
+        // SQLite has created it by now.
+        let opened = identity()?.ok_or_else(replaced)?;
+        if before.is_some_and(|before| before != opened) {
+            return Err(replaced().into());
+        }
+        self.set_up(&mut conn)?;
+        if identity()? != Some(opened) {
+            return Err(replaced().into());
+        }
+        *lock(&self.known.file) = Some(opened);
+        Ok((conn, opened))
+    }
+
+    /// Refuses a file that is no database, although a journal beside it may hold one.
+    fn check_header(&self, file: &DatabaseFile) -> Result<(), StartError> {
+        let read = SqliteConnection::establish(&file.header_url())
+            .map_err(|error| error.to_string())
+            .and_then(|mut conn| conn.batch_execute("PRAGMA user_version").map_err(|error| error.to_string()));
+        match read {
+            Err(cause) if cause.contains(NOT_A_DATABASE) => Err(StartError::NotADatabase { path: self.path() }),
+            // Everything else is seen with the journal.
+            _ => Ok(()),
+        }
+    }
+
+    fn connect(&self, url: &str) -> Result<SqliteConnection, StartError> {
+        let mut conn = SqliteConnection::establish(url).map_err(|error| classify_text(&error.to_string()))?;
+        self.set_up(&mut conn)?;
+        Ok(conn)
+    }
+
+    fn inaccessible(&self, error: io::Error) -> StartError {
+        StartError::Inaccessible { path: self.path(), cause: error.to_string() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.file.as_ref().map(|file| file.path().to_owned()).unwrap_or_default()
+    }
+
     fn set_up(&self, conn: &mut SqliteConnection) -> Result<(), StartError> {
-        let path = || self.path.clone().unwrap_or_default();
-        let mut run = |statement: &str| {
-            conn.batch_execute(statement).map_err(|error| match classify(&error) {
-                StoreError::Corrupt(_) => StartError::NotADatabase { path: path() },
-                other => StartError::Store(other),
-            })
+        let path = || self.path();
+        let unusable = |error: StoreError| match error {
+            StoreError::Corrupt(cause) if cause.contains(NOT_A_DATABASE) => StartError::NotADatabase { path: path() },
+            StoreError::Corrupt(cause) => StartError::Damaged { path: path(), cause },
+            other => StartError::Store(other),
         };
+        let mut run = |statement: &str| conn.batch_execute(statement).map_err(|error| unusable(classify(&error)));
         run(&format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()))?;
         // Before anything is written: what is not ours stays as it is. A table that does not exist
         // yet is made by the migrations.
@@ -170,9 +267,15 @@ impl Database {
         {
             return Err(StartError::Incompatible { path: path(), cause });
         }
-        // Before WAL, and before the first table: it is ignored afterwards.
-        run("PRAGMA auto_vacuum = INCREMENTAL")?;
-        run("PRAGMA journal_mode = WAL")?;
+        let foreign = has_foreign_tables(conn).map_err(|error| unusable(classify(&error)))?;
+        self.known.has_foreign_tables.store(foreign, Ordering::Release);
+        let mut run = |statement: &str| conn.batch_execute(statement).map_err(|error| unusable(classify(&error)));
+        // How an application keeps its own file is the application's business.
+        if !foreign {
+            // Before WAL, and before the first table: it is ignored afterwards.
+            run("PRAGMA auto_vacuum = INCREMENTAL")?;
+            run("PRAGMA journal_mode = WAL")?;
+        }
         run(Pragmas::STATEMENTS)?;
 
         // Under a lock, because two processes that migrate at once race (diesel issue 3707).
@@ -195,8 +298,7 @@ impl Database {
                 retry @ StoreError::Retry(_) => StartError::Store(retry),
                 _ => StartError::Incompatible { path: path(), cause },
             },
-            (None, StoreError::Corrupt(_)) => StartError::NotADatabase { path: path() },
-            (None, other) => StartError::Store(other),
+            (None, other) => unusable(other),
         })?;
 
         let version =
@@ -209,74 +311,48 @@ impl Database {
         Ok(())
     }
 
-    /// Moves a damaged database out of the way, with its journal, so that a new one can be
-    /// created: to where. Nothing is deleted.
-    pub(crate) fn set_aside(&self) -> io::Result<Option<PathBuf>> {
-        let Some(path) = &self.path else { return Ok(None) };
-        let aside = with_suffix(path, &format!(".corrupt-{}", Uuid::now_v7().simple()));
-        match fs::rename(path, &aside) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            done => done?,
+    /// Renames the damaged file, with its journal, so that a new database can be created. It never
+    /// renames a file that holds tables of others, nor one that another process has put there since.
+    pub(crate) fn quarantine(&self) -> io::Result<Quarantine> {
+        let (Some(file), Some(damaged)) = (&self.file, *lock(&self.known.file)) else {
+            return Ok(Quarantine::NotNeeded);
+        };
+        let lock = file.lock()?;
+        if file.identity()? != Some(damaged) {
+            return Ok(Quarantine::NotNeeded);
         }
-        for suffix in ["-wal", "-shm"] {
-            match fs::rename(with_suffix(path, suffix), with_suffix(&aside, suffix)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        // If not even the schema can be read, the last reading of it decides.
+        let foreign =
+            read_damaged_schema(file).unwrap_or_else(|| self.known.has_foreign_tables.load(Ordering::Acquire));
+        if foreign {
+            return Ok(Quarantine::Shared);
         }
-        Ok(Some(aside))
+        Ok(file.quarantine(damaged, &lock)?.map_or(Quarantine::NotNeeded, Quarantine::Renamed))
     }
 }
+
+/// Returns `true` if the schema has anything that is not ours.
+fn has_foreign_tables(conn: &mut SqliteConnection) -> QueryResult<bool> {
+    diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(FOREIGN)).get_result(conn)
+}
+
+/// The same for a database whose schema cannot be parsed. `None` if it cannot even be read.
+fn read_damaged_schema(file: &DatabaseFile) -> Option<bool> {
+    let mut conn = SqliteConnection::establish(&file.read_only_url()).ok()?;
+    // SQLite then serves the schema as a table like any other, whatever its texts say.
+    conn.batch_execute("PRAGMA writable_schema = ON").ok()?;
+    has_foreign_tables(&mut conn).ok()
+}
+
+const FOREIGN: &str = "EXISTS (SELECT 1 FROM sqlite_schema \
+     WHERE coalesce(tbl_name, '') NOT LIKE 'memory\\_retrieval\\_%' ESCAPE '\\' \
+     AND coalesce(name, '') NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND coalesce(name, '') <> '__diesel_schema_migrations' \
+     AND coalesce(tbl_name, '') <> '__diesel_schema_migrations')";
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("Database").field("file", &self.file).finish_non_exhaustive()
     }
-}
-
-/// Refuses what is not ours to write, before SQLite can touch it.
-fn prepare_file(path: &Path) -> Result<(), StartError> {
-    let inaccessible = |error: io::Error| StartError::Inaccessible { path: path.into(), cause: error.to_string() };
-    // A pipe would block whoever opens it.
-    if fs::metadata(path).is_ok_and(|file| !file.is_file()) {
-        return Err(inaccessible(io::Error::other("not a regular file")));
-    }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    let mut file = match options.open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            options.create(true).truncate(false).open(path).map_err(inaccessible)?
-        }
-        Err(error) => return Err(inaccessible(error)),
-    };
-    let mut head = Vec::with_capacity(MAGIC.len());
-    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut head).map_err(inaccessible)?;
-    if head.is_empty() || head == MAGIC { Ok(()) } else { Err(StartError::NotADatabase { path: path.into() }) }
-}
-
-/// What tells a file from another one at the same path.
-pub(super) fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let file = fs::metadata(path)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt as _;
-        Ok((file.dev(), file.ino()))
-    }
-    #[cfg(not(unix))]
-    {
-        // An open file can be neither deleted nor replaced there.
-        drop(file);
-        Ok((0, 0))
-    }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 fn parse_version(version: &str) -> Option<(u32, u32, u32)> {
@@ -319,15 +395,17 @@ const PURGE: &str = "DELETE FROM memory_retrieval_failures WHERE id IN ( \
      SELECT id FROM memory_retrieval_failures WHERE created_at < ? ORDER BY created_at LIMIT ?)";
 
 struct SqliteStore {
-    pool: r2d2::Pool<ConnectionManager<SqliteConnection>>,
+    /// `None` only while it is dropped.
+    pool: Option<r2d2::Pool<ConnectionManager<SqliteConnection>>>,
+    /// One thread, on which the pool opens connections.
+    threads: Arc<ScheduledThreadPool>,
     checkpointer: Option<Checkpointer>,
     /// Bytes committed that the checkpointer does not know of.
     since_checkpoint: usize,
-    path: Option<PathBuf>,
+    file: Option<DatabaseFile>,
     /// Of the file that the pool has open.
-    identity: Option<(u64, u64)>,
-    /// Of its journal, once there is one.
-    journal: OnceCell<(u64, u64)>,
+    identity: Option<Identity>,
+    known: Arc<Known>,
 }
 
 impl SqliteStore {
@@ -335,7 +413,8 @@ impl SqliteStore {
     /// that was deleted or replaced would succeed, and be lost.
     fn connection(&self) -> Result<PooledConnection<ConnectionManager<SqliteConnection>>, StoreError> {
         self.same_file()?;
-        self.pool.get().map_err(|error| StoreError::Retry(error.to_string()))
+        let pool = self.pool.as_ref().ok_or_else(closed)?;
+        pool.get().map_err(|error| StoreError::Retry(error.to_string()))
     }
 
     /// Before a transaction, for the permit of its commit must not wait for a checkpoint.
@@ -345,22 +424,43 @@ impl SqliteStore {
         }
     }
 
+    /// Notes whether others have tables in the file by now: a file that they share is never renamed.
+    fn note_foreign_tables(&self, conn: &mut SqliteConnection) {
+        if let Ok(foreign) = has_foreign_tables(conn) {
+            self.known.has_foreign_tables.store(foreign, Ordering::Release);
+        }
+    }
+
     fn same_file(&self) -> Result<(), StoreError> {
-        let Some(path) = &self.path else { return Ok(()) };
-        match identity(path) {
-            Ok(now) if Some(now) == self.identity => {}
-            Ok(_) => return Err(StoreError::Reopen("the database file was replaced".into())),
+        let Some(file) = &self.file else { return Ok(()) };
+        match file.identity() {
+            Ok(now) if now.is_some() && now == self.identity => {}
+            Ok(Some(_)) => return Err(StoreError::Reopen("the database file was replaced".into())),
+            Ok(None) => return Err(StoreError::Reopen("the database file was deleted".into())),
             Err(error) => return Err(StoreError::reopen(error)),
         }
         // What is committed to a journal without a name would be gone with the process. Closing the
         // store brings it into the database.
-        match (self.journal.get(), identity(&with_suffix(path, "-wal"))) {
-            (None, Ok(now)) => drop(self.journal.set(now)),
-            (Some(then), Ok(now)) if *then == now => {}
-            (None, Err(_)) => {}
+        let mut journal = lock(&self.known.journal);
+        match (*journal, file.journal_identity().ok().flatten()) {
+            (None, now) => *journal = now,
+            (Some(then), Some(now)) if then == now => {}
             (Some(_), _) => return Err(StoreError::Reopen("the database's journal was removed".into())),
         }
         Ok(())
+    }
+}
+
+impl Drop for SqliteStore {
+    /// Closes the connections before it returns, so that the file is complete.
+    fn drop(&mut self) {
+        self.pool = None;
+        // The thread that opens connections holds the pool for a moment longer. It has one thread, so that a job
+        // behind that one ends after it.
+        let (done, wait) = channel::<()>();
+        self.threads.execute(move || drop(done));
+        let _ = wait.recv();
+        self.checkpointer = None;
     }
 }
 
@@ -428,6 +528,7 @@ impl Store for SqliteStore {
         failpoint!("store-purge", |_| Err(StoreError::Retry("injected".into())));
         self.tell_checkpointer();
         let mut conn = self.connection()?;
+        self.note_foreign_tables(&mut conn);
         let deleted = transact(&mut conn, |conn| {
             diesel::sql_query(PURGE)
                 .bind::<BigInt, _>(before)
@@ -472,6 +573,7 @@ impl Store for SqliteStore {
     fn compact(&mut self, own: Tag) -> Result<bool, StoreError> {
         self.tell_checkpointer();
         let mut conn = self.connection()?;
+        self.note_foreign_tables(&mut conn);
         // Not worth a lock that others wait for.
         if !attempts::has_deltas(&mut conn).map_err(|error| classify(&error))? {
             return Ok(true);
@@ -524,6 +626,10 @@ impl Store for SqliteStore {
             tracing::debug!(%error, "the query planner's statistics were not updated");
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn closed() -> StoreError {
@@ -586,10 +692,7 @@ fn classify_text(text: &str) -> StoreError {
     let says = |phrase: &&str| text.ends_with(*phrase) || text.starts_with(*phrase);
     if RETRY.iter().any(says) || text.starts_with("Unable to open the database file") {
         StoreError::Retry(text.into())
-    } else if ["database disk image is malformed", "file is not a database", "malformed database schema"]
-        .iter()
-        .any(says)
-    {
+    } else if ["database disk image is malformed", NOT_A_DATABASE, "malformed database schema"].iter().any(says) {
         StoreError::Corrupt(text.into())
     } else if text.starts_with("no such table")
         || text.starts_with("no such column")

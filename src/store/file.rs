@@ -1,0 +1,252 @@
+//! The database file as the file system sees it: its URL, its identity, and the lock between processes.
+//!
+//! Invariant: this crate never opens a database file, its `-wal` or its `-shm` by itself. POSIX releases
+//! all `fcntl` locks that a process holds on a file when the process closes *any* descriptor of it
+//! (sqlite.org/howtocorrupt.html, 2.2): a single `File::open` would take the locks of every SQLite
+//! connection in the process, the application's included, and another process could then delete the
+//! journal under them. `stat`, `rename` and SQLite itself do all that is needed:
+//!
+//! - SQLite creates the file. `modeof` gives it, and with it `-wal` and `-shm`, the mode of the lock file.
+//! - SQLite tells whether a file is a database, by reading its header.
+//! - `stat` identifies the file before and after a connection is opened.
+//! - `flock` on a file of its own keeps processes apart while one creates, migrates or quarantines.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::error::StartError;
+
+/// How long to wait for another process that creates, migrates, restores or quarantines the database.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The path of a database file. Absolute, so that a change of the current folder does not matter.
+#[derive(Debug, Clone)]
+pub(crate) struct DatabaseFile {
+    path: PathBuf,
+}
+
+/// Device and inode: tells a file from another one that takes its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity(u64, u64);
+
+/// Held while the database is created, migrated, restored or quarantined. Released when dropped.
+pub(crate) struct FileLock {
+    _file: File,
+}
+
+impl DatabaseFile {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// For a connection that reads and writes. SQLite creates a missing file, with the mode of the lock
+    /// file; an existing one keeps its mode.
+    pub(crate) fn url(&self) -> io::Result<String> {
+        let url = file_url(&self.path);
+        // SQLite would also apply the mode to a file that exists and is empty.
+        Ok(match self.identity()? {
+            Some(_) => url,
+            None => format!("{url}?modeof={}", escaped(&self.lock_path())),
+        })
+    }
+
+    /// For a connection that only reads, and does not create the file.
+    pub(crate) fn read_only_url(&self) -> String {
+        format!("{}?mode=ro", file_url(&self.path))
+    }
+
+    /// For a connection that reads the header of the file alone: without locks, and without the journal.
+    pub(crate) fn header_url(&self) -> String {
+        format!("{}?mode=ro&immutable=1", file_url(&self.path))
+    }
+
+    /// Which file has the name now; `None` if there is none.
+    pub(crate) fn identity(&self) -> io::Result<Option<Identity>> {
+        identity(&self.path)
+    }
+
+    /// Which file is the journal now; `None` if there is none.
+    pub(crate) fn journal_identity(&self) -> io::Result<Option<Identity>> {
+        identity(&with_suffix(&self.path, "-wal"))
+    }
+
+    /// Fails if the path names something that SQLite must not be pointed at.
+    pub(crate) fn check_type(&self) -> Result<(), StartError> {
+        let path = || self.path.clone();
+        match fs::metadata(&self.path) {
+            // Opening a pipe would block.
+            Ok(file) if !file.is_file() => {
+                Err(StartError::Inaccessible { path: path(), cause: "not a regular file".into() })
+            }
+            // SQLite takes a file of one byte for an empty one, and would overwrite it.
+            Ok(file) if file.len() == 1 => Err(StartError::NotADatabase { path: path() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for other processes and loggers that create, migrate, restore or quarantine this database.
+    pub(crate) fn lock(&self) -> io::Result<FileLock> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(self.lock_path())?;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(FileLock { _file: file }),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(LOCK_RETRY_INTERVAL);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let held = format!("{} is locked by another process", self.lock_path().display());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, held));
+                }
+                // A file system without `flock`: SQLite's own locks are all there is.
+                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                    return Ok(FileLock { _file: file });
+                }
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Renames the file `damaged`, with its journal, and returns its new path. `None` if another file has
+    /// the name by now: another process was faster. Deletes nothing.
+    ///
+    /// The journal goes first: an empty database beside an old journal makes SQLite delete the journal.
+    pub(crate) fn quarantine(&self, damaged: Identity, _lock: &FileLock) -> io::Result<Option<PathBuf>> {
+        if self.identity()? != Some(damaged) {
+            return Ok(None);
+        }
+        let target = with_suffix(&self.path, &format!(".corrupt-{}", Uuid::now_v7().simple()));
+        for suffix in ["-wal", "-shm", ""] {
+            match fs::rename(with_suffix(&self.path, suffix), with_suffix(&target, suffix)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => done?,
+            }
+        }
+        Ok(Some(target))
+    }
+
+    /// Renames the journal, if it is still `journal`, and returns its new path.
+    pub(crate) fn move_journal(&self, journal: Identity, _lock: &FileLock) -> io::Result<Option<PathBuf>> {
+        if self.journal_identity()? != Some(journal) {
+            return Ok(None);
+        }
+        let target = with_suffix(&self.path, &format!(".orphaned-{}-wal", Uuid::now_v7().simple()));
+        fs::rename(with_suffix(&self.path, "-wal"), &target)?;
+        Ok(Some(target))
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        with_suffix(&self.path, "-lock")
+    }
+}
+
+fn identity(path: &Path) -> io::Result<Option<Identity>> {
+    let file = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        Ok(Some(Identity(file.dev(), file.ino())))
+    }
+    #[cfg(not(unix))]
+    {
+        // An open file can be neither deleted nor replaced there.
+        drop(file);
+        Ok(Some(Identity(0, 0)))
+    }
+}
+
+fn file_url(path: &Path) -> String {
+    format!("file:{}", escaped(path))
+}
+
+/// The path for a URL: everything that could be read as something else, byte by byte.
+fn escaped(path: &Path) -> String {
+    let mut url = String::new();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => url.push(char::from(*byte)),
+            byte => url.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    url
+}
+
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(folder: &tempfile::TempDir) -> DatabaseFile {
+        DatabaseFile::new(&folder.path().join("x.db"))
+    }
+
+    #[test]
+    fn quarantine_of_a_file_that_was_replaced_moves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = file(&folder);
+        fs::write(database.path(), "damaged").unwrap();
+        let damaged = database.identity().unwrap().unwrap();
+        fs::rename(database.path(), folder.path().join("elsewhere")).unwrap();
+        fs::write(database.path(), "sound").unwrap();
+        let lock = database.lock().unwrap();
+        assert_eq!(database.quarantine(damaged, &lock).unwrap(), None);
+        assert_eq!(fs::read_to_string(database.path()).unwrap(), "sound");
+    }
+
+    #[test]
+    fn quarantine_moves_the_journal_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = file(&folder);
+        for suffix in ["", "-wal"] {
+            fs::write(with_suffix(database.path(), suffix), format!("x{suffix}")).unwrap();
+        }
+        let damaged = database.identity().unwrap().unwrap();
+        let target = database.quarantine(damaged, &database.lock().unwrap()).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "x");
+        assert_eq!(fs::read_to_string(with_suffix(&target, "-wal")).unwrap(), "x-wal");
+        assert_eq!(database.identity().unwrap(), None);
+    }
+
+    #[test]
+    fn lock_is_exclusive_and_readable_by_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = file(&folder);
+        let lock = database.lock().unwrap();
+        let other = File::open(folder.path().join("x.db-lock")).unwrap();
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(lock);
+        other.try_lock().unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            assert_eq!(other.metadata().unwrap().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn url_escapes_what_a_uri_would_read_otherwise() {
+        let url = DatabaseFile::new(Path::new("/tmp/a b?c#d%e&é.db")).read_only_url();
+        assert_eq!(url, "file:/tmp/a%20b%3fc%23d%25e%26%c3%a9.db?mode=ro");
+    }
+}
