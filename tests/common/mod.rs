@@ -63,6 +63,25 @@ impl TestDb {
         diesel::sql_query(&sql).get_result::<Cell>(&mut self.connect()).expect(&sql).value
     }
 
+    /// The text that created a table.
+    pub fn schema(&self, table: &str) -> String {
+        self.cell(&format!("SELECT sql FROM sqlite_schema WHERE name = '{table}'"))
+    }
+
+    pub fn pragma(&self, name: &str) -> String {
+        self.cell(&format!("SELECT {name} FROM pragma_{name}"))
+    }
+
+    fn cell(&self, sql: &str) -> String {
+        #[derive(QueryableByName)]
+        struct Cell {
+            #[diesel(sql_type = Text)]
+            value: String,
+        }
+        let sql = format!("SELECT CAST(({sql}) AS TEXT) AS value");
+        diesel::sql_query(&sql).get_result::<Cell>(&mut self.connect()).expect(&sql).value
+    }
+
     pub fn rows(&self) -> i64 {
         self.integer("SELECT count(*) FROM memory_retrieval_failures")
     }

@@ -1,0 +1,153 @@
+//! Files that loggers share with each other and with the tables of an application.
+
+mod common;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::{TestDb, block_on, eventually, no_hit, spawn};
+use diesel::connection::SimpleConnection as _;
+use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, LoggerHandle, StartError, Unhealthy};
+
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn config(db: &TestDb) -> LoggerConfig {
+    db.config().flush_interval(NEVER).backoff(Duration::from_millis(1), Duration::from_millis(20))
+}
+
+fn log(logger: &LoggerHandle, turns: std::ops::Range<i64>) {
+    for turn in turns {
+        assert_eq!(logger.log(no_hit(turn)), LogOutcome::Queued);
+    }
+}
+
+fn quarantined(db: &TestDb) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(db.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let is_database =
+        |path: &PathBuf| !path.to_string_lossy().ends_with("-wal") && !path.to_string_lossy().ends_with("-shm");
+    files.filter(|path| path.to_string_lossy().contains(".corrupt-") && is_database(path)).collect()
+}
+
+/// Makes a table's schema unreadable for every connection, and readable again with the original text.
+fn set_schema(db: &TestDb, table: &str, sql: &str) {
+    db.execute(&format!(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = '{sql}' WHERE name = '{table}';
+         PRAGMA schema_version = {}",
+        db_version()
+    ));
+}
+
+/// Every call gives another version, so that every connection reads the schema again.
+fn db_version() -> u32 {
+    static VERSION: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1000);
+    VERSION.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+#[test]
+fn damaged_file_with_tables_of_others_stays_where_it_is() {
+    const ORDERS: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY)";
+    for damaged in ["orders", "memory_retrieval_strategies"] {
+        let db = TestDb::new();
+        let logger = spawn(config(&db));
+        log(&logger, 0..10);
+        block_on(logger.flush()).unwrap();
+        // After the start: what the logger knew of the file then is out of date.
+        db.execute(&format!("{ORDERS}; INSERT INTO orders VALUES (1), (2)"));
+        let sql = db.schema(damaged);
+        set_schema(&db, damaged, "CREATE TABLE nonsense (");
+        log(&logger, 10..20);
+        eventually("the logger to be unavailable", || {
+            let _ = block_on(logger.flush());
+            matches!(logger.health(), Err(Unhealthy::Unavailable { cause }) if cause.contains("another application"))
+        });
+        assert_eq!(quarantined(&db), [] as [PathBuf; 0], "{damaged}");
+        assert!(logger.stats().is_balanced() && logger.stats().buffered == 10);
+
+        set_schema(&db, damaged, &sql);
+        eventually("the repaired file to be used", || block_on(logger.flush()).is_ok());
+        assert_eq!(db.turns(), (0..20).collect::<Vec<_>>(), "{damaged}");
+        assert_eq!(db.integer("SELECT count(*) FROM orders"), 2);
+    }
+}
+
+#[test]
+fn damaged_file_at_the_start_is_named_and_left() {
+    let db = TestDb::new();
+    block_on(spawn(config(&db)).shutdown()).unwrap();
+    set_schema(&db, "memory_retrieval_strategies", "CREATE TABLE nonsense (");
+    let refused = FailureLogger::spawn(config(&db)).unwrap_err();
+    assert!(matches!(&refused, StartError::Damaged { path, .. } if *path == db.path()), "{refused:?}");
+    assert!(refused.to_string().contains("restore a backup"), "{refused}");
+    assert_eq!(quarantined(&db), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn damaged_file_of_two_loggers_is_quarantined_once() {
+    let db = TestDb::new();
+    let loggers = [(); 2].map(|()| spawn(config(&db)));
+    log(&loggers[0], 0..10);
+    block_on(loggers[0].flush()).unwrap();
+    set_schema(&db, "memory_retrieval_failures", "CREATE TABLE nonsense (");
+    // The second finds the damage only when the first has put a new database there.
+    for (logger, first) in loggers.iter().zip([10, 20]) {
+        log(logger, first..first + 10);
+        eventually("the new file", || block_on(logger.flush()).is_ok());
+    }
+    assert_eq!(quarantined(&db).len(), 1);
+    assert_eq!(db.turns(), (10..30).collect::<Vec<_>>());
+    for logger in loggers {
+        let stats = block_on(logger.shutdown()).unwrap().stats;
+        assert!(stats.is_balanced() && stats.dropped.total() == 0);
+    }
+}
+
+#[test]
+fn settings_of_an_application_file_stay_as_they_are() {
+    let db = TestDb::new();
+    db.execute(
+        "PRAGMA page_size = 8192; PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = DELETE; CREATE TABLE orders (id)",
+    );
+    let mode = |mode| std::fs::set_permissions(db.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o640);
+    let logger = spawn(config(&db));
+    log(&logger, 0..1000);
+    block_on(logger.flush()).unwrap();
+    block_on(logger.shutdown()).unwrap();
+    for (pragma, value) in [("journal_mode", "delete"), ("auto_vacuum", "1"), ("page_size", "8192")] {
+        assert_eq!(db.pragma(pragma), value, "{pragma}");
+    }
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(db.path()).unwrap());
+    assert_eq!((mode & 0o777, db.rows()), (0o640, 1000));
+}
+
+#[test]
+fn logger_beside_an_application_with_a_rollback_journal_loses_nothing() {
+    let db = TestDb::new();
+    let mut conn = db.connect();
+    conn.batch_execute("PRAGMA journal_mode = DELETE; CREATE TABLE orders (id INTEGER PRIMARY KEY)").unwrap();
+    let logger = spawn(config(&db));
+    for round in 0..20 {
+        conn.batch_execute(&format!("INSERT INTO orders VALUES ({round})")).unwrap();
+        log(&logger, 10 * round..10 * round + 10);
+        block_on(logger.flush()).unwrap();
+        assert_eq!(block_on(logger.reader().follow(Default::default(), None, 1)).unwrap().1, 10 * round + 10);
+    }
+    block_on(logger.shutdown()).unwrap();
+    assert_eq!((db.rows(), db.integer("SELECT count(*) FROM orders")), (200, 20));
+}
+
+#[test]
+fn shutdown_returns_a_complete_file() {
+    for _ in 0..50 {
+        let (db, copy) = (TestDb::new(), TestDb::new());
+        let logger = FailureLogger::spawn(config(&db)).unwrap();
+        log(&logger, 0..10);
+        block_on(logger.shutdown()).unwrap();
+        // The file alone, as a backup program would take it.
+        std::fs::copy(db.path(), copy.path()).unwrap();
+        assert_eq!(copy.rows(), 10);
+        let journal = db.path().with_extension("db-wal");
+        assert!(!journal.exists(), "a connection was still open");
+    }
+}
