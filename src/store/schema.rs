@@ -5,18 +5,19 @@ diesel::table! {
         id -> BigInt,
         event_id -> Binary,
         conversation_id -> Nullable<Text>,
-        turn_index -> BigInt,
+        turn_index -> Nullable<BigInt>,
         failure_type -> Text,
         retrieval_strategy -> Text,
         query_text -> Text,
         query_len -> BigInt,
         top_score -> Nullable<Float>,
         confidence_threshold -> Nullable<Float>,
-        result_count -> BigInt,
-        latency_ms -> BigInt,
+        result_count -> Nullable<BigInt>,
+        latency_ms -> Nullable<BigInt>,
         edge_types -> Nullable<Text>,
         error_context -> Nullable<Text>,
         created_at -> BigInt,
+        uncounted -> Nullable<BigInt>,
     }
 }
 
@@ -62,6 +63,16 @@ diesel::table! {
 }
 
 diesel::table! {
+    memory_retrieval_log (one) {
+        one -> BigInt,
+        log_id -> Binary,
+        starts_after -> BigInt,
+        largest_deleted_id -> BigInt,
+        rolled_up_to -> BigInt,
+    }
+}
+
+diesel::table! {
     memory_retrieval_question_marks (question) {
         question -> Text,
         status -> Text,
@@ -85,6 +96,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     memory_retrieval_clock,
     memory_retrieval_drops,
     memory_retrieval_failures,
+    memory_retrieval_log,
     memory_retrieval_question_marks,
     memory_retrieval_strategies,
 );

@@ -1,0 +1,19 @@
+DROP TRIGGER memory_retrieval_failures_deleted;
+UPDATE memory_retrieval_failures
+SET turn_index = coalesce(turn_index, 0), result_count = coalesce(result_count, 0), latency_ms = coalesce(latency_ms, 0)
+WHERE turn_index IS NULL OR result_count IS NULL OR latency_ms IS NULL;
+ALTER TABLE memory_retrieval_failures DROP COLUMN uncounted;
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema
+SET sql = replace(replace(replace(replace(
+    sql,
+    'INTEGER PRIMARY KEY NOT NULL', 'INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL'),
+    'turn_index           INTEGER', 'turn_index           INTEGER NOT NULL'),
+    'result_count         INTEGER', 'result_count         INTEGER NOT NULL'),
+    'latency_ms           INTEGER', 'latency_ms           INTEGER NOT NULL')
+WHERE type = 'table' AND name = 'memory_retrieval_failures';
+PRAGMA writable_schema = RESET;
+INSERT INTO sqlite_sequence
+SELECT 'memory_retrieval_failures', max(largest_deleted_id, (SELECT coalesce(max(id), 0) FROM memory_retrieval_failures))
+FROM memory_retrieval_log;
+DROP TABLE memory_retrieval_log;

@@ -1,0 +1,44 @@
+-- Facts about the log as a whole: one row.
+CREATE TABLE memory_retrieval_log (
+    one                INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    -- Random: distinguishes this log from any other that has had its file name.
+    log_id             BLOB    NOT NULL,
+    -- A reader whose position belongs to another log resumes after this id.
+    starts_after       INTEGER NOT NULL,
+    -- Largest id of all deleted rows: no id is used twice.
+    largest_deleted_id INTEGER NOT NULL,
+    -- The roll-up has counted every uncounted failure up to this id.
+    rolled_up_to       INTEGER NOT NULL
+);
+INSERT INTO memory_retrieval_log
+SELECT
+    1,
+    randomblob(16),
+    0,
+    coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'memory_retrieval_failures'), 0),
+    coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'memory_retrieval_failures'), 0);
+
+-- 1: the roll-up counts the attempt from this row. NULL: it is counted in memory_retrieval_attempts_recent.
+ALTER TABLE memory_retrieval_failures ADD COLUMN uncounted INTEGER;
+
+-- Without AUTOINCREMENT, whose counter costs every transaction a page. Three numbers may be unknown.
+-- The format of the rows is the same, so that only the text of the schema changes, however many rows there are
+-- (sqlite.org/lang_altertable.html, "Making Other Kinds Of Table Schema Changes").
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema
+SET sql = replace(replace(replace(replace(
+    sql,
+    'INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL', 'INTEGER PRIMARY KEY NOT NULL'),
+    'turn_index           INTEGER NOT NULL', 'turn_index           INTEGER'),
+    'result_count         INTEGER NOT NULL', 'result_count         INTEGER'),
+    'latency_ms           INTEGER NOT NULL', 'latency_ms           INTEGER')
+WHERE type = 'table' AND name = 'memory_retrieval_failures';
+PRAGMA writable_schema = RESET;
+DELETE FROM sqlite_sequence WHERE name = 'memory_retrieval_failures';
+
+-- After the change of the table, which it refers to.
+CREATE TRIGGER memory_retrieval_failures_deleted AFTER DELETE ON memory_retrieval_failures
+WHEN OLD.id > (SELECT largest_deleted_id FROM memory_retrieval_log)
+BEGIN
+    UPDATE memory_retrieval_log SET largest_deleted_id = OLD.id;
+END;
