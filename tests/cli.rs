@@ -215,7 +215,7 @@ fn a_follower_comes_again_and_says_where_it_was() {
     let db = TestDb::new();
     let events = |id: i64| {
         let data = json!({"id": id.to_string(), "query_text": format!("q {id}")});
-        let event = format!("event: failure\nid: {id}\ndata: {data}\n\n");
+        let event = format!("id: log.{}\n\nevent: failure\nid: log.{id}\ndata: {data}\n\n", id - 1);
         format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
              Connection: close\r\n\r\n{:x}\r\n{event}\r\n0\r\n\r\n",
@@ -239,7 +239,7 @@ fn a_follower_comes_again_and_says_where_it_was() {
     assert!(["q 7", "q 8", "q 9"].iter().zip(shown.lines()).all(|(query, line)| line.contains(query)), "{shown}");
     let asked = served.join().unwrap();
     let last = |nth: usize| asked[nth].lines().find_map(|line| line.strip_prefix("last-event-id: "));
-    assert_eq!([last(0), last(2), last(3), last(4)], [None, Some("8"), Some("8"), Some("9")]);
+    assert_eq!([last(0), last(2), last(3), last(4)], [None, Some("log.8"), Some("log.8"), Some("log.9")]);
 }
 
 #[test]

@@ -367,10 +367,20 @@ async fn followers_see_what_is_stored_and_go_on_where_they_were() {
         text.contains(r#""query_text":"after\nwards""#) && !text.contains("before") && !text.contains("another"),
         "{text}"
     );
-    assert!(text.contains("id: 3\n"));
-    let again = service.get("/v1/tail").insert_header(("last-event-id", "1")).send().await.unwrap();
+    let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert!(ids[0].ends_with(".1") && ids.last().unwrap().ends_with(".3"), "{text}");
+    let again = service.get("/v1/tail").insert_header(("last-event-id", ids[0])).send().await.unwrap();
     let text = read(again, 2).await;
-    assert!(text.contains("another type") && text.contains("after"), "{text}");
+    assert!(text.contains("another type") && text.contains("after") && !text.contains("replaced"), "{text}");
+    // A position in another log, and what is no position.
+    let other = format!("{}.7", uuid::Uuid::nil().simple());
+    let again = service.get("/v1/tail").insert_header(("last-event-id", other)).send().await.unwrap();
+    let text = read(again, 3).await;
+    assert!(text.contains("event: replaced") && text.contains("before"), "{text}");
+    for id in ["7", "-1", "x.1"] {
+        let refused = service.get("/v1/tail").insert_header(("last-event-id", id)).send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{id}");
+    }
 }
 
 #[actix_web::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{TestDb, block_on, eventually, no_hit, spawn};
 use diesel::connection::SimpleConnection as _;
-use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, LoggerHandle, StartError, Unhealthy};
+use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, LoggerHandle, PageRequest, StartError, Unhealthy};
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -131,7 +131,8 @@ fn logger_beside_an_application_with_a_rollback_journal_loses_nothing() {
         conn.batch_execute(&format!("INSERT INTO orders VALUES ({round})")).unwrap();
         log(&logger, 10 * round..10 * round + 10);
         block_on(logger.flush()).unwrap();
-        assert_eq!(block_on(logger.reader().follow(Default::default(), None, 1)).unwrap().1, 10 * round + 10);
+        let page = block_on(logger.reader().list(Default::default(), PageRequest::newest(1000))).unwrap();
+        assert_eq!(page.failures.len() as i64, 10 * round + 10);
     }
     block_on(logger.shutdown()).unwrap();
     assert_eq!((db.rows(), db.integer("SELECT count(*) FROM orders")), (200, 20));

@@ -5,16 +5,17 @@
 use std::io::{self, Write as _};
 use std::time::Duration;
 
+use actix_web::web::Bytes;
 use clap::Args;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 
 use super::output::{Column, Format, Kind, column, harmless, sparkline, write};
 use super::settings::Settings;
-use super::source::{NotOpened, Source, When, value};
+use super::source::{NotOpened, Service, Source, When, value};
 use super::{Failure, Style, Target};
 use crate::record::RetrievalFailureType;
-use crate::report::{ExportFormat, FailureFilter, PageRequest, QueryFilter, QuestionStatus};
+use crate::report::{ExportFormat, FailureFilter, FailureReader, PageRequest, QueryFilter, QuestionStatus};
 
 /// How soon to look again for new failures.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -142,85 +143,160 @@ pub(super) struct Tail {
 
 pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), Failure> {
     let format = tail.style.format();
-    let source = Source::new(settings, &tail.target)?;
-    let query = tail.which.query(None)?;
-    // Before the list, so that nothing falls between the two.
-    let mut events = match &source {
-        Source::Service(service) if tail.follow => Some(service.open("/v1/tail", &query, None).await?),
-        _ => None,
-    };
-    let mut after = match &source {
-        Source::File(reader) => reader.follow(tail.which.filter(None)?, None, 1).await?.1,
-        Source::Service(_) => 0,
-    };
-    let mut last = None;
-    if tail.lines > 0 || events.is_some() {
-        let page = match &source {
-            Source::File(reader) => {
-                value(&reader.list(tail.which.filter(None)?, PageRequest::newest(usize::from(tail.lines))).await?)?
-            }
-            Source::Service(service) => {
-                let mut query = query.clone();
-                query.push(("limit", tail.lines.max(1).to_string()));
-                service.ask("/v1/failures", &query).await?
-            }
-        };
-        let failures = rows(&page, "/failures");
-        if events.is_some() {
-            // Where to go on, should the service end before anything comes.
-            let beginning = (page["complete"] != json!(false)).then_some(0);
-            last = failures.iter().filter_map(id_of).max().or(beginning);
-        }
-        let shown = failures.iter().take(usize::from(tail.lines));
-        shown.rev().try_for_each(|failure| line(format, failure))?;
-    }
-    match (&source, &mut events) {
-        _ if !tail.follow => Ok(()),
-        (Source::Service(service), Some(events)) => loop {
-            let mut text = Vec::new();
-            let mut ended = "the service ended the stream".to_owned();
-            while let Some(piece) = events.next().await {
-                match piece {
-                    Ok(piece) => text.extend_from_slice(&piece),
-                    Err(error) => {
-                        ended = error.to_string();
-                        break;
-                    }
-                }
-                while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-                    let event: Vec<u8> = text.drain(..=end).collect();
-                    if let Some(json) = event.strip_prefix(b"data: ")
-                        && let Ok(failure) = serde_json::from_slice::<Value>(json)
-                    {
-                        line(format, &failure)?;
-                        last = id_of(&failure).max(last);
-                    }
-                }
-            }
-            // Nobody to tell is no reason to end.
-            let _ = writeln!(io::stderr(), "{ended}; waiting for it to come back");
-            *events = loop {
-                actix_rt::time::sleep(COME_BACK_AFTER).await;
-                match service.open("/v1/tail", &query, last).await {
-                    Ok(events) => break events,
-                    Err(NotOpened::ForNow(_)) => {}
-                    Err(NotOpened::ForGood(failure)) => return Err(failure),
-                }
-            };
-        },
-        (Source::File(reader), _) => loop {
-            actix_rt::time::sleep(LOOK_EVERY).await;
-            let (failures, end) = reader.follow(tail.which.filter(None)?, Some(after), 1000).await?;
-            after = end;
-            failures.iter().try_for_each(|failure| line(format, &value(failure)?))?;
-        },
-        _ => Ok(()),
+    match Source::new(settings, &tail.target)? {
+        Source::File(reader) => tail_file(format, tail, &reader).await,
+        Source::Service(service) => tail_service(format, tail, &service).await,
     }
 }
 
-/// A failure's place in the log, which is text, for it may be larger than what JSON readers understand.
-fn id_of(failure: &Value) -> Option<i64> {
-    failure["id"].as_str()?.parse().ok()
+async fn tail_file(format: Format, tail: &Tail, reader: &FailureReader) -> Result<(), Failure> {
+    // Before the list, so that nothing falls between the two.
+    let mut position = match tail.follow {
+        true => Some(reader.follow(tail.which.filter(None)?, None, 1).await?.position),
+        false => None,
+    };
+    if tail.lines > 0 {
+        let page = reader.list(tail.which.filter(None)?, PageRequest::newest(usize::from(tail.lines))).await?;
+        lines(format, rows(&value(&page)?, "/failures"))?;
+    }
+    while let Some(after) = &mut position {
+        actix_rt::time::sleep(LOOK_EVERY).await;
+        let followed = reader.follow(tail.which.filter(None)?, Some(*after), 1000).await?;
+        *after = followed.position;
+        if followed.replaced {
+            note_replaced();
+        }
+        followed.failures.iter().try_for_each(|failure| line(format, &value(failure)?))?;
+    }
+    Ok(())
+}
+
+async fn tail_service(format: Format, tail: &Tail, service: &Service) -> Result<(), Failure> {
+    let query = tail.which.query(None)?;
+    // Before the list, so that nothing falls between the two.
+    let mut events = match tail.follow {
+        true => Some(Events::begin(service, &query).await?),
+        false => None,
+    };
+    if tail.lines > 0 {
+        let mut query = query.clone();
+        query.push(("limit", tail.lines.to_string()));
+        let page = service.ask("/v1/failures", &query).await?;
+        lines(format, rows(&page, "/failures"))?;
+    }
+    while let Some(events) = &mut events {
+        match events.next().await? {
+            Event::Failure(failure) => line(format, &failure)?,
+            Event::Replaced => note_replaced(),
+        }
+    }
+    Ok(())
+}
+
+/// The newest ones last.
+fn lines(format: Format, failures: &[Value]) -> Result<(), Failure> {
+    failures.iter().rev().try_for_each(|failure| line(format, failure))
+}
+
+fn note_replaced() {
+    // A closed stderr is no reason to end.
+    let _ = writeln!(io::stderr(), "another log has the name now; its failures follow");
+}
+
+/// What a service's stream of failures says.
+enum Event {
+    Failure(Value),
+    /// Another log has the name now.
+    Replaced,
+}
+
+/// A service's stream of failures, which is reopened when it ends.
+struct Events<'s> {
+    service: &'s Service,
+    query: &'s [(&'static str, String)],
+    stream: Box<dyn Stream<Item = Result<Bytes, awc::error::PayloadError>> + Unpin>,
+    text: Vec<u8>,
+    /// The position to resume from.
+    last_id: Option<String>,
+}
+
+impl<'s> Events<'s> {
+    /// Opens the stream, and waits until it has said where it begins: a service that ends then is resumed
+    /// from there.
+    async fn begin(service: &'s Service, query: &'s [(&'static str, String)]) -> Result<Self, Failure> {
+        let stream = Box::new(service.open("/v1/tail", query, None).await?);
+        let mut events = Self { service, query, stream, text: Vec::new(), last_id: None };
+        while events.last_id.is_none() {
+            match events.next_line().await {
+                Ok(line) => events.take_id(&line),
+                Err(cause) => events.reopen(&cause).await?,
+            }
+        }
+        Ok(events)
+    }
+
+    async fn next(&mut self) -> Result<Event, Failure> {
+        let mut replaced = false;
+        loop {
+            let line = match self.next_line().await {
+                Ok(line) => line,
+                Err(cause) => {
+                    self.reopen(&cause).await?;
+                    replaced = false;
+                    continue;
+                }
+            };
+            self.take_id(&line);
+            if let Some(kind) = line.strip_prefix("event: ") {
+                replaced = kind == "replaced";
+            } else if let Some(json) = line.strip_prefix("data: ") {
+                if replaced {
+                    return Ok(Event::Replaced);
+                }
+                if let Ok(failure) = serde_json::from_str(json) {
+                    return Ok(Event::Failure(failure));
+                }
+            }
+        }
+    }
+
+    fn take_id(&mut self, line: &str) {
+        if let Some(id) = line.strip_prefix("id: ") {
+            self.last_id = Some(id.to_owned());
+        }
+    }
+
+    /// The next line of the stream, without its end. `Err`: why the stream ended.
+    async fn next_line(&mut self) -> Result<String, String> {
+        loop {
+            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.text.drain(..=end).collect();
+                return Ok(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
+            }
+            match self.stream.next().await {
+                Some(Ok(piece)) => self.text.extend_from_slice(&piece),
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Err("the service ended the stream".to_owned()),
+            }
+        }
+    }
+
+    async fn reopen(&mut self, cause: &str) -> Result<(), Failure> {
+        self.text.clear();
+        // A closed stderr is no reason to end.
+        let _ = writeln!(io::stderr(), "{cause}; waiting for it to come back");
+        loop {
+            actix_rt::time::sleep(COME_BACK_AFTER).await;
+            match self.service.open("/v1/tail", self.query, self.last_id.as_deref()).await {
+                Ok(stream) => {
+                    self.stream = Box::new(stream);
+                    return Ok(());
+                }
+                Err(NotOpened::ForNow(_)) => {}
+                Err(NotOpened::ForGood(failure)) => return Err(failure),
+            }
+        }
+    }
 }
 
 /// A failure on a line of its own.

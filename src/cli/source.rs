@@ -165,12 +165,12 @@ impl Service {
         &self,
         path: &str,
         query: &[(&str, String)],
-        last: Option<i64>,
+        last: Option<&str>,
     ) -> Result<impl Stream<Item = Result<Bytes, awc::error::PayloadError>> + Unpin + use<>, NotOpened> {
         let mut request =
             self.request(awc::http::Method::GET, path, query).map_err(NotOpened::ForGood)?.timeout(Duration::MAX);
         if let Some(last) = last {
-            request = request.insert_header(("last-event-id", last.to_string()));
+            request = request.insert_header(("last-event-id", last));
         }
         let sent = request.send().await;
         match sent {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use actix_web::http::header::HeaderValue;
 use actix_web::web::{Bytes, Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
@@ -15,7 +16,7 @@ use utoipa::IntoParams;
 use super::Api;
 use super::problem::{NotAnswered, Problem};
 use crate::record::RetrievalFailureType;
-use crate::report::{FailureFilter, FailureReader};
+use crate::report::{FailureFilter, FailureReader, Followed, Position};
 
 /// How often to look for new failures.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -49,8 +50,9 @@ pub(super) struct TailQuery {
     question: Option<String>,
 }
 
-/// Failures as they are stored: events named `failure`, whose data is a failure. With
-/// `Last-Event-ID`, the ones since then come first.
+/// Failures as they are stored: events named `failure`, whose data is a failure. With `Last-Event-ID`, the ones
+/// since then come first. An event named `replaced` says that another log has the name now: what follows is from
+/// that one.
 #[utoipa::path(get, path = "/v1/tail", tag = "questions", params(TailQuery), responses(
     (status = 200, body = String, content_type = "text/event-stream"),
     NotAnswered,
@@ -72,12 +74,11 @@ pub(super) async fn tail(
     };
     let place = Place::take(api.into_inner())?;
     let reader = place.0.logger.reader();
-    let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<i64>().ok());
-    let after = match last {
-        Some(id) => id,
-        None => reader.follow(filter.clone(), None, 1).await?.1,
+    let position = match request.headers().get("last-event-id") {
+        Some(id) => position_of(id)?,
+        None => reader.follow(filter.clone(), None, 1).await?.position,
     };
-    let tail = Tail { place, reader, filter, after, ready: VecDeque::new(), looks: 0, more: false };
+    let tail = Tail { place, reader, filter, position, ready: VecDeque::new(), looks: 0, more: false };
     let events = futures_util::stream::unfold(tail, Tail::next);
     Ok(HttpResponse::Ok()
         .content_type("text/event-stream")
@@ -85,11 +86,17 @@ pub(super) async fn tail(
         .streaming(events))
 }
 
+fn position_of(id: &HeaderValue) -> Result<Position, Problem> {
+    id.to_str().ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
+        Problem::bad_request(format!("Last-Event-ID = {id:?}: expected an id that an event of this stream had"))
+    })
+}
+
 struct Tail {
     place: Place,
     reader: FailureReader,
     filter: FailureFilter,
-    after: i64,
+    position: Position,
     ready: VecDeque<Bytes>,
     looks: u32,
     /// Whether more wait already.
@@ -106,7 +113,7 @@ impl Tail {
             if self.looks.is_multiple_of(LOOKS_PER_COMMENT) {
                 self.looks += 1;
                 // With where it is, for whoever is cut off before the first failure.
-                let comment = format!("id: {}\n: the log is followed\n\n", self.after);
+                let comment = format!("id: {}\n: the log is followed\n\n", self.position);
                 return Some((Ok(comment.into()), self));
             }
             self.looks += 1;
@@ -117,15 +124,22 @@ impl Tail {
             if self.place.0.options.is_ending() || self.place.0.logger.shared().closed_door().is_some() {
                 return None;
             }
-            match self.reader.follow(self.filter.clone(), Some(self.after), AT_A_TIME).await {
-                Ok((failures, after)) => {
-                    self.after = after;
+            match self.reader.follow(self.filter.clone(), Some(self.position), AT_A_TIME).await {
+                Ok(Followed { failures, position, replaced, .. }) => {
+                    self.position = position;
                     self.more = failures.len() == AT_A_TIME;
+                    if replaced {
+                        // Without an id: a client that is cut off here is told once more.
+                        self.ready.push_back("event: replaced\ndata: {}\n\n".into());
+                        if failures.is_empty() {
+                            self.ready.push_back(format!("id: {position}\n\n").into());
+                        }
+                    }
                     for failure in failures {
                         // JSON has no line feeds.
                         let Ok(json) = serde_json::to_string(&failure) else { continue };
-                        let event = format!("event: failure\nid: {}\ndata: {json}\n\n", failure.id);
-                        self.ready.push_back(event.into());
+                        let id = position.after(&failure);
+                        self.ready.push_back(format!("event: failure\nid: {id}\ndata: {json}\n\n").into());
                     }
                 }
                 // It may go better next time.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{FailureReader, TimeRange, moment};
 use crate::error::ReadError;
 use crate::record::RetrievalFailureType;
-use crate::store::failures as dsl;
+use crate::store::log as store_log;
 use crate::store::reader::Deadline;
 
 /// Failures on one page at most.
@@ -174,6 +174,56 @@ pub struct FailurePage {
     pub complete: bool,
 }
 
+/// A position in the log: after a failure, in the order in which failures were stored. As text it can be
+/// given away and parsed later. It belongs to one log, and is recognised when another has its file name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Position {
+    log_id: Uuid,
+    id: i64,
+}
+
+impl Position {
+    /// The position after `failure`, in the log of this position.
+    #[must_use]
+    pub fn after(self, failure: &Failure) -> Self {
+        Self { id: failure.id, ..self }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.log_id.simple(), self.id)
+    }
+}
+
+impl FromStr for Position {
+    type Err = ReadError;
+
+    fn from_str(text: &str) -> Result<Self, ReadError> {
+        let parse = || {
+            let (log_id, id) = text.split_once('.')?;
+            Some(Self { log_id: Uuid::try_parse(log_id).ok()?, id: id.parse().ok().filter(|id| *id >= 0)? })
+        };
+        parse().ok_or_else(|| ReadError::Invalid {
+            parameter: "position",
+            value: text.into(),
+            expected: "a position that this log gave",
+        })
+    }
+}
+
+/// Failures that were stored after a [`Position`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Followed {
+    /// The failures, in the order in which they were stored.
+    pub failures: Vec<Failure>,
+    /// The position to resume from.
+    pub position: Position,
+    /// `true` if the position was one of another log that had this file name before.
+    pub replaced: bool,
+}
+
 impl FailureReader {
     /// A page of the failures that `filter` lets through, the newest first. A page costs the same
     /// at any depth.
@@ -196,9 +246,12 @@ impl FailureReader {
         self.pool.run(self.timeout, move |conn, _| list(conn, &filter, page, Deadline::after(patience))).await
     }
 
-    /// The failures that `filter` lets through and that were stored after the one with this `id`,
-    /// oldest first, 1 to 1000 of them; and the `id` to go on from. Without an `id`: none, and where
-    /// to begin. For whoever follows the log: none is missed, in whatever order they happened.
+    /// Returns failures that `filter` lets through and that were stored after `position`, oldest first, 1 to
+    /// 1000 of them, with the position to resume from. Without a position it returns no failure and the
+    /// present end of the log. None is missed, in whatever order the failures happened.
+    ///
+    /// If the log was replaced since (its file was deleted, quarantined or restored), reading resumes with
+    /// what the new log has to add, and [`replaced`](Followed::replaced) is `true`.
     ///
     /// # Errors
     ///
@@ -206,11 +259,11 @@ impl FailureReader {
     pub async fn follow(
         &self,
         filter: FailureFilter,
-        after: Option<i64>,
+        position: Option<Position>,
         limit: usize,
-    ) -> Result<(Vec<Failure>, i64), ReadError> {
+    ) -> Result<Followed, ReadError> {
         let limit = i64::try_from(limit.clamp(1, MAX_PER_PAGE)).unwrap_or(1);
-        self.pool.run(self.timeout, move |conn, _| follow(conn, &filter, after, limit)).await
+        self.pool.run(self.timeout, move |conn, _| follow(conn, &filter, position, limit)).await
     }
 
     /// The failure with this `event_id`.
@@ -232,15 +285,18 @@ fn get(conn: &mut SqliteConnection, event_id: Uuid) -> Result<Option<Failure>, R
 fn follow(
     conn: &mut SqliteConnection,
     filter: &FailureFilter,
-    after: Option<i64>,
+    position: Option<Position>,
     limit: i64,
-) -> Result<(Vec<Failure>, i64), ReadError> {
+) -> Result<Followed, ReadError> {
     filter.check()?;
-    let newest: Option<i64> = dsl::memory_retrieval_failures.select(diesel::dsl::max(dsl::id)).first(conn)?;
-    let newest = newest.unwrap_or(0);
-    let Some(after) = after else { return Ok((Vec::new(), newest)) };
+    let edge = store_log::edge(conn)?;
+    let (after, replaced) = match position {
+        None => (edge.newest_id, false),
+        Some(Position { log_id, id }) if log_id == edge.log_id => (id, false),
+        Some(_) => (edge.starts_after, true),
+    };
     // As many rows as one statement may look at.
-    let until = newest.min(after.saturating_add(LARGEST_WINDOW));
+    let until = edge.newest_id.min(after.saturating_add(LARGEST_WINDOW));
     let rows: Vec<FailureRow> = diesel::sql_query(FOLLOW)
         .bind::<BigInt, _>(after)
         .bind::<BigInt, _>(until)
@@ -255,8 +311,13 @@ fn follow(
         .bind::<Nullable<Text>, _>(filter.question.as_deref())
         .load(conn)?;
     let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
-    let end = if full { rows.last().map_or(until, |row| row.id) } else { until.max(after) };
-    Ok((rows.into_iter().filter_map(FailureRow::read).collect(), end))
+    // No id is used twice, so that a position beyond the newest row was never given: it falls back to the end.
+    let end = if full { rows.last().map_or(until, |row| row.id) } else { until };
+    Ok(Followed {
+        failures: rows.into_iter().filter_map(FailureRow::read).collect(),
+        position: Position { log_id: edge.log_id, id: end },
+        replaced,
+    })
 }
 
 /// Fills a page from one window of rows after the other.

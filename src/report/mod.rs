@@ -21,7 +21,7 @@ pub use conversations::{Conversation, Conversations};
 #[cfg(feature = "cli")]
 pub(crate) use export::defused;
 pub use export::{Export, ExportFormat};
-pub use failures::{Cursor, Failure, FailureFilter, FailurePage, PageRequest};
+pub use failures::{Cursor, Failure, FailureFilter, FailurePage, Followed, PageRequest, Position};
 pub(crate) use grouping::{normalized, texts_are_nearly_the_same};
 pub use queries::{QueryFilter, QueryGroup, QuestionStatus, TopQueries};
 pub use rates::{Latency, Rates, StrategyPoints, StrategySummary, Summary, TimePoint, Timeseries, TypeRate};

@@ -4,6 +4,7 @@ pub(crate) mod attempts;
 mod checkpoint;
 pub(crate) mod drops;
 mod file;
+pub(crate) mod log;
 pub(crate) mod marks;
 mod models;
 pub(crate) mod reader;
@@ -15,7 +16,6 @@ use std::time::{Duration, Instant};
 
 pub(crate) use attempts::Resolution;
 pub(crate) use models::Row;
-pub(crate) use schema::memory_retrieval_failures::dsl as failures;
 pub(crate) use sqlite::{Database, Quarantine};
 #[cfg(test)]
 pub(crate) use sqlite::{migrated, plan};

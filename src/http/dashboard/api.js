@@ -86,7 +86,7 @@ export async function download(path, params, name) {
  * Follows server-sent events until `signal`, again after every break, and without missing one. Not by
  * `EventSource`, which can show no token.
  */
-export async function follow(path, params, signal, { event, connected }) {
+export async function follow(path, params, signal, { event, connected, replaced }) {
   let last = null;
   let patience = 500;
   while (!signal.aborted) {
@@ -94,9 +94,12 @@ export async function follow(path, params, signal, { event, connected }) {
       const response = await send(path, params, { signal, headers: last ? { "last-event-id": last } : {} });
       connected(true);
       patience = 500;
+      let type = "";
       for await (const line of lines(response.body)) {
         if (line.startsWith("id: ")) last = line.slice(4);
-        if (line.startsWith("data: ")) event(JSON.parse(line.slice(6)));
+        if (line.startsWith("event: ")) type = line.slice(7);
+        if (line.startsWith("data: ")) (type === "replaced" ? replaced : event)(JSON.parse(line.slice(6)));
+        if (line === "") type = "";
       }
     } catch (error) {
       if (signal.aborted) return;

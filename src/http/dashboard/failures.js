@@ -186,7 +186,7 @@ function showRows(list, failures) {
 /** Shows failures as they come in. */
 function follow(now, list, progress) {
   const ended = new AbortController();
-  let paused = false, waiting = [], count = 0, connection = "connecting…";
+  let paused = false, waiting = [], count = 0, replacements = 0, connection = "connecting…";
   const shown = table("Failures as they come in", COLUMNS, [], { class: "live" });
   const body = shown.querySelector("tbody");
   const pause = h("button", { type: "button", name: "pause", onclick: () => {
@@ -201,6 +201,7 @@ function follow(now, list, progress) {
 
   function tell() {
     said.textContent = paused ? `Paused: ${waiting.length}${waiting.length === MOST_LIVE ? " or more" : ""} new` : `Following: ${connection}, ${count} since then`;
+    if (replacements > 0) said.textContent += "; the log was replaced by another one";
     pause.textContent = paused ? "▶ Go on" : "❚❚ Pause";
   }
   function add(failure) {
@@ -213,6 +214,13 @@ function follow(now, list, progress) {
       count++;
       if (paused) waiting = [...waiting, failure].slice(-MOST_LIVE);
       else add(failure);
+      tell();
+    },
+    replaced() {
+      // What is shown was in the log that had the name before.
+      waiting = [];
+      body.replaceChildren();
+      replacements++;
       tell();
     },
     connected(is) {

@@ -1,0 +1,65 @@
+//! Facts about the log as a whole: its identity, and the ids of its rows.
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary};
+use uuid::Uuid;
+
+/// The log and its present end.
+pub(crate) struct Edge {
+    /// Distinguishes the log from any other that has had its file name.
+    pub(crate) log_id: Uuid,
+    /// A reader with a position in another log resumes after this id.
+    pub(crate) starts_after: i64,
+    /// Largest id of all rows, the deleted ones included.
+    pub(crate) newest_id: i64,
+}
+
+pub(crate) fn edge(conn: &mut SqliteConnection) -> QueryResult<Edge> {
+    let StoredEdge { log_id, starts_after, newest_id } = diesel::sql_query(EDGE).get_result(conn)?;
+    Ok(Edge { log_id: Uuid::from_slice(&log_id).unwrap_or_default(), starts_after, newest_id })
+}
+
+/// Both maxima are at the edge of a B-tree.
+pub(super) const EDGE: &str = "SELECT log_id, starts_after, max(largest_deleted_id, \
+     coalesce((SELECT max(id) FROM memory_retrieval_failures), 0)) AS newest_id FROM memory_retrieval_log";
+
+#[derive(QueryableByName)]
+struct StoredEdge {
+    #[diesel(sql_type = Binary)]
+    log_id: Vec<u8>,
+    #[diesel(sql_type = BigInt)]
+    starts_after: i64,
+    #[diesel(sql_type = BigInt)]
+    newest_id: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::connection::SimpleConnection as _;
+
+    use super::*;
+    use crate::store::{migrated, plan};
+
+    #[test]
+    fn newest_id_deleted_rows_stays() {
+        let mut conn = migrated();
+        assert_eq!(edge(&mut conn).unwrap().newest_id, 0);
+        conn.batch_execute(
+            "INSERT INTO memory_retrieval_failures (id, event_id, failure_type, retrieval_strategy, query_text, \
+             query_len, created_at) VALUES (7, x'01', 'no_hit', 's', 'q', 1, 0), (9, x'02', 'no_hit', 's', 'q', 1, 0)",
+        )
+        .unwrap();
+        assert_eq!(edge(&mut conn).unwrap().newest_id, 9);
+        conn.batch_execute("DELETE FROM memory_retrieval_failures WHERE id = 9").unwrap();
+        assert_eq!(edge(&mut conn).unwrap().newest_id, 9);
+        conn.batch_execute("DELETE FROM memory_retrieval_failures").unwrap();
+        assert_eq!(edge(&mut conn).unwrap().newest_id, 9);
+    }
+
+    #[test]
+    fn edge_scans_no_row_of_the_failures() {
+        let steps = plan(&mut migrated(), EDGE);
+        assert!(steps.iter().any(|step| step == "SEARCH memory_retrieval_failures"), "{steps:?}");
+        assert!(!steps.iter().any(|step| step.starts_with("SCAN memory_retrieval_failures")), "{steps:?}");
+    }
+}
