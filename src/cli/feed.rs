@@ -228,7 +228,7 @@ pub(super) async fn mark(settings: &Settings, mark: &Mark) -> Result<(), Failure
 }
 
 /// Where the database is, if there is one: a new one would be of no use.
-fn existing(settings: &Settings) -> Result<Location, Failure> {
+pub(super) fn existing(settings: &Settings) -> Result<Location, Failure> {
     let location = settings.logger.validate().map_err(|error| Failure::Usage(error.to_string()))?;
     match &location {
         Location::File(path) if !path.exists() => {

@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the binary, and how it ends.
 
 mod ask;
+mod backup;
 mod feed;
 mod output;
 mod serve;
@@ -52,6 +53,10 @@ enum Command {
     Export(ask::Export),
     /// Delete old failures from the database file
     Prune(feed::Prune),
+    /// Copy the database to a new file, also beside a running service
+    Backup(backup::Backup),
+    /// Replace the content of the database by that of a backup, also beside a running service
+    Restore(backup::Restore),
     /// Tell by the exit code whether all is well
     Check(ask::Check),
     /// Show the settings in force, and where each comes from
@@ -171,6 +176,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Calibrate(calibrate) => ask::calibrate(&settings, &calibrate).await,
         Command::Export(export) => ask::export(&settings, &export).await,
         Command::Prune(prune) => feed::prune(&settings, &prune),
+        Command::Backup(backup) => backup::backup(&settings, &backup),
+        Command::Restore(restore) => backup::restore(&settings, &restore),
         Command::Check(check) => ask::check(&settings, &check).await,
         Command::Config(style) => settings.show(style.format()),
         Command::Import(import) => feed::import(&settings, &import).await,

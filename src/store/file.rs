@@ -64,8 +64,14 @@ impl DatabaseFile {
         format!("{}?mode=ro", file_url(&self.path))
     }
 
-    /// For a connection that reads the header of the file alone: without locks, and without the journal.
-    pub(crate) fn header_url(&self) -> String {
+    /// For a connection that reads and writes, and does not create the file.
+    #[cfg(feature = "cli")]
+    pub(crate) fn read_write_url(&self) -> String {
+        format!("{}?mode=rw", file_url(&self.path))
+    }
+
+    /// For a connection that reads the file alone: without locks, and without the journal.
+    pub(crate) fn immutable_url(&self) -> String {
         format!("{}?mode=ro&immutable=1", file_url(&self.path))
     }
 

@@ -1,6 +1,8 @@
 //! What a store does, and who may commit to it.
 
 pub(crate) mod attempts;
+#[cfg(feature = "cli")]
+pub(crate) mod backup;
 mod checkpoint;
 pub(crate) mod drops;
 mod file;

@@ -36,7 +36,7 @@ use crate::stats::DropCounts;
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// How long a statement waits for a lock before it gives up.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// What SQLite says of a file that does not begin like a database.
 const NOT_A_DATABASE: &str = "file is not a database";
 /// How soon to try again to open a database that others are opening.
@@ -226,7 +226,7 @@ impl Database {
 
     /// Refuses a file that is no database, although a journal beside it may hold one.
     fn check_header(&self, file: &DatabaseFile) -> Result<(), StartError> {
-        let read = SqliteConnection::establish(&file.header_url())
+        let read = SqliteConnection::establish(&file.immutable_url())
             .map_err(|error| error.to_string())
             .and_then(|mut conn| conn.batch_execute("PRAGMA user_version").map_err(|error| error.to_string()));
         match read {
@@ -655,7 +655,7 @@ fn transact<T>(
 }
 
 impl StoreError {
-    fn reopen(error: io::Error) -> Self {
+    pub(super) fn reopen(error: io::Error) -> Self {
         Self::Reopen(format!("the database file cannot be reached: {error}"))
     }
 }
@@ -677,7 +677,7 @@ pub(super) fn classify(error: &DieselError) -> StoreError {
 }
 
 /// diesel passes no code on, only SQLite's text. Whole phrases, because triggers may say anything.
-fn classify_text(text: &str) -> StoreError {
+pub(super) fn classify_text(text: &str) -> StoreError {
     const RETRY: [&str; 9] = [
         "database is locked",
         "database table is locked",

@@ -1,0 +1,180 @@
+//! Backup and restore from the command line: beside a running service, over what a killed one left, and what is
+//! refused.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use common::binary::{Service, command, exchange, lines, post};
+use common::{TestDb, block_on, eventually, no_hit, spawn};
+
+/// Runs a command and returns its exit code, its output and what it said.
+fn run(db: &TestDb, arguments: &[&str], input: &str) -> (i32, String, String) {
+    let mut child =
+        command(db, arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A command that refuses its arguments reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn done(db: &TestDb, arguments: &[&str]) -> String {
+    let (code, output, said) = run(db, arguments, "");
+    assert_eq!(code, 0, "{arguments:?}: {said}");
+    output
+}
+
+fn ingest(db: &TestDb, count: usize) {
+    assert_eq!(run(db, &["ingest"], &lines(count)).0, 0);
+}
+
+/// A backup with some failures, outside the folder of the database.
+fn backup_of(failures: usize) -> (TestDb, PathBuf) {
+    let db = TestDb::new();
+    ingest(&db, failures);
+    let backup = db.folder.path().join("backup.db");
+    done(&db, &["backup", backup.to_str().unwrap()]);
+    (db, backup)
+}
+
+fn names(db: &TestDb) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(db.folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "log")
+        .collect();
+    names.sort();
+    names
+}
+
+fn sound(db: &TestDb) {
+    assert_eq!(db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+}
+
+#[test]
+fn backup_running_service_has_what_was_committed() {
+    let (db, copy) = (TestDb::new(), TestDb::new());
+    let service = Service::new(&db, &[]);
+    let mut sent = 0;
+    for round in 0..5 {
+        assert!(exchange(&service.url, &post(&lines(100))).unwrap().starts_with("HTTP/1.1 202"));
+        sent += 100;
+        eventually("the flush", || db.rows() == sent);
+        let target = copy.folder.path().join(format!("backup-{round}.db"));
+        let said = done(&db, &["backup", target.to_str().unwrap()]);
+        assert!(said.starts_with(&format!("{sent} failures copied")), "{said}");
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert_eq!(names(&copy).len(), 5, "nothing but the backups: {:?}", names(&copy));
+    assert_eq!(service.log().matches("WARN").count(), 0, "{}", service.log());
+}
+
+#[test]
+fn backup_existing_file_is_refused_and_left() {
+    let (db, backup) = backup_of(3);
+    for content in ["", "precious"] {
+        let target = db.folder.path().join("target");
+        fs::write(&target, content).unwrap();
+        let (code, _, said) = run(&db, &["backup", target.to_str().unwrap()], "");
+        assert!(code == 2 && said.contains("exists already"), "{code}: {said}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), content);
+    }
+    let (code, _, said) = run(&db, &["backup", backup.to_str().unwrap()], "");
+    assert!(code == 2 && said.contains("exists already"), "{code}: {said}");
+    assert_eq!(names(&db), ["backup.db", "failures.db", "failures.db-lock", "target"]);
+}
+
+#[test]
+fn backup_of_no_log_leaves_nothing() {
+    let db = TestDb::new();
+    let target = db.folder.path().join("target");
+    let (code, _, said) = run(&db, &["backup", target.to_str().unwrap()], "");
+    assert!(code == 3 && said.contains("there is no database"), "{code}: {said}");
+    db.execute("CREATE TABLE orders (id)");
+    let (code, _, said) = run(&db, &["backup", target.to_str().unwrap()], "");
+    assert!(code == 2 && said.contains("holds no failure log"), "{code}: {said}");
+    let nowhere = db.folder.path().join("missing").join("target");
+    ingest(&db, 1);
+    let (code, _, said) = run(&db, &["backup", nowhere.to_str().unwrap()], "");
+    assert!(code == 3 && said.contains("No such file"), "{code}: {said}");
+    assert_eq!(names(&db), ["failures.db", "failures.db-lock"]);
+}
+
+#[test]
+fn restore_over_a_leftover_journal_has_the_backup_alone() {
+    let (_keep, backup) = backup_of(7);
+    let db = TestDb::new();
+    let service = Service::new(&db, &[]);
+    assert!(exchange(&service.url, &post(&lines(100))).unwrap().starts_with("HTTP/1.1 202"));
+    eventually("the flush", || db.rows() == 100);
+    service.signal("KILL");
+    drop(service);
+    // Reading it would bring it in, and this test is about what is left behind.
+    assert!(fs::metadata(format!("{}-wal", db.url())).is_ok_and(|journal| journal.len() > 0));
+    assert!(done(&db, &["restore", backup.to_str().unwrap()]).starts_with("7 failures restored"));
+    assert_eq!(db.rows(), 7);
+    let service = Service::new(&db, &[]);
+    assert!(exchange(&service.url, &post(&lines(2))).unwrap().starts_with("HTTP/1.1 202"));
+    service.signal("TERM");
+    eventually("the end", || db.rows() == 9);
+    sound(&db);
+}
+
+#[test]
+fn restore_of_a_bad_backup_changes_nothing() {
+    let (good, _) = backup_of(50);
+    let db = TestDb::new();
+    ingest(&db, 3);
+    let bad = db.folder.path().join("bad.db");
+    let mut damaged = fs::read(good.path()).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 6000].fill(0xA5);
+    for (content, code, cause) in
+        [(&b"no database at all, but long enough"[..], 2, "not a database"), (&damaged, 3, "damaged")]
+    {
+        fs::write(&bad, content).unwrap();
+        let (got, _, said) = run(&db, &["restore", bad.to_str().unwrap()], "");
+        assert!(got == code && said.contains(cause) && said.contains("bad.db"), "{got}: {said}");
+    }
+    let (code, _, said) = run(&db, &["restore", &db.url()], "");
+    assert!(code == 2 && said.contains("the same file"), "{code}: {said}");
+    let (code, _, said) = run(&db, &["restore", "missing.db"], "");
+    assert!(code == 3 && said.contains("missing.db"), "{code}: {said}");
+    assert_eq!(db.rows(), 3);
+    assert_eq!(names(&db), ["bad.db", "failures.db", "failures.db-lock"]);
+}
+
+#[test]
+fn restore_replaces_a_damaged_log_and_creates_a_missing_one() {
+    let (_keep, backup) = backup_of(7);
+    let db = TestDb::new();
+    assert!(done(&db, &["restore", backup.to_str().unwrap()]).starts_with("7 failures restored"));
+    assert_eq!(fs::metadata(db.path()).unwrap().permissions().mode() & 0o777, 0o600);
+    db.execute(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = 'CREATE TABLE nonsense (' WHERE name = 'memory_retrieval_failures';
+         PRAGMA schema_version = 1000",
+    );
+    let (code, output, said) = run(&db, &["restore", backup.to_str().unwrap()], "");
+    assert!(code == 0 && output.starts_with("7 failures restored") && said.contains(".corrupt-"), "{said}");
+    assert_eq!(db.rows(), 7);
+}
+
+#[test]
+fn restore_leaves_the_tables_of_an_application_alone() {
+    let (_keep, backup) = backup_of(7);
+    let db = TestDb::new();
+    ingest(&db, 3);
+    db.execute(
+        "CREATE TABLE orders (id); INSERT INTO orders VALUES (1), (2);
+         ALTER TABLE memory_retrieval_failures ADD COLUMN note TEXT",
+    );
+    done(&db, &["restore", backup.to_str().unwrap()]);
+    assert_eq!((db.rows(), db.integer("SELECT count(*) FROM orders")), (7, 2));
+    assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE note IS NULL"), 7);
+}
