@@ -18,6 +18,16 @@ test:
     cargo test
     cargo test --features failpoints
 
+# A second program opens and closes the database beside an application and two loggers, a hundred times.
+locks:
+    cargo test --features failpoints --test locks
+    FAILURE_LOGGER_TEST_SQLITE3=sqlite3 cargo test --features failpoints --test locks
+
+# Half an hour of 20,000 records a second, with restarts; 8 GB in the folder.
+soak folder="/var/tmp" seconds="1800":
+    FAILURE_LOGGER_SOAK_FOLDER={{folder}} FAILURE_LOGGER_SOAK_SECONDS={{seconds}} \
+        cargo test --release --features failpoints --test soak -- --ignored --nocapture
+
 # The search application over this repository's documents.
 run:
     cargo run --release --example search_app
