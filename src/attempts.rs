@@ -428,6 +428,11 @@ impl Attempts {
         samples.len() >= SAMPLES / 2
     }
 
+    /// Whether so many samples wait that callers wake the writer.
+    pub(crate) fn are_waiting(&self) -> bool {
+        self.samples.get().is_some_and(|samples| samples.len() >= SAMPLES / 2)
+    }
+
     /// Counts an attempt that ended at another time. Waits for its turn.
     pub(crate) fn add(&self, series: &Series, attempt: &Attempt, at: i64) {
         let mut pending = lock(&self.pending);

@@ -57,6 +57,14 @@ pub(crate) struct Buffer {
 /// accepted is a fixed number from then on.
 const SEALED: u64 = 1 << 63;
 
+/// A record that is counted, and not in the queue yet.
+struct Admission {
+    /// Records that had been let in then.
+    accepted: u64,
+    /// Records that were held then, at most.
+    held: u64,
+}
+
 #[derive(Default)]
 struct Settled {
     persisted: AtomicU64,
@@ -107,13 +115,29 @@ impl Buffer {
     ///
     /// The bound covers all that is held, also the batch that is being written.
     pub(crate) fn push(&self, entry: Entry) -> Result<(), DropReason> {
-        let held = self.admit()?;
+        let admission = self.admit()?;
+        self.enqueue(entry, admission)
+    }
+
+    fn enqueue(&self, entry: Entry, admission: Admission) -> Result<(), DropReason> {
         if self.queue.push(entry).is_err() {
             // Cannot be: the queue has a slot for each admitted record.
             self.accepted.fetch_sub(1, Ordering::AcqRel);
             return Err(DropReason::BufferFull);
         }
-        if held >= self.batch_size as u64 {
+        // Records are pushed in another order than they are admitted in, so that the call that completes
+        // a batch need not be the one that was admitted last. It is the one whose push is the last of
+        // the batch in the order of the queue's tail. No wake-up is lost, because
+        // - the tail is changed, and read by `len`, by SeqCst operations, as is `attended`: either
+        //   `leave` sees this push after it has cleared `attended`, or this load sees it cleared;
+        // - the call whose push is the last one sees those before it in `len`;
+        // - a call that was the last one admitted, and is so still, with fewer than a batch held, has not
+        //   completed one: no more wait than were held. The change of the tail makes the admission of
+        //   every earlier push visible to the load of `accepted`.
+        if !self.attended.load(Ordering::SeqCst)
+            && (admission.held >= self.batch_size as u64 || self.accepted.load(Ordering::Acquire) != admission.accepted)
+            && self.waiting() >= self.batch_size
+        {
             self.wake();
         }
         Ok(())
@@ -126,8 +150,8 @@ impl Buffer {
         }
     }
 
-    /// Counts one more record if there is room: how many are held then.
-    fn admit(&self) -> Result<u64, DropReason> {
+    /// Counts one more record if there is room.
+    fn admit(&self) -> Result<Admission, DropReason> {
         let mut accepted = self.accepted.load(Ordering::Acquire);
         loop {
             if accepted & SEALED != 0 {
@@ -139,7 +163,7 @@ impl Buffer {
                 return Err(DropReason::BufferFull);
             }
             match self.accepted.compare_exchange_weak(accepted, accepted + 1, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(held + 1),
+                Ok(_) => return Ok(Admission { accepted: accepted + 1, held: held + 1 }),
                 Err(now) => accepted = now,
             }
         }
@@ -233,10 +257,13 @@ impl Buffer {
     }
 
     /// Says that the writer goes back to its timer: whether it may. If not, a batch was completed
-    /// in the meantime, and the writer must look after it.
-    pub(crate) fn leave(&self) -> bool {
+    /// in the meantime, or there is `more` of which callers wake the writer, and the writer must look
+    /// after it.
+    pub(crate) fn leave(&self, more: impl FnOnce() -> bool) -> bool {
         self.attended.store(false, Ordering::SeqCst);
-        self.waiting() < self.batch_size || self.attended.swap(true, Ordering::SeqCst)
+        // After the store: a call that still found the writer here has not woken it.
+        let wanted = self.waiting() >= self.batch_size || more();
+        !wanted || self.attended.swap(true, Ordering::SeqCst)
     }
 
     /// Waits until a caller completes a batch.
@@ -282,10 +309,78 @@ mod tests {
         assert!(!buffer.attended.load(Ordering::SeqCst));
         buffer.push(entry()).unwrap();
         assert!(buffer.attended.load(Ordering::SeqCst));
-        assert!(!buffer.leave(), "a full batch is waiting");
+        assert!(!buffer.leave(|| false), "a full batch is waiting");
         assert!(buffer.attended.load(Ordering::SeqCst), "so the writer stays");
         buffer.pop().unwrap();
-        assert!(buffer.leave());
+        assert!(!buffer.leave(|| true), "attempts are waiting");
+        assert!(buffer.attended.load(Ordering::SeqCst), "so the writer stays");
+        assert!(buffer.leave(|| false));
+        assert!(!buffer.attended.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_batch_pushed_out_of_order_wakes_the_writer() {
+        let buffer = Buffer::new(8, 3);
+        buffer.attend();
+        let admissions: Vec<_> = (0..3).map(|_| buffer.admit().unwrap()).collect();
+        let mut late = admissions.into_iter().rev();
+        buffer.enqueue(entry(), late.next().unwrap()).unwrap();
+        assert!(buffer.leave(|| false), "one record is no batch");
+        buffer.enqueue(entry(), late.next().unwrap()).unwrap();
+        assert!(!buffer.attended.load(Ordering::SeqCst), "neither are two");
+        buffer.enqueue(entry(), late.next().unwrap()).unwrap();
+        assert!(buffer.attended.load(Ordering::SeqCst), "the first to be admitted completed the batch");
+    }
+
+    #[test]
+    fn the_last_admission_wakes_nobody_before_the_others_are_pushed() {
+        let buffer = Buffer::new(8, 2);
+        let (first, last) = (buffer.admit().unwrap(), buffer.admit().unwrap());
+        buffer.enqueue(entry(), last).unwrap();
+        assert!(!buffer.attended.load(Ordering::SeqCst), "half a batch");
+        buffer.enqueue(entry(), first).unwrap();
+        assert!(buffer.attended.load(Ordering::SeqCst));
+    }
+
+    /// What a model checker would do: every order of admissions and pushes of three callers, with the
+    /// writer leaving anywhere in between.
+    #[test]
+    fn no_order_of_admissions_and_pushes_loses_the_wake_up() {
+        // Steps of caller 0 to 2, of which the first admits and the second pushes; 3 is the writer.
+        fn orders(left: [u8; 4], order: &mut Vec<usize>, run: &mut impl FnMut(&[usize])) {
+            if left == [0; 4] {
+                run(order);
+            }
+            for who in 0..4 {
+                if left[who] > 0 {
+                    let mut left = left;
+                    left[who] -= 1;
+                    order.push(who);
+                    orders(left, order, run);
+                    order.pop();
+                }
+            }
+        }
+        let mut runs = 0;
+        orders([2, 2, 2, 1], &mut Vec::new(), &mut |order| {
+            runs += 1;
+            let buffer = Buffer::new(8, 3);
+            buffer.attend();
+            let mut admitted = [None, None, None];
+            let mut stays = true;
+            for who in order {
+                match admitted.get_mut(*who) {
+                    None => stays = !buffer.leave(|| false),
+                    Some(admission) => match admission.take() {
+                        None => *admission = Some(buffer.admit().unwrap()),
+                        Some(admission) => buffer.enqueue(entry(), admission).unwrap(),
+                    },
+                }
+            }
+            let woken = buffer.attended.load(Ordering::SeqCst);
+            assert!(stays || woken, "a full batch waits, and the writer sleeps: {order:?}");
+        });
+        assert_eq!(runs, 630, "7! / (2! 2! 2! 1!)");
     }
 
     #[test]

@@ -33,6 +33,28 @@ fn every_full_batch_is_flushed_also_when_one_was_before() {
 }
 
 #[test]
+fn a_batch_of_many_callers_is_flushed_in_whatever_order_they_come() {
+    const CALLERS: u64 = 8;
+    const ROUNDS: u64 = 1000;
+    let db = TestDb::new();
+    let logger = spawn(db.config().batch_size(CALLERS as usize).flush_interval(NEVER));
+    let begin = std::sync::Barrier::new(CALLERS as usize);
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    begin.wait();
+                    // The writer may still be on its way back to its timer from the round before.
+                    logger.log(no_hit(0));
+                    eventually("the batch", || logger.stats().persisted >= round * CALLERS);
+                }
+            });
+        }
+    });
+    assert_eq!(logger.stats().persisted, ROUNDS * CALLERS);
+}
+
+#[test]
 fn a_partial_batch_waits_and_is_flushed_by_the_timer() {
     let db = TestDb::new();
     let logger = spawn(db.config().batch_size(16).flush_interval(Duration::from_millis(10)));

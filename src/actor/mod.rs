@@ -159,7 +159,7 @@ impl FailureLogger {
             self.flush(ctx);
         } else if chore {
             self.chore(ctx);
-        } else if !self.shared.buffer.leave() {
+        } else if !self.shared.buffer.leave(|| self.shared.attempts.are_waiting()) {
             self.flush(ctx);
         }
     }
