@@ -101,7 +101,9 @@ impl LoggerHandle {
     ///
     /// # Errors
     ///
-    /// The store failed: the records are kept and written later, so that it may be called again.
+    /// The store failed: the records are kept and written later, so that it may be called again. In the
+    /// pause before the next try the store is not tried earlier: the call returns the last failure at
+    /// once.
     pub async fn flush(&self) -> Result<FlushReport, LoggerError> {
         if self.inner.thread.is_none() {
             return Ok(FlushReport::default());

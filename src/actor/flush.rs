@@ -162,7 +162,9 @@ pub(super) fn close(shared: &Shared) {
     }
 }
 
+/// Opens the store where necessary. Every job begins with it.
 fn opened(writer: &mut Writer) -> Result<(), StoreError> {
+    failpoint!("job");
     if writer.store.is_none() {
         failpoint!("store-open", |_| Err(StoreError::Reopen("injected".into())));
         let store = writer.database.open().map_err(|error| match error {

@@ -4,12 +4,16 @@ mod flush;
 mod messages;
 mod supervisor;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix::fut::{ActorFutureExt as _, wrap_future};
-use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, MessageResult, ResponseFuture, Supervised};
+use actix::{
+    Actor, ActorContext as _, AsyncContext as _, Context, Handler, MessageResult, ResponseFuture, SpawnHandle,
+    Supervised,
+};
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
@@ -51,10 +55,11 @@ pub struct FailureLogger {
     turn: (u32, Instant),
     /// Whether the timer found something to flush.
     due: bool,
-    /// After a failure: no attempt before.
-    retry_at: Option<Instant>,
-    pauses: Backoff,
+    /// After a failure: the pause before the next try. No job begins in it, whoever asks.
+    pause: Option<Pause>,
+    backoff: Backoff,
     waiters: Vec<Waiter>,
+    marks: VecDeque<MarkQuestion>,
     /// Flushes that have been begun.
     jobs: u64,
     compact_due: bool,
@@ -66,6 +71,14 @@ pub struct FailureLogger {
     drops_reported: u64,
     /// Whether a shutdown was asked for: how many flushes had been begun then.
     closing: Option<u64>,
+}
+
+/// The pause after a failed job, at whose end the only pending retry begins.
+#[derive(Clone, Copy)]
+struct Pause {
+    failed_at: Instant,
+    until: Instant,
+    timer: SpawnHandle,
 }
 
 /// Somebody waits until everything up to `ticket` is settled.
@@ -100,13 +113,14 @@ impl FailureLogger {
 
     fn new(shared: Arc<Shared>) -> Self {
         Self {
-            pauses: Backoff::new(&shared.config),
+            backoff: Backoff::new(&shared.config),
             shared,
             busy: false,
             turn: (0, Instant::now()),
             due: false,
-            retry_at: None,
+            pause: None,
             waiters: Vec::new(),
+            marks: VecDeque::new(),
             jobs: 0,
             compact_due: false,
             purge_due: false,
@@ -123,7 +137,7 @@ impl FailureLogger {
         self.shared.attempts.collect();
         self.due = self.shared.buffer.balance().buffered > 0 || self.shared.attempts.due();
         self.compact_due |= self.shared.attempts.are_many();
-        if !self.due && !self.busy && self.retry_at.is_none() {
+        if !self.due && !self.busy && self.pause.is_none() {
             self.shared.counters.well();
         }
         self.advance(ctx);
@@ -148,13 +162,12 @@ impl FailureLogger {
 
     /// Starts the next job, if there is one and none is running.
     fn advance(&mut self, ctx: &mut Context<Self>) {
-        let paused = self.retry_at.is_some_and(|at| Instant::now() < at);
-        if self.busy || paused || self.shared.gate.is_closed() {
+        if self.busy || self.pause.is_some() || self.shared.gate.is_closed() {
             return;
         }
         let full = self.shared.buffer.waiting() >= self.shared.config.batch_size;
         let flush = full || self.due || self.closing.is_some() || !self.waiters.is_empty();
-        let chore = (self.compact_due || self.purge_due) && self.closing.is_none();
+        let chore = !self.marks.is_empty() || (self.compact_due || self.purge_due) && self.closing.is_none();
         if flush && !(chore && self.chore_turn) {
             self.flush(ctx);
         } else if chore {
@@ -187,7 +200,10 @@ impl FailureLogger {
 
     fn chore(&mut self, ctx: &mut Context<Self>) {
         self.chore_turn = false;
-        if self.compact_due {
+        if let Some(MarkQuestion { question, mark, reply }) = self.marks.pop_front() {
+            let job = move |shared: &Shared| flush::mark(shared, &question, mark);
+            self.run(ctx, job, |actor, outcome, ctx| actor.marked(reply, outcome, ctx));
+        } else if self.compact_due {
             self.run(ctx, flush::compact, Self::compacted);
         } else {
             self.run(ctx, flush::purge, Self::purged);
@@ -199,11 +215,10 @@ impl FailureLogger {
     fn run<T: Send + 'static>(
         &mut self,
         ctx: &mut Context<Self>,
-        job: fn(&Shared) -> T,
-        done: fn(&mut Self, Result<T, JoinError>, &mut Context<Self>),
+        job: impl FnOnce(&Shared) -> T + Send + 'static,
+        done: impl FnOnce(&mut Self, Result<T, JoinError>, &mut Context<Self>) + 'static,
     ) {
         self.busy = true;
-        self.retry_at = None;
         self.shared.buffer.attend();
         let shared = Arc::clone(&self.shared);
         let job = actix_rt::task::spawn_blocking(move || job(&shared));
@@ -289,13 +304,42 @@ impl FailureLogger {
         }
     }
 
+    fn marked(
+        &mut self,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+        outcome: Result<Result<(), StoreError>, JoinError>,
+        ctx: &mut Context<Self>,
+    ) {
+        // Whoever does not wait any more needs no answer.
+        match outcome {
+            Ok(Ok(())) => {
+                let _ = reply.send(Ok(()));
+                self.healthy();
+                self.advance(ctx);
+            }
+            // No fault of the store.
+            Ok(Err(error @ (StoreError::Split(_) | StoreError::GiveUp(_)))) => {
+                let _ = reply.send(Err(error));
+                self.advance(ctx);
+            }
+            Ok(Err(error)) => {
+                self.failed(&error, ctx);
+                let _ = reply.send(Err(error));
+            }
+            Err(panic) => {
+                self.panicked(panic, ctx);
+                let _ = reply.send(Err(StoreError::Retry(self.shared.last_failure())));
+            }
+        }
+    }
+
     fn want_purge(&mut self) {
         self.flushes_at_purge = self.shared.counters.flushes.load(Ordering::Acquire);
         self.purge_due = self.shared.config.retention_days > 0;
     }
 
     fn healthy(&mut self) {
-        self.pauses.reset();
+        self.backoff.reset();
         self.shared.counters.well();
         if self.shared.available() {
             tracing::info!("the logger is available again");
@@ -309,19 +353,37 @@ impl FailureLogger {
             StoreError::GiveUp(_) => {}
             StoreError::Reopen(_) | StoreError::Corrupt(_) => ctx.terminate(),
             StoreError::Retry(_) | StoreError::Split(_) => {
-                let longest = if self.closing.is_some() { RETRY_WHILE_CLOSING } else { Duration::MAX };
-                let pause = self.pauses.next().min(longest);
+                let longest = if self.closing.is_some() { self.longest_pause_while_closing() } else { Duration::MAX };
+                let pause = self.backoff.next().min(longest);
                 tracing::warn!(cause = %error, buffered, pause_ms = pause.as_millis(), "the store failed; records are kept, and written later");
-                self.retry_at = Some(Instant::now() + pause);
                 self.due = buffered > 0 || self.shared.attempts.due();
-                ctx.run_later(pause, |actor, ctx| {
-                    actor.retry_at = None;
-                    actor.advance(ctx);
-                });
+                let now = Instant::now();
+                self.pause(now, now + pause, ctx);
             }
         }
         // Last, so that whoever is told finds the warning in the log.
         self.fail_waiters(&LoggerError::Waiting { buffered, cause: error.to_string() });
+        for MarkQuestion { reply, .. } in self.marks.drain(..) {
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+
+    /// Begins no job before `until`, and tries again then. There is one timer: an earlier pause ends
+    /// with this one.
+    fn pause(&mut self, failed_at: Instant, until: Instant, ctx: &mut Context<Self>) {
+        if let Some(earlier) = self.pause.take() {
+            ctx.cancel_future(earlier.timer);
+        }
+        let timer = ctx.run_later(until.saturating_duration_since(Instant::now()), |actor, ctx| {
+            actor.pause = None;
+            actor.advance(ctx);
+        });
+        self.pause = Some(Pause { failed_at, until, timer });
+    }
+
+    /// So short that there are several tries before the deadline.
+    fn longest_pause_while_closing(&self) -> Duration {
+        RETRY_WHILE_CLOSING.min(self.shared.config.shutdown_timeout / 4)
     }
 
     fn panicked(&mut self, error: JoinError, ctx: &mut Context<Self>) {
@@ -337,9 +399,13 @@ impl FailureLogger {
 
     fn flush_for(&mut self, reply: oneshot::Sender<Result<FlushReport, LoggerError>>, ctx: &mut Context<Self>) {
         let (jobs, ticket, before) = (self.jobs, self.shared.buffer.ticket(), self.shared.stats());
+        if self.pause.is_some() {
+            // Whoever asks wants to know now, and the store is not tried for it.
+            let cause = self.shared.last_failure();
+            let _ = reply.send(Err(LoggerError::Waiting { buffered: before.buffered, cause }));
+            return;
+        }
         self.waiters.push(Waiter { jobs, ticket, before, reply });
-        // Whoever asks wants to know now.
-        self.retry_at = None;
         self.advance(ctx);
     }
 
@@ -381,6 +447,10 @@ impl Actor for FailureLogger {
         let shared = Arc::clone(&self.shared);
         ctx.spawn(wrap_future(listen(shared, ctx.address().downgrade())));
         self.want_purge();
+        // A pause goes on after a restart, which is no reason to try a failing store earlier.
+        if let Some(Pause { failed_at, until, .. }) = self.pause.take() {
+            self.pause(failed_at, until, ctx);
+        }
         self.advance(ctx);
     }
 }
@@ -411,7 +481,6 @@ impl Supervised for FailureLogger {
     fn restarting(&mut self, _: &mut Context<Self>) {
         // The job's future went with the old context; the job itself may go on, under its lock.
         self.busy = false;
-        self.retry_at = None;
         // Opens the store where necessary, and writes what the last incarnation left.
         self.due = true;
     }
@@ -449,14 +518,14 @@ impl Handler<FlushFor> for FailureLogger {
 impl Handler<MarkQuestion> for FailureLogger {
     type Result = ();
 
-    /// Beside the jobs, not as one of them: it waits for the writer's lock as they do, and one failure
-    /// of it says nothing of the store.
-    fn handle(&mut self, MarkQuestion { question, mark, reply }: MarkQuestion, _: &mut Context<Self>) {
-        let shared = Arc::clone(&self.shared);
-        drop(actix_rt::task::spawn_blocking(move || {
-            // Whoever does not wait any more needs no answer.
-            let _ = reply.send(flush::mark(&shared, &question, mark));
-        }));
+    /// A job like the others: while the store fails, it is not tried for a mark either.
+    fn handle(&mut self, mark: MarkQuestion, ctx: &mut Context<Self>) {
+        if self.pause.is_some() {
+            let _ = mark.reply.send(Err(StoreError::Retry(self.shared.last_failure())));
+            return;
+        }
+        self.marks.push_back(mark);
+        self.advance(ctx);
     }
 }
 
@@ -476,7 +545,10 @@ impl Handler<Shutdown> for FailureLogger {
         let shared = Arc::clone(&self.shared);
         shared.close(Instant::now() + shared.config.shutdown_timeout);
         self.closing.get_or_insert(self.jobs);
-        self.retry_at = None;
+        // Counted from the failure, so that a shutdown that is asked for often ends no further pause.
+        if let Some(Pause { failed_at, until, .. }) = self.pause {
+            self.pause(failed_at, until.min(failed_at + self.longest_pause_while_closing()), ctx);
+        }
         self.advance(ctx);
         Box::pin(async move { shared.result().await })
     }

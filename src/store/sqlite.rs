@@ -615,6 +615,7 @@ impl Store for SqliteStore {
     }
 
     fn mark(&mut self, question: &str, mark: Mark) -> Result<(), StoreError> {
+        failpoint!("store-mark", |_| Err(StoreError::Retry("injected".into())));
         let mut conn = self.connection()?;
         transact(&mut conn, |conn| marks::set(conn, question, mark).map_err(|error| classify(&error)))
     }

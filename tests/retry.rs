@@ -1,0 +1,167 @@
+//! A store that fails is tried as often as the backoff says, and no more often for anything that callers do.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::{TestDb, block_on, eventually, no_hit, spawn};
+use fail::FailScenario;
+use failure_logger::{Flush, LoggerConfig, LoggerError, LoggerHandle, MarkError, QuestionStatus, Shutdown};
+
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// One that has every occasion to try: a timer, full batches, a purge after each flush.
+fn restless(db: &TestDb) -> LoggerConfig {
+    db.config().flush_interval(Duration::from_millis(1)).batch_size(1).cleanup_every(1).backoff(HOUR, HOUR)
+}
+
+/// Counts the jobs that reach the store from now on.
+fn jobs() -> Arc<AtomicU64> {
+    let jobs = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&jobs);
+    fail::cfg_callback("job", move || {
+        counter.fetch_add(1, Ordering::AcqRel);
+    })
+    .unwrap();
+    jobs
+}
+
+/// Returns when the actor has seen all messages that were sent to it, and its timer.
+fn settle(logger: &LoggerHandle) {
+    for _ in 0..20 {
+        block_on(logger.addr().send(failure_logger::GetStats)).unwrap();
+    }
+}
+
+#[test]
+fn a_failing_store_is_tried_once_in_a_pause_whatever_callers_ask() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(restless(&db));
+    // The purge after the start is done, or counted before the fault.
+    eventually("quiet", || {
+        let seen = jobs();
+        settle(&logger);
+        seen.load(Ordering::Acquire) == 0
+    });
+    let tries = jobs();
+    fail::cfg("store-insert", "return").unwrap();
+    logger.log(no_hit(0));
+    eventually("the first failure", || logger.stats().failed_flushes == 1);
+    for turn in 1..200 {
+        logger.log(no_hit(turn));
+        logger.addr().try_send(no_hit(1000 + turn)).unwrap();
+        let waits = block_on(logger.flush()).unwrap_err();
+        assert!(matches!(&waits, LoggerError::Waiting { cause, .. } if cause.contains("injected")), "{waits:?}");
+        assert!(block_on(logger.addr().send(Flush)).unwrap().is_err());
+        let marked = block_on(logger.mark_question("where", QuestionStatus::Ignored)).unwrap_err();
+        assert!(matches!(&marked, MarkError::Store(error) if error.to_string().contains("injected")), "{marked:?}");
+    }
+    settle(&logger);
+    assert_eq!(tries.load(Ordering::Acquire), 1);
+    assert_eq!(logger.stats().failed_flushes, 1);
+    assert!(logger.stats().is_balanced());
+    // A shutdown does not wait for the end of the pause.
+    fail::remove("store-insert");
+    let report = block_on(logger.shutdown()).unwrap();
+    assert_eq!((report.unsaved, report.stats.persisted), (0, 399));
+}
+
+#[test]
+fn every_failing_job_begins_a_pause() {
+    let _scenario = FailScenario::setup();
+    for (fault, action) in [("store-insert", "return"), ("store-purge", "return"), ("store-mark", "return")] {
+        let db = TestDb::new();
+        let logger = spawn(restless(&db));
+        fail::cfg(fault, action).unwrap();
+        logger.log(no_hit(0));
+        // A flush may be done before the purge that follows it fails.
+        eventually("the pause", || {
+            let _ = block_on(logger.mark_question("where", QuestionStatus::Ignored));
+            matches!(block_on(logger.flush()), Err(LoggerError::Waiting { .. }))
+        });
+        let tries = jobs();
+        logger.log(no_hit(1));
+        for _ in 0..50 {
+            assert!(block_on(logger.flush()).is_err());
+            assert!(block_on(logger.mark_question("where", QuestionStatus::Ignored)).is_err());
+        }
+        settle(&logger);
+        assert_eq!(tries.load(Ordering::Acquire), 0, "{fault}");
+        fail::remove(fault);
+        assert_eq!(block_on(logger.shutdown()).unwrap().unsaved, 0);
+    }
+}
+
+#[test]
+fn a_restart_of_the_actor_does_not_end_a_pause() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(db.config().flush_interval(NEVER).backoff(Duration::from_millis(1), HOUR));
+    fail::cfg("store-insert", "return").unwrap();
+    logger.log(no_hit(0));
+    let _ = block_on(logger.flush());
+    // The next pause is three seconds long at least, and that of the supervisor a millisecond.
+    eventually("a long pause", || logger.stats().failed_flushes == 13);
+    let tries = jobs();
+    fail::cfg("actor-record", "1*panic->off").unwrap();
+    logger.addr().try_send(no_hit(1)).unwrap();
+    eventually("the restart", || logger.stats().restarts == 1);
+    settle(&logger);
+    assert_eq!(tries.load(Ordering::Acquire), 0);
+    fail::remove("store-insert");
+    assert_eq!(block_on(logger.shutdown()).unwrap().unsaved, 0);
+}
+
+#[test]
+fn a_success_ends_the_growth_of_the_pauses() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(db.config().flush_interval(NEVER).backoff(Duration::from_millis(1), NEVER));
+    // Pauses that went on growing would be a day long after 27 failures.
+    for turn in 0..60 {
+        fail::cfg("store-insert", "1*return->off").unwrap();
+        logger.log(no_hit(turn));
+        let _ = block_on(logger.flush());
+        eventually("the retry", || logger.stats().persisted == turn as u64 + 1);
+    }
+    assert_eq!(logger.stats().failed_flushes, 60);
+    assert_eq!(db.turns(), (0..60).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_flush_in_a_pause_is_answered_and_the_retry_writes() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let backoff = Duration::from_millis(50);
+    let logger = spawn(db.config().flush_interval(NEVER).backoff(backoff, backoff));
+    fail::cfg("store-insert", "1*return->off").unwrap();
+    logger.log(no_hit(0));
+    let first = block_on(logger.flush()).unwrap_err();
+    assert_eq!(first, LoggerError::Waiting { buffered: 1, cause: "injected".into() });
+    // No call is needed for it.
+    eventually("the retry", || logger.stats().persisted == 1);
+    block_on(logger.flush()).unwrap();
+    assert_eq!(logger.stats().failed_flushes, 1);
+}
+
+#[test]
+fn shutdowns_shorten_a_pause_and_do_not_remove_it() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(restless(&db).retention_days(0).shutdown_timeout(Duration::from_secs(2)));
+    fail::cfg("store-insert", "return").unwrap();
+    logger.log(no_hit(0));
+    eventually("the first failure", || logger.stats().failed_flushes == 1);
+    let tries = jobs();
+    let answers: Vec<_> = (0..200).map(|_| logger.addr().send(Shutdown)).collect();
+    let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else { panic!("cannot be saved") };
+    assert_eq!(report.unsaved, 1);
+    drop(answers);
+    // Two seconds, and 187 to 250 ms between two tries.
+    let tries = tries.load(Ordering::Acquire);
+    assert!((1..=13).contains(&tries), "{tries} tries");
+}
