@@ -396,7 +396,7 @@ impl Accepted {
 async fn hand_over<T: Incoming>(api: &Api, incoming: &T) -> Result<(), Problem> {
     // Looked at before, for what does not fit is counted as dropped; and this is not lost, but comes again.
     let mut waited = Duration::ZERO;
-    while !api.logger.has_room() && waited < PATIENCE {
+    while !api.logger.has_room() && waited < PATIENCE && !api.options.is_ending() {
         actix_rt::time::sleep(LOOK_AGAIN).await;
         waited += LOOK_AGAIN;
     }
@@ -411,9 +411,18 @@ async fn hand_over<T: Incoming>(api: &Api, incoming: &T) -> Result<(), Problem> 
     })
 }
 
-/// The next piece of a body; `None`: that was all.
+/// The next piece of a body; `None`: that was all. Once the service shuts down, only what has arrived
+/// is taken: the payload of a connection is not filled while a handler does not wait.
 async fn next_piece(api: &Api, body: &mut Payload) -> Result<Option<Bytes>, Problem> {
-    match actix_rt::time::timeout(api.options.body_timeout, body.next()).await {
+    let piece = tokio::select! {
+        // In this order: a request that is here in full is answered as always.
+        biased;
+        piece = actix_rt::time::timeout(api.options.body_timeout, body.next()) => piece,
+        () = api.options.ended() => {
+            return Err(Problem::unavailable("the service shuts down; send what comes after `line` later"));
+        }
+    };
+    match piece {
         Ok(Some(Ok(piece))) => Ok(Some(piece)),
         Ok(None) => Ok(None),
         Ok(Some(Err(error))) => Err(Problem::bad_request(format!("the body ended early: {error}"))),

@@ -32,7 +32,7 @@ mod stats;
 mod tail;
 
 use std::future::{Ready, ready};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -49,6 +49,7 @@ use limits::Meter;
 use problem::Problem;
 #[cfg(feature = "cli")]
 pub(crate) use questions::{parse_moment, parse_span};
+use tokio::sync::watch;
 
 use crate::handle::LoggerHandle;
 
@@ -85,7 +86,7 @@ pub struct HttpOptions {
     /// Whether these routes are all there are.
     alone: bool,
     /// Shared by all clones: whether what has no end is to end.
-    ending: Arc<AtomicBool>,
+    ending: Arc<watch::Sender<bool>>,
 }
 
 /// Who may do what, and how often.
@@ -116,7 +117,7 @@ impl Default for HttpOptions {
             max_followers: DEFAULT_MAX_FOLLOWERS,
             dashboard: true,
             alone: false,
-            ending: Arc::default(),
+            ending: Arc::new(watch::Sender::new(false)),
         }
     }
 }
@@ -209,14 +210,21 @@ impl HttpOptions {
         self
     }
 
-    /// Ends streams that have no end, before the server is stopped: it would wait for them.
-    #[cfg(feature = "cli")]
-    pub(crate) fn end_streams(&self) {
-        self.ending.store(true, Ordering::Release);
+    /// Ends tail streams and uploads, before the server is stopped: it would wait for them, and cut them
+    /// off. Reaches all clones of these options. An upload is answered with 503, and with how far it was
+    /// read.
+    pub fn end_streams(&self) {
+        self.ending.send_replace(true);
     }
 
     fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Acquire)
+        *self.ending.borrow()
+    }
+
+    /// Returns once [`end_streams`](Self::end_streams) was called.
+    async fn ended(&self) {
+        // The sender is in `self`, so there is no error.
+        let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
     }
 
     /// Bytes of a line at most. Default: 64 KiB.

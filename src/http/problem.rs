@@ -251,7 +251,8 @@ pub(super) enum NotTaken {
     /// Too many requests, or wrong tokens, from this address; see `Retry-After`.
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(#[to_schema] Problem),
-    /// No room; `accepted` says how many records were taken, from the beginning. See `Retry-After`.
+    /// No room, or the service shuts down; `accepted` says how many records were taken, from the
+    /// beginning. See `Retry-After`.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(#[to_schema] Problem),
 }
