@@ -3,6 +3,7 @@
 mod ask;
 mod backup;
 mod feed;
+mod ingest;
 mod output;
 mod serve;
 mod settings;
@@ -36,7 +37,7 @@ enum Command {
     /// Take failures over HTTP, and answer questions (the default)
     Serve,
     /// Store failures from standard input: a JSON object a line
-    Ingest(Target),
+    Ingest(ingest::Ingest),
     /// Show failures, the newest first
     List(ask::List),
     /// Show the last failures, and with -f those that come
@@ -113,6 +114,16 @@ enum Failure {
     Unheard,
 }
 
+impl Failure {
+    /// What is wrong.
+    fn text(self) -> String {
+        match self {
+            Self::Usage(text) | Self::Unreachable(text) | Self::No(text) => text,
+            Self::Unheard => String::new(),
+        }
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe { Self::Unheard } else { Self::Unreachable(error.to_string()) }
@@ -167,7 +178,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let settings = settings::Settings::load(&cli.flags)?;
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(&settings, &cli.flags).await,
-        Command::Ingest(target) => feed::ingest(&settings, &target).await,
+        Command::Ingest(ingest) => ingest::ingest(&settings, &ingest).await,
         Command::List(list) => ask::list(&settings, &list).await,
         Command::Tail(tail) => ask::tail(&settings, &tail).await,
         Command::Stats(stats) => ask::stats(&settings, &stats).await,

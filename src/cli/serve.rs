@@ -55,11 +55,11 @@ pub(super) async fn serve(settings: &Settings, flags: &Flags) -> Result<(), Fail
 
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     tracing::info!("failure-logger ends: it answers what was asked, and stores what it accepted");
+    let again = asked_to_end()?;
     actix_rt::spawn(async {
-        if asked_to_end().await.is_ok() {
-            // At once means at once.
-            std::process::exit(130);
-        }
+        again.await;
+        // At once means at once.
+        std::process::exit(130);
     });
     options.end_streams();
     handle.stop(true).await;
@@ -99,10 +99,10 @@ async fn wait_for_the_end(
 ) -> Result<(), Failure> {
     let mut hangups = signal(SignalKind::hangup())?;
     // Once for all: the end must not be missed while settings are read.
-    let mut end = std::pin::pin!(asked_to_end());
+    let mut end = std::pin::pin!(asked_to_end()?);
     loop {
         tokio::select! {
-            ended = &mut end => return ended,
+            () = &mut end => return Ok(()),
             _ = hangups.recv() => match read_anew(flags, address) {
                 Ok((anew, filter)) => {
                     options.replace_access(&anew);
@@ -123,13 +123,15 @@ fn read_anew(flags: &Flags, address: SocketAddr) -> Result<(http::HttpOptions, E
     Ok((settings.http_on(address)?, log_filter(&settings)?))
 }
 
-async fn asked_to_end() -> Result<(), Failure> {
+/// Returns what ends with the next signal to end, from now on.
+pub(super) fn asked_to_end() -> Result<impl Future<Output = ()> + use<>, Failure> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// Tells systemd that records are kept, as often as it wants to hear it.

@@ -20,8 +20,6 @@ use crate::report::{FailureReader, TimeRange};
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How soon to come again where it was too soon.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// How often to come again where nothing is taken.
-const MAX_TRIES: u32 = 60;
 /// Bytes of an answer at most.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
@@ -106,42 +104,28 @@ impl Service {
         self.answer(sent).await
     }
 
-    /// Sends lines, each with a line feed; the rest of them again, where the service says that it was too soon.
-    pub(super) async fn post(&self, path: &str, lines: Vec<u8>) -> Result<Posted, Failure> {
-        let mut rest = Bytes::from(lines);
-        let (mut posted, mut looked_at, mut tries) = (Posted::default(), 0, 1);
-        while !rest.is_empty() {
-            let request = self.request(awc::http::Method::POST, path, &[])?.content_type("application/x-ndjson");
-            let answer = match self.received(request.send_body(rest.clone()).await).await {
-                Ok(answer) => answer,
-                Err(failure) => return Ok(posted.stopped(looked_at, failure)),
-            };
-            let line = answer.json["line"].as_u64().and_then(|line| usize::try_from(line).ok()).unwrap_or(0);
-            let done = answer.status.is_success();
-            // Without its line, it is not known what was taken: nothing is counted that is sent again.
-            if done || line > 0 {
-                posted.count(&answer.json, looked_at);
-            }
-            if done {
-                break;
-            }
-            let again = match answer.status.as_u16() {
-                429 | 503 => line > 0 || tries < MAX_TRIES,
-                408 | 413 => line > 0,
-                _ => false,
-            };
-            rest = after_lines(&rest, line);
-            looked_at += line;
-            if rest.is_empty() {
-                break;
-            }
-            if !again {
-                return Ok(posted.stopped(looked_at, self.refusal(&answer)));
-            }
-            tries = if line > 0 { 1 } else { tries + 1 };
-            actix_rt::time::sleep(answer.retry_after).await;
+    /// Sends lines, each with a line feed.
+    pub(super) async fn post(&self, path: &str, lines: Bytes) -> Sent {
+        let request = match self.request(awc::http::Method::POST, path, &[]) {
+            Ok(request) => request.content_type("application/x-ndjson"),
+            Err(failure) => return Sent::Refused { reason: failure.text() },
+        };
+        let answer = match self.received(request.send_body(lines).await).await {
+            Ok(answer) => answer,
+            // The service may have taken lines, and its response was lost.
+            Err(failure) => return Sent::None { reason: failure.text(), retry_after: Duration::ZERO },
+        };
+        if answer.status.is_success() {
+            return Sent::All(Posted::of(&answer.json));
         }
-        Ok(posted)
+        let retry_after = answer.retry_after;
+        let lines = answer.json["line"].as_u64().and_then(|line| usize::try_from(line).ok()).unwrap_or(0);
+        match answer.status.as_u16() {
+            408 | 413 | 429 | 503 if lines > 0 => Sent::Some { lines, posted: Posted::of(&answer.json), retry_after },
+            // Without its line, it is not known what was taken: nothing is counted that is sent again.
+            408 | 429 | 502 | 503 | 504 => Sent::None { reason: self.refusal(&answer).text(), retry_after },
+            _ => Sent::Refused { reason: self.refusal(&answer).text() },
+        }
     }
 
     pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
@@ -250,43 +234,46 @@ impl From<NotOpened> for Failure {
     }
 }
 
-/// What became of lines that were sent.
-#[derive(Default)]
+/// What a service did with lines that were sent.
+pub(super) enum Sent {
+    All(Posted),
+    /// The service took or rejected the first `lines`.
+    Some {
+        lines: usize,
+        posted: Posted,
+        retry_after: Duration,
+    },
+    /// The same may be taken later.
+    None {
+        reason: String,
+        retry_after: Duration,
+    },
+    /// The same is never taken.
+    Refused {
+        reason: String,
+    },
+}
+
+/// What a service says of lines that it looked at.
 pub(super) struct Posted {
     pub(super) accepted: u64,
     pub(super) rejected: u64,
     /// What is wrong with some: the place among the lines that were sent, from 0, and why.
     pub(super) errors: Vec<(usize, String)>,
-    /// Where it ended early: the place of the first line that was not taken, and why.
-    pub(super) stopped: Option<(usize, String)>,
 }
 
 impl Posted {
-    /// Counts what an answer says of the lines after the first `looked_at`.
-    fn count(&mut self, json: &Value, looked_at: usize) {
-        self.accepted += json["accepted"].as_u64().unwrap_or(0);
-        self.rejected += json["rejected"].as_u64().unwrap_or(0);
-        for error in json["errors"].as_array().into_iter().flatten() {
+    fn of(json: &Value) -> Self {
+        let error = |error: &Value| {
             let nth = error["line"].as_u64().and_then(|line| usize::try_from(line.checked_sub(1)?).ok()).unwrap_or(0);
-            let reason = error["reason"].as_str().unwrap_or("refused").to_owned();
-            self.errors.push((looked_at.saturating_add(nth), reason));
+            (nth, error["reason"].as_str().unwrap_or("refused").to_owned())
+        };
+        Self {
+            accepted: json["accepted"].as_u64().unwrap_or(0),
+            rejected: json["rejected"].as_u64().unwrap_or(0),
+            errors: json["errors"].as_array().into_iter().flatten().map(error).collect(),
         }
     }
-
-    fn stopped(self, place: usize, failure: Failure) -> Self {
-        let reason = match failure {
-            Failure::Usage(text) | Failure::Unreachable(text) | Failure::No(text) => text,
-            Failure::Unheard => String::new(),
-        };
-        Self { stopped: Some((place, reason)), ..self }
-    }
-}
-
-/// What comes after the first `count` lines.
-fn after_lines(lines: &Bytes, count: usize) -> Bytes {
-    let ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
-    let begin = std::iter::once(0).chain(ends).nth(count).unwrap_or(lines.len());
-    lines.slice(begin..)
 }
 
 /// Which time is asked about.

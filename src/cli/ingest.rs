@@ -1,0 +1,584 @@
+//! `ingest`: lines from standard input, into the database file or to a service.
+//!
+//! Input may be a pipe that stays open for months. A line is sent a second after it came, and is given up
+//! only after a signal: until then the input waits while the service or the database does.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use actix_rt::time::{Instant, sleep, sleep_until};
+use actix_web::web::Bytes;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use super::serve::asked_to_end;
+use super::settings::Settings;
+use super::source::{Posted, Sent, Service};
+use super::{Failure, Target};
+use crate::actor::FailureLogger;
+use crate::handle::LoggerHandle;
+use crate::http::{DEFAULT_MAX_LINE_BYTES, NewFailure, parse_span};
+use crate::stats::{DropReason, LogOutcome};
+
+/// Lines that are sent to a service at a time.
+const LINES_PER_POST: usize = 1000;
+/// Bytes that are sent to a service at a time, and a line more.
+const BYTES_PER_POST: usize = 8 << 20;
+/// How long a line waits for others to be sent with.
+const SEND_AFTER: Duration = Duration::from_secs(1);
+/// Bytes of a line at most, so that memory is bounded whatever comes in.
+const MAX_LINE_BYTES: usize = 1 << 20;
+/// Bytes that are read from standard input at a time, and how many such blocks wait.
+const BYTES_PER_BLOCK: usize = 64 << 10;
+const BLOCKS: usize = 4;
+/// Lines of which it is said what is wrong with them.
+const MAX_REASONS: u64 = 10;
+/// The first pause before the same is sent again, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is said that lines wait.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+/// How long lines that were read are still sent after a signal.
+const SEND_AFTER_SIGNAL: Duration = Duration::from_secs(5);
+
+#[derive(Args)]
+pub(super) struct Ingest {
+    #[command(flatten)]
+    target: Target,
+    /// End with exit code 3 when nothing could be sent or stored for so long, as 10m [default: never]
+    #[arg(long, value_name = "SPAN")]
+    give_up_after: Option<String>,
+}
+
+pub(super) async fn ingest(settings: &Settings, ingest: &Ingest) -> Result<(), Failure> {
+    let span = |text: &String| {
+        parse_span(text).map_err(|expected| Failure::Usage(format!("--give-up-after {text}: expected {expected}")))
+    };
+    let give_up_after = ingest.give_up_after.as_ref().map(span).transpose()?;
+    let sink = match &ingest.target.url {
+        Some(url) => Sink::Service(Service::new(url, &ingest.target)?),
+        None => Sink::Logger(FailureLogger::spawn(settings.logger.clone())?),
+    };
+    let stop = Stop::listen()?;
+    let mut input = Input::open()?;
+    let mut feed = Feed::new(sink, give_up_after)?;
+    let fed = feed.run(&mut input, &stop).await;
+    let stored = match &feed.sink {
+        Sink::Logger(logger) => logger.shutdown().await?.stats.persisted,
+        Sink::Service(_) => feed.stored,
+    };
+    feed.bar.finish_and_clear();
+    if let Err(Stopped { line, reason }) = fed {
+        return Err(Failure::Unreachable(format!("{stored} failures stored, stopped at line {line}: {reason}")));
+    }
+    let bad = feed.bad;
+    writeln!(io::stdout(), "{stored} failures stored, {bad} lines refused")?;
+    if bad > 0 { Err(Failure::No(format!("{bad} lines are no failures"))) } else { Ok(()) }
+}
+
+/// Tells that a signal has asked for the end, and until when lines are sent.
+struct Stop(watch::Receiver<Option<Instant>>);
+
+impl Stop {
+    fn listen() -> Result<Self, Failure> {
+        let (told, stop) = watch::channel(None);
+        // Made here, so that no signal is missed from now on.
+        let asked = asked_to_end()?;
+        actix_rt::spawn(async move {
+            asked.await;
+            told.send_replace(Some(Instant::now() + SEND_AFTER_SIGNAL));
+            if let Ok(asked) = asked_to_end() {
+                asked.await;
+                // At once means at once.
+                std::process::exit(130);
+            }
+        });
+        Ok(Self(stop))
+    }
+
+    /// Returns after the signal: until when lines are sent.
+    async fn asked(&self) -> Instant {
+        match self.0.clone().wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(deadline)) => *deadline,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Returns when the deadline after the signal has passed.
+    async fn passed(&self) {
+        sleep_until(self.asked().await).await;
+    }
+}
+
+/// Standard input, read on a thread of its own: a read cannot be cancelled.
+struct Input {
+    blocks: mpsc::Receiver<io::Result<Vec<u8>>>,
+    reader: Arc<AtomicU8>,
+}
+
+/// The reader waits for input, and has taken none.
+const WAITS: u8 = 0;
+/// The reader has taken input, and hands it over.
+const READS: u8 = 1;
+/// The reader takes no further input.
+const STOPPED: u8 = 2;
+
+impl Input {
+    fn open() -> io::Result<Self> {
+        // Not the standard library's standard input, whose buffer hides what was read.
+        let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let (sender, blocks) = mpsc::channel(BLOCKS);
+        let reader = Arc::new(AtomicU8::new(WAITS));
+        let state = Arc::clone(&reader);
+        let change = move |from, to| state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        std::thread::Builder::new().name("standard-input".into()).spawn(move || {
+            loop {
+                // Waited for before anything is taken, so that nothing is taken after the signal.
+                let _ = poll(&mut [PollFd::new(&stdin, PollFlags::IN)], None);
+                if !change(WAITS, READS) {
+                    return;
+                }
+                let mut block = vec![0; BYTES_PER_BLOCK];
+                let read = match stdin.read(&mut block) {
+                    Ok(0) => return,
+                    Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                        None
+                    }
+                    read => Some(read.map(|bytes| {
+                        block.truncate(bytes);
+                        block
+                    })),
+                };
+                let ends = matches!(read, Some(Err(_)));
+                let closed = read.is_some_and(|read| sender.blocking_send(read).is_err());
+                if closed || ends || !change(READS, WAITS) {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { blocks, reader })
+    }
+
+    /// Has no further input taken: what was taken before is still to come.
+    fn stop(&mut self) {
+        if self.reader.swap(STOPPED, Ordering::AcqRel) == WAITS {
+            // The reader may wait for ever, and hands nothing over.
+            self.blocks.close();
+        }
+    }
+
+    /// The next block; `None`: that was all.
+    async fn next(&mut self) -> Option<io::Result<Vec<u8>>> {
+        self.blocks.recv().await
+    }
+}
+
+/// A line and its number, from 1.
+struct Line {
+    number: u64,
+    /// `None`: the line is too long, and was skipped.
+    text: Option<Vec<u8>>,
+}
+
+/// Divides input into lines of bounded length.
+#[derive(Default)]
+struct Lines {
+    begun: Vec<u8>,
+    skipping: bool,
+    /// Lines that have ended.
+    ended: u64,
+    ready: VecDeque<Line>,
+}
+
+impl Lines {
+    fn push(&mut self, block: &[u8]) {
+        for piece in block.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ends) = match piece.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (piece, false),
+            };
+            self.skipping |= self.begun.len() + text.len() > MAX_LINE_BYTES;
+            if self.skipping {
+                self.begun = Vec::new();
+            } else {
+                self.begun.extend_from_slice(text);
+            }
+            if ends {
+                self.end();
+            }
+        }
+    }
+
+    /// Ends the last line, which need not have a line feed.
+    fn finish(&mut self) {
+        if self.skipping || !self.begun.is_empty() {
+            self.end();
+        }
+    }
+
+    /// Ends a line. An empty one is counted, and not taken.
+    fn end(&mut self) {
+        self.ended += 1;
+        let text = std::mem::take(&mut self.begun);
+        if std::mem::take(&mut self.skipping) {
+            self.ready.push_back(Line { number: self.ended, text: None });
+        } else if !text.trim_ascii().is_empty() {
+            self.ready.push_back(Line { number: self.ended, text: Some(text) });
+        }
+    }
+}
+
+/// Where lines go.
+enum Sink {
+    Logger(LoggerHandle),
+    Service(Service),
+}
+
+/// What was read, and what became of it.
+struct Feed {
+    sink: Sink,
+    lines: Lines,
+    /// Lines that are to be sent, each with a line feed.
+    post: Vec<u8>,
+    /// Their numbers.
+    numbers: VecDeque<u64>,
+    /// When the first of them came.
+    since: Instant,
+    stored: u64,
+    bad: u64,
+    waiting: Waiting,
+    bar: ProgressBar,
+}
+
+/// Why the input was not taken to its end.
+struct Stopped {
+    /// The first line that was not taken.
+    line: u64,
+    reason: String,
+}
+
+impl Feed {
+    fn new(sink: Sink, give_up_after: Option<Duration>) -> Result<Self, Failure> {
+        Ok(Self {
+            sink,
+            lines: Lines::default(),
+            post: Vec::new(),
+            numbers: VecDeque::new(),
+            since: Instant::now(),
+            stored: 0,
+            bad: 0,
+            waiting: Waiting { pause: FIRST_PAUSE, since: None, said: None, give_up_after },
+            bar: progress()?,
+        })
+    }
+
+    /// Reads to the end of the input, or to a signal, and has everything that was read taken.
+    async fn run(&mut self, input: &mut Input, stop: &Stop) -> Result<(), Stopped> {
+        let mut stopped = false;
+        loop {
+            let block = tokio::select! {
+                biased;
+                _ = stop.asked(), if !stopped => {
+                    stopped = true;
+                    input.stop();
+                    continue;
+                }
+                () = stop.passed() => None,
+                () = sleep_until(self.since + SEND_AFTER), if !self.numbers.is_empty() => {
+                    self.send(stop).await?;
+                    continue;
+                }
+                block = input.next() => block,
+            };
+            let end = match &block {
+                Some(Ok(block)) => {
+                    self.lines.push(block);
+                    false
+                }
+                // The last line need not have a line feed.
+                Some(Err(_)) | None => {
+                    self.lines.finish();
+                    true
+                }
+            };
+            while let Some(line) = self.lines.ready.pop_front() {
+                self.take(line, stop).await?;
+            }
+            if end {
+                self.send(stop).await?;
+                return match block {
+                    Some(Err(error)) => Err(Stopped {
+                        line: self.lines.ended + 1,
+                        reason: format!("cannot read standard input: {error}"),
+                    }),
+                    _ => Ok(()),
+                };
+            }
+        }
+    }
+
+    async fn take(&mut self, Line { number, text }: Line, stop: &Stop) -> Result<(), Stopped> {
+        self.bar.set_position(number);
+        let Some(text) = text else {
+            self.refuse(number, &format_args!("a line has {MAX_LINE_BYTES} bytes at most"));
+            return Ok(());
+        };
+        let text = text.trim_ascii();
+        let failure = match text.first() {
+            // serde would take a list of values for a record.
+            Some(b'[') => {
+                self.refuse(number, &"expected an object");
+                return Ok(());
+            }
+            _ => match serde_json::from_slice::<NewFailure>(text) {
+                Ok(failure) => failure,
+                Err(error) => {
+                    self.refuse(number, &error);
+                    return Ok(());
+                }
+            },
+        };
+        if matches!(self.sink, Sink::Logger(_)) {
+            return self.log(number, &failure, stop).await;
+        }
+        if self.numbers.is_empty() {
+            self.since = Instant::now();
+        }
+        self.post.append(&mut identified(text));
+        self.post.push(b'\n');
+        self.numbers.push_back(number);
+        if self.numbers.len() >= LINES_PER_POST || self.post.len() >= BYTES_PER_POST {
+            self.send(stop).await?;
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, line: u64, reason: &dyn std::fmt::Display) {
+        self.bad += 1;
+        if self.bad <= MAX_REASONS {
+            say(&self.bar, &format_args!("line {line}: {reason}"));
+        }
+    }
+
+    /// Logs a failure; waits while the buffer is full.
+    async fn log(&mut self, line: u64, failure: &NewFailure, stop: &Stop) -> Result<(), Stopped> {
+        loop {
+            let Sink::Logger(logger) = &self.sink else { return Ok(()) };
+            let reason = match failure.log(logger) {
+                LogOutcome::Queued => {
+                    self.waiting.over(&self.bar);
+                    return Ok(());
+                }
+                LogOutcome::Dropped(DropReason::BufferFull | DropReason::Unavailable) => {
+                    let flushed = tokio::select! {
+                        flushed = logger.flush() => flushed,
+                        () = stop.passed() => return Err(self.too_late(line)),
+                    };
+                    match flushed {
+                        Ok(_) => continue,
+                        Err(error) => error.to_string(),
+                    }
+                }
+                LogOutcome::Dropped(reason) => {
+                    return Err(Stopped { line, reason: format!("the logger takes nothing: {reason}") });
+                }
+            };
+            self.pause(line, reason, Duration::ZERO, stop).await?;
+        }
+    }
+
+    /// Sends the lines that wait to the service, and waits for it as long as it takes none.
+    async fn send(&mut self, stop: &Stop) -> Result<(), Stopped> {
+        let mut rest = Bytes::from(std::mem::take(&mut self.post));
+        while let Some(first) = self.numbers.front().copied() {
+            let Sink::Service(service) = &self.sink else { return Ok(()) };
+            let sent = tokio::select! {
+                sent = service.post("/v1/failures", rest.clone()) => sent,
+                () = stop.passed() => return Err(self.too_late(first)),
+            };
+            match sent {
+                Sent::All(posted) => {
+                    self.count(&posted);
+                    self.numbers.clear();
+                    self.waiting.over(&self.bar);
+                }
+                Sent::Some { lines, posted, retry_after } => {
+                    self.count(&posted);
+                    self.waiting.over(&self.bar);
+                    self.numbers.drain(..lines.min(self.numbers.len()));
+                    rest = after_lines(&rest, lines);
+                    if !self.numbers.is_empty() {
+                        tokio::select! {
+                            () = sleep(retry_after) => {}
+                            () = stop.passed() => return Err(self.too_late(first)),
+                        }
+                    }
+                }
+                Sent::None { reason, retry_after } => self.pause(first, reason, retry_after, stop).await?,
+                Sent::Refused { reason } => return Err(Stopped { line: first, reason }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what a response says of the lines that were sent.
+    fn count(&mut self, posted: &Posted) {
+        self.stored += posted.accepted;
+        let told = u64::try_from(posted.errors.len()).unwrap_or(u64::MAX);
+        for (nth, reason) in &posted.errors {
+            let line = self.numbers.get(*nth).copied().unwrap_or(self.lines.ended);
+            self.refuse(line, reason);
+        }
+        self.bad += posted.rejected.saturating_sub(told);
+    }
+
+    /// Waits before the next try.
+    async fn pause(&mut self, line: u64, reason: String, least: Duration, stop: &Stop) -> Result<(), Stopped> {
+        let Some(pause) = self.waiting.next(&self.bar, line, &reason) else {
+            let most = self.waiting.give_up_after.unwrap_or_default().as_secs();
+            return Err(Stopped {
+                line,
+                reason: format!("nothing was taken for {most} s (--give-up-after): {reason}"),
+            });
+        };
+        tokio::select! {
+            () = sleep(pause.max(least)) => Ok(()),
+            () = stop.passed() => {
+                let late = self.too_late(line);
+                Err(Stopped { reason: format!("{}: {reason}", late.reason), ..late })
+            }
+        }
+    }
+
+    fn too_late(&self, line: u64) -> Stopped {
+        let lines = (self.lines.ended + 1).saturating_sub(line);
+        let seconds = SEND_AFTER_SIGNAL.as_secs();
+        Stopped {
+            line,
+            reason: format!("{lines} lines that were read were not taken within {seconds} s of the signal"),
+        }
+    }
+}
+
+/// How long the sink has taken nothing.
+struct Waiting {
+    pause: Duration,
+    since: Option<Instant>,
+    said: Option<Instant>,
+    give_up_after: Option<Duration>,
+}
+
+impl Waiting {
+    /// Says now and then that lines wait, and returns how long to wait; `None`: it is time to give up.
+    fn next(&mut self, bar: &ProgressBar, line: u64, reason: &str) -> Option<Duration> {
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        if self.give_up_after.is_some_and(|most| now - since >= most) {
+            return None;
+        }
+        if self.said.is_none_or(|said| now - said >= SAY_EVERY) {
+            self.said = Some(now);
+            say(bar, &format_args!("line {line} waits, and is sent again until it is taken: {reason}"));
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
+
+    fn over(&mut self, bar: &ProgressBar) {
+        if let Some(since) = self.since.take() {
+            say(bar, &format_args!("lines are taken again, after {} s", since.elapsed().as_secs()));
+        }
+        (self.pause, self.said) = (FIRST_PAUSE, None);
+    }
+}
+
+/// A line with what makes sending it again harmless: an `event_id`, and the moment at which it came.
+fn identified(text: &[u8]) -> Vec<u8> {
+    let with_id = || {
+        let mut fields: Map<String, Value> = serde_json::from_slice(text).ok()?;
+        let values = [("event_id", Uuid::now_v7().to_string()), ("created_at", jiff::Timestamp::now().to_string())];
+        for (name, value) in values {
+            if fields.get(name).is_none_or(Value::is_null) {
+                fields.insert(name.into(), value.into());
+            }
+        }
+        // A line that a service takes must not become one that it does not take.
+        let line = serde_json::to_vec(&fields).ok()?;
+        (line.len() <= DEFAULT_MAX_LINE_BYTES).then_some(line)
+    };
+    with_id().unwrap_or_else(|| text.to_vec())
+}
+
+/// What comes after the first `count` lines.
+fn after_lines(lines: &Bytes, count: usize) -> Bytes {
+    let ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    let begin = std::iter::once(0).chain(ends).nth(count).unwrap_or(lines.len());
+    lines.slice(begin..)
+}
+
+/// Writes a line to standard error, above the progress.
+fn say(bar: &ProgressBar, what: &dyn std::fmt::Display) {
+    // Nobody to tell is no reason to end.
+    let _ = bar.suspend(|| writeln!(io::stderr(), "{what}"));
+}
+
+/// Shows how many lines there were, on a terminal.
+fn progress() -> Result<ProgressBar, Failure> {
+    if !io::stderr().is_terminal() {
+        return Ok(ProgressBar::hidden());
+    }
+    let style = ProgressStyle::with_template("{spinner} {human_pos} lines, {per_sec}")
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(ProgressBar::new_spinner().with_style(style))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_the_same_wherever_the_input_is_divided() {
+        let long = "x".repeat(MAX_LINE_BYTES + 1);
+        let most = "y".repeat(MAX_LINE_BYTES);
+        let input = format!("one\n\n  \n{long}\n{most}\r\ntwo\nthree");
+        for size in [1, 2, 3, 7, 64 << 10, input.len()] {
+            let mut lines = Lines::default();
+            input.as_bytes().chunks(size).for_each(|block| {
+                lines.push(block);
+                assert!(lines.begun.len() <= MAX_LINE_BYTES);
+            });
+            lines.finish();
+            lines.finish();
+            let of = |line: &Line| (line.number, line.text.as_ref().map(|text| text.len()));
+            let ready: Vec<_> = lines.ready.iter().map(of).collect();
+            // The line feed is not counted, and a carriage return is.
+            assert_eq!(ready, [(1, Some(3)), (4, None), (5, None), (6, Some(3)), (7, Some(5))], "{size}");
+        }
+    }
+
+    #[test]
+    fn a_line_gets_an_id_and_a_moment_unless_it_has_them() {
+        let fields =
+            |text: &str| -> Map<String, Value> { serde_json::from_slice(&identified(text.as_bytes())).unwrap() };
+        let line = fields(r#"{"query_text": "with event_id", "event_id": null, "top_score": 0.1}"#);
+        assert!(line["event_id"].as_str().unwrap().parse::<Uuid>().unwrap().get_version_num() == 7);
+        assert!(line["created_at"].as_str().unwrap().ends_with('Z'));
+        assert_eq!((&line["query_text"], &line["top_score"]), (&"with event_id".into(), &0.1.into()));
+        let kept =
+            fields(r#"{"event_id": "0198c0de-0000-7000-8000-000000000001", "created_at": "2026-01-01T00:00:00Z"}"#);
+        assert_eq!(kept["event_id"], "0198c0de-0000-7000-8000-000000000001");
+        assert_eq!(kept["created_at"], "2026-01-01T00:00:00Z");
+        let long = format!(r#"{{"query_text": "{}"}}"#, "q".repeat(DEFAULT_MAX_LINE_BYTES - 20));
+        assert_eq!(identified(long.as_bytes()), long.as_bytes(), "there is no room for more");
+    }
+}
