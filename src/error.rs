@@ -188,6 +188,15 @@ pub enum MarkError {
     /// Too late: the logger was shut down, or it is disabled.
     #[error("the logger was shut down")]
     Closed,
+    /// Name the query as it is stored, or the group's key.
+    #[error(
+        "the question has {characters} characters: expected {} at most; name the query as it is stored, or the group's key",
+        crate::report::MAX_QUESTION_CHARACTERS
+    )]
+    TooLong {
+        /// Characters that it has.
+        characters: usize,
+    },
     /// Do what the [`StoreError`] says.
     #[error("the question cannot be marked: {0}")]
     Store(#[source] StoreError),

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::error::{LoggerError, MarkError, StoreError, Unhealthy};
 use crate::monitor::StrategyMonitor;
 use crate::record::RetrievalFailureRecord;
-use crate::report::{FailureReader, QuestionStatus, normalized};
+use crate::report::{FailureReader, MAX_QUESTION_CHARACTERS, QuestionStatus, normalized};
 use crate::shared::{Phase, Shared};
 use crate::stats::{FlushReport, LogOutcome, ShutdownReport, Stats};
 use crate::store::marks::Mark;
@@ -124,12 +124,18 @@ impl LoggerHandle {
     }
 
     /// Says what became of a failing question: `question` is the [`key`](crate::QueryGroup::key) of a
-    /// group, or any text of it. Kept in the database, for the whole group.
+    /// group, or any text of it, at most 512 characters. Kept in the database, for the whole group: what was
+    /// set last for any of its texts holds.
     ///
     /// # Errors
     ///
+    /// [`TooLong`](MarkError::TooLong): name the query as it is stored.
     /// [`Store`](MarkError::Store): try again, or look at the logger's health.
     pub async fn mark_question(&self, question: &str, status: QuestionStatus) -> Result<(), MarkError> {
+        // Counted no further than necessary.
+        if question.chars().nth(MAX_QUESTION_CHARACTERS).is_some() {
+            return Err(MarkError::TooLong { characters: question.chars().count() });
+        }
         if self.inner.thread.is_none() {
             return Err(MarkError::Closed);
         }

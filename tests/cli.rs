@@ -416,6 +416,11 @@ fn a_question_is_marked_in_a_file_and_in_a_service() {
             assert_eq!((&group["key"], &group["status"]), (&json!(question), &json!(status)));
         }
     }
+    let long = "q".repeat(513);
+    for arguments in [&["mark", &long, "ignored"][..], &["mark", &long, "ignored", "--url", &service.url]] {
+        let said = refused(&db, arguments, 2);
+        assert!(said.contains("the question has 513 characters: expected 512 at most"), "{said}");
+    }
     let other = TestDb::new();
     assert!(refused(&other, &["mark", "q", "resolved"], 3).contains("there is no database"));
     assert!(refused(&other, &["mark", "q", "fine"], 2).contains("possible values: open, resolved, ignored"));

@@ -411,7 +411,7 @@ async fn questions_are_marked_over_http_and_answers_can_be_fetched_later() {
         (json!({"question": "why", "status": "fine"}), JSON, 400),
         (json!({"question": "why"}), JSON, 400),
         (json!({"question": "why", "status": "open", "colour": "red"}), JSON, 400),
-        (json!({"question": "w".repeat(4097), "status": "open"}), JSON, 400),
+        (json!({"question": "w".repeat(513), "status": "open"}), JSON, 400),
         (json!({"question": "why".repeat(30_000), "status": "open"}), JSON, 413),
         // A page of another site could send this without asking first.
         (json!({"question": "why", "status": "open"}), "text/plain", 415),

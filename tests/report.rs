@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use common::{TestDb, block_on, no_hit};
 use failure_logger::{
-    ExportFormat, Failure, FailureFilter, FailureReader, LoggerHandle, Outcome, PageRequest, QueryFilter,
+    ExportFormat, Failure, FailureFilter, FailureReader, LoggerHandle, MarkError, Outcome, PageRequest, QueryFilter,
     QuestionStatus, ReadError, RetrievalFailureRecord, RetrievalFailureType, ScoreDirection, TimeRange,
 };
 
@@ -344,7 +344,6 @@ fn a_mark_holds_for_the_whole_group_and_a_resolved_one_is_open_again_when_it_fai
     block_on(logger.flush()).unwrap();
     assert_eq!(groups(None)[0], (6, QuestionStatus::Ignored, false));
     block_on(logger.mark_question(texts[0], QuestionStatus::Open)).unwrap();
-    block_on(logger.mark_question(texts[1], QuestionStatus::Open)).unwrap();
     assert_eq!(groups(None)[0], (6, QuestionStatus::Open, false));
     block_on(logger.mark_question("capital of france", QuestionStatus::Ignored)).unwrap();
     block_on(logger.shutdown()).unwrap();
@@ -352,6 +351,78 @@ fn a_mark_holds_for_the_whole_group_and_a_resolved_one_is_open_again_when_it_fai
     // Marks outlive the process.
     let top = block_on(db.spawn().reader().top_queries(TimeRange::last(HOUR), QueryFilter::default(), 10)).unwrap();
     assert_eq!(top.groups[1].status, QuestionStatus::Ignored);
+}
+
+#[test]
+fn a_group_that_is_set_to_open_is_open_whichever_texts_are_marked() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    // Each is nearly the same as the most frequent one.
+    let texts = ["how do i reset my password", "how do i reset my password please", "how do i reset my own password"];
+    for (times, text) in [(3, texts[0]), (2, texts[1]), (1, texts[2])] {
+        for _ in 0..times {
+            logger.log(ask(text));
+        }
+    }
+    let reader = flushed(&logger);
+    let status = || {
+        let top = block_on(reader.top_queries(TimeRange::last(HOUR), QueryFilter::default(), 10)).unwrap();
+        assert_eq!((top.groups.len(), top.groups[0].texts), (1, 3));
+        top.groups[0].status
+    };
+    let mark = |text, status| block_on(logger.mark_question(text, status)).unwrap();
+    for ignored in texts {
+        for opened in texts {
+            for before in texts {
+                mark(before, QuestionStatus::Resolved);
+            }
+            mark(ignored, QuestionStatus::Ignored);
+            assert_eq!(status(), QuestionStatus::Ignored);
+            mark(opened, QuestionStatus::Open);
+            assert_eq!(status(), QuestionStatus::Open, "{ignored:?} was ignored, {opened:?} opened");
+        }
+    }
+}
+
+#[test]
+fn a_status_holds_for_the_group_though_its_text_did_not_fail_in_the_range() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    logger.log_at(ask("how do i reset my password"), ago(3 * HOUR));
+    logger.log(ask("how do i reset my password please"));
+    logger.log(ask("capital of france"));
+    let reader = flushed(&logger);
+    block_on(logger.mark_question("how do i reset my password", QuestionStatus::Ignored)).unwrap();
+    block_on(logger.mark_question("nobody asked this", QuestionStatus::Ignored)).unwrap();
+    let top = block_on(reader.top_queries(TimeRange::last(HOUR), QueryFilter::default(), 10)).unwrap();
+    let of = top.groups.iter().map(|group| (group.key.as_str(), group.count, group.texts, group.status));
+    let mut groups: Vec<_> = of.collect();
+    groups.sort_unstable_by_key(|group| group.0);
+    assert_eq!(
+        groups,
+        [
+            ("capital of france", 1, 1, QuestionStatus::Open),
+            ("how do i reset my password please", 1, 1, QuestionStatus::Ignored)
+        ]
+    );
+}
+
+#[test]
+fn a_status_of_a_text_that_no_query_has_is_refused_and_not_stored() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let longest = "é".repeat(512);
+    logger.log(ask(&longest));
+    let reader = flushed(&logger);
+    block_on(logger.mark_question(&longest, QuestionStatus::Ignored)).unwrap();
+    for characters in [513, 20 << 20] {
+        let refused = block_on(logger.mark_question(&"x".repeat(characters), QuestionStatus::Ignored)).unwrap_err();
+        assert_eq!(refused, MarkError::TooLong { characters });
+        assert!(refused.to_string().contains(&format!("{characters} characters: expected 512 at most")), "{refused}");
+    }
+    let top = block_on(reader.top_queries(TimeRange::last(HOUR), QueryFilter::default(), 10)).unwrap();
+    assert_eq!(top.groups[0].status, QuestionStatus::Ignored);
+    assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_question_marks"), 1);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::{Failure, Target};
 use crate::actor::FailureLogger;
 use crate::clock;
 use crate::config::Location;
+use crate::error::MarkError;
 use crate::http::parse_span;
 use crate::report::QuestionStatus;
 use crate::store::Database;
@@ -81,7 +82,10 @@ pub(super) async fn mark(settings: &Settings, mark: &Mark) -> Result<(), Failure
         let logger = FailureLogger::spawn(settings.logger.clone())?;
         let marked = logger.mark_question(&mark.question, mark.status).await;
         logger.shutdown().await?;
-        marked.map_err(|error| Failure::Unreachable(error.to_string()))?;
+        marked.map_err(|error| match error {
+            MarkError::TooLong { .. } => Failure::Usage(error.to_string()),
+            MarkError::Closed | MarkError::Store(_) => Failure::Unreachable(error.to_string()),
+        })?;
     }
     Ok(writeln!(io::stdout(), "{}", mark.status)?)
 }

@@ -10,7 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::web::{Data, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use utoipa::{IntoParams, ToSchema};
 
@@ -25,8 +25,6 @@ use crate::report::{QueryFilter, QuestionStatus, TimeRange, TopQueries};
 const KEEP: Duration = Duration::from_secs(2);
 /// Answers that are kept or worked on at most.
 const MAX_ANSWERS: usize = 32;
-/// Characters of a question that is marked, at most.
-const MAX_QUESTION_CHARACTERS: usize = 4096;
 /// Bytes of a mark at most: such a question fits, though each of its characters be escaped.
 const MAX_MARK_BYTES: usize = 64 << 10;
 
@@ -170,8 +168,7 @@ impl Answers {
 #[serde(deny_unknown_fields)]
 pub(super) struct QuestionMark {
     /// The `key` of a group, or any question of it.
-    #[serde(deserialize_with = "no_longer_than_a_page")]
-    #[schema(max_length = 4096)]
+    #[schema(max_length = 512)]
     question: String,
     /// What is said.
     status: QuestionStatus,
@@ -196,16 +193,11 @@ pub(super) async fn mark(api: Data<Api>, request: HttpRequest, body: Payload) ->
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn no_longer_than_a_page<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let fits = text.chars().count() <= MAX_QUESTION_CHARACTERS;
-    if fits { Ok(text) } else { Err(serde::de::Error::custom("expected a question, at most 4096 characters")) }
-}
-
 impl From<MarkError> for Problem {
     fn from(error: MarkError) -> Self {
         match error {
             MarkError::Closed => Self::unavailable(error.to_string()),
+            MarkError::TooLong { .. } => Self::bad_request(error.to_string()),
             MarkError::Store(StoreError::Split(_)) => Self::bad_request("this question cannot be marked"),
             MarkError::Store(_) => {
                 tracing::warn!(%error, "a question could not be marked");

@@ -28,9 +28,12 @@ pub(super) struct Texts {
     by_hash: HashMap<u64, usize>,
     texts: Vec<TextGroup>,
     pub(super) ungrouped: u64,
-    /// What was said of texts, by their hash.
-    marks: HashMap<u64, Mark>,
+    /// What was said of texts, by their hash, and which of them was said later.
+    marks: HashMap<u64, (MarkedLast, Box<[u32]>)>,
 }
+
+/// A mark, and its place in the order in which marks were set.
+type MarkedLast = (usize, Mark);
 
 /// A question that failed.
 pub(super) struct Asked<'r> {
@@ -55,15 +58,17 @@ pub(super) struct TextGroup {
     direction: ScoreDirection,
     pub(super) trend: [u32; TREND],
     /// What was said last of any of its texts.
-    mark: Option<Mark>,
+    mark: Option<MarkedLast>,
     /// Hashes of the text's words.
     words: Box<[u32]>,
 }
 
 impl Texts {
-    pub(super) fn new(marks: HashMap<String, Mark>) -> Self {
-        let marks = marks.into_iter().map(|(question, mark)| (hash(&question), mark)).collect();
-        Self { marks, ..Self::default() }
+    /// `marks`: the one that was set first comes first.
+    pub(super) fn new(marks: Vec<(String, Mark)>) -> Self {
+        let marks = marks.into_iter().enumerate();
+        let marks = marks.map(|(nth, (question, mark))| (hash(&question), ((nth, mark), words(&question))));
+        Self { marks: marks.collect(), ..Self::default() }
     }
 
     /// Adds a failure; the newest comes first.
@@ -86,7 +91,7 @@ impl Texts {
                     best_score: None,
                     direction: asked.direction,
                     trend: [0; TREND],
-                    mark: self.marks.get(&hash).copied(),
+                    mark: self.marks.get(&hash).map(|(mark, _)| *mark),
                     words: words(&normalized),
                 });
                 self.by_hash.insert(hash, self.texts.len() - 1);
@@ -111,6 +116,10 @@ impl Texts {
     /// `false`: the time was over, and some groups are in parts.
     pub(super) fn grouped(self, deadline: Deadline) -> (Vec<TextGroup>, bool) {
         let mut texts = self.texts;
+        // A mark holds for the group, also if the text that was marked did not fail in this time: it is
+        // grouped like a text that failed, and counts for nothing.
+        let marked = self.marks.into_iter().filter(|(hash, _)| !self.by_hash.contains_key(hash));
+        texts.extend(marked.map(|(_, (mark, words))| TextGroup::marked(mark, words)));
         rank_words(&mut texts);
         texts.sort_by_key(|text| Reverse((text.count, text.last_seen)));
         let mut groups: Vec<TextGroup> = Vec::new();
@@ -118,7 +127,8 @@ impl Texts {
         let mut in_time = true;
         for (nth, text) in texts.into_iter().enumerate() {
             in_time &= !nth.is_multiple_of(64) || !deadline.passed();
-            if !in_time {
+            // There are few marks, and a status that is missing would be wrong.
+            if !in_time && text.count > 0 {
                 groups.push(text);
                 continue;
             }
@@ -139,6 +149,7 @@ impl Texts {
                 }
             }
         }
+        groups.retain(|group| group.count > 0);
         groups.sort_by_key(|group| Reverse((group.count, group.last_seen)));
         (groups, in_time)
     }
@@ -169,6 +180,22 @@ fn rarest(words: &[u32]) -> &[u32] {
 }
 
 impl TextGroup {
+    /// A text that was marked, and did not fail.
+    fn marked(mark: MarkedLast, words: Box<[u32]>) -> Self {
+        Self {
+            count: 0,
+            texts: 0,
+            newest_id: 0,
+            first_seen: i64::MAX,
+            last_seen: i64::MIN,
+            best_score: None,
+            direction: ScoreDirection::default(),
+            trend: [0; TREND],
+            mark: Some(mark),
+            words,
+        }
+    }
+
     fn merge(&mut self, other: &Self) {
         self.count += other.count;
         self.texts += other.texts;
@@ -178,16 +205,16 @@ impl TextGroup {
         for (failures, other) in self.trend.iter_mut().zip(other.trend) {
             *failures += other;
         }
-        self.mark = self.mark.into_iter().chain(other.mark).max_by_key(|mark| mark.marked_at);
+        self.mark = self.mark.into_iter().chain(other.mark).max_by_key(|(nth, _)| *nth);
     }
 
     /// What holds of the group now, and whether it was resolved and failed again.
     pub(super) fn status(&self) -> (QuestionStatus, bool) {
         match self.mark {
-            Some(Mark { status: QuestionStatus::Resolved, marked_at }) if self.last_seen > marked_at => {
+            Some((_, Mark { status: QuestionStatus::Resolved, marked_at })) if self.last_seen > marked_at => {
                 (QuestionStatus::Open, true)
             }
-            Some(mark) => (mark.status, false),
+            Some((_, mark)) => (mark.status, false),
             None => (QuestionStatus::Open, false),
         }
     }

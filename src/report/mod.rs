@@ -23,6 +23,7 @@ pub(crate) use export::defused;
 pub use export::{Export, ExportFormat};
 pub use failures::{Cursor, Failure, FailureFilter, FailurePage, Followed, PageRequest, Position};
 pub(crate) use grouping::{normalized, texts_are_nearly_the_same};
+pub(crate) use queries::MAX_QUESTION_CHARACTERS;
 pub use queries::{QueryFilter, QueryGroup, QuestionStatus, TopQueries};
 pub use rates::{Latency, Rates, StrategyPoints, StrategySummary, Summary, TimePoint, Timeseries, TypeRate};
 pub use scan::Scanned;

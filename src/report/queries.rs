@@ -22,6 +22,8 @@ use crate::store::reader::Deadline;
 
 /// Groups that are returned at most.
 const MAX_GROUPS: usize = 1000;
+/// Characters of a question whose status is set: no query that is stored has more.
+pub(crate) const MAX_QUESTION_CHARACTERS: usize = 512;
 
 /// The questions that failed most often.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -77,6 +77,7 @@ diesel::table! {
         question -> Text,
         status -> Text,
         marked_at -> BigInt,
+        sequence -> BigInt,
     }
 }
 

@@ -1,3 +1,13 @@
+ALTER TABLE memory_retrieval_question_marks RENAME TO memory_retrieval_question_marks_before;
+CREATE TABLE memory_retrieval_question_marks (
+    question   TEXT    NOT NULL PRIMARY KEY,
+    status     TEXT    NOT NULL CHECK (status = 'resolved' OR status = 'ignored'),
+    marked_at  INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO memory_retrieval_question_marks
+SELECT question, status, marked_at FROM memory_retrieval_question_marks_before WHERE status <> 'open';
+DROP TABLE memory_retrieval_question_marks_before;
+
 DROP TRIGGER memory_retrieval_failures_deleted;
 UPDATE memory_retrieval_failures
 SET turn_index = coalesce(turn_index, 0), result_count = coalesce(result_count, 0), latency_ms = coalesce(latency_ms, 0)

@@ -42,3 +42,21 @@ WHEN OLD.id > (SELECT largest_deleted_id FROM memory_retrieval_log)
 BEGIN
     UPDATE memory_retrieval_log SET largest_deleted_id = OLD.id;
 END;
+
+-- Statuses of groups of queries. `open` is stored as well: it holds against an earlier status of another text of the
+-- group. No query is longer than 512 characters, which are 1023 at most in lower case and without punctuation.
+ALTER TABLE memory_retrieval_question_marks RENAME TO memory_retrieval_question_marks_before;
+CREATE TABLE memory_retrieval_question_marks (
+    -- The question in lower case and without punctuation.
+    question   TEXT    NOT NULL PRIMARY KEY CHECK (length(question) <= 1024),
+    status     TEXT    NOT NULL CHECK (status = 'open' OR status = 'resolved' OR status = 'ignored'),
+    -- Unix milliseconds, UTC. A resolved question that fails later is open again.
+    marked_at  INTEGER NOT NULL,
+    -- The larger one was set later, whatever the clock said.
+    sequence   INTEGER NOT NULL UNIQUE
+) WITHOUT ROWID;
+INSERT INTO memory_retrieval_question_marks
+SELECT question, status, marked_at, row_number() OVER (ORDER BY marked_at, question)
+FROM memory_retrieval_question_marks_before
+WHERE length(question) <= 1024;
+DROP TABLE memory_retrieval_question_marks_before;
