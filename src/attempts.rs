@@ -1,8 +1,8 @@
-//! Counting every attempt: from the caller's side, through a queue, into one cell for each minute,
+//! Counting every attempt: from the caller's side, through an inbox, into one cell for each minute,
 //! strategy and outcome.
-//!
-//! A caller pushes a sample of a few bytes. Whatever becomes of the queue, the count is right: a
-//! sample that finds it full is counted without its latency and score.
+
+mod cells;
+mod inbox;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::clock;
+use self::cells::{CellKey, Cells, Counts};
+use self::inbox::{Drained, Inbox, Pushed, Sample};
 use crate::record::{BoundedText, RetrievalFailureType};
 use crate::sketch::Sketch;
 
@@ -23,12 +24,12 @@ use crate::sketch::Sketch;
 pub(crate) const MAX_STRATEGIES: usize = 64;
 /// What strategies beyond [`MAX_STRATEGIES`] are counted as.
 pub(crate) const OTHER_STRATEGIES: &str = "other";
-/// Samples that wait for the writer at most.
-const SAMPLES: usize = 16_384;
 /// Without failures to write, attempts are written this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// Cells that wait for the writer, beyond which minutes are added up to hours, and hours to days.
-const MAX_CELLS: usize = 4096;
+/// As many cells are written without waiting for [`WRITE_EVERY`].
+const MANY_CELLS: usize = 4096;
+/// Cells of one transaction at most: it takes some ten milliseconds.
+const CELLS_PER_TRANSACTION: usize = 2048;
 
 /// Deltas that are added up without waiting for the usual time: reading one costs a microsecond.
 const MANY_DELTAS: u64 = 256;
@@ -148,23 +149,6 @@ pub(crate) struct Attempt {
     pub(crate) top_score: Option<f32>,
 }
 
-/// One attempt, on its way to its cell.
-struct Sample {
-    series: SeriesId,
-    kind: OutcomeKind,
-    /// Unix milliseconds, UTC: the end of the attempt.
-    at: i64,
-    latency: Duration,
-    /// NaN: none.
-    top_score: f32,
-}
-
-impl Sample {
-    fn new(series: &Series, &Attempt { kind, latency, top_score }: &Attempt, at: i64) -> Self {
-        Self { series: series.id, kind, at, latency, top_score: top_score.unwrap_or(f32::NAN) }
-    }
-}
-
 /// Index of a series among all of a logger.
 type SeriesId = u32;
 
@@ -172,8 +156,6 @@ type SeriesId = u32;
 pub(crate) struct Series {
     id: SeriesId,
     pub(crate) name: BoundedText<64>,
-    /// Attempts that found the queue full, by kind.
-    spilled: [AtomicU64; OutcomeKind::ALL.len()],
     settings: Settings,
 }
 
@@ -201,7 +183,7 @@ pub(crate) struct StrategySettings {
 impl Series {
     fn new(id: SeriesId, name: BoundedText<64>) -> Self {
         let settings = Settings { threshold: AtomicU32::new(f32::NAN.to_bits()), ..Settings::default() };
-        Self { id, name, spilled: Default::default(), settings }
+        Self { id, name, settings }
     }
 
     pub(crate) fn set_threshold(&self, threshold: f32) {
@@ -346,14 +328,12 @@ pub(crate) struct Attempts {
     /// Deltas that were written since some were added up last.
     deltas: AtomicU64,
     /// Made with the first monitor: who has none does not pay for it.
-    samples: OnceLock<ArrayQueue<Sample>>,
+    inbox: OnceLock<Inbox>,
     registry: Mutex<Registry>,
     pending: Mutex<Pending>,
-    /// Attempts that monitors counted, once they have been collected.
-    observed: AtomicU64,
+    /// Attempts that monitors counted and that are committed.
     persisted: AtomicU64,
-    /// Whether attempts have been taken that are not committed yet.
-    in_flight: AtomicBool,
+    many: Notify,
 }
 
 /// The strategies of this logger, by the order in which they came.
@@ -361,6 +341,8 @@ pub(crate) struct Attempts {
 struct Registry {
     by_name: HashMap<BoundedText<64>, Arc<Series>>,
     by_id: Vec<Arc<Series>>,
+    /// An inbox that is made later is sealed from its beginning.
+    sealed: bool,
 }
 
 impl Registry {
@@ -370,7 +352,7 @@ impl Registry {
             return Arc::clone(series);
         }
         let name = if self.by_id.len() >= MAX_STRATEGIES { OTHER_STRATEGIES } else { name };
-        let Self { by_name, by_id } = self;
+        let Self { by_name, by_id, .. } = self;
         let series = by_name.entry(name.into()).or_insert_with_key(|name| {
             let id = SeriesId::try_from(by_id.len()).unwrap_or(SeriesId::MAX);
             let series = Arc::new(Series::new(id, name.clone()));
@@ -382,89 +364,84 @@ impl Registry {
 }
 
 struct Pending {
-    cells: HashMap<CellKey, Cell>,
+    cells: Cells,
     /// All attempts so far, by series and kind.
     totals: HashMap<(SeriesId, OutcomeKind), u64>,
+    /// Swapped for the lists of the inbox.
+    spare: Vec<Sample>,
     /// When cells were last taken.
     taken_at: Instant,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct CellKey {
-    started_at: i64,
-    series: SeriesId,
-    kind: OutcomeKind,
-}
-
-impl CellKey {
-    fn new(at: i64, series: SeriesId, kind: OutcomeKind) -> Self {
-        Self { started_at: at - at.rem_euclid(MINUTE_MS), series, kind }
-    }
+    /// Cells were taken that are not committed yet.
+    in_flight: bool,
 }
 
 impl Default for Pending {
     fn default() -> Self {
-        Self { cells: HashMap::new(), totals: HashMap::new(), taken_at: Instant::now() }
+        Self {
+            cells: Cells::default(),
+            totals: HashMap::new(),
+            spare: Vec::new(),
+            taken_at: Instant::now(),
+            in_flight: false,
+        }
     }
 }
 
 impl Attempts {
     /// The series of the strategy `name`, for a monitor.
     pub(crate) fn series(&self, name: &BoundedText<64>) -> Arc<Series> {
-        self.samples.get_or_init(|| ArrayQueue::new(SAMPLES));
-        lock(&self.registry).series(name)
+        let mut registry = lock(&self.registry);
+        self.inbox.get_or_init(|| Inbox::new(registry.sealed));
+        registry.series(name)
     }
 
-    /// Counts an attempt that ends now: whether the writer should look after the queue soon. Waits
-    /// for nobody.
-    pub(crate) fn push(&self, series: &Series, attempt: &Attempt, now: i64) -> bool {
-        let Some(samples) = self.samples.get() else { return false };
-        if samples.push(Sample::new(series, attempt, now)).is_err() {
-            if let Some(spilled) = series.spilled.get(attempt.kind as usize) {
-                spilled.fetch_add(1, Ordering::AcqRel);
+    /// Counts an attempt that ends now.
+    pub(crate) fn push(&self, series: &Series, attempt: &Attempt, now: i64) {
+        let Some(inbox) = self.inbox.get() else { return };
+        let sample = Sample::new(series, attempt, now);
+        match inbox.push(sample) {
+            Pushed::Counted | Pushed::TooLate => {}
+            Pushed::CountedAndMany => self.many.notify_one(),
+            Pushed::Full => {
+                inbox.spill(sample);
+                self.many.notify_one();
             }
-            return true;
         }
-        samples.len() >= SAMPLES / 2
     }
 
-    /// Whether so many samples wait that callers wake the writer.
-    pub(crate) fn are_waiting(&self) -> bool {
-        self.samples.get().is_some_and(|samples| samples.len() >= SAMPLES / 2)
-    }
-
-    /// Counts an attempt that ended at another time. Waits for its turn.
+    /// Counts an attempt that ended at another time. If the inbox is full, it is emptied first, so that the attempt
+    /// keeps its latency and score.
     pub(crate) fn add(&self, series: &Series, attempt: &Attempt, at: i64) {
-        let mut pending = lock(&self.pending);
-        pending.add(Sample::new(series, attempt, at));
-        pending.bound();
-        self.observed.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Puts samples into their cells, so that the queue is empty again.
-    pub(crate) fn collect(&self) {
-        let Some(samples) = self.samples.get() else { return };
-        let mut pending = lock(&self.pending);
-        let mut observed = 0;
-        // No more than the queue holds: callers may be faster.
-        for _ in 0..SAMPLES {
-            let Some(sample) = samples.pop() else { break };
-            pending.add(sample);
-            observed += 1;
-        }
-        let now = clock::now();
-        for series in &lock(&self.registry).by_id {
-            for (kind, spilled) in OutcomeKind::ALL.into_iter().zip(&series.spilled) {
-                if spilled.load(Ordering::Acquire) > 0 {
-                    let attempts = spilled.swap(0, Ordering::AcqRel);
-                    pending.cell(now, series.id, kind, attempts).attempts += attempts;
-                    observed += attempts;
-                }
+        let Some(inbox) = self.inbox.get() else { return };
+        match inbox.push(Sample::new(series, attempt, at)) {
+            Pushed::Counted | Pushed::TooLate => {}
+            Pushed::CountedAndMany => self.many.notify_one(),
+            Pushed::Full => {
+                self.collect();
+                self.push(series, attempt, at);
             }
         }
-        pending.bound();
-        // While nobody can take them: what is persisted has been observed.
-        self.observed.fetch_add(observed, Ordering::AcqRel);
+    }
+
+    /// Puts samples into their cells, so that the inbox is empty again.
+    pub(crate) fn collect(&self) {
+        if let Some(inbox) = self.inbox.get() {
+            lock(&self.pending).collect(inbox);
+        }
+    }
+
+    /// Waits until a caller finds that many samples wait.
+    pub(crate) async fn many_samples(&self) {
+        self.many.notified().await;
+    }
+
+    /// Counts nothing any more. What was counted by then is a fixed number.
+    pub(crate) fn seal(&self) {
+        let mut registry = lock(&self.registry);
+        registry.sealed = true;
+        if let Some(inbox) = self.inbox.get() {
+            inbox.seal();
+        }
     }
 
     /// Counts failures that were logged without a monitor.
@@ -472,26 +449,39 @@ impl Attempts {
         Unobserved { pending: lock(&self.pending), registry: lock(&self.registry), last: None }
     }
 
-    /// Whether it is time to write attempts, though there are no failures to write.
+    /// Returns `true` if attempts are to be written, though there are no failures to write.
     pub(crate) fn due(&self) -> bool {
         let pending = lock(&self.pending);
-        self.in_flight.load(Ordering::Acquire) || !pending.cells.is_empty() && pending.taken_at.elapsed() >= WRITE_EVERY
+        let cells = pending.cells.len();
+        pending.in_flight || cells >= MANY_CELLS || cells > 0 && pending.taken_at.elapsed() >= WRITE_EVERY
     }
 
-    /// Everything that has been counted, to be written. Nothing else is taken before it is.
+    /// Cells that wait to be taken.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.pending).cells.len()
+    }
+
+    /// Returns `true` if everything that was collected is committed.
+    pub(crate) fn are_written(&self) -> bool {
+        let pending = lock(&self.pending);
+        !pending.in_flight && pending.cells.len() == 0
+    }
+
+    /// As much of what was collected as one transaction takes. Nothing else is taken before it is committed.
     pub(crate) fn take(&self) -> AttemptBatch {
         // In this order wherever both are locked.
         let mut pending = lock(&self.pending);
         let registry = lock(&self.registry);
         pending.taken_at = Instant::now();
-        let deltas = pending.cells.drain().filter_map(|(CellKey { started_at, series, kind }, cell)| {
+        let cells = pending.cells.take(CELLS_PER_TRANSACTION);
+        let deltas = cells.filter_map(|(CellKey { started_at, series, kind }, cell)| {
             let strategy = registry.by_id.get(series as usize)?.name.clone();
             Some(Delta { id: self.tag.id(), started_at, strategy, kind, cell })
         });
         let deltas = deltas.collect();
         let settings = registry.by_id.iter().filter_map(|series| series.changed_settings()).collect();
         let batch = AttemptBatch { deltas, settings };
-        self.in_flight.store(!batch.is_empty(), Ordering::Release);
+        pending.in_flight = !batch.is_empty();
         batch
     }
 
@@ -499,7 +489,7 @@ impl Attempts {
     pub(crate) fn persisted(&self, batch: &AttemptBatch) {
         self.persisted.fetch_add(batch.attempts(), Ordering::AcqRel);
         self.deltas.fetch_add(batch.deltas.len() as u64, Ordering::AcqRel);
-        self.in_flight.store(false, Ordering::Release);
+        lock(&self.pending).in_flight = false;
     }
 
     /// Adds what was counted as it was written to the totals.
@@ -544,11 +534,11 @@ impl Attempts {
         registry.by_id.iter().map(of).collect()
     }
 
-    /// Attempts that monitors have counted, and how many of them are committed.
+    /// Attempts that monitors have counted, and how many of them are committed. Takes no lock.
     pub(crate) fn counts(&self) -> (u64, u64) {
+        // First, because what is persisted was counted before.
         let persisted = self.persisted.load(Ordering::Acquire);
-        let waiting = self.samples.get().map_or(0, ArrayQueue::len) as u64;
-        (self.observed.load(Ordering::Acquire) + waiting, persisted)
+        (self.inbox.get().map_or(0, Inbox::counted), persisted)
     }
 }
 
@@ -575,49 +565,38 @@ impl Unobserved<'_> {
             Some(series) if series.name == *name => series.id,
             _ => self.last.insert(self.registry.series(name)).id,
         };
-        self.pending.cell(at, series, failure.into(), 1).add_unobserved(latency_ms);
-    }
-}
-
-impl Drop for Unobserved<'_> {
-    fn drop(&mut self) {
-        self.pending.bound();
+        self.pending.add_unobserved(CellKey::new(at, series, failure.into()), latency_ms);
     }
 }
 
 impl Pending {
-    /// The cell for some more attempts, which are added to the totals.
-    fn cell(&mut self, at: i64, series: SeriesId, kind: OutcomeKind, attempts: u64) -> &mut Cell {
-        *self.totals.entry((series, kind)).or_default() += attempts;
-        self.cells.entry(CellKey::new(at, series, kind)).or_default()
+    fn collect(&mut self, inbox: &Inbox) {
+        let Self { cells, totals, spare, .. } = self;
+        if spare.capacity() == 0 {
+            *spare = Inbox::empty();
+        }
+        inbox.drain(spare, |key, drained| {
+            let counts = match drained {
+                Drained::Spilled(attempts) => Counts { attempts, ..Counts::default() },
+                Drained::Sample(Sample { latency, top_score, .. }) => Counts {
+                    attempts: 1,
+                    unobserved: 0,
+                    // A cancelled attempt took as long as somebody was patient.
+                    latency_ms: (key.kind != OutcomeKind::Cancelled).then(|| milliseconds(latency)),
+                    // A sketch spans nine orders of magnitude: one that is used for "no match" would blur all others.
+                    top_score: (top_score.abs() <= LARGEST_SCORE).then_some(f64::from(top_score)),
+                },
+            };
+            *totals.entry((key.series, key.kind)).or_default() += counts.attempts;
+            cells.add(key, &counts);
+        });
     }
 
-    fn add(&mut self, Sample { series, kind, at, latency, top_score }: Sample) {
-        let cell = self.cell(at, series, kind, 1);
-        cell.attempts += 1;
-        // A cancelled attempt took as long as somebody was patient.
-        if kind != OutcomeKind::Cancelled {
-            cell.latency.add(milliseconds(latency));
-        }
-        // A sketch spans nine orders of magnitude: one that is used for "no match" would blur all others.
-        if top_score.abs() <= LARGEST_SCORE {
-            cell.top_score.add(f64::from(top_score));
-        }
-    }
-
-    /// Gives up resolution, never a count, while the store takes nothing for long.
-    fn bound(&mut self) {
-        for span in [HOUR_MS, DAY_MS] {
-            if self.cells.len() <= MAX_CELLS {
-                return;
-            }
-            let mut coarse: HashMap<CellKey, Cell> = HashMap::new();
-            for (key, cell) in self.cells.drain() {
-                let started_at = key.started_at - key.started_at.rem_euclid(span);
-                coarse.entry(CellKey { started_at, ..key }).or_default().merge(&cell);
-            }
-            self.cells = coarse;
-        }
+    fn add_unobserved(&mut self, key: CellKey, latency_ms: i64) {
+        *self.totals.entry((key.series, key.kind)).or_default() += 1;
+        // 0: not measured.
+        let latency_ms = (latency_ms > 0).then(|| (latency_ms as f64).min(LONGEST_LATENCY_MS));
+        self.cells.add(key, &Counts { attempts: 1, unobserved: 1, latency_ms, top_score: None });
     }
 }
 

@@ -257,13 +257,11 @@ impl Buffer {
     }
 
     /// Says that the writer goes back to its timer: whether it may. If not, a batch was completed
-    /// in the meantime, or there is `more` of which callers wake the writer, and the writer must look
-    /// after it.
-    pub(crate) fn leave(&self, more: impl FnOnce() -> bool) -> bool {
+    /// in the meantime, and the writer must look after it.
+    pub(crate) fn leave(&self) -> bool {
         self.attended.store(false, Ordering::SeqCst);
         // After the store: a call that still found the writer here has not woken it.
-        let wanted = self.waiting() >= self.batch_size || more();
-        !wanted || self.attended.swap(true, Ordering::SeqCst)
+        self.waiting() < self.batch_size || self.attended.swap(true, Ordering::SeqCst)
     }
 
     /// Waits until a caller completes a batch.
@@ -309,12 +307,12 @@ mod tests {
         assert!(!buffer.attended.load(Ordering::SeqCst));
         buffer.push(entry()).unwrap();
         assert!(buffer.attended.load(Ordering::SeqCst));
-        assert!(!buffer.leave(|| false), "a full batch is waiting");
+        assert!(!buffer.leave(), "a full batch is waiting");
         assert!(buffer.attended.load(Ordering::SeqCst), "so the writer stays");
         buffer.pop().unwrap();
         assert!(!buffer.leave(|| true), "attempts are waiting");
         assert!(buffer.attended.load(Ordering::SeqCst), "so the writer stays");
-        assert!(buffer.leave(|| false));
+        assert!(buffer.leave());
         assert!(!buffer.attended.load(Ordering::SeqCst));
     }
 
@@ -325,7 +323,7 @@ mod tests {
         let admissions: Vec<_> = (0..3).map(|_| buffer.admit().unwrap()).collect();
         let mut late = admissions.into_iter().rev();
         buffer.enqueue(entry(), late.next().unwrap()).unwrap();
-        assert!(buffer.leave(|| false), "one record is no batch");
+        assert!(buffer.leave(), "one record is no batch");
         buffer.enqueue(entry(), late.next().unwrap()).unwrap();
         assert!(!buffer.attended.load(Ordering::SeqCst), "neither are two");
         buffer.enqueue(entry(), late.next().unwrap()).unwrap();
@@ -370,7 +368,7 @@ mod tests {
             let mut stays = true;
             for who in order {
                 match admitted.get_mut(*who) {
-                    None => stays = !buffer.leave(|| false),
+                    None => stays = !buffer.leave(),
                     Some(admission) => match admission.take() {
                         None => *admission = Some(buffer.admit().unwrap()),
                         Some(admission) => buffer.enqueue(entry(), admission).unwrap(),

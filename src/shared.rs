@@ -192,8 +192,8 @@ impl Shared {
             let moment = at.unwrap_or_else(clock::now);
             if at.is_some() {
                 self.attempts.add(series, attempt, moment);
-            } else if self.attempts.push(series, attempt, moment) {
-                self.buffer.wake();
+            } else {
+                self.attempts.push(series, attempt, moment);
             }
             if let Some(record) = failure() {
                 self.accept(record, Some(moment), Origin::Observed);
@@ -362,6 +362,12 @@ impl Shared {
             }
             first
         });
+    }
+
+    /// Draws the line of a shutdown: no record and no attempt comes in after it.
+    pub(crate) fn seal(&self) {
+        self.buffer.seal();
+        self.attempts.seal();
     }
 
     /// Everything that was accepted is stored, and the store is closed.

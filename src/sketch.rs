@@ -39,6 +39,11 @@ impl Sketch {
         self.0.count() as u64
     }
 
+    /// Memory that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.0.length() * size_of::<u64>()
+    }
+
     /// The value that a share `q` (0 to 1) of all values do not exceed.
     pub(crate) fn quantile(&self, q: f64) -> Option<f64> {
         self.0.quantile(q.clamp(0.0, 1.0)).ok().flatten()

@@ -288,6 +288,76 @@ fn attempts_are_written_by_a_shutdown_and_not_counted_after_it() {
     assert_eq!(summary.total.attempts, 1, "a reader works on");
 }
 
+/// Counts successes on four threads until `until` returns.
+fn while_four_threads_count<T>(logger: &LoggerHandle, until: impl FnOnce() -> T) -> T {
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for nth in 0..4 {
+            let (monitor, stop) = (logger.strategy(["one", "two"][nth % 2]), &stop);
+            scope.spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    monitor.record(Outcome::success(Duration::from_micros(10)).top_score(0.9));
+                }
+            });
+        }
+        eventually("busy monitors", || logger.stats().attempts > 1000);
+        let result = until();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        result
+    })
+}
+
+#[test]
+fn a_shutdown_while_monitors_are_busy_loses_no_attempt() {
+    for _ in 0..20 {
+        let db = TestDb::new();
+        let logger = db.spawn();
+        let report = while_four_threads_count(&logger, || block_on(logger.shutdown())).unwrap();
+        assert_eq!((report.attempts_unsaved, report.stats.attempts), (0, report.stats.attempts_persisted));
+        assert_eq!(logger.stats().attempts, report.stats.attempts, "what comes later is not counted");
+        assert_eq!(db.attempts().unsigned_abs(), report.stats.attempts);
+    }
+}
+
+#[test]
+fn counts_of_attempts_never_go_back_while_they_are_written() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().flush_interval(Duration::from_millis(1)));
+    while_four_threads_count(&logger, || {
+        let mut before = logger.stats();
+        let mut snapshots = 0;
+        while snapshots < 50_000 || before.attempts_persisted < 10_000 {
+            let now = logger.stats();
+            assert!(now.attempts >= before.attempts, "{} after {}", now.attempts, before.attempts);
+            assert!(now.attempts_persisted >= before.attempts_persisted);
+            assert!(now.attempts >= now.attempts_persisted, "{now:?}");
+            before = now;
+            snapshots += 1;
+        }
+    });
+}
+
+#[test]
+fn attempts_of_a_week_reported_late_keep_their_minutes() {
+    const MINUTES: u64 = 7 * 24 * 60 - 90;
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let now = std::time::SystemTime::now();
+    for name in ["one", "two"] {
+        let monitor = logger.strategy(name);
+        for minute in 0..MINUTES {
+            let at = now - Duration::from_secs(60 * (minute + 30));
+            monitor.record(Outcome::success(Duration::from_millis(5)).top_score(0.5).at(at));
+        }
+    }
+    block_on(logger.flush()).unwrap();
+    let cells = "SELECT count(*) FROM (SELECT started_at, strategy FROM memory_retrieval_attempts_recent UNION \
+                 SELECT started_at, strategy FROM memory_retrieval_attempts WHERE resolution = 60)";
+    assert_eq!(db.integer(cells).unsigned_abs(), 2 * MINUTES);
+    let week = block_on(logger.reader().summary(TimeRange::last(8 * 24 * HOUR))).unwrap().total;
+    assert_eq!((week.attempts, week.latency.map(|latency| latency.p50.round())), (2 * MINUTES, Some(5.0)));
+}
+
 #[test]
 fn a_disabled_logger_observes_nothing_and_changes_nothing() {
     let logger = failure_logger::FailureLogger::spawn(LoggerConfig::default().enabled(false)).unwrap();

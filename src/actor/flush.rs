@@ -37,16 +37,17 @@ pub(super) fn flush(shared: &Shared) -> Result<(), StoreError> {
     let mut waiting = shared.buffer.waiting();
     // What failed before is written as it was; what was counted since then comes after it.
     let mut again = !writer.attempts.is_empty();
+    let mut cells = shared.attempts.waiting();
     loop {
         if writer.in_flight.is_empty() {
             let taken = take_batch(&shared.buffer, &mut writer.in_flight);
             // Nothing comes of a record that is counted but not yet in the queue.
             waiting = if taken == 0 { 0 } else { waiting.saturating_sub(taken) };
         }
-        count_in_flight(shared, &mut writer);
+        cells = cells.saturating_sub(count_in_flight(shared, &mut writer));
         let result = write_in_flight(shared, &mut writer);
         give_up_on_file(&mut writer, result)?;
-        if waiting == 0 && !std::mem::take(&mut again) {
+        if waiting == 0 && cells == 0 && !std::mem::take(&mut again) {
             return Ok(());
         }
     }
@@ -215,9 +216,9 @@ fn take_batch(buffer: &Buffer, in_flight: &mut VecDeque<Row>) -> usize {
     in_flight.len()
 }
 
-/// Counts the failures of the batch as attempts, and takes the attempts that are to be written with
-/// the batch.
-fn count_in_flight(shared: &Shared, writer: &mut Writer) {
+/// Counts the failures of the batch as attempts, and takes some attempts that are to be written with
+/// the batch. Returns the number of their cells.
+fn count_in_flight(shared: &Shared, writer: &mut Writer) -> usize {
     for row in &mut writer.in_flight {
         row.count_as(|strategy| shared.attempts.name_of(strategy));
     }
@@ -226,9 +227,11 @@ fn count_in_flight(shared: &Shared, writer: &mut Writer) {
         unobserved.count(failure);
     }
     drop(unobserved);
-    if writer.attempts.is_empty() {
-        writer.attempts = shared.attempts.take();
+    if !writer.attempts.is_empty() {
+        return 0;
     }
+    writer.attempts = shared.attempts.take();
+    writer.attempts.deltas.len()
 }
 
 /// Commits the batch in flight. Where the store refuses a part, that part is split until the row

@@ -69,7 +69,8 @@ pub struct FailureLogger {
     /// Number of flushes at the last purge.
     flushes_at_purge: u64,
     drops_reported: u64,
-    /// Whether a shutdown was asked for: how many flushes had been begun then.
+    /// A shutdown was asked for. The number of flushes that had been begun when the line was drawn, or until then
+    /// when it was asked for.
     closing: Option<u64>,
 }
 
@@ -172,7 +173,7 @@ impl FailureLogger {
             self.flush(ctx);
         } else if chore {
             self.chore(ctx);
-        } else if !self.shared.buffer.leave(|| self.shared.attempts.are_waiting()) {
+        } else if !self.shared.buffer.leave() {
             self.flush(ctx);
         }
     }
@@ -247,12 +248,14 @@ impl FailureLogger {
             self.want_purge();
         }
         let closing = self.closing.is_some();
-        if closing {
-            self.shared.buffer.seal();
+        if closing && !self.shared.buffer.is_sealed() {
+            self.shared.seal();
+            // Only a flush that begins after the line finds everything that is in.
+            self.closing = Some(self.jobs);
         }
         let buffered = self.shared.buffer.balance().buffered;
-        // A flush that had begun before the shutdown may have missed the last attempts.
-        if self.closing.is_some_and(|jobs| jobs < self.jobs) && buffered == 0 {
+        let flushed = self.closing.is_some_and(|jobs| jobs < self.jobs) && self.shared.attempts.are_written();
+        if flushed && buffered == 0 {
             self.run(ctx, flush::close, |actor, _, ctx| {
                 actor.shared.drained();
                 ctx.terminate();
@@ -446,6 +449,8 @@ impl Actor for FailureLogger {
         });
         let shared = Arc::clone(&self.shared);
         ctx.spawn(wrap_future(listen(shared, ctx.address().downgrade())));
+        let shared = Arc::clone(&self.shared);
+        ctx.spawn(wrap_future(listen_for_attempts(shared, ctx.address().downgrade())));
         self.want_purge();
         // A pause goes on after a restart, which is no reason to try a failing store earlier.
         if let Some(Pause { failed_at, until, .. }) = self.pause.take() {
@@ -473,6 +478,30 @@ impl Handler<BatchComplete> for FailureLogger {
 
     fn handle(&mut self, _: BatchComplete, ctx: &mut Context<Self>) {
         self.due = true;
+        self.advance(ctx);
+    }
+}
+
+/// Tells the actor when many attempts wait to be collected.
+async fn listen_for_attempts(shared: Arc<Shared>, actor: actix::WeakAddr<FailureLogger>) {
+    loop {
+        shared.attempts.many_samples().await;
+        let Some(actor) = actor.upgrade() else { return };
+        actor.do_send(ManyAttempts);
+    }
+}
+
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct ManyAttempts;
+
+impl Handler<ManyAttempts> for FailureLogger {
+    type Result = ();
+
+    /// Makes room for more. They are written when that is due.
+    fn handle(&mut self, _: ManyAttempts, ctx: &mut Context<Self>) {
+        self.shared.attempts.collect();
+        self.due |= self.shared.attempts.due();
         self.advance(ctx);
     }
 }

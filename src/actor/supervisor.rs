@@ -163,7 +163,7 @@ async fn wait_for_closing(shared: &Shared) -> Instant {
 /// Draws the line: nothing is accepted or committed after it, and what is left is lost, and
 /// reported.
 fn finish(shared: &Shared, actor: Option<&mut ContextFut<FailureLogger, Context<FailureLogger>>>) {
-    shared.buffer.seal();
+    shared.seal();
     let in_doubt = shared.gate.close(COMMIT_PATIENCE);
     let unsaved = shared.buffer.abandon();
     if let Some(actor) = actor {

@@ -1,0 +1,252 @@
+//! Attempts that were counted and are not written yet, by minute, strategy and outcome.
+
+use std::collections::HashMap;
+use std::mem::size_of;
+
+use super::{Cell, DAY_MS, HOUR_MS, MINUTE_MS, OutcomeKind, SeriesId};
+use crate::sketch::Sketch;
+
+/// Bytes of cells at which minutes are given up: enough for 200,000 of them with one attempt each.
+const MANY_BYTES: usize = 32 << 20;
+/// What a cell takes without its values. A table has more places than entries.
+const CELL_BYTES: usize = 2 * size_of::<(CellKey, Counted)>();
+/// Values of a cell up to this number are kept as they are: a sketch takes two kilobytes.
+const FEW_VALUES: usize = 16;
+
+/// The minute, strategy and outcome of a cell; also a longer span that begins with the minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct CellKey {
+    pub(super) started_at: i64,
+    pub(super) series: SeriesId,
+    pub(super) kind: OutcomeKind,
+}
+
+impl CellKey {
+    pub(super) fn new(at: i64, series: SeriesId, kind: OutcomeKind) -> Self {
+        Self { started_at: at - at.rem_euclid(MINUTE_MS), series, kind }
+    }
+
+    fn within(self, span: i64) -> Self {
+        Self { started_at: self.started_at - self.started_at.rem_euclid(span), ..self }
+    }
+}
+
+/// What is added to a cell: some attempts, and the latency and the score if it is one.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) attempts: u64,
+    /// Of these, failures that were logged without a monitor.
+    pub(super) unobserved: u64,
+    pub(super) latency_ms: Option<f64>,
+    pub(super) top_score: Option<f64>,
+}
+
+/// All cells that wait for the writer. Adding an attempt takes the same time however many there are.
+pub(super) struct Cells {
+    cells: HashMap<CellKey, Counted>,
+    bytes: usize,
+    many_bytes: usize,
+}
+
+impl Default for Cells {
+    fn default() -> Self {
+        Self { cells: HashMap::new(), bytes: 0, many_bytes: MANY_BYTES }
+    }
+}
+
+impl Cells {
+    pub(super) fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Adds what `counts` says to its cell.
+    pub(super) fn add(&mut self, key: CellKey, counts: &Counts) {
+        let keeps_values = self.bytes < self.many_bytes + self.many_bytes / 2;
+        let key = self.affordable(key);
+        let cell = self.cells.entry(key).or_insert_with(|| {
+            self.bytes += CELL_BYTES;
+            Counted::default()
+        });
+        cell.attempts += counts.attempts;
+        cell.unobserved += counts.unobserved;
+        if keeps_values {
+            let before = cell.bytes();
+            cell.latency.extend(counts.latency_ms);
+            cell.top_score.extend(counts.top_score);
+            self.bytes += cell.bytes() - before;
+        }
+    }
+
+    /// Removes at most `limit` cells.
+    pub(super) fn take(&mut self, limit: usize) -> impl Iterator<Item = (CellKey, Cell)> {
+        let bytes = &mut self.bytes;
+        self.cells.extract_if(|_, _| true).take(limit).map(|(key, cell)| {
+            *bytes = bytes.saturating_sub(CELL_BYTES + cell.bytes());
+            (key, cell.into())
+        })
+    }
+
+    /// The key itself, or that of a longer span if there is no memory for another cell: resolution is given up and
+    /// no count. Cells that are there stay as they are, so that nothing is ever rebuilt.
+    fn affordable(&self, key: CellKey) -> CellKey {
+        let eighths = 8 * self.bytes / self.many_bytes.max(1);
+        if eighths < 8 || self.cells.contains_key(&key) {
+            return key;
+        }
+        key.within(match eighths {
+            8 => HOUR_MS,
+            9 => DAY_MS,
+            10 => 32 * DAY_MS,
+            _ => i64::MAX,
+        })
+    }
+}
+
+/// A cell that waits, in little memory.
+#[derive(Default)]
+struct Counted {
+    attempts: u64,
+    unobserved: u64,
+    latency: Values,
+    top_score: Values,
+}
+
+impl Counted {
+    fn bytes(&self) -> usize {
+        self.latency.bytes() + self.top_score.bytes()
+    }
+}
+
+impl From<Counted> for Cell {
+    fn from(Counted { attempts, unobserved, latency, top_score }: Counted) -> Self {
+        Self { attempts, unobserved, latency: latency.into(), top_score: top_score.into() }
+    }
+}
+
+/// Values on their way to a sketch.
+#[derive(Default)]
+enum Values {
+    #[default]
+    None,
+    One(f64),
+    Few(Vec<f64>),
+    Many(Box<Sketch>),
+}
+
+impl Values {
+    /// Adds a value, if there is one.
+    fn extend(&mut self, value: Option<f64>) {
+        let Some(value) = value.filter(|value| value.is_finite()) else { return };
+        match self {
+            Self::None => *self = Self::One(value),
+            Self::One(first) => *self = Self::Few(vec![*first, value]),
+            Self::Few(values) if values.len() < FEW_VALUES => values.push(value),
+            Self::Few(values) => {
+                let mut sketch = Box::<Sketch>::default();
+                values.iter().chain([&value]).for_each(|value| sketch.add(*value));
+                *self = Self::Many(sketch);
+            }
+            Self::Many(sketch) => sketch.add(value),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::None | Self::One(_) => 0,
+            Self::Few(values) => values.capacity() * size_of::<f64>(),
+            Self::Many(sketch) => sketch.bytes(),
+        }
+    }
+}
+
+impl From<Values> for Sketch {
+    fn from(values: Values) -> Self {
+        let mut sketch = Self::default();
+        match values {
+            Values::None => {}
+            Values::One(value) => sketch.add(value),
+            Values::Few(values) => values.into_iter().for_each(|value| sketch.add(value)),
+            Values::Many(many) => return *many,
+        }
+        sketch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(at: i64) -> CellKey {
+        CellKey::new(at, 0, OutcomeKind::Success)
+    }
+
+    fn one(latency_ms: f64, top_score: f64) -> Counts {
+        Counts { attempts: 1, unobserved: 0, latency_ms: Some(latency_ms), top_score: Some(top_score) }
+    }
+
+    #[test]
+    fn few_and_many_values_become_the_same_sketch() {
+        for count in [0, 1, 2, FEW_VALUES, FEW_VALUES + 1, 1000] {
+            let mut cells = Cells::default();
+            let mut sketch = Sketch::default();
+            for nth in 0..count {
+                let value = 1.0 + nth as f64;
+                cells.add(key(0), &one(value, f64::NAN));
+                sketch.add(value);
+            }
+            let cell = cells.take(usize::MAX).next().map(|(_, cell)| cell).unwrap_or_default();
+            assert_eq!((cell.attempts, cell.latency.count()), (count as u64, count as u64));
+            assert_eq!((cell.latency.quantile(0.5), cell.latency.max()), (sketch.quantile(0.5), sketch.max()));
+            assert_eq!(cell.top_score.count(), 0, "NaN is no value");
+        }
+    }
+
+    #[test]
+    fn taking_in_slices_returns_each_cell_once_and_its_memory() {
+        let mut cells = Cells::default();
+        (0..1000).for_each(|minute| cells.add(key(minute * MINUTE_MS), &one(1.0, 0.5)));
+        let mut slices = Vec::new();
+        let mut minutes = std::collections::HashSet::new();
+        while cells.len() > 0 {
+            slices.push(cells.take(300).map(|(key, _)| minutes.insert(key.started_at)).count());
+        }
+        assert_eq!((slices, minutes.len(), cells.bytes), (vec![300, 300, 300, 100], 1000, 0));
+    }
+
+    #[test]
+    fn a_week_of_minutes_of_many_strategies_keeps_its_resolution() {
+        let mut cells = Cells::default();
+        for series in 0..16 {
+            for minute in 0..10_080 {
+                cells.add(CellKey::new(minute * MINUTE_MS, series, OutcomeKind::Success), &one(1.0, 0.5));
+            }
+        }
+        assert_eq!(cells.len(), 16 * 10_080);
+    }
+
+    /// However many attempts of however many moments wait: memory is bounded, no count is lost, and what is given up
+    /// is resolution of the later ones.
+    #[test]
+    fn a_store_that_fails_for_long_costs_resolution_and_no_count() {
+        const ATTEMPTS: u64 = 1_000_000;
+        let mut cells = Cells { many_bytes: 1 << 20, ..Cells::default() };
+        for nth in 0..ATTEMPTS {
+            // From 1970 to the year 3000, each minute once, then again.
+            let at = i64::try_from(nth).unwrap() * 541 * MINUTE_MS;
+            cells.add(key(at), &one(nth as f64, 0.5));
+            cells.add(key(at), &Counts { unobserved: 1, ..one(1.0, f64::NAN) });
+        }
+        for nth in 0..100 {
+            (0..2000).for_each(|_| cells.add(key(nth * 541 * MINUTE_MS), &one(1.0, 0.5)));
+        }
+        assert!(cells.bytes < 2 << 20, "{} bytes", cells.bytes);
+        let (mut attempts, mut unobserved, mut minutes) = (0, 0, 0);
+        for (key, cell) in cells.take(usize::MAX) {
+            attempts += cell.attempts;
+            unobserved += cell.unobserved;
+            minutes += u64::from(key.started_at % HOUR_MS != 0);
+        }
+        assert_eq!((attempts, unobserved), (2 * ATTEMPTS + 200_000, ATTEMPTS));
+        assert!(minutes > 1000, "{minutes} minutes were there before");
+    }
+}
