@@ -334,6 +334,22 @@ pub(crate) struct Attempts {
     /// Attempts that monitors counted and that are committed.
     persisted: AtomicU64,
     many: Notify,
+    refusal: Mutex<Option<Refusal>>,
+}
+
+/// The store takes records and refuses to count attempts. They wait, and cost no record.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) cause: String,
+    pub(crate) pause: Duration,
+    refused_at: Instant,
+}
+
+impl Refusal {
+    /// How long attempts wait before they are tried once more, at most `longest`.
+    pub(crate) fn retry_in(&self, longest: Duration) -> Duration {
+        self.pause.min(longest).saturating_sub(self.refused_at.elapsed())
+    }
 }
 
 /// The strategies of this logger, by the order in which they came.
@@ -485,11 +501,24 @@ impl Attempts {
         batch
     }
 
+    /// Says that the store refuses what was taken, which waits for twice as long as the last time.
+    pub(crate) fn refused(&self, cause: String, first: Duration, longest: Duration) -> Refusal {
+        let mut refusal = lock(&self.refusal);
+        let pause = refusal.as_ref().map_or(first, |before| 2 * before.pause).min(longest);
+        refusal.insert(Refusal { cause, pause, refused_at: Instant::now() }).clone()
+    }
+
+    /// Why attempts are not counted, if the store refused them the last time.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        lock(&self.refusal).clone()
+    }
+
     /// Says that `batch` is committed.
     pub(crate) fn persisted(&self, batch: &AttemptBatch) {
         self.persisted.fetch_add(batch.attempts(), Ordering::AcqRel);
         self.deltas.fetch_add(batch.deltas.len() as u64, Ordering::AcqRel);
         lock(&self.pending).in_flight = false;
+        *lock(&self.refusal) = None;
     }
 
     /// Adds what was counted as it was written to the totals.

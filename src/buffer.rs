@@ -310,7 +310,6 @@ mod tests {
         assert!(!buffer.leave(), "a full batch is waiting");
         assert!(buffer.attended.load(Ordering::SeqCst), "so the writer stays");
         buffer.pop().unwrap();
-        assert!(!buffer.leave(|| true), "attempts are waiting");
         assert!(buffer.attended.load(Ordering::SeqCst), "so the writer stays");
         assert!(buffer.leave());
         assert!(!buffer.attended.load(Ordering::SeqCst));

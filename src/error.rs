@@ -140,6 +140,12 @@ pub enum Unhealthy {
         /// What failed last.
         cause: String,
     },
+    /// Look at the cause: records are stored, but attempts wait in memory.
+    #[error("attempts cannot be counted: {cause}")]
+    AttemptsRefused {
+        /// What the store said.
+        cause: String,
+    },
     /// Look at the cause: records wait, and are not written.
     #[error("nothing could be written for {seconds} s: {cause}")]
     Stale {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::attempts::{Attempt, AttemptBatch, Attempts, Series};
+use crate::attempts::{Attempt, AttemptBatch, Attempts, Refusal, Series};
 use crate::buffer::{Buffer, Entry, Origin};
 use crate::clock::{self, PurgeClock};
 use crate::config::LoggerConfig;
@@ -21,6 +21,9 @@ use crate::store::{CommitGate, Database, Row, Store};
 
 /// How long flushes may fail or hang before the logger counts as unhealthy.
 const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// The longest pause between two attempts to write while a shutdown waits.
+pub(crate) const RETRY_WHILE_CLOSING: Duration = Duration::from_millis(250);
 
 /// Stands in for text whose redaction failed.
 const NOT_REDACTED: &str = "[the redactor panicked]";
@@ -302,6 +305,9 @@ impl Shared {
         if unwell > STALE_AFTER + 3 * self.config.flush_interval {
             return Err(Unhealthy::Stale { seconds: unwell.as_secs(), cause: self.last_failure() });
         }
+        if let Some(Refusal { cause, .. }) = self.attempts.refusal() {
+            return Err(Unhealthy::AttemptsRefused { cause });
+        }
         Ok(())
     }
 
@@ -368,6 +374,12 @@ impl Shared {
     pub(crate) fn seal(&self) {
         self.buffer.seal();
         self.attempts.seal();
+    }
+
+    /// Why attempts are not to be tried now: the store refused them a short time ago.
+    pub(crate) fn attempts_refusal(&self) -> Option<Refusal> {
+        let longest = if self.closed_door().is_some() { RETRY_WHILE_CLOSING } else { Duration::MAX };
+        self.attempts.refusal().filter(|refusal| !refusal.retry_in(longest).is_zero())
     }
 
     /// Everything that was accepted is stored, and the store is closed.

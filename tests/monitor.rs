@@ -404,22 +404,70 @@ fn an_error_that_never_ends_is_cut_while_it_speaks() {
     assert_eq!(db.text("length(error_context)").as_deref(), Some("256"));
 }
 
+/// What refuses to count attempts, and what ends that.
+const REFUSALS: [[&str; 2]; 4] = [
+    [
+        "CREATE TRIGGER refuses BEFORE INSERT ON memory_retrieval_attempts_recent BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "DROP TRIGGER refuses",
+    ],
+    [
+        "CREATE TRIGGER refuses BEFORE INSERT ON memory_retrieval_attempts_recent BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+        "DROP TRIGGER refuses",
+    ],
+    [
+        "ALTER TABLE memory_retrieval_attempts_recent RENAME TO elsewhere",
+        "ALTER TABLE elsewhere RENAME TO memory_retrieval_attempts_recent",
+    ],
+    [
+        "ALTER TABLE memory_retrieval_attempts_recent ADD COLUMN full INTEGER CHECK (full = 1) DEFAULT 0",
+        "ALTER TABLE memory_retrieval_attempts_recent DROP COLUMN full",
+    ],
+];
+
 #[test]
-fn attempts_that_the_store_refuses_are_kept_until_it_takes_them_and_cost_no_record() {
+fn a_store_that_refuses_attempts_costs_no_record_of_a_load() {
+    const RECORDS: i64 = 1000;
+    const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+    for [refuse, allow] in REFUSALS {
+        let db = TestDb::new();
+        // A pause that holds records back would hold them back for a day.
+        let logger = common::spawn(db.config().buffer_capacity(64).batch_size(16).backoff(NEVER, NEVER));
+        db.execute(refuse);
+        let monitor = logger.strategy("semantic");
+        for turn in 0..RECORDS {
+            eventually("room", || logger.stats().buffered < 64);
+            assert_eq!(logger.log(common::no_hit(turn)), failure_logger::LogOutcome::Queued);
+            monitor.record(Outcome::success(Duration::ZERO));
+        }
+        let refusal = block_on(logger.flush()).unwrap_err();
+        assert!(refusal.to_string().contains("attempts cannot be counted: "), "{refusal}");
+        let stats = logger.stats();
+        assert_eq!((db.rows(), stats.persisted, stats.dropped.total(), stats.restarts), (RECORDS, 1000, 0, 0));
+        assert_eq!((stats.attempts, stats.attempts_persisted), (1000, 0));
+        let unhealthy = logger.health().unwrap_err();
+        assert!(matches!(unhealthy, failure_logger::Unhealthy::AttemptsRefused { .. }), "{unhealthy}");
+        db.execute(allow);
+        let report = block_on(logger.shutdown()).unwrap();
+        assert_eq!((report.stats.attempts_persisted, db.attempts()), (1000, 1000 + RECORDS));
+    }
+}
+
+#[test]
+fn attempts_are_counted_once_though_the_store_refuses_one() {
     let db = TestDb::new();
     let logger = common::spawn(db.config().backoff(Duration::from_millis(1), Duration::from_millis(5)));
     db.execute(
-        "CREATE TRIGGER refuses BEFORE INSERT ON memory_retrieval_attempts_recent BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "CREATE TRIGGER refuses BEFORE INSERT ON memory_retrieval_attempts_recent WHEN NEW.strategy = '7' \
+         BEGIN SELECT RAISE(ABORT, 'no'); END",
     );
-    let monitor = logger.strategy("semantic");
-    for _ in 0..50 {
-        monitor.record(Outcome::success(Duration::ZERO));
+    for nth in 0..41 {
+        logger.strategy(&(nth % 20).to_string()).record(Outcome::success(Duration::ZERO));
     }
     logger.log(common::no_hit(1));
-    let refusal = block_on(logger.flush()).unwrap_err();
-    assert!(refusal.to_string().contains("attempts cannot be counted: no"), "{refusal}");
-    assert_eq!((db.rows(), logger.stats().attempts_persisted), (1, 0));
+    block_on(logger.flush()).unwrap_err();
+    assert_eq!((db.rows(), db.attempts()), (1, 0), "the record alone");
     db.execute("DROP TRIGGER refuses");
     eventually("a flush", || block_on(logger.flush()).is_ok());
-    assert_eq!((db.attempts(), logger.stats().attempts_persisted), (51, 50));
+    assert_eq!((db.attempts(), logger.stats().attempts_persisted), (42, 41));
+    assert_eq!(logger.health(), Ok(()));
 }

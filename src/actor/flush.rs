@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::attempts::AttemptBatch;
 use crate::buffer::Buffer;
 use crate::clock::{self, PurgeClock};
 use crate::error::{StartError, StoreError};
@@ -39,6 +40,9 @@ pub(super) fn flush(shared: &Shared) -> Result<(), StoreError> {
     let mut again = !writer.attempts.is_empty();
     let mut cells = shared.attempts.waiting();
     loop {
+        if shared.attempts_refusal().is_some() {
+            (again, cells) = (false, 0);
+        }
         if writer.in_flight.is_empty() {
             let taken = take_batch(&shared.buffer, &mut writer.in_flight);
             // Nothing comes of a record that is counted but not yet in the queue.
@@ -82,6 +86,13 @@ pub(super) fn compact(shared: &Shared) -> Result<bool, StoreError> {
 
 fn compact_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> {
     let believed = believed_time(writer)?;
+    // Each by itself: what the store refuses of one is no reason to leave the other.
+    let drops = count_drops(shared, writer);
+    let all = roll_up(shared, writer, believed)?;
+    drops.map(|()| all)
+}
+
+fn roll_up(shared: &Shared, writer: &mut Writer, believed: i64) -> Result<bool, StoreError> {
     // What failed may be written already, and is written again: until then nothing is added up.
     let in_doubt = !writer.attempts.is_empty();
     let Some(store) = writer.store.as_deref_mut() else { return Ok(true) };
@@ -104,7 +115,6 @@ fn compact_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError
             }
         }
     }
-    count_drops(shared, writer)?;
     Ok(all)
 }
 
@@ -238,7 +248,12 @@ fn count_in_flight(shared: &Shared, writer: &mut Writer) -> usize {
 /// at fault stands alone and is dropped.
 fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
     let mut size = writer.in_flight.len();
-    while !writer.in_flight.is_empty() || !writer.attempts.is_empty() {
+    let none = AttemptBatch::default();
+    loop {
+        let attempts = if shared.attempts_refusal().is_some() { &none } else { &writer.attempts };
+        if writer.in_flight.is_empty() && attempts.is_empty() {
+            return Ok(());
+        }
         size = size.min(writer.in_flight.len());
         let rows = &*writer.in_flight.make_contiguous();
         let rows = rows.get(..size).unwrap_or(rows);
@@ -248,7 +263,7 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
         let span = tracing::info_span!("memory.retrieval_failure.flush", count = size).entered();
         failpoint!("flush");
         let started = Instant::now();
-        match store.insert(rows, &writer.attempts, &shared.gate) {
+        match store.insert(rows, attempts, &shared.gate) {
             Ok(Inserted { permit, duplicates, again, refused }) => {
                 failpoint!("flush-committed");
                 if permit.counts() {
@@ -256,8 +271,10 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                     shared.counters.duplicates.fetch_add(duplicates, Ordering::AcqRel);
                     shared.attempts.written(&again);
                     drop(writer.in_flight.drain(..size));
-                    if refused.is_none() {
-                        shared.attempts.persisted(&std::mem::take(&mut writer.attempts));
+                    match refused {
+                        Some(cause) => refuse_attempts(shared, cause),
+                        None if attempts.is_empty() => {}
+                        None => shared.attempts.persisted(&std::mem::take(&mut writer.attempts)),
                     }
                     shared.counters.flushes.fetch_add(u64::from(size > 0), Ordering::AcqRel);
                     shared.counters.flush_seconds.observe(started.elapsed().as_secs_f64());
@@ -266,10 +283,6 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                     shared.counters.last_flush.store(clock::now().unsigned_abs(), Ordering::Release);
                 }
                 size = writer.in_flight.len();
-                // They are kept: whatever keeps the store from counting them may end.
-                if let Some(cause) = refused.filter(|_| size == 0) {
-                    return Err(StoreError::Retry(format!("attempts cannot be counted: {cause}")));
-                }
             }
             Err(StoreError::Split(_)) if size > 1 => size /= 2,
             // There is no row that could be at fault.
@@ -292,5 +305,12 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
         }
         drop(span);
     }
-    Ok(())
+}
+
+/// They are kept and written when the store takes them; records go on without them.
+fn refuse_attempts(shared: &Shared, cause: String) {
+    let refusal = shared.attempts.refused(cause, shared.config.first_backoff, shared.config.longest_backoff);
+    let (cause, pause_ms) = (refusal.cause, refusal.pause.as_millis());
+    tracing::warn!(cause, pause_ms, "the store refuses to count attempts, which are kept; records are stored");
+    shared.failed(format!("attempts cannot be counted: {cause}"));
 }

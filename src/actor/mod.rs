@@ -27,7 +27,7 @@ use crate::config::LoggerConfig;
 use crate::error::{LoggerError, StartError, StoreError};
 use crate::handle::LoggerHandle;
 use crate::record::RetrievalFailureRecord;
-use crate::shared::{Shared, Writer};
+use crate::shared::{RETRY_WHILE_CLOSING, Shared, Writer};
 use crate::stats::{FlushReport, ShutdownReport, Stats};
 use crate::store::Database;
 
@@ -40,8 +40,6 @@ const RECORDS_PER_TURN: u32 = 256;
 const LONGEST_TURN: Duration = Duration::from_millis(2);
 /// How soon to look again for a record that is counted but not yet in the queue.
 const SOON: Duration = Duration::from_millis(1);
-/// The longest pause between two attempts to write while a shutdown waits.
-const RETRY_WHILE_CLOSING: Duration = Duration::from_millis(250);
 
 /// The actor that keeps records of failed retrievals. Send it a [`RetrievalFailureRecord`] with
 /// `try_send`, or give its address away as a `Recipient<RetrievalFailureRecord>`.
@@ -62,6 +60,8 @@ pub struct FailureLogger {
     marks: VecDeque<MarkQuestion>,
     /// Flushes that have been begun.
     jobs: u64,
+    /// Attempts that the store refused are tried once more then.
+    attempts_timer: Option<SpawnHandle>,
     compact_due: bool,
     purge_due: bool,
     /// Where both are wanted, flushes and chunks of a chore take turns.
@@ -123,6 +123,7 @@ impl FailureLogger {
             waiters: Vec::new(),
             marks: VecDeque::new(),
             jobs: 0,
+            attempts_timer: None,
             compact_due: false,
             purge_due: false,
             chore_turn: false,
@@ -136,12 +137,17 @@ impl FailureLogger {
         failpoint!("actor-tick");
         self.report_drops();
         self.shared.attempts.collect();
-        self.due = self.shared.buffer.balance().buffered > 0 || self.shared.attempts.due();
+        self.due = self.shared.buffer.balance().buffered > 0 || self.attempts_due();
         self.compact_due |= self.shared.attempts.are_many();
         if !self.due && !self.busy && self.pause.is_none() {
             self.shared.counters.well();
         }
         self.advance(ctx);
+    }
+
+    /// Returns `true` if attempts are to be written now, though there are no failures to write.
+    fn attempts_due(&self) -> bool {
+        self.shared.attempts.due() && self.shared.attempts_refusal().is_none()
     }
 
     /// One line an interval, never one a record.
@@ -242,6 +248,7 @@ impl FailureLogger {
 
     fn succeeded(&mut self, ctx: &mut Context<Self>) {
         self.healthy();
+        self.retry_attempts(ctx);
         self.answer_waiters();
         let flushes = self.shared.counters.flushes.load(Ordering::Acquire);
         if flushes - self.flushes_at_purge >= u64::from(self.shared.config.cleanup_every) {
@@ -266,9 +273,25 @@ impl FailureLogger {
         {
             // A caller has been counted, but its record is not in the queue yet.
             ctx.run_later(SOON, Self::advance_later);
+        } else if closing && buffered == 0 && self.attempts_timer.is_some() {
+            // Only attempts are left that the store refuses.
         } else {
             self.advance(ctx);
         }
+    }
+
+    /// Has attempts that the store refused tried once more, after their pause. One timer at a time.
+    fn retry_attempts(&mut self, ctx: &mut Context<Self>) {
+        let Some(refusal) = self.shared.attempts_refusal() else { return };
+        let longest = if self.closing.is_some() { RETRY_WHILE_CLOSING } else { Duration::MAX };
+        if let Some(timer) = self.attempts_timer.take() {
+            ctx.cancel_future(timer);
+        }
+        self.attempts_timer = Some(ctx.run_later(refusal.retry_in(longest), |actor, ctx| {
+            actor.attempts_timer = None;
+            actor.due = true;
+            actor.advance(ctx);
+        }));
     }
 
     fn advance_later(&mut self, ctx: &mut Context<Self>) {
@@ -300,6 +323,11 @@ impl FailureLogger {
         match outcome {
             Ok(Ok(_)) => {
                 self.healthy();
+                self.advance(ctx);
+            }
+            Ok(Err(StoreError::Split(cause))) => {
+                // No reason to keep records waiting.
+                tracing::warn!(cause, "the store refuses to add attempts up; they are kept, and records are stored");
                 self.advance(ctx);
             }
             Ok(Err(error)) => self.failed(&error, ctx),
@@ -359,7 +387,7 @@ impl FailureLogger {
                 let longest = if self.closing.is_some() { self.longest_pause_while_closing() } else { Duration::MAX };
                 let pause = self.backoff.next().min(longest);
                 tracing::warn!(cause = %error, buffered, pause_ms = pause.as_millis(), "the store failed; records are kept, and written later");
-                self.due = buffered > 0 || self.shared.attempts.due();
+                self.due = buffered > 0 || self.attempts_due();
                 let now = Instant::now();
                 self.pause(now, now + pause, ctx);
             }
@@ -415,13 +443,19 @@ impl FailureLogger {
     fn answer_waiters(&mut self) {
         let (jobs, settled) = (self.jobs, self.shared.buffer.settled());
         let after = self.shared.stats();
+        let refusal = self.shared.attempts.refusal();
+        let refused = refusal.map(|refusal| format!("attempts cannot be counted: {}", refusal.cause));
         for waiter in self.waiters.extract_if(.., |waiter| waiter.ticket <= settled && waiter.jobs < jobs) {
             let report = FlushReport {
                 persisted: after.persisted - waiter.before.persisted,
                 rejected: after.dropped.rejected - waiter.before.dropped.rejected,
             };
+            let answer = match &refused {
+                Some(cause) => Err(LoggerError::Waiting { buffered: after.buffered, cause: cause.clone() }),
+                None => Ok(report),
+            };
             // Whoever does not wait any more needs no answer.
-            let _ = waiter.reply.send(Ok(report));
+            let _ = waiter.reply.send(answer);
         }
     }
 
@@ -501,7 +535,7 @@ impl Handler<ManyAttempts> for FailureLogger {
     /// Makes room for more. They are written when that is due.
     fn handle(&mut self, _: ManyAttempts, ctx: &mut Context<Self>) {
         self.shared.attempts.collect();
-        self.due |= self.shared.attempts.due();
+        self.due |= self.attempts_due();
         self.advance(ctx);
     }
 }
@@ -510,6 +544,7 @@ impl Supervised for FailureLogger {
     fn restarting(&mut self, _: &mut Context<Self>) {
         // The job's future went with the old context; the job itself may go on, under its lock.
         self.busy = false;
+        self.attempts_timer = None;
         // Opens the store where necessary, and writes what the last incarnation left.
         self.due = true;
     }

@@ -12,7 +12,7 @@ use crate::error::Unhealthy;
 /// All is well.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Healthy {
-    /// `ok`.
+    /// `ok`; of `/readyz` also `attempts_refused`, if records are stored and attempts cannot be counted.
     status: &'static str,
 }
 
@@ -34,6 +34,8 @@ pub(super) async fn healthz() -> HttpResponse {
 pub(super) async fn readyz(api: Data<Api>) -> Result<HttpResponse, Problem> {
     match api.logger.health() {
         Ok(()) => Ok(HttpResponse::Ok().json(Healthy { status: "ok" })),
+        // Without requests, records would be lost that it can store.
+        Err(Unhealthy::AttemptsRefused { .. }) => Ok(HttpResponse::Ok().json(Healthy { status: "attempts_refused" })),
         Err(unhealthy) => Err(Problem::unavailable(told(&unhealthy))),
     }
 }
@@ -45,6 +47,7 @@ pub(super) fn told(unhealthy: &Unhealthy) -> String {
             "the logger cannot be restarted and goes on trying; see the service's log".to_owned()
         }
         Unhealthy::Stale { seconds, .. } => format!("nothing could be written for {seconds} s; see the service's log"),
+        Unhealthy::AttemptsRefused { .. } => "attempts cannot be counted; see the service's log".to_owned(),
         plain => plain.to_string(),
     }
 }

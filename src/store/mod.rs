@@ -30,7 +30,7 @@ use crate::stats::DropCounts;
 pub(crate) trait Store: Send {
     /// Stores all `rows` and `attempts`, or none, in one transaction. What is stored already, by
     /// its `event_id`, is left as it is. Rows that their sender may repeat are counted here, if they
-    /// are new. Where the store refuses to count attempts, it takes the rows alone, and says why.
+    /// are new. If the store refuses to count `attempts`, it takes the rows alone, and says why.
     ///
     /// The permit says that the rows are committed; while it is held, `gate` cannot be closed, so
     /// that the caller can account for them.
@@ -86,7 +86,7 @@ pub(crate) struct Inserted<'g> {
     pub(crate) duplicates: u64,
     /// Of the rows that their sender may repeat, those that were counted.
     pub(crate) again: AttemptBatch,
-    /// Why attempts were not counted, if they were not.
+    /// Why no attempts were counted, if the store refused any of them.
     pub(crate) refused: Option<String>,
 }
 

@@ -464,21 +464,38 @@ impl Drop for SqliteStore {
     }
 }
 
-impl Store for SqliteStore {
-    fn insert<'g>(
+/// Why nothing was inserted.
+enum InsertError {
+    /// The store refuses to count attempts, for this reason.
+    Attempts(String),
+    Store(StoreError),
+}
+
+impl InsertError {
+    fn into_store_error(self) -> StoreError {
+        match self {
+            Self::Attempts(cause) => StoreError::Retry(format!("attempts cannot be counted: {cause}")),
+            Self::Store(error) => error,
+        }
+    }
+}
+
+impl From<StoreError> for InsertError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl SqliteStore {
+    /// Inserts all rows and attempts, or nothing.
+    fn insert_all<'g>(
         &mut self,
         rows: &[Row],
         attempts: &AttemptBatch,
         gate: &'g CommitGate,
-    ) -> Result<Inserted<'g>, StoreError> {
-        failpoint!("store-insert", |_| Err(StoreError::Retry("injected".into())));
-        self.tell_checkpointer();
+    ) -> Result<Inserted<'g>, InsertError> {
         let mut conn = self.connection()?;
-        #[cfg(feature = "failpoints")]
-        if let Some(Some(sql)) = fail::eval("store-sql", |sql| sql) {
-            conn.batch_execute(&sql).map_err(|error| classify(&error))?;
-        }
-        let (mut permit, mut refused, mut duplicates) = (None, None, 0);
+        let (mut permit, mut duplicates, mut refused) = (None, 0, None);
         let mut again = AttemptBatch::default();
         transact(&mut conn, |conn| {
             // Before they are inserted, and behind the lock that every writer takes.
@@ -489,18 +506,46 @@ impl Store for SqliteStore {
                 StoreError::Split(cause) => StoreError::Retry(format!("attempts cannot be counted: {cause}")),
                 error => error,
             })?;
-            match attempts::insert(conn, attempts, clock::now()).map_err(|error| classify(&error)) {
-                // No fault of the rows, which must not be dropped for it.
-                Err(StoreError::Split(cause)) => refused = Some(cause),
-                done => done?,
-            }
+            attempts::insert(conn, attempts, clock::now()).map_err(|error| {
+                let error = classify(&error);
+                // No fault of the rows or the file.
+                if let StoreError::Split(cause) | StoreError::Reopen(cause) = &error {
+                    refused = Some(cause.clone());
+                }
+                error
+            })?;
             self.same_file()?;
             failpoint!("store-commit", |_| Err(StoreError::Retry("injected".into())));
             permit = gate.enter(rows.len());
             if permit.is_some() { Ok(()) } else { Err(closed()) }
-        })?;
+        })
+        .map_err(|error| refused.map_or(InsertError::Store(error), InsertError::Attempts))?;
         self.since_checkpoint += rows.iter().map(Row::bytes).sum::<usize>() + attempts.deltas.len() * BYTES_PER_CELL;
-        Ok(Inserted { permit: permit.ok_or_else(closed)?, duplicates, again, refused })
+        Ok(Inserted { permit: permit.ok_or_else(closed)?, duplicates, again, refused: None })
+    }
+}
+
+impl Store for SqliteStore {
+    fn insert<'g>(
+        &mut self,
+        rows: &[Row],
+        attempts: &AttemptBatch,
+        gate: &'g CommitGate,
+    ) -> Result<Inserted<'g>, StoreError> {
+        failpoint!("store-insert", |_| Err(StoreError::Retry("injected".into())));
+        self.tell_checkpointer();
+        #[cfg(feature = "failpoints")]
+        if let Some(Some(sql)) = fail::eval("store-sql", |sql| sql) {
+            self.connection()?.batch_execute(&sql).map_err(|error| classify(&error))?;
+        }
+        match self.insert_all(rows, attempts, gate) {
+            Err(InsertError::Attempts(cause)) => {
+                // Nothing of them stays, because they come once more. The rows must not wait for them.
+                let inserted = self.insert_all(rows, &AttemptBatch::default(), gate);
+                Ok(Inserted { refused: Some(cause), ..inserted.map_err(InsertError::into_store_error)? })
+            }
+            inserted => inserted.map_err(InsertError::into_store_error),
+        }
     }
 
     fn takes_a_plain_row(&mut self) -> bool {
@@ -575,11 +620,12 @@ impl Store for SqliteStore {
         let mut conn = self.connection()?;
         self.note_foreign_tables(&mut conn);
         // Not worth a lock that others wait for.
-        if !attempts::has_deltas(&mut conn).map_err(|error| classify(&error))? {
+        if !attempts::has_deltas(&mut conn).map_err(|error| classify_upkeep(&error))? {
             return Ok(true);
         }
-        let all =
-            transact(&mut conn, |conn| attempts::compact(conn, clock::now(), own).map_err(|error| classify(&error)))?;
+        let all = transact(&mut conn, |conn| {
+            attempts::compact(conn, clock::now(), own).map_err(|error| classify_upkeep(&error))
+        })?;
         if !all {
             self.since_checkpoint += BYTES_PER_COMPACTION;
         }
@@ -589,29 +635,30 @@ impl Store for SqliteStore {
     fn expire(&mut self, resolution: Resolution, before: i64) -> Result<bool, StoreError> {
         let mut conn = self.connection()?;
         // Not worth a lock that others wait for.
-        let oldest = attempts::oldest_at(&mut conn, resolution).map_err(|error| classify(&error))?;
+        let oldest = attempts::oldest_at(&mut conn, resolution).map_err(|error| classify_upkeep(&error))?;
         if oldest.is_none_or(|oldest| oldest >= before) {
             return Ok(true);
         }
-        let (expired, all) =
-            transact(&mut conn, |conn| attempts::expire(conn, resolution, before).map_err(|error| classify(&error)))?;
+        let (expired, all) = transact(&mut conn, |conn| {
+            attempts::expire(conn, resolution, before).map_err(|error| classify_upkeep(&error))
+        })?;
         self.since_checkpoint += expired * BYTES_PER_CELL;
         Ok(all)
     }
 
     fn count_drops(&mut self, at: i64, drops: &DropCounts) -> Result<(), StoreError> {
         let mut conn = self.connection()?;
-        transact(&mut conn, |conn| drops::add(conn, at, drops).map_err(|error| classify(&error)))
+        transact(&mut conn, |conn| drops::add(conn, at, drops).map_err(|error| classify_upkeep(&error)))
     }
 
     fn expire_drops(&mut self, before: i64) -> Result<(), StoreError> {
         let mut conn = self.connection()?;
         // Not worth a lock that others wait for.
-        let known = drops::within(&mut conn, i64::MIN, before).map_err(|error| classify(&error))?;
+        let known = drops::within(&mut conn, i64::MIN, before).map_err(|error| classify_upkeep(&error))?;
         if known.total() == 0 {
             return Ok(());
         }
-        transact(&mut conn, |conn| drops::expire(conn, before).map(drop).map_err(|error| classify(&error)))
+        transact(&mut conn, |conn| drops::expire(conn, before).map(drop).map_err(|error| classify_upkeep(&error)))
     }
 
     fn mark(&mut self, question: &str, mark: Mark) -> Result<(), StoreError> {
@@ -631,6 +678,14 @@ impl Store for SqliteStore {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What to do about an error of the tables of attempts or drops: nothing is wrong with the file for it.
+fn classify_upkeep(error: &DieselError) -> StoreError {
+    match classify(error) {
+        StoreError::Reopen(cause) => StoreError::Split(cause),
+        error => error,
+    }
 }
 
 fn closed() -> StoreError {
