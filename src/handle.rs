@@ -19,7 +19,7 @@ use crate::monitor::StrategyMonitor;
 use crate::record::RetrievalFailureRecord;
 use crate::report::{FailureReader, MAX_QUESTION_CHARACTERS, QuestionStatus, normalized};
 use crate::shared::{Phase, Shared};
-use crate::stats::{FlushReport, LogOutcome, ShutdownReport, Stats};
+use crate::stats::{DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};
 use crate::store::marks::Mark;
 
 /// How long dropping the last handle may take.
@@ -74,6 +74,17 @@ impl LoggerHandle {
     /// acknowledged: it is stored once for each `event_id`, best a UUIDv7.
     pub fn log_once(&self, record: RetrievalFailureRecord, at: SystemTime, event_id: Uuid) -> LogOutcome {
         self.inner.shared.log(record, Some(clock::milliseconds_of(at)), Origin::Repeatable(event_id))
+    }
+
+    /// Takes a record from a caller who retries it: one that is not taken is not lost, and not counted.
+    pub(crate) fn offer(
+        &self,
+        record: RetrievalFailureRecord,
+        at: Option<SystemTime>,
+        event_id: Option<Uuid>,
+    ) -> Result<(), DropReason> {
+        let origin = event_id.map_or(Origin::Logged, Origin::Repeatable);
+        self.inner.shared.offer(record, at.map(clock::milliseconds_of), origin)
     }
 
     /// A monitor for the retrieval strategy `name` (cut to 64 characters), that counts every

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::error::{LoggerError, ReadError, StoreError};
 use crate::handle::LoggerHandle;
 use crate::record::{RetrievalFailureRecord, RetrievalFailureType};
-use crate::stats::{DropReason, LogOutcome};
+use crate::stats::DropReason;
 use crate::store::reader::{ReadPool, Source};
 
 /// Rows that are read at a time.
@@ -104,12 +104,12 @@ impl LoggerHandle {
         event_id: Uuid,
     ) -> Result<(), LoggerError> {
         loop {
-            match self.log_once(record.clone(), at, event_id) {
-                LogOutcome::Queued => return Ok(()),
-                LogOutcome::Dropped(DropReason::BufferFull | DropReason::Unavailable) => {
+            match self.offer(record.clone(), Some(at), Some(event_id)) {
+                Ok(()) => return Ok(()),
+                Err(DropReason::BufferFull | DropReason::Unavailable) => {
                     self.flush().await?;
                 }
-                LogOutcome::Dropped(_) => return Err(LoggerError::Closed),
+                Err(_) => return Err(LoggerError::Closed),
             }
         }
     }

@@ -217,15 +217,15 @@ impl<Limit> StrategyMonitor<Limit> {
         self.shared.observe(&self.series, &attempt, at, || self.failure(&outcome));
     }
 
-    /// The same, but a failure is counted only if it is logged.
+    /// The same for a caller who retries what is not taken: that is neither counted nor logged.
     #[cfg(feature = "http")]
-    pub(crate) fn record_if_logged(&self, outcome: Outcome<'_>) -> crate::stats::LogOutcome {
+    pub(crate) fn offer(&self, outcome: Outcome<'_>) -> Result<(), crate::stats::DropReason> {
         let Some(failure) = self.failure(&outcome) else {
             self.record(outcome);
-            return crate::stats::LogOutcome::Queued;
+            return Ok(());
         };
         let Outcome { kind, latency, top_score, at, .. } = outcome;
-        self.shared.observe_if_logged(&self.series, &Attempt { kind, latency, top_score }, at, failure)
+        self.shared.offer_observed(&self.series, &Attempt { kind, latency, top_score }, at, failure)
     }
 
     /// What to [`record`](Self::record) of a retrieval that gave `result`, judged as

@@ -206,21 +206,19 @@ impl Shared {
         }
     }
 
-    /// Logs a failure that a monitor saw, and counts it if it was taken.
+    /// Takes a failure that a monitor saw from a caller who retries it, and counts it if it was taken.
     #[cfg(feature = "http")]
-    pub(crate) fn observe_if_logged(
+    pub(crate) fn offer_observed(
         &self,
         series: &Series,
         attempt: &Attempt,
         at: Option<i64>,
         failure: RetrievalFailureRecord,
-    ) -> LogOutcome {
+    ) -> Result<(), DropReason> {
         let moment = at.unwrap_or_else(clock::now);
-        let logged = self.log(failure, Some(moment), Origin::Observed);
-        if logged == LogOutcome::Queued {
-            self.attempts.add(series, attempt, moment);
-        }
-        logged
+        self.offer(failure, Some(moment), Origin::Observed)?;
+        self.attempts.add(series, attempt, moment);
+        Ok(())
     }
 
     /// Why nothing comes in through the handle.
@@ -233,21 +231,37 @@ impl Shared {
     }
 
     /// Takes a record, unless the buffer is full.
-    pub(crate) fn accept(&self, mut record: RetrievalFailureRecord, at: Option<i64>, origin: Origin) -> LogOutcome {
+    pub(crate) fn accept(&self, record: RetrievalFailureRecord, at: Option<i64>, origin: Origin) -> LogOutcome {
+        match self.take(record, at, origin) {
+            Ok(()) => LogOutcome::Queued,
+            Err(reason) => self.refuse(reason),
+        }
+    }
+
+    /// Takes a record from a caller who retries it. One that is not taken is not lost, and not counted.
+    pub(crate) fn offer(
+        &self,
+        record: RetrievalFailureRecord,
+        at: Option<i64>,
+        origin: Origin,
+    ) -> Result<(), DropReason> {
+        self.closed_door().map_or_else(|| self.take(record, at, origin), Err)
+    }
+
+    fn take(&self, mut record: RetrievalFailureRecord, at: Option<i64>, origin: Origin) -> Result<(), DropReason> {
         // Before the redactor's work is done in vain.
         if self.buffer.is_sealed() {
-            return self.refuse(DropReason::Closed);
+            return Err(DropReason::Closed);
         }
         let _span = tracing::debug_span!("memory.retrieval_failure.log").entered();
         let logged_at = at.unwrap_or_else(clock::now);
         self.redact(&mut record);
-        match self.buffer.push(Entry { record, logged_at, origin }) {
-            Ok(()) => LogOutcome::Queued,
-            Err(DropReason::BufferFull) if self.door.load(Ordering::Acquire) == Door::Unavailable as u8 => {
-                self.refuse(DropReason::Unavailable)
+        self.buffer.push(Entry { record, logged_at, origin }).map_err(|reason| match reason {
+            DropReason::BufferFull if self.door.load(Ordering::Acquire) == Door::Unavailable as u8 => {
+                DropReason::Unavailable
             }
-            Err(reason) => self.refuse(reason),
-        }
+            reason => reason,
+        })
     }
 
     pub(crate) fn refuse(&self, reason: DropReason) -> LogOutcome {

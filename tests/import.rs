@@ -106,7 +106,36 @@ fn many_rows_are_taken_over_through_a_small_buffer() {
     let path = reference(&db, &format!("BEGIN; {rows} COMMIT;"));
     let report = block_on(logger.import_reference(&path)).unwrap();
     assert_eq!((report.read, report.stored), (2500, 2500));
-    assert_eq!(db.rows(), 2500);
+    let stats = logger.stats();
+    assert_eq!((db.rows(), stats.received, stats.dropped.total()), (2500, 2500, 0), "waiting is no loss");
+}
+
+#[test]
+fn an_import_beside_other_callers_counts_only_their_drops() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().buffer_capacity(16).batch_size(8));
+    let rows: String = (0..2500).map(|_| insert("datetime('now')", "no_hit")).collect();
+    let path = reference(&db, &format!("BEGIN; {rows} COMMIT;"));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (queued, lost) = std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            let mut outcomes = (0, 0);
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                match logger.log(no_hit(1)) {
+                    failure_logger::LogOutcome::Queued => outcomes.0 += 1,
+                    failure_logger::LogOutcome::Dropped(_) => outcomes.1 += 1,
+                }
+                std::thread::yield_now();
+            }
+            outcomes
+        });
+        block_on(logger.import_reference(&path)).unwrap();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        others.join().unwrap()
+    });
+    let stats = block_on(logger.shutdown()).unwrap().stats;
+    assert!(lost > 0, "the buffer was contended");
+    assert_eq!((stats.persisted, stats.dropped.total()), (2500 + queued, lost));
 }
 
 #[test]

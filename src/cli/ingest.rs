@@ -27,7 +27,7 @@ use super::{Failure, Target};
 use crate::actor::FailureLogger;
 use crate::handle::LoggerHandle;
 use crate::http::{DEFAULT_MAX_LINE_BYTES, NewFailure, parse_span};
-use crate::stats::{DropReason, LogOutcome};
+use crate::stats::DropReason;
 
 /// Lines that are sent to a service at a time.
 const LINES_PER_POST: usize = 1000;
@@ -373,12 +373,12 @@ impl Feed {
     async fn log(&mut self, line: u64, failure: &NewFailure, stop: &Stop) -> Result<(), Stopped> {
         loop {
             let Sink::Logger(logger) = &self.sink else { return Ok(()) };
-            let reason = match failure.log(logger) {
-                LogOutcome::Queued => {
+            let reason = match failure.offer(logger) {
+                Ok(()) => {
                     self.waiting.over(&self.bar);
                     return Ok(());
                 }
-                LogOutcome::Dropped(DropReason::BufferFull | DropReason::Unavailable) => {
+                Err(DropReason::BufferFull | DropReason::Unavailable) => {
                     let flushed = tokio::select! {
                         flushed = logger.flush() => flushed,
                         () = stop.passed() => return Err(self.too_late(line)),
@@ -388,7 +388,7 @@ impl Feed {
                         Err(error) => error.to_string(),
                     }
                 }
-                LogOutcome::Dropped(reason) => {
+                Err(reason) => {
                     return Err(Stopped { line, reason: format!("the logger takes nothing: {reason}") });
                 }
             };

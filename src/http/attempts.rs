@@ -13,7 +13,7 @@ use super::ingest::{self, Accepted, ConversationKey, Incoming};
 use super::problem::{NotTaken, Problem};
 use crate::attempts::{OutcomeKind, ScoreDirection};
 use crate::monitor::Outcome;
-use crate::stats::{DropReason, LogOutcome};
+use crate::stats::DropReason;
 
 /// A retrieval that was attempted, however it ended. A failure is logged too: do not send it to
 /// `/v1/failures` as well.
@@ -108,10 +108,7 @@ impl Incoming for NewAttempt {
         }
         let latency = Duration::from_secs_f64(self.latency_ms / 1e3);
         let mut outcome = match self.outcome.failure() {
-            Some(failure) => {
-                api.received.fetch_add(1, Ordering::Relaxed);
-                Outcome::failure(failure, &self.query_text, latency)
-            }
+            Some(failure) => Outcome::failure(failure, &self.query_text, latency),
             None if self.outcome == OutcomeKind::Cancelled => Outcome::cancelled(latency),
             None => Outcome::success(latency),
         };
@@ -126,10 +123,11 @@ impl Incoming for NewAttempt {
             outcome = outcome.at(at);
         }
         // Both or neither: what is not logged comes again, and is counted then.
-        match monitor.record_if_logged(outcome) {
-            LogOutcome::Queued => Ok(()),
-            LogOutcome::Dropped(reason) => Err(reason),
+        monitor.offer(outcome)?;
+        if self.outcome.failure().is_some() {
+            api.received.fetch_add(1, Ordering::Relaxed);
         }
+        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use super::Api;
 use super::problem::{NotTaken, Problem, shortened};
 use crate::handle::LoggerHandle;
 use crate::record::{ConversationId, RetrievalFailureRecord, RetrievalFailureType};
-use crate::stats::{DropReason, LogOutcome};
+use crate::stats::DropReason;
 
 /// How long a request waits for room in the buffer, before it is told to come again.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -173,24 +173,17 @@ pub(super) trait Incoming: DeserializeOwned {
 
 impl Incoming for NewFailure {
     fn hand_over(&self, api: &Api) -> Result<(), DropReason> {
-        let outcome = self.log(&api.logger);
+        self.offer(&api.logger)?;
         api.received.fetch_add(1, Ordering::Relaxed);
-        match outcome {
-            LogOutcome::Queued => Ok(()),
-            LogOutcome::Dropped(reason) => Err(reason),
-        }
+        Ok(())
     }
 }
 
 impl NewFailure {
-    /// Logs it as it was sent: at its moment, and once if it has an id.
-    pub(crate) fn log(&self, logger: &LoggerHandle) -> LogOutcome {
-        let record = self.record();
-        match (self.event_id, self.created_at) {
-            (Some(event_id), at) => logger.log_once(record, at.unwrap_or_else(SystemTime::now), event_id),
-            (None, Some(at)) => logger.log_at(record, at),
-            (None, None) => logger.log(record),
-        }
+    /// Logs it as it was sent: at its moment, and once if it has an id. One that is not taken is not counted, because
+    /// its sender retries it.
+    pub(crate) fn offer(&self, logger: &LoggerHandle) -> Result<(), DropReason> {
+        logger.offer(self.record(), self.created_at, self.event_id)
     }
 
     fn record(&self) -> RetrievalFailureRecord {
@@ -394,7 +387,6 @@ impl Accepted {
 
 /// Hands a record over, and waits a little if there is no room: that slows the sender down.
 async fn hand_over<T: Incoming>(api: &Api, incoming: &T) -> Result<(), Problem> {
-    // Looked at before, for what does not fit is counted as dropped; and this is not lost, but comes again.
     let mut waited = Duration::ZERO;
     while !api.logger.has_room() && waited < PATIENCE && !api.options.is_ending() {
         actix_rt::time::sleep(LOOK_AGAIN).await;
