@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display, Write as _};
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -45,18 +46,20 @@ pub struct StrategyMonitor<Limit = NoTimeout> {
     name: BoundedText<64>,
     threshold: Option<f32>,
     direction: ScoreDirection,
-    limit: Limit,
+    /// `None`: retrievals take as long as they take.
+    timeout: Option<Duration>,
+    limit: PhantomData<Limit>,
     /// `None`: nothing is known of it.
     context: Option<Arc<Context>>,
 }
 
 /// Retrievals take as long as they take.
 #[derive(Debug, Clone, Copy)]
-pub struct NoTimeout(());
+pub enum NoTimeout {}
 
-/// Retrievals are given up after this time.
+/// Retrievals are given up after some time.
 #[derive(Debug, Clone, Copy)]
-pub struct Timeout(Duration);
+pub enum Timeout {}
 
 /// What the failures of a monitor have in common.
 #[derive(Clone, Default)]
@@ -76,17 +79,28 @@ impl StrategyMonitor {
             name,
             threshold: None,
             direction: ScoreDirection::default(),
-            limit: NoTimeout(()),
+            timeout: None,
+            limit: PhantomData,
             context: None,
         }
     }
 
     /// Gives retrievals up after `limit`, and counts them as timeouts. Then
-    /// [`observe`](StrategyMonitor::<Timeout>::observe) may return [`TimeoutOr::Timeout`].
+    /// [`observe`](StrategyMonitor::<Timeout>::observe) may return [`TimeoutOr::Timeout`], and
+    /// [`judge`](StrategyMonitor::judge) says so of a retrieval that took longer.
     pub fn timeout(self, limit: Duration) -> StrategyMonitor<Timeout> {
         self.series.set_timeout(limit);
         let Self { shared, series, name, threshold, direction, context, .. } = self;
-        StrategyMonitor { shared, series, name, threshold, direction, limit: Timeout(limit), context }
+        StrategyMonitor {
+            shared,
+            series,
+            name,
+            threshold,
+            direction,
+            timeout: Some(limit),
+            limit: PhantomData,
+            context,
+        }
     }
 
     /// Runs `retrieval`, counts and judges what comes of it, and returns just that.
@@ -135,6 +149,9 @@ impl StrategyMonitor<Timeout> {
     /// The same as without a timeout; but a retrieval that takes longer is dropped, and is
     /// [`TimeoutOr::Timeout`].
     ///
+    /// A retrieval that blocks its thread cannot be dropped in time. If it returns after the limit, it is a timeout all
+    /// the same: its result is dropped, so that what is counted is what the caller sees.
+    ///
     /// The time is measured by a thread that all monitors share, so that any runtime will do. It
     /// is not asked if the retrieval is done at once.
     ///
@@ -150,7 +167,8 @@ impl StrategyMonitor<Timeout> {
         let watch = Watch::start(self, query);
         let mut retrieval = pin!(retrieval);
         let mut timer = None;
-        let limit = self.limit.0;
+        // Of this type, every monitor has one.
+        let limit = self.timeout.unwrap_or(Duration::MAX);
         let result = std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = retrieval.as_mut().poll(cx) {
                 return Poll::Ready(Some(result));
@@ -161,15 +179,14 @@ impl StrategyMonitor<Timeout> {
         })
         .await;
         let latency = watch.stop();
-        match result {
+        match result.filter(|_| latency <= limit) {
             Some(result) => {
                 self.record(self.judge(query, &result, latency));
                 result.map_err(TimeoutOr::Other)
             }
             None => {
-                let timeout = TimeoutOr::<E>::Timeout(limit);
-                self.record(Outcome::failure(RetrievalFailureType::Timeout, query, latency).error(&timeout));
-                Err(timeout)
+                self.record(Outcome::late(query, latency, limit));
+                Err(TimeoutOr::Timeout(limit))
             }
         }
     }
@@ -229,13 +246,17 @@ impl<Limit> StrategyMonitor<Limit> {
     }
 
     /// What to [`record`](Self::record) of a retrieval that gave `result`, judged as
-    /// [`observe`](StrategyMonitor::observe) does: for retrievals that are no futures.
+    /// [`observe`](StrategyMonitor::observe) does: for retrievals that are no futures. On a monitor with a timeout, a
+    /// `latency` beyond it is a timeout, whatever the result.
     pub fn judge<'a, T: Retrieved, E: Display>(
         &self,
         query: &'a str,
         result: &'a Result<T, E>,
         latency: Duration,
     ) -> Outcome<'a> {
+        if let Some(limit) = self.timeout.filter(|limit| latency > *limit) {
+            return Outcome::late(query, latency, limit);
+        }
         let found = match result {
             Ok(found) => found,
             Err(error) => return Outcome::failure(RetrievalFailureType::Error, query, latency).error(error),
@@ -267,7 +288,10 @@ impl<Limit> StrategyMonitor<Limit> {
             result_count: outcome.result_count,
             latency_ms: u64::try_from(outcome.latency.as_millis()).unwrap_or(u64::MAX),
             edge_types: context.and_then(|context| context.edge_types.clone()),
-            error_context: outcome.error.map(beginning),
+            error_context: outcome.error.map(|error| match error {
+                ErrorText::Said(error) => beginning(error),
+                ErrorText::NoResultAfter(limit) => beginning(&TimeoutOr::<std::convert::Infallible>::Timeout(limit)),
+            }),
         })
     }
 
@@ -282,7 +306,7 @@ impl<Limit: fmt::Debug> fmt::Debug for StrategyMonitor<Limit> {
             .field("strategy", &self.name)
             .field("threshold", &self.threshold)
             .field("direction", &self.direction)
-            .field("limit", &self.limit)
+            .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
 }
@@ -336,8 +360,17 @@ pub struct Outcome<'a> {
     latency: Duration,
     top_score: Option<f32>,
     result_count: usize,
-    error: Option<&'a dyn Display>,
+    error: Option<ErrorText<'a>>,
     at: Option<i64>,
+}
+
+/// What there is to say of a failure.
+#[derive(Clone, Copy)]
+enum ErrorText<'a> {
+    /// By the backend.
+    Said(&'a dyn Display),
+    /// There was no result after this time.
+    NoResultAfter(Duration),
 }
 
 impl<'a> Outcome<'a> {
@@ -353,6 +386,12 @@ impl<'a> Outcome<'a> {
     /// An attempt that failed, after `latency`; the query is logged.
     pub fn failure(failure: RetrievalFailureType, query: &'a str, latency: Duration) -> Self {
         Self::new(failure.into(), query, latency)
+    }
+
+    /// An attempt that took longer than `limit`.
+    fn late(query: &'a str, latency: Duration, limit: Duration) -> Self {
+        let error = Some(ErrorText::NoResultAfter(limit));
+        Self { error, ..Self::new(OutcomeKind::Timeout, query, latency) }
     }
 
     /// An attempt that nobody waited for any longer.
@@ -374,7 +413,7 @@ impl<'a> Outcome<'a> {
 
     /// What the backend said; its first 256 characters are stored, with failures. Default: nothing.
     pub fn error(mut self, error: &'a dyn Display) -> Self {
-        self.error = Some(error);
+        self.error = Some(ErrorText::Said(error));
         self
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use common::{TestDb, block_on, eventually};
 use failure_logger::{
-    Found, LoggerConfig, LoggerError, LoggerHandle, Outcome, Rates, RetrievalFailureType, Retrieved, ScoreDirection,
-    Scored, TimeRange, TimeoutOr,
+    Found, LoggerConfig, LoggerError, LoggerHandle, Outcome, OutcomeKind, Rates, RetrievalFailureType, Retrieved,
+    ScoreDirection, Scored, TimeRange, TimeoutOr,
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -59,17 +59,52 @@ fn each_outcome_is_told_from_the_result_which_is_passed_on_unchanged() {
 fn a_timeout_ends_the_retrieval_and_another_error_stays_what_it_is() {
     let db = TestDb::new();
     let logger = db.spawn();
-    let monitor = logger.strategy("graph").timeout(Duration::from_millis(1));
+    let impatient = logger.strategy("graph").timeout(Duration::from_millis(1));
+    let patient = logger.strategy("graph").timeout(HOUR);
     block_on(async {
-        let late = monitor.observe("slow", pending::<Hits>()).await.unwrap_err();
+        let late = impatient.observe("slow", pending::<Hits>()).await.unwrap_err();
         assert!(matches!(late, TimeoutOr::Timeout(limit) if limit == Duration::from_millis(1)));
-        let error = monitor.observe("bad", ready(Hits::Err(io::Error::other("on fire")))).await.unwrap_err();
+        let error = patient.observe("bad", ready(Hits::Err(io::Error::other("on fire")))).await.unwrap_err();
         assert!(matches!(&error, TimeoutOr::Other(_)));
         assert_eq!(error.to_string(), "on fire");
-        assert_eq!(monitor.observe("good", ready(found(&[0.1]))).await.unwrap().len(), 1);
+        assert_eq!(patient.observe("good", ready(found(&[0.1]))).await.unwrap().len(), 1);
     });
     assert_eq!(by_type(&rates(&logger)), [0, 0, 1, 1]);
     assert_eq!(db.texts("error_context")[0].as_deref(), Some("no result after 1ms"));
+}
+
+#[test]
+fn a_retrieval_that_blocks_its_thread_beyond_the_limit_is_a_timeout() {
+    const LIMIT: Duration = Duration::from_millis(1);
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("graph").timeout(LIMIT);
+    for result in [found(&[0.9]), found(&[]), Hits::Err(io::Error::other("on fire"))] {
+        let blocking = async {
+            let start = std::time::Instant::now();
+            eventually("the limit to pass", || start.elapsed() > LIMIT);
+            result
+        };
+        let late = block_on(monitor.observe("q", blocking)).unwrap_err();
+        assert!(matches!(late, TimeoutOr::Timeout(LIMIT)), "{late}");
+    }
+    let rates = rates(&logger);
+    assert_eq!((rates.attempts, rates.successes, by_type(&rates)), (3, 0, [0, 0, 3, 0]));
+    assert_eq!(db.texts("error_context"), vec![Some("no result after 1ms".into()); 3]);
+}
+
+#[test]
+fn judge_applies_the_timeout_to_the_latency() {
+    const LIMIT: Duration = Duration::from_millis(100);
+    let logger = LoggerHandle::disabled();
+    let (limited, unlimited) = (logger.strategy("graph").timeout(LIMIT), logger.strategy("graph"));
+    let longer = LIMIT + Duration::from_nanos(1);
+    for result in [found(&[0.9]), found(&[]), Hits::Err(io::Error::other("on fire"))] {
+        assert_eq!(limited.judge("q", &result, longer).kind(), OutcomeKind::Timeout);
+        let (at_the_limit, without) = (limited.judge("q", &result, LIMIT), unlimited.judge("q", &result, longer));
+        assert_eq!(at_the_limit.kind(), without.kind());
+        assert_ne!(without.kind(), OutcomeKind::Timeout);
+    }
 }
 
 #[test]
