@@ -30,6 +30,7 @@ mod handle;
 #[cfg(feature = "http")]
 pub mod http;
 mod import;
+mod losses;
 mod metrics;
 mod monitor;
 mod record;

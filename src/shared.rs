@@ -1,6 +1,6 @@
 //! What handles, actor and writer share, and what outlives the actor.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use crate::buffer::{Buffer, Entry, Origin};
 use crate::clock::{self, PurgeClock};
 use crate::config::LoggerConfig;
 use crate::error::{LoggerError, Unhealthy};
+use crate::losses::Losses;
 use crate::metrics::Histogram;
 use crate::record::RetrievalFailureRecord;
 use crate::stats::{DropCounts, DropReason, LogOutcome, ShutdownReport, Stats};
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     drained: AtomicBool,
     /// What failed last.
     failure: Mutex<String>,
+    losses: Mutex<Losses>,
 }
 
 /// What the writer works on. Behind a lock, so that one flush runs at a time, also while a flush
@@ -56,8 +58,8 @@ pub(crate) struct Writer {
     pub(crate) attempts: AttemptBatch,
     /// `None`: not looked at yet.
     pub(crate) purge_clock: Option<PurgeClock>,
-    /// What was lost, as far as it is stored.
-    pub(crate) drops: DropCounts,
+    /// What was lost and is not stored yet, by its minute.
+    pub(crate) drops: BTreeMap<i64, DropCounts>,
 }
 
 impl Writer {
@@ -68,7 +70,7 @@ impl Writer {
             in_flight: VecDeque::new(),
             attempts: AttemptBatch::default(),
             purge_clock: None,
-            drops: DropCounts::default(),
+            drops: BTreeMap::new(),
         }
     }
 }
@@ -162,6 +164,7 @@ impl Shared {
             phase: watch::Sender::new(Phase::Running),
             drained: AtomicBool::new(false),
             failure: Mutex::default(),
+            losses: Mutex::default(),
             config,
         }
     }
@@ -333,6 +336,17 @@ impl Shared {
             writer.store = None;
             writer
         })
+    }
+
+    /// Notes what was lost since this was done last, so that it is stored at its minute however late. Moves all that
+    /// was noted to `writer`, if it is given.
+    pub(crate) fn note_losses(&self, writer: Option<&mut BTreeMap<i64, DropCounts>>) {
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        // Behind the lock, so that no earlier count comes after a later one.
+        losses.note(clock::now(), self.buffer.balance().dropped);
+        if let Some(writer) = writer {
+            losses.move_to(writer);
+        }
     }
 
     pub(crate) fn failed(&self, cause: String) {

@@ -100,6 +100,15 @@ impl DropCounts {
         }
     }
 
+    /// Adds other losses.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.buffer_full += other.buffer_full;
+        self.unavailable += other.unavailable;
+        self.closed += other.closed;
+        self.rejected += other.rejected;
+        self.unsaved += other.unsaved;
+    }
+
     /// Adds to the reason with this name. One of a newer version is passed over.
     pub(crate) fn add(&mut self, reason: &str, records: u64) {
         match reason {

@@ -347,3 +347,43 @@ fn two_shutdowns_from_two_tasks_and_a_drop_against_a_locked_database() {
     drop(lock);
     assert_eq!(db.rows(), 0);
 }
+
+/// Returns when the timer of the actor has run, from beginning to end.
+fn after_a_tick() {
+    let ticks = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = std::sync::Arc::clone(&ticks);
+    fail::cfg_callback("actor-tick", move || {
+        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    })
+    .unwrap();
+    eventually("two ticks", || ticks.load(std::sync::atomic::Ordering::SeqCst) >= 2);
+    fail::remove("actor-tick");
+}
+
+#[test]
+fn losses_of_an_outage_are_stored_at_their_minute() {
+    const MINUTES: i64 = 179;
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(db.config().buffer_capacity(8).batch_size(4).flush_interval(Duration::from_millis(5)));
+    let lock = Lock::new(&db);
+    for turn in 0..100 {
+        let _ = logger.log(no_hit(turn));
+    }
+    after_a_tick();
+    fail::cfg("clock-ahead-ms", &format!("return({})", MINUTES * 60_000)).unwrap();
+    for turn in 0..50 {
+        let _ = logger.log(no_hit(turn));
+    }
+    after_a_tick();
+    drop(lock);
+    block_on(logger.shutdown()).unwrap();
+    fail::remove("clock-ahead-ms");
+    let first = "SELECT min(started_at) FROM memory_retrieval_drops";
+    let at = |minute: i64| {
+        // The two parts may lie on both sides of a minute.
+        let minutes = format!("started_at - ({first}) IN ({}, {})", minute * 60_000, (minute + 1) * 60_000);
+        db.integer(&format!("SELECT coalesce(sum(records), 0) FROM memory_retrieval_drops WHERE {minutes}"))
+    };
+    assert_eq!((at(0), at(MINUTES)), (92, 50));
+}

@@ -120,13 +120,10 @@ fn roll_up(shared: &Shared, writer: &mut Writer, believed: i64) -> Result<bool, 
 
 /// Stores what was lost since this was done last: the counters end with the process.
 fn count_drops(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
-    let dropped = shared.buffer.balance().dropped;
-    let news = dropped.since(&writer.drops);
-    if news.total() > 0
-        && let Some(store) = writer.store.as_deref_mut()
-    {
-        store.count_drops(clock::now(), &news)?;
-        writer.drops = dropped;
+    shared.note_losses(Some(&mut writer.drops));
+    if let Some(store) = writer.store.as_deref_mut().filter(|_| !writer.drops.is_empty()) {
+        store.count_drops(&writer.drops)?;
+        writer.drops.clear();
     }
     Ok(())
 }

@@ -35,6 +35,8 @@ use crate::store::Database;
 const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// How often attempts are added to their minutes, hours and days.
 const COMPACT_INTERVAL: Duration = Duration::from_secs(20);
+/// Losses are told apart by the minute.
+const NOTE_LOSSES_EVERY: Duration = Duration::from_secs(10);
 /// Records that are taken out of the mailbox at once, at most, and for how long.
 const RECORDS_PER_TURN: u32 = 256;
 const LONGEST_TURN: Duration = Duration::from_millis(2);
@@ -136,6 +138,7 @@ impl FailureLogger {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         failpoint!("actor-tick");
         self.report_drops();
+        self.shared.note_losses(None);
         self.shared.attempts.collect();
         self.due = self.shared.buffer.balance().buffered > 0 || self.attempts_due();
         self.compact_due |= self.shared.attempts.are_many();
@@ -473,6 +476,8 @@ impl Actor for FailureLogger {
     fn started(&mut self, ctx: &mut Self::Context) {
         failpoint!("actor-started");
         ctx.run_interval(self.shared.config.flush_interval, Self::tick);
+        // The interval of flushes may be long.
+        ctx.run_interval(NOTE_LOSSES_EVERY, |actor, _| actor.shared.note_losses(None));
         ctx.run_interval(PURGE_INTERVAL, |actor, ctx| {
             actor.want_purge();
             actor.advance(ctx);

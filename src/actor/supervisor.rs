@@ -130,6 +130,8 @@ async fn supervise(shared: &Shared, actor: &mut ContextFut<FailureLogger, Contex
             () = pause_before_restart(shared, pause) => {}
             () = deadline(shared) => return,
         }
+        // The actor, which does so otherwise, was away.
+        shared.note_losses(None);
         if catch_unwind(AssertUnwindSafe(|| actor.restart())).is_err() {
             shared.failed("panic while restarting".into());
         }

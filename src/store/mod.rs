@@ -13,6 +13,7 @@ pub(crate) mod reader;
 mod schema;
 mod sqlite;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -66,8 +67,8 @@ pub(crate) trait Store: Send {
     /// were all.
     fn expire(&mut self, resolution: Resolution, before: i64) -> Result<bool, StoreError>;
 
-    /// Adds to what was lost in the minute of `at`, in Unix milliseconds.
-    fn count_drops(&mut self, at: i64, drops: &DropCounts) -> Result<(), StoreError>;
+    /// Adds to what was lost, by the beginning of the minute in Unix milliseconds.
+    fn count_drops(&mut self, drops: &BTreeMap<i64, DropCounts>) -> Result<(), StoreError>;
 
     /// Forgets what was lost before a moment.
     fn expire_drops(&mut self, before: i64) -> Result<(), StoreError>;

@@ -1,5 +1,6 @@
 //! The SQLite store: how a database is opened, written and purged.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -646,9 +647,14 @@ impl Store for SqliteStore {
         Ok(all)
     }
 
-    fn count_drops(&mut self, at: i64, drops: &DropCounts) -> Result<(), StoreError> {
+    fn count_drops(&mut self, drops: &BTreeMap<i64, DropCounts>) -> Result<(), StoreError> {
         let mut conn = self.connection()?;
-        transact(&mut conn, |conn| drops::add(conn, at, drops).map_err(|error| classify_upkeep(&error)))
+        transact(&mut conn, |conn| {
+            drops
+                .iter()
+                .try_for_each(|(at, drops)| drops::add(conn, *at, drops))
+                .map_err(|error| classify_upkeep(&error))
+        })
     }
 
     fn expire_drops(&mut self, before: i64) -> Result<(), StoreError> {
