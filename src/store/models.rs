@@ -1,7 +1,7 @@
 //! A row of the table, and the statement that inserts rows.
 
 use diesel::prelude::*;
-use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::serialize::ToSql;
 use diesel::sql_types::{BigInt, Binary, Float, HasSqlType, Nullable, Text};
 use diesel::sqlite::Sqlite;
@@ -119,26 +119,69 @@ const ROWS_PER_STATEMENT: usize = 64;
 
 /// Inserts `rows` with statements of 64, 8 and 1 rows, each of which the connection keeps
 /// prepared. Rows whose `event_id` is known are left as they are.
+///
+/// The transaction must hold the write lock: ids are given here, above those of all rows that are
+/// there or were deleted, so that no id is used twice.
 pub(super) fn insert(conn: &mut SqliteConnection, rows: &[Row]) -> QueryResult<()> {
-    let rest = insert_by::<ROWS_PER_STATEMENT>(conn, rows)?;
-    let rest = insert_by::<8>(conn, rest)?;
-    insert_by::<1>(conn, rest)?;
+    let mut ids = LargestId.get_result::<i64>(conn)?;
+    let rest = insert_by::<ROWS_PER_STATEMENT>(conn, rows, &mut ids)?;
+    let rest = insert_by::<8>(conn, rest, &mut ids)?;
+    insert_by::<1>(conn, rest, &mut ids)?;
     Ok(())
 }
 
-fn insert_by<'r, const N: usize>(conn: &mut SqliteConnection, rows: &'r [Row]) -> QueryResult<&'r [Row]> {
+fn insert_by<'r, const N: usize>(
+    conn: &mut SqliteConnection,
+    rows: &'r [Row],
+    largest_id: &mut i64,
+) -> QueryResult<&'r [Row]> {
     let (chunks, rest) = rows.as_chunks::<N>();
     for rows in chunks {
-        InsertRows(rows).execute(conn)?;
+        let ids = std::array::from_fn(|_| {
+            *largest_id = largest_id.saturating_add(1);
+            *largest_id
+        });
+        InsertRows { ids, rows }.execute(conn)?;
     }
     Ok(rest)
 }
+
+/// The largest id that any row has or had.
+///
+/// Written by hand, because the query that diesel derives is prepared again each time.
+struct LargestId;
+
+impl RunQueryDsl<SqliteConnection> for LargestId {}
+
+impl Query for LargestId {
+    type SqlType = BigInt;
+}
+
+impl QueryId for LargestId {
+    type QueryId = Self;
+
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl QueryFragment<Sqlite> for LargestId {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        out.push_sql(LARGEST_ID);
+        Ok(())
+    }
+}
+
+const LARGEST_ID: &str = "SELECT max( \
+     (SELECT largest_deleted_id FROM memory_retrieval_log), \
+     coalesce((SELECT max(id) FROM memory_retrieval_failures), 0))";
 
 /// One INSERT of `N` rows.
 ///
 /// Written by hand, because the statements that diesel derives for several rows are prepared again
 /// each time.
-struct InsertRows<'r, const N: usize>(&'r [Row; N]);
+struct InsertRows<'r, const N: usize> {
+    ids: [i64; N],
+    rows: &'r [Row; N],
+}
 
 impl<const N: usize> RunQueryDsl<SqliteConnection> for InsertRows<'_, N> {}
 
@@ -151,12 +194,13 @@ impl<const N: usize> QueryId for InsertRows<'_, N> {
 impl<const N: usize> QueryFragment<Sqlite> for InsertRows<'_, N> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
         out.push_sql(
-            "INSERT INTO memory_retrieval_failures (event_id, conversation_id, turn_index, failure_type, \
+            "INSERT INTO memory_retrieval_failures (id, event_id, conversation_id, turn_index, failure_type, \
              retrieval_strategy, query_text, query_len, top_score, confidence_threshold, result_count, latency_ms, \
              edge_types, error_context, created_at) VALUES ",
         );
-        for (nth, row) in self.0.iter().enumerate() {
+        for (nth, (id, row)) in self.ids.iter().zip(self.rows).enumerate() {
             out.push_sql(if nth == 0 { "(" } else { ", (" });
+            out.push_bind_param::<BigInt, _>(id)?;
             row.push_values(&mut out)?;
             out.push_sql(")");
         }
@@ -167,7 +211,7 @@ impl<const N: usize> QueryFragment<Sqlite> for InsertRows<'_, N> {
 
 impl Row {
     fn push_values<'b>(&'b self, out: &mut AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
-        out.push_bind_param::<Binary, [u8]>(self.event_id.as_bytes())?;
+        push::<Binary, [u8]>(out, self.event_id.as_bytes())?;
         push_text(out, self.conversation_id.as_ref().map(ConversationId::as_str))?;
         push::<BigInt, _>(out, &self.turn_index)?;
         push_text(out, Some(self.failure_type.as_str()))?;
