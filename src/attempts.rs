@@ -31,8 +31,10 @@ const MANY_CELLS: usize = 4096;
 /// Cells of one transaction at most: it takes some ten milliseconds.
 const CELLS_PER_TRANSACTION: usize = 2048;
 
-/// Deltas that are added up without waiting for the usual time: reading one costs a microsecond.
-const MANY_DELTAS: u64 = 256;
+/// Rows that are added up without waiting for the usual time: reading one costs a microsecond.
+const MANY_ROWS: u64 = 1024;
+/// A delta has sketches, and counts as so many rows.
+const ROWS_PER_DELTA: u64 = 4;
 
 /// Longer latencies count as an hour, so that none blurs all others.
 const LONGEST_LATENCY_MS: f64 = 3_600_000.0;
@@ -266,6 +268,7 @@ impl Cell {
 pub(crate) struct Delta {
     /// UUIDv7: makes a repeated insert harmless, as with records.
     pub(crate) id: Uuid,
+    pub(crate) owner: Owner,
     /// Start of the minute, in Unix milliseconds.
     pub(crate) started_at: i64,
     pub(crate) strategy: BoundedText<64>,
@@ -273,34 +276,24 @@ pub(crate) struct Delta {
     pub(crate) cell: Cell,
 }
 
-/// Ends the ids of a logger's deltas, so that it knows which are its own: those it adds up as soon as they
-/// are acknowledged, for it will not write them again. Those of others might come again for a while.
+/// Whose a delta is. A logger adds up its own as soon as they are acknowledged, because it does not write them once
+/// more; those of others may be repeated for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tag(u32);
+pub(crate) struct Owner(u32);
 
-impl Tag {
-    /// Of deltas that nobody writes again, whatever becomes of their transaction.
-    pub(crate) const NEVER_AGAIN: Self = Self(0);
-
-    fn of_a_new_logger() -> Self {
-        let (_, low) = Uuid::new_v4().as_u64_pair();
-        #[expect(clippy::cast_possible_truncation, reason = "four random bytes")]
-        Self((low as u32).max(1))
-    }
-
-    /// A UUIDv7 that ends with the tag.
-    pub(crate) fn id(self) -> Uuid {
-        Uuid::from_u128(Uuid::now_v7().as_u128() & !u128::from(u32::MAX) | u128::from(self.0))
-    }
-
-    pub(crate) fn bytes(self) -> [u8; 4] {
-        self.0.to_be_bytes()
+impl Owner {
+    /// As it is stored: never 0, which stands for deltas that are not repeated.
+    pub(crate) fn number(self) -> i64 {
+        i64::from(self.0)
     }
 }
 
-impl Default for Tag {
+impl Default for Owner {
+    /// An owner of its own.
     fn default() -> Self {
-        Self::of_a_new_logger()
+        let (_, low) = Uuid::new_v4().as_u64_pair();
+        #[expect(clippy::cast_possible_truncation, reason = "four random bytes")]
+        Self((low as u32).max(1))
     }
 }
 
@@ -324,9 +317,9 @@ impl AttemptBatch {
 /// All attempts of one logger that are not written yet.
 #[derive(Default)]
 pub(crate) struct Attempts {
-    pub(crate) tag: Tag,
-    /// Deltas that were written since some were added up last.
-    deltas: AtomicU64,
+    pub(crate) owner: Owner,
+    /// What readers must look at because it is not added up, in rows: see [`MANY_ROWS`].
+    behind: AtomicU64,
     /// Made with the first monitor: who has none does not pay for it.
     inbox: OnceLock<Inbox>,
     registry: Mutex<Registry>,
@@ -492,7 +485,7 @@ impl Attempts {
         let cells = pending.cells.take(CELLS_PER_TRANSACTION);
         let deltas = cells.filter_map(|(CellKey { started_at, series, kind }, cell)| {
             let strategy = registry.by_id.get(series as usize)?.name.clone();
-            Some(Delta { id: self.tag.id(), started_at, strategy, kind, cell })
+            Some(Delta { id: Uuid::now_v7(), owner: self.owner, started_at, strategy, kind, cell })
         });
         let deltas = deltas.collect();
         let settings = registry.by_id.iter().filter_map(|series| series.changed_settings()).collect();
@@ -516,38 +509,33 @@ impl Attempts {
     /// Says that `batch` is committed.
     pub(crate) fn persisted(&self, batch: &AttemptBatch) {
         self.persisted.fetch_add(batch.attempts(), Ordering::AcqRel);
-        self.deltas.fetch_add(batch.deltas.len() as u64, Ordering::AcqRel);
+        self.behind.fetch_add(ROWS_PER_DELTA * batch.deltas.len() as u64, Ordering::AcqRel);
         lock(&self.pending).in_flight = false;
         *lock(&self.refusal) = None;
     }
 
-    /// Adds what was counted as it was written to the totals.
-    pub(crate) fn written(&self, batch: &AttemptBatch) {
-        if batch.deltas.is_empty() {
-            return;
+    /// Adds failures that are counted from their rows to the totals: they are committed.
+    pub(crate) fn counted_from_rows<'r>(&self, rows: impl Iterator<Item = UncountedFailure<'r>>) {
+        let mut unobserved = self.unobserved();
+        for UncountedFailure { strategy, failure, .. } in rows {
+            let series = unobserved.series(strategy).id;
+            *unobserved.pending.totals.entry((series, failure.into())).or_default() += 1;
         }
-        let mut pending = lock(&self.pending);
-        let mut registry = lock(&self.registry);
-        for Delta { strategy, kind, cell, .. } in &batch.deltas {
-            let series = registry.series(strategy.as_str()).id;
-            *pending.totals.entry((series, *kind)).or_default() += cell.attempts;
-        }
-        self.deltas.fetch_add(batch.deltas.len() as u64, Ordering::AcqRel);
     }
 
-    /// Whether so many deltas were written that questions would take longer for them.
+    /// Says that readers must look at some more rows.
+    pub(crate) fn are_behind(&self, rows: u64) {
+        self.behind.fetch_add(rows, Ordering::AcqRel);
+    }
+
+    /// Returns `true` if so much is not added up that reads take longer for it.
     pub(crate) fn are_many(&self) -> bool {
-        self.deltas.load(Ordering::Acquire) >= MANY_DELTAS
+        self.behind.load(Ordering::Acquire) >= MANY_ROWS
     }
 
     /// Says that what was written is being added up.
     pub(crate) fn add_up(&self) {
-        self.deltas.store(0, Ordering::Release);
-    }
-
-    /// What a strategy is counted as.
-    pub(crate) fn name_of(&self, strategy: &str) -> BoundedText<64> {
-        lock(&self.registry).series(strategy).name.clone()
+        self.behind.store(0, Ordering::Release);
     }
 
     /// Each strategy's attempts since the start, by kind, in the order of [`OutcomeKind::ALL`].
@@ -589,12 +577,21 @@ pub(crate) struct Unobserved<'a> {
 }
 
 impl Unobserved<'_> {
-    pub(crate) fn count(&mut self, UncountedFailure { strategy: name, failure, at, latency_ms }: UncountedFailure<'_>) {
-        let series = match &self.last {
-            Some(series) if series.name == *name => series.id,
-            _ => self.last.insert(self.registry.series(name)).id,
-        };
+    /// Returns `true` if the strategy is counted together with others, because there are too many.
+    pub(crate) fn is_one_of_too_many(&mut self, strategy: &str) -> bool {
+        *self.series(strategy).name != *strategy
+    }
+
+    pub(crate) fn count(&mut self, UncountedFailure { strategy, failure, at, latency_ms }: UncountedFailure<'_>) {
+        let series = self.series(strategy).id;
         self.pending.add_unobserved(CellKey::new(at, series, failure.into()), latency_ms);
+    }
+
+    fn series(&mut self, name: &str) -> Arc<Series> {
+        match &self.last {
+            Some(series) if series.name == *name => Arc::clone(series),
+            _ => Arc::clone(self.last.insert(self.registry.series(name))),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use common::{TestDb, block_on, no_hit};
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, SqliteConnection};
-use failure_logger::{ImportError, TimeRange};
+use failure_logger::{ImportError, LogOutcome, TimeRange};
 use uuid::Uuid;
 
 /// A table of the reference's shape.
@@ -122,8 +122,8 @@ fn an_import_beside_other_callers_counts_only_their_drops() {
             let mut outcomes = (0, 0);
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 match logger.log(no_hit(1)) {
-                    failure_logger::LogOutcome::Queued => outcomes.0 += 1,
-                    failure_logger::LogOutcome::Dropped(_) => outcomes.1 += 1,
+                    LogOutcome::Queued => outcomes.0 += 1,
+                    LogOutcome::Dropped(_) => outcomes.1 += 1,
                 }
                 std::thread::yield_now();
             }
@@ -174,16 +174,21 @@ fn two_loggers_that_import_the_same_rows_count_them_once() {
 }
 
 #[test]
-fn a_record_that_may_come_twice_waits_until_it_can_be_counted() {
+fn a_repeated_record_is_counted_once_though_attempts_are_refused() {
     let db = TestDb::new();
-    let logger = common::spawn(db.config().backoff(Duration::from_millis(1), Duration::from_millis(5)));
+    let logger = db.spawn();
     db.execute(
-        "CREATE TRIGGER refuses BEFORE INSERT ON memory_retrieval_attempts_recent BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "CREATE TRIGGER refuses BEFORE INSERT ON memory_retrieval_attempts_recent BEGIN SELECT RAISE(ABORT, 'no'); END; \
+         CREATE TRIGGER refuses_too BEFORE INSERT ON memory_retrieval_attempts BEGIN SELECT RAISE(ABORT, 'no'); END",
     );
-    logger.log_once(no_hit(1), SystemTime::now(), Uuid::now_v7());
-    block_on(logger.flush()).unwrap_err();
-    assert_eq!((db.rows(), logger.stats().buffered), (0, 1), "stored without its count, it would never be counted");
-    db.execute("DROP TRIGGER refuses");
-    common::eventually("a flush", || block_on(logger.flush()).is_ok());
-    assert_eq!((db.rows(), db.attempts()), (1, 1));
+    // Few and many in one transaction.
+    for rows in [1, 100] {
+        let ids: Vec<_> = (0..rows).map(|_| Uuid::now_v7()).collect();
+        for _ in 0..2 {
+            ids.iter()
+                .for_each(|id| assert_eq!(logger.log_once(no_hit(1), SystemTime::now(), *id), LogOutcome::Queued));
+            block_on(logger.flush()).unwrap();
+        }
+    }
+    assert_eq!((db.rows(), db.attempts(), logger.stats().duplicates), (101, 101, 101));
 }

@@ -232,6 +232,27 @@ fn strategies_beyond_the_cap_are_counted_together() {
 }
 
 #[test]
+fn failures_of_strategies_beyond_the_cap_are_counted_together() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    // One by one they are counted from their rows, and all at once beside them.
+    for flushes in [true, false] {
+        for nth in 0..100 {
+            let strategy = format!("strategy {nth}");
+            logger.log(failure_logger::RetrievalFailureRecord::new(RetrievalFailureType::NoHit, strategy, "q"));
+            if flushes {
+                block_on(logger.flush()).unwrap();
+            }
+        }
+        block_on(logger.flush()).unwrap();
+    }
+    let summary = block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
+    assert_eq!((summary.strategies.len(), summary.total.attempts), (65, 200));
+    assert_eq!((summary.strategies[0].strategy.as_str(), summary.strategies[0].rates.unobserved), ("other", 72));
+    assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE retrieval_strategy = 'other'"), 0);
+}
+
+#[test]
 fn an_infinite_score_is_judged_but_not_stored() {
     let db = TestDb::new();
     let logger = db.spawn();
@@ -500,7 +521,7 @@ fn attempts_are_counted_once_though_the_store_refuses_one() {
     }
     logger.log(common::no_hit(1));
     block_on(logger.flush()).unwrap_err();
-    assert_eq!((db.rows(), db.attempts()), (1, 0), "the record alone");
+    assert_eq!((db.rows(), db.attempts()), (1, 1), "the record alone");
     db.execute("DROP TRIGGER refuses");
     eventually("a flush", || block_on(logger.flush()).is_ok());
     assert_eq!((db.attempts(), logger.stats().attempts_persisted), (42, 41));

@@ -12,7 +12,7 @@ use crate::clock::{self, PurgeClock};
 use crate::error::{StartError, StoreError};
 use crate::shared::{Shared, Writer};
 use crate::store::marks::Mark;
-use crate::store::{Inserted, Quarantine, Resolution, Row};
+use crate::store::{FEW_ROWS, Inserted, Quarantine, Resolution, Row};
 
 /// Rows of a transaction at most, however many wait. More gain little, and a crash loses more.
 const ROWS_PER_TRANSACTION: u32 = 2048;
@@ -21,6 +21,9 @@ const ROWS_PER_TRANSACTION: u32 = 2048;
 const IDS_PER_BATCH: u32 = ROWS_PER_TRANSACTION.next_power_of_two();
 /// Rows that one purge job deletes: so few that a flush never waits long for it.
 const ROWS_PER_PURGE: u32 = 1000;
+
+/// No roll-up begins after this time, because flushes wait for it.
+const LONGEST_ROLL_UP: Duration = Duration::from_millis(20);
 
 /// How long minutes and hours are kept; days are kept as long as the settings say.
 const MINUTES_KEPT_DAYS: u32 = 7;
@@ -67,6 +70,12 @@ pub(super) fn purge(shared: &Shared) -> Result<bool, StoreError> {
 }
 
 fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> {
+    // A batch that failed may be stored. Its rows must not be deleted before it is repeated, because they would be
+    // inserted and counted once more.
+    if !writer.in_flight.is_empty() {
+        count_in_flight(shared, writer);
+        write_in_flight(shared, writer)?;
+    }
     let believed = believed_time(writer)?;
     let Some(store) = writer.store.as_deref_mut() else { return Ok(true) };
     let retention = Duration::from_secs(u64::from(shared.config.retention_days) * 24 * 60 * 60);
@@ -93,11 +102,17 @@ fn compact_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError
 }
 
 fn roll_up(shared: &Shared, writer: &mut Writer, believed: i64) -> Result<bool, StoreError> {
-    // What failed may be written already, and is written again: until then nothing is added up.
+    // What failed may be written already, and is written again: until then none of it is added up.
     let in_doubt = !writer.attempts.is_empty();
     let Some(store) = writer.store.as_deref_mut() else { return Ok(true) };
     shared.attempts.add_up();
-    let mut all = in_doubt || store.compact(shared.attempts.tag)?;
+    let own = (!in_doubt).then_some(shared.attempts.owner);
+    let started = Instant::now();
+    let mut all = store.roll_up(own)?;
+    // As many as are written meanwhile, so that readers need not count them from their rows.
+    while !all && started.elapsed() < LONGEST_ROLL_UP {
+        all = store.roll_up(own)?;
+    }
     let kept_days = match shared.config.attempts_retention_days {
         0 => u32::MAX,
         days => days,
@@ -164,7 +179,12 @@ pub(super) fn close(shared: &Shared) {
     if let Err(error) = count_drops(shared, &mut writer) {
         tracing::warn!(%error, "what was lost is counted, but not stored");
     }
+    // What failed is not repeated any more, but may be written already: others add it up after a while.
+    let in_doubt = !writer.attempts.is_empty();
     if let Some(mut store) = writer.store.take() {
+        if !in_doubt && let Err(error) = store.release(shared.attempts.owner) {
+            tracing::debug!(%error, "attempts of this logger are added up later");
+        }
         shared.readers.close_idle();
         store.close();
     }
@@ -226,12 +246,15 @@ fn take_batch(buffer: &Buffer, in_flight: &mut VecDeque<Row>) -> usize {
 /// Counts the failures of the batch as attempts, and takes some attempts that are to be written with
 /// the batch. Returns the number of their cells.
 fn count_in_flight(shared: &Shared, writer: &mut Writer) -> usize {
-    for row in &mut writer.in_flight {
-        row.count_as(|strategy| shared.attempts.name_of(strategy));
-    }
+    let few = writer.in_flight.len() <= FEW_ROWS;
     let mut unobserved = shared.attempts.unobserved();
-    for failure in writer.in_flight.iter_mut().filter_map(Row::take_uncounted) {
-        unobserved.count(failure);
+    for row in writer.in_flight.iter_mut().filter(|row| row.is_undecided()) {
+        // Only the row itself tells if it was stored before.
+        if few || row.is_repeatable() {
+            row.count_from_row(unobserved.is_one_of_too_many(row.strategy()));
+        } else {
+            unobserved.count(row.count_elsewhere());
+        }
     }
     drop(unobserved);
     if !writer.attempts.is_empty() {
@@ -261,12 +284,14 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
         failpoint!("flush");
         let started = Instant::now();
         match store.insert(rows, attempts, &shared.gate) {
-            Ok(Inserted { permit, duplicates, again, refused }) => {
+            Ok(Inserted { permit, duplicates, are_behind, refused }) => {
                 failpoint!("flush-committed");
                 if permit.counts() {
                     shared.buffer.persisted(size as u64);
-                    shared.counters.duplicates.fetch_add(duplicates, Ordering::AcqRel);
-                    shared.attempts.written(&again);
+                    shared.counters.duplicates.fetch_add(duplicates.len() as u64, Ordering::AcqRel);
+                    let new = rows.iter().enumerate().filter(|(nth, _)| duplicates.binary_search(nth).is_err());
+                    shared.attempts.counted_from_rows(new.filter_map(|(_, row)| row.counted_from_row()));
+                    shared.attempts.are_behind(if are_behind { size as u64 } else { 0 });
                     drop(writer.in_flight.drain(..size));
                     match refused {
                         Some(cause) => refuse_attempts(shared, cause),
@@ -294,7 +319,13 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                 if permit.counts() {
                     tracing::warn!(cause, "the store refuses a record, which is dropped");
                     shared.buffer.rejected(1);
-                    writer.in_flight.pop_front();
+                    let rejected = writer.in_flight.pop_front();
+                    // It failed, though there is no row to count it from. Its sender may repeat the other kind.
+                    if let Some(failure) =
+                        rejected.as_ref().filter(|row| !row.is_repeatable()).and_then(Row::counted_from_row)
+                    {
+                        shared.attempts.unobserved().count(failure);
+                    }
                 }
                 size = writer.in_flight.len();
             }
@@ -310,4 +341,104 @@ fn refuse_attempts(shared: &Shared, cause: String) {
     let (cause, pause_ms) = (refusal.cause, refusal.pause.as_millis());
     tracing::warn!(cause, pause_ms, "the store refuses to count attempts, which are kept; records are stored");
     shared.failed(format!("attempts cannot be counted: {cause}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::connection::SimpleConnection as _;
+    use diesel::{Connection as _, SqliteConnection};
+
+    use super::*;
+    use crate::buffer::Origin;
+    use crate::config::LoggerConfig;
+    use crate::record::{RetrievalFailureRecord, RetrievalFailureType};
+    use crate::store::Database;
+
+    struct Logger {
+        folder: tempfile::TempDir,
+        shared: Shared,
+    }
+
+    impl Logger {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let config =
+                LoggerConfig::new(folder.path().join("x.db").to_str().unwrap()).buffer_capacity(100).batch_size(10);
+            let location = config.validate().unwrap();
+            let writer = Writer::new(Database::new(&location, 4), None);
+            Self { folder, shared: Shared::new(config, writer) }
+        }
+
+        fn log(&self, records: usize) {
+            for nth in 0..records {
+                let strategy = format!("s{}", nth % 2);
+                let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, strategy, "q");
+                let _ = self.shared.log(record, None, Origin::Logged);
+            }
+        }
+
+        fn connect(&self) -> SqliteConnection {
+            SqliteConnection::establish(self.folder.path().join("x.db").to_str().unwrap()).unwrap()
+        }
+
+        fn count(&self, sql: &str) -> i64 {
+            use diesel::RunQueryDsl as _;
+            let sql = diesel::dsl::sql::<diesel::sql_types::BigInt>(&format!("({sql})"));
+            diesel::select(sql).get_result(&mut self.connect()).unwrap()
+        }
+    }
+
+    #[test]
+    fn few_failures_are_counted_from_rows_and_many_beside_them() {
+        let logger = Logger::new();
+        for (records, deltas) in [(1, 0), (FEW_ROWS, 0), (FEW_ROWS + 1, 2)] {
+            logger.log(records);
+            flush(&logger.shared).unwrap();
+            assert_eq!(logger.count("SELECT count(*) FROM memory_retrieval_attempts_recent"), deltas, "{records}");
+        }
+        let total = 2 * FEW_ROWS as i64 + 2;
+        assert!(compact(&logger.shared).unwrap());
+        let counted = "SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 60";
+        assert_eq!(
+            (logger.count(counted), logger.count("SELECT count(*) FROM memory_retrieval_failures")),
+            (total, total)
+        );
+        assert!(compact(&logger.shared).unwrap());
+        assert_eq!(logger.count(counted), total, "each once");
+        // With nothing left behind, many rows are none that a reader must look at.
+        logger.log(50);
+        flush(&logger.shared).unwrap();
+        let behind = "SELECT (SELECT max(id) FROM memory_retrieval_failures) - rolled_up_to FROM memory_retrieval_log";
+        assert_eq!(logger.count(behind), 0);
+    }
+
+    #[test]
+    fn a_store_that_refuses_the_roll_up_takes_records_and_drops() {
+        let logger = Logger::new();
+        logger.log(20);
+        flush(&logger.shared).unwrap();
+        logger.connect().batch_execute("ALTER TABLE memory_retrieval_attempts RENAME TO elsewhere").unwrap();
+        logger.log(120);
+        // Not as an error for which the file is reopened, or records wait.
+        let refusal = compact(&logger.shared).unwrap_err();
+        assert!(matches!(&refusal, StoreError::Split(cause) if cause.starts_with("no such table")), "{refusal:?}");
+        assert_eq!(logger.count("SELECT sum(records) FROM memory_retrieval_drops"), 20);
+        flush(&logger.shared).unwrap();
+        assert_eq!(logger.count("SELECT count(*) FROM memory_retrieval_failures"), 120);
+        logger.connect().batch_execute("ALTER TABLE elsewhere RENAME TO memory_retrieval_attempts").unwrap();
+        assert!(compact(&logger.shared).unwrap());
+        assert_eq!(logger.count("SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 60"), 120);
+    }
+
+    #[test]
+    fn a_purge_counts_what_it_deletes() {
+        let logger = Logger::new();
+        logger.log(21);
+        flush(&logger.shared).unwrap();
+        let ages = "UPDATE memory_retrieval_failures SET created_at = created_at - 100 * 86400000 WHERE id > 1";
+        logger.connect().batch_execute(ages).unwrap();
+        assert!(purge(&logger.shared).unwrap());
+        assert_eq!(logger.count("SELECT count(*) FROM memory_retrieval_failures"), 1);
+        assert_eq!(logger.count("SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 86400"), 21);
+    }
 }

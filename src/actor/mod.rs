@@ -34,7 +34,7 @@ use crate::store::Database;
 /// Old rows are purged at least this often, however quiet the system.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// How often attempts are added to their minutes, hours and days.
-const COMPACT_INTERVAL: Duration = Duration::from_secs(20);
+const COMPACT_INTERVAL: Duration = Duration::from_secs(60);
 /// Losses are told apart by the minute.
 const NOTE_LOSSES_EVERY: Duration = Duration::from_secs(10);
 /// Records that are taken out of the mailbox at once, at most, and for how long.

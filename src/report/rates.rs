@@ -47,7 +47,7 @@ pub struct Summary {
     /// Each strategy, the one with the most failures first.
     pub strategies: Vec<StrategySummary>,
     /// Records that were lost in the range, by reason: nothing else is known of them. What the
-    /// present process lost in the last seconds may be missing.
+    /// present process lost in the last minute may be missing.
     pub dropped: DropCounts,
     /// Records that were lost in the range of the same length just before.
     pub previous_dropped: DropCounts,

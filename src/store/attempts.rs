@@ -3,20 +3,20 @@
 //! What was counted is appended to a small table, in the transaction of the failures, which costs
 //! little. Every few seconds it is added to the minute, the hour and the day that it belongs to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Bool, Float, Integer, Nullable, Text};
 use uuid::Uuid;
 
-use super::Row;
 use super::schema::{
     memory_retrieval_attempts as attempts, memory_retrieval_attempts_recent as recent,
-    memory_retrieval_failures as failures, memory_retrieval_strategies as strategies,
+    memory_retrieval_strategies as strategies,
 };
+use super::uncounted;
 use crate::attempts::{
-    AttemptBatch, Cell, DAY_MS, Delta, HOUR_MS, MINUTE_MS, OutcomeKind, ScoreDirection, StrategySettings, Tag,
+    AttemptBatch, Cell, DAY_MS, Delta, HOUR_MS, MINUTE_MS, OutcomeKind, Owner, ScoreDirection, StrategySettings,
 };
 use crate::sketch::Sketch;
 
@@ -25,8 +25,9 @@ const DELTAS_PER_COMPACTION: i64 = 2000;
 /// Cells that one transaction deletes, about, at each resolution.
 const CELLS_PER_EXPIRY: i32 = 2000;
 /// What another logger wrote, and is younger, may be written once more, after a fault between commit and
-/// acknowledgement; it is not added up yet, so that the repetition is noticed.
-const SETTLED_AFTER: Duration = Duration::from_secs(30);
+/// acknowledgement; it is not added up yet, so that the repetition is noticed. Few deltas wait for so long: a
+/// logger adds its own up within a minute, and releases the rest when it is shut down.
+const SETTLED_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// Length of the spans in which attempts are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,10 +73,11 @@ impl Resolution {
 
 /// Appends what was counted. What is there already stays as it is.
 pub(super) fn insert(conn: &mut SqliteConnection, batch: &AttemptBatch, now: i64) -> QueryResult<()> {
-    for Delta { id, started_at, strategy, kind, cell } in &batch.deltas {
+    for Delta { id, owner, started_at, strategy, kind, cell } in &batch.deltas {
         diesel::insert_into(recent::table)
             .values((
                 recent::delta_id.eq(id.as_bytes().as_slice()),
+                recent::owner.eq(owner.number()),
                 recent::started_at.eq(started_at),
                 recent::strategy.eq(strategy.as_str()),
                 recent::outcome.eq(kind.as_str()),
@@ -105,102 +107,113 @@ pub(super) fn insert(conn: &mut SqliteConnection, batch: &AttemptBatch, now: i64
     Ok(())
 }
 
-/// Counts those of `rows` that their sender may repeat, if they are not stored yet: how many are.
-pub(super) fn count_new(conn: &mut SqliteConnection, rows: &[Row], batch: &mut AttemptBatch) -> QueryResult<u64> {
-    let mut known: HashSet<Uuid> = HashSet::new();
-    let mut counts: HashMap<(i64, &str, OutcomeKind), Cell> = HashMap::new();
-    let mut duplicates = 0;
-    for row in rows {
-        let Some((event_id, failure)) = row.repeatable() else { continue };
-        // An id becomes known with the first row that has it.
-        if !known.insert(event_id) || is_stored(conn, event_id)? {
-            duplicates += 1;
-            continue;
-        }
-        let key = (Resolution::Minute.floor(failure.at), failure.strategy, failure.failure.into());
-        counts.entry(key).or_default().add_unobserved(failure.latency_ms);
-    }
-    batch.deltas = counts
-        .into_iter()
-        .map(|((started_at, strategy, kind), cell)| Delta {
-            // If they are not committed, neither are the rows, which are counted anew.
-            id: Tag::NEVER_AGAIN.id(),
-            started_at,
-            strategy: strategy.into(),
-            kind,
-            cell,
-        })
-        .collect();
-    Ok(duplicates)
-}
-
-fn is_stored(conn: &mut SqliteConnection, event_id: Uuid) -> QueryResult<bool> {
-    let stored = failures::table.filter(failures::event_id.eq(event_id.as_bytes().as_slice()));
-    diesel::select(diesel::dsl::exists(stored.select(failures::id))).get_result(conn)
-}
-
-/// Whether anything has been appended that is not added up yet.
+/// Returns `true` if anything has been appended that is not added up yet.
 pub(super) fn has_deltas(conn: &mut SqliteConnection) -> QueryResult<bool> {
     diesel::select(diesel::dsl::exists(recent::table.select(recent::delta_id))).get_result(conn)
 }
 
-/// Adds what was appended to its minutes, hours and days: whether that was all. `own`: of what is young,
-/// what may be added up as well.
-pub(super) fn compact(conn: &mut SqliteConnection, now: i64, own: Tag) -> QueryResult<bool> {
+/// Says that nothing of `owner` is written once more, so that others may add it up.
+pub(super) fn release(conn: &mut SqliteConnection, owner: Owner) -> QueryResult<()> {
+    diesel::update(recent::table.filter(recent::owner.eq(owner.number())))
+        .set(recent::owner.eq(0))
+        .execute(conn)
+        .map(drop)
+}
+
+/// Returns `true` if anything of `owner` is not added up yet.
+pub(super) fn has_deltas_of(conn: &mut SqliteConnection, owner: Owner) -> QueryResult<bool> {
+    let own = recent::table.filter(recent::owner.eq(owner.number()));
+    diesel::select(diesel::dsl::exists(own.select(recent::delta_id))).get_result(conn)
+}
+
+/// Adds some of what was appended, and some failures that are counted from their rows, to their minutes, hours and
+/// days. Returns `true` if that was all. `own`: of what is young, what may be added up as well; `None` leaves all
+/// that was appended as it is.
+pub(super) fn roll_up(conn: &mut SqliteConnection, now: i64, own: Option<Owner>) -> QueryResult<bool> {
+    let mut sums = Sums::default();
+    let deltas = own.map_or(Ok(true), |own| roll_up_deltas(conn, now, own, &mut sums))?;
+    let rows = uncounted::roll_up(conn, &mut sums)?;
+    sums.write(conn)?;
+    Ok(deltas && rows)
+}
+
+fn roll_up_deltas(conn: &mut SqliteConnection, now: i64, own: Owner, sums: &mut Sums) -> QueryResult<bool> {
     let settled = id_at(now.saturating_sub(i64::try_from(SETTLED_AFTER.as_millis()).unwrap_or(i64::MAX)));
-    let own = own.bytes();
     let deltas: Vec<StoredDelta> = diesel::sql_query(SETTLED_DELTAS)
         .bind::<Binary, _>(settled.as_bytes().as_slice())
-        .bind::<Binary, _>(own.as_slice())
+        .bind::<BigInt, _>(own.number())
         .bind::<BigInt, _>(DELTAS_PER_COMPACTION)
         .load(conn)?;
     let Some(StoredDelta { delta_id: last, .. }) = deltas.last() else { return Ok(true) };
     let all = i64::try_from(deltas.len()).is_ok_and(|count| count < DELTAS_PER_COMPACTION);
     diesel::sql_query(DELETE_SETTLED)
         .bind::<Binary, _>(settled.as_bytes().as_slice())
-        .bind::<Binary, _>(own.as_slice())
+        .bind::<BigInt, _>(own.number())
         .bind::<Binary, _>(last)
         .execute(conn)?;
-
-    let mut sums: HashMap<(Resolution, i64, String, String), Cell> = HashMap::new();
     for StoredDelta { cell: delta, .. } in deltas {
-        let part = delta.decoded();
+        sums.add(delta.started_at, &delta.strategy, &delta.outcome, &delta.decoded());
+    }
+    Ok(all)
+}
+
+/// Attempts to be added to what the table has, by resolution, start, strategy and outcome.
+#[derive(Default)]
+pub(super) struct Sums(HashMap<(Resolution, i64, String, String), Cell>);
+
+impl Sums {
+    /// Adds `part` to the minute, the hour and the day of `at`.
+    pub(super) fn add(&mut self, at: i64, strategy: &str, outcome: &str, part: &Cell) {
         for resolution in Resolution::ALL {
-            let key = (resolution, resolution.floor(delta.started_at), delta.strategy.clone(), delta.outcome.clone());
-            sums.entry(key).or_default().merge(&part);
+            let key = (resolution, resolution.floor(at), strategy.to_owned(), outcome.to_owned());
+            self.0.entry(key).or_default().merge(part);
         }
     }
-    for ((resolution, started_at, strategy, outcome), mut sum) in sums {
-        let before: Option<StoredCell> = attempts::table
-            .find((resolution.seconds(), started_at, &strategy, &outcome))
-            .select((
-                attempts::started_at,
-                attempts::strategy,
-                attempts::outcome,
-                attempts::attempts,
-                attempts::unobserved,
-                attempts::latency,
-                attempts::top_score,
-            ))
-            .first(conn)
-            .optional()?;
-        if let Some(before) = before {
-            sum.merge(&before.decoded());
-        }
-        diesel::replace_into(attempts::table)
-            .values((
-                attempts::resolution.eq(resolution.seconds()),
-                attempts::started_at.eq(started_at),
-                attempts::strategy.eq(strategy),
-                attempts::outcome.eq(outcome),
+
+    #[cfg(test)]
+    pub(super) fn attempts(&self, of: Resolution) -> u64 {
+        self.0.iter().filter(|((resolution, ..), _)| *resolution == of).map(|(_, cell)| cell.attempts).sum()
+    }
+
+    fn write(self, conn: &mut SqliteConnection) -> QueryResult<()> {
+        for ((resolution, started_at, strategy, outcome), mut sum) in self.0 {
+            let before: Option<StoredCell> = attempts::table
+                .find((resolution.seconds(), started_at, &strategy, &outcome))
+                .select((
+                    attempts::started_at,
+                    attempts::strategy,
+                    attempts::outcome,
+                    attempts::attempts,
+                    attempts::unobserved,
+                    attempts::latency,
+                    attempts::top_score,
+                ))
+                .first(conn)
+                .optional()?;
+            if let Some(before) = before {
+                sum.merge(&before.decoded());
+            }
+            let counts = (
                 attempts::attempts.eq(stored(sum.attempts)),
                 attempts::unobserved.eq(stored(sum.unobserved)),
                 attempts::latency.eq(encoded(&sum.latency)),
                 attempts::top_score.eq(encoded(&sum.top_score)),
-            ))
-            .execute(conn)?;
+            );
+            diesel::insert_into(attempts::table)
+                .values((
+                    attempts::resolution.eq(resolution.seconds()),
+                    attempts::started_at.eq(started_at),
+                    attempts::strategy.eq(strategy),
+                    attempts::outcome.eq(outcome),
+                    counts.clone(),
+                ))
+                .on_conflict((attempts::resolution, attempts::started_at, attempts::strategy, attempts::outcome))
+                .do_update()
+                .set(counts)
+                .execute(conn)?;
+        }
+        Ok(())
     }
-    Ok(all)
 }
 
 /// Deletes some cells of `resolution` that began before `before`: how many, and whether those were
@@ -218,7 +231,8 @@ pub(super) fn expire(conn: &mut SqliteConnection, resolution: Resolution, before
 /// Start of the oldest day with attempts, or of the oldest attempts that are not added up yet.
 pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
     let recent: Option<i64> = recent::table.select(diesel::dsl::min(recent::started_at)).first(conn)?;
-    Ok(oldest_at(conn, Resolution::Day)?.into_iter().chain(recent).min())
+    let uncounted = uncounted::oldest(conn)?;
+    Ok(oldest_at(conn, Resolution::Day)?.into_iter().chain(recent).chain(uncounted).min())
 }
 
 /// Start of the oldest span at one resolution.
@@ -249,17 +263,38 @@ pub(crate) struct ReadCell {
     pub(crate) kind: OutcomeKind,
     pub(crate) attempts: u64,
     pub(crate) unobserved: u64,
-    latency: Option<Vec<u8>>,
-    top_score: Option<Vec<u8>>,
+    latency: ReadSketch,
+    top_score: ReadSketch,
+}
+
+/// A sketch as it was read: decoding it takes longer than reading.
+enum ReadSketch {
+    Encoded(Option<Vec<u8>>),
+    Decoded(Sketch),
+}
+
+impl ReadSketch {
+    fn decoded(&self) -> Option<Sketch> {
+        match self {
+            Self::Encoded(bytes) => Sketch::decode(bytes.as_deref()?),
+            Self::Decoded(sketch) => (sketch.count() > 0).then(|| sketch.clone()),
+        }
+    }
 }
 
 impl ReadCell {
+    pub(super) fn new(started_at: i64, strategy: String, kind: OutcomeKind, cell: Cell) -> Self {
+        let Cell { attempts, unobserved, latency, top_score } = cell;
+        let (latency, top_score) = (ReadSketch::Decoded(latency), ReadSketch::Decoded(top_score));
+        Self { started_at, strategy, kind, attempts, unobserved, latency, top_score }
+    }
+
     pub(crate) fn latency(&self) -> Option<Sketch> {
-        Sketch::decode(self.latency.as_deref()?)
+        self.latency.decoded()
     }
 
     pub(crate) fn top_score(&self) -> Option<Sketch> {
-        Sketch::decode(self.top_score.as_deref()?)
+        self.top_score.decoded()
     }
 }
 
@@ -300,7 +335,7 @@ pub(crate) fn read_recent(
             return Ok(());
         }
     }
-    Ok(())
+    uncounted::read(conn, from, to, &mut each)
 }
 
 /// How strategies were judged last.
@@ -331,7 +366,7 @@ const RECENT_CELLS: &str = "SELECT started_at, strategy, outcome, attempts, unob
      FROM memory_retrieval_attempts_recent WHERE started_at >= ? AND started_at < ?";
 macro_rules! settled {
     () => {
-        "(delta_id < ?1 OR substr(delta_id, 13) = ?2 OR substr(delta_id, 13) = x'00000000')"
+        "(delta_id < ?1 OR owner = ?2 OR owner = 0)"
     };
 }
 const SETTLED_DELTAS: &str = concat!(
@@ -392,8 +427,8 @@ impl StoredCell {
             strategy: self.strategy,
             attempts: read_count(self.attempts),
             unobserved: read_count(self.unobserved),
-            latency: self.latency,
-            top_score: self.top_score,
+            latency: ReadSketch::Encoded(self.latency),
+            top_score: ReadSketch::Encoded(self.top_score),
         })
     }
 }
@@ -425,10 +460,7 @@ mod tests {
     const NOW: i64 = 1_790_000_000_000;
 
     fn database() -> SqliteConnection {
-        let mut conn = SqliteConnection::establish(":memory:").unwrap();
-        conn.batch_execute(include_str!("../../migrations/sqlite/2026-11-24-000001-0000_count_attempts/up.sql"))
-            .unwrap();
-        conn
+        crate::store::migrated()
     }
 
     /// Attempts at some moments, each with a latency that tells it from the others.
@@ -438,7 +470,8 @@ mod tests {
             cell.latency.add(1.0 + nth as f64);
             Delta {
                 // Of the past, so that they may be added up.
-                id: Uuid::from_u128(id_at(NOW - 60_000).as_u128() | (nth as u128 + 1)),
+                id: Uuid::from_u128(id_at(NOW - 2 * HOUR_MS).as_u128() | (nth as u128 + 1)),
+                owner: Owner::default(),
                 started_at: Resolution::Minute.floor(*at),
                 strategy: "semantic".into(),
                 kind: OutcomeKind::Success,
@@ -470,7 +503,7 @@ mod tests {
         insert(&mut conn, &batch(&moments), NOW).unwrap();
         assert_eq!(totals(&mut conn), [(5000, 5000); 3]);
         let mut rounds = 1;
-        while !compact(&mut conn, NOW, Tag::default()).unwrap() {
+        while !roll_up(&mut conn, NOW, Some(Owner::default())).unwrap() {
             assert_eq!(totals(&mut conn), [(5000, 5000); 3], "in between");
             rounds += 1;
         }
@@ -481,7 +514,7 @@ mod tests {
         let mut later = batch(&moments[..10]);
         later.deltas.iter_mut().for_each(|delta| delta.id = Uuid::from_u128(delta.id.as_u128() | 1 << 70));
         insert(&mut conn, &later, NOW).unwrap();
-        compact(&mut conn, NOW, Tag::default()).unwrap();
+        roll_up(&mut conn, NOW, Some(Owner::default())).unwrap();
         assert_eq!(totals(&mut conn), [(5010, 5010); 3]);
     }
 
@@ -492,7 +525,7 @@ mod tests {
         insert(&mut conn, &batch, NOW).unwrap();
         insert(&mut conn, &batch, NOW).unwrap();
         assert_eq!(totals(&mut conn), [(2, 2); 3]);
-        assert!(compact(&mut conn, NOW - 60_000, Tag::default()).unwrap());
+        assert!(roll_up(&mut conn, NOW - 2 * HOUR_MS, Some(Owner::default())).unwrap());
         insert(&mut conn, &batch, NOW).unwrap();
         assert_eq!(totals(&mut conn), [(2, 2); 3], "not added up while it may come again");
     }
@@ -500,20 +533,34 @@ mod tests {
     #[test]
     fn a_logger_adds_up_its_own_at_once_and_leaves_what_another_wrote_just_now() {
         let mut conn = database();
-        let (own, others) = (Tag::default(), Tag::default());
-        for (tag, moments) in [(own, 0..3), (others, 3..5), (Tag::NEVER_AGAIN, 5..6)] {
+        let (own, others) = (Owner::default(), Owner::default());
+        let now = crate::clock::now();
+        for (owner, moments) in [(own, 0..3), (others, 3..5)] {
             let mut batch = batch(&moments.map(|nth| NOW - nth).collect::<Vec<_>>());
-            batch.deltas.iter_mut().for_each(|delta| delta.id = tag.id());
+            batch.deltas.iter_mut().for_each(|delta| (delta.id, delta.owner) = (Uuid::now_v7(), owner));
             insert(&mut conn, &batch, NOW).unwrap();
         }
-        let now = crate::clock::now();
         let waiting = |conn: &mut SqliteConnection| recent::table.count().get_result::<i64>(conn).unwrap();
-        assert!(compact(&mut conn, now, Tag::default()).unwrap());
-        assert_eq!(waiting(&mut conn), 5, "what comes never again");
-        assert!(compact(&mut conn, now, own).unwrap());
-        assert_eq!(waiting(&mut conn), 2);
-        assert!(compact(&mut conn, now + 60_000, Tag::default()).unwrap());
-        assert_eq!((waiting(&mut conn), totals(&mut conn)), (0, [(6, 6); 3]));
+        assert!(roll_up(&mut conn, now, None).unwrap(), "in doubt");
+        assert!(roll_up(&mut conn, now + HOUR_MS / 2, Some(Owner::default())).unwrap());
+        assert_eq!(waiting(&mut conn), 5, "a third logger takes neither");
+        assert!(roll_up(&mut conn, now, Some(own)).unwrap());
+        assert_eq!((waiting(&mut conn), has_deltas_of(&mut conn, own)), (2, Ok(false)));
+        assert_eq!(has_deltas_of(&mut conn, others), Ok(true));
+        release(&mut conn, others).unwrap();
+        assert!(roll_up(&mut conn, now, Some(own)).unwrap());
+        assert_eq!((waiting(&mut conn), totals(&mut conn)), (0, [(5, 5); 3]));
+    }
+
+    #[test]
+    fn what_a_killed_logger_left_is_added_up_after_a_while() {
+        let mut conn = database();
+        let mut batch = batch(&[NOW]);
+        batch.deltas.iter_mut().for_each(|delta| delta.id = Uuid::now_v7());
+        insert(&mut conn, &batch, NOW).unwrap();
+        let later = crate::clock::now() + 2 * HOUR_MS;
+        assert!(roll_up(&mut conn, later, Some(Owner::default())).unwrap());
+        assert_eq!((has_deltas(&mut conn), totals(&mut conn)), (Ok(false), [(1, 1); 3]));
     }
 
     #[test]
@@ -521,7 +568,7 @@ mod tests {
         let mut conn = database();
         let days: Vec<i64> = (0..10).map(|day| NOW - day * DAY_MS).collect();
         insert(&mut conn, &batch(&days), NOW).unwrap();
-        compact(&mut conn, NOW, Tag::default()).unwrap();
+        roll_up(&mut conn, NOW, Some(Owner::default())).unwrap();
         expire(&mut conn, Resolution::Minute, NOW - 3 * DAY_MS).unwrap();
         assert_eq!(totals(&mut conn).map(|(attempts, _)| attempts), [3, 10, 10]);
         assert_eq!(oldest(&mut conn).unwrap(), Some(Resolution::Day.floor(NOW - 9 * DAY_MS)));
@@ -532,7 +579,7 @@ mod tests {
         let mut conn = database();
         insert(&mut conn, &batch(&[NOW, NOW - HOUR_MS]), NOW).unwrap();
         conn.batch_execute("UPDATE memory_retrieval_attempts_recent SET latency = x'0102030405'").unwrap();
-        compact(&mut conn, NOW, Tag::default()).unwrap();
+        roll_up(&mut conn, NOW, Some(Owner::default())).unwrap();
         assert_eq!(totals(&mut conn), [(2, 0); 3]);
     }
 

@@ -12,26 +12,26 @@ mod models;
 pub(crate) mod reader;
 mod schema;
 mod sqlite;
+mod uncounted;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use attempts::Resolution;
-pub(crate) use models::Row;
+pub(crate) use models::{FEW_ROWS, Row};
 pub(crate) use sqlite::{Database, Quarantine};
 #[cfg(test)]
 pub(crate) use sqlite::{migrated, plan};
 
-use crate::attempts::{AttemptBatch, Tag};
+use crate::attempts::{AttemptBatch, Owner};
 use crate::error::StoreError;
 use crate::stats::DropCounts;
 
 /// Keeps rows. Blocking: only ever called on a thread that may block.
 pub(crate) trait Store: Send {
     /// Stores all `rows` and `attempts`, or none, in one transaction. What is stored already, by
-    /// its `event_id`, is left as it is. Rows that their sender may repeat are counted here, if they
-    /// are new. If the store refuses to count `attempts`, it takes the rows alone, and says why.
+    /// its `event_id`, is left as it is. If the store refuses to count `attempts`, it takes the rows alone, and says why.
     ///
     /// The permit says that the rows are committed; while it is held, `gate` cannot be closed, so
     /// that the caller can account for them.
@@ -59,9 +59,12 @@ pub(crate) trait Store: Send {
     /// Stores what is believed to be the time.
     fn believe(&mut self, believed_at: i64) -> Result<(), StoreError>;
 
-    /// Adds some of the attempts that were stored last to their minutes, hours and days: whether
-    /// those were all. `own`: whose need not be some time old, for all of them are acknowledged.
-    fn compact(&mut self, own: Tag) -> Result<bool, StoreError>;
+    /// Adds some of the attempts that were stored last to their minutes, hours and days. Returns `true` if those were
+    /// all. `own`: whose need not be some time old, because all of them are acknowledged. `None`: not all of them are.
+    fn roll_up(&mut self, own: Option<Owner>) -> Result<bool, StoreError>;
+
+    /// Says that nothing of `owner` is written once more, so that others may roll it up.
+    fn release(&mut self, owner: Owner) -> Result<(), StoreError>;
 
     /// Deletes some attempts that were counted before a moment, at one resolution: whether those
     /// were all.
@@ -83,10 +86,10 @@ pub(crate) trait Store: Send {
 /// What an insert did.
 pub(crate) struct Inserted<'g> {
     pub(crate) permit: Permit<'g>,
-    /// Rows that were stored already.
-    pub(crate) duplicates: u64,
-    /// Of the rows that their sender may repeat, those that were counted.
-    pub(crate) again: AttemptBatch,
+    /// Positions of the rows that their senders repeated: they are stored already.
+    pub(crate) duplicates: Vec<usize>,
+    /// Readers must look at the rows, because they are not rolled up.
+    pub(crate) are_behind: bool,
     /// Why no attempts were counted, if the store refused any of them.
     pub(crate) refused: Option<String>,
 }

@@ -1,5 +1,7 @@
 //! A row of the table, and the statement that inserts rows.
 
+use std::collections::HashSet;
+
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::serialize::ToSql;
@@ -7,7 +9,9 @@ use diesel::sql_types::{BigInt, Binary, Float, HasSqlType, Nullable, Text};
 use diesel::sqlite::Sqlite;
 use uuid::Uuid;
 
-use crate::attempts::UncountedFailure;
+use super::schema::memory_retrieval_failures as failures;
+use super::uncounted;
+use crate::attempts::{OTHER_STRATEGIES, UncountedFailure};
 use crate::buffer::{Entry, Origin};
 use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType, whole_json_list};
 
@@ -28,19 +32,30 @@ pub(crate) struct Row {
     edge_types: Option<BoundedText<1024>>,
     error_context: Option<BoundedText<256>>,
     created_at: i64,
-    /// Whether the failure is to be counted as an attempt, whatever the store says.
-    uncounted: bool,
-    /// Whether a row of this id may be stored already: then it is counted only if it is not.
-    origin_is_repeatable: bool,
-    counted_as: Option<BoundedText<64>>,
+    counting: Counting,
+    /// A row of this id may be stored already: then it is not counted once more.
+    is_repeatable: bool,
+}
+
+/// What counts the failure as an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counting {
+    /// A monitor, or a delta that is written beside the rows.
+    Elsewhere,
+    Undecided,
+    /// The roll-up, from the row: under its own strategy, or under the one of all others.
+    FromRow {
+        as_other: bool,
+    },
 }
 
 impl Row {
     /// `event_id` is for an entry that has none.
     pub(crate) fn new(event_id: Uuid, Entry { record, logged_at, origin }: Entry) -> Self {
-        let (event_id, repeatable) = match origin {
-            Origin::Repeatable(event_id) => (event_id, true),
-            _ => (event_id, false),
+        let (event_id, is_repeatable, counting) = match origin {
+            Origin::Repeatable(event_id) => (event_id, true, Counting::Undecided),
+            Origin::Logged => (event_id, false, Counting::Undecided),
+            Origin::Observed => (event_id, false, Counting::Elsewhere),
         };
         let finite = |score: Option<f32>| score.filter(|s| s.is_finite());
         Self {
@@ -58,28 +73,44 @@ impl Row {
             edge_types: record.edge_types.map(whole_json_list),
             error_context: record.error_context,
             created_at: logged_at,
-            uncounted: matches!(origin, Origin::Logged),
-            origin_is_repeatable: repeatable,
-            counted_as: None,
+            counting,
+            is_repeatable,
         }
     }
 
-    /// The id under which it may be stored already, and what is to be counted if it is not.
-    pub(crate) fn repeatable(&self) -> Option<(Uuid, UncountedFailure<'_>)> {
-        let counted_as = self.counted_as.as_deref()?;
-        Some((self.event_id, UncountedFailure { strategy: counted_as, ..self.uncounted_failure() }))
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.is_repeatable
     }
 
-    /// Says what a row that may be repeated is counted as.
-    pub(crate) fn count_as(&mut self, name: impl FnOnce(&str) -> BoundedText<64>) {
-        if self.origin_is_repeatable && self.counted_as.is_none() {
-            self.counted_as = Some(name(&self.retrieval_strategy));
+    pub(crate) fn strategy(&self) -> &str {
+        &self.retrieval_strategy
+    }
+
+    /// Returns `true` if nothing counts the failure yet.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.counting == Counting::Undecided
+    }
+
+    /// Has the failure counted from its row.
+    pub(crate) fn count_from_row(&mut self, as_other: bool) {
+        self.counting = Counting::FromRow { as_other };
+    }
+
+    /// Has the failure counted by the caller.
+    pub(crate) fn count_elsewhere(&mut self) -> UncountedFailure<'_> {
+        self.counting = Counting::Elsewhere;
+        self.uncounted_failure()
+    }
+
+    /// The failure, if it is counted from its row.
+    pub(crate) fn counted_from_row(&self) -> Option<UncountedFailure<'_>> {
+        match self.counting {
+            Counting::FromRow { as_other: false } => Some(self.uncounted_failure()),
+            Counting::FromRow { as_other: true } => {
+                Some(UncountedFailure { strategy: OTHER_STRATEGIES, ..self.uncounted_failure() })
+            }
+            Counting::Elsewhere | Counting::Undecided => None,
         }
-    }
-
-    /// What is to be counted of the row, but once.
-    pub(crate) fn take_uncounted(&mut self) -> Option<UncountedFailure<'_>> {
-        std::mem::take(&mut self.uncounted).then(|| self.uncounted_failure())
     }
 
     fn uncounted_failure(&self) -> UncountedFailure<'_> {
@@ -117,31 +148,79 @@ fn saturating(number: u64) -> i64 {
 /// Rows of the largest statement: more gain nothing, and a statement takes 32,766 values at most.
 const ROWS_PER_STATEMENT: usize = 64;
 
+/// Rows of transactions up to this number are counted from their rows. Readers must look at those until they are
+/// rolled up: of more rows, the counts are written beside them.
+pub(crate) const FEW_ROWS: usize = 32;
+
+/// What an insert did.
+#[derive(Default)]
+pub(super) struct InsertedRows {
+    /// Positions of the rows that their senders repeated: they are stored already.
+    pub(super) duplicates: Vec<usize>,
+    /// Readers must look at the rows, because the roll-up has not seen them.
+    pub(super) are_behind: bool,
+}
+
+/// Inserts `rows`, and leaves those whose `event_id` is known as they are. The transaction must hold the write lock.
+pub(super) fn insert_new(conn: &mut SqliteConnection, rows: &[Row]) -> QueryResult<InsertedRows> {
+    if rows.is_empty() {
+        return Ok(InsertedRows::default());
+    }
+    let Ids { before, inserted, .. } = insert(conn, rows)?;
+    let mut duplicates = Vec::new();
+    if inserted < rows.len() && rows.iter().any(Row::is_repeatable) {
+        let new = failures::table.filter(failures::id.gt(before)).select(failures::event_id);
+        let mut new: HashSet<Vec<u8>> = new.load(conn)?.into_iter().collect();
+        for (nth, row) in rows.iter().enumerate().filter(|(_, row)| row.is_repeatable) {
+            // An id becomes known with the first row that has it.
+            if !new.remove(row.event_id.as_bytes().as_slice()) {
+                duplicates.push(nth);
+            }
+        }
+    }
+    // A page of its own, which is not worth it for few rows: the roll-up comes to them.
+    let are_behind = rows.len() <= FEW_ROWS || rows.iter().any(|row| row.counted_from_row().is_some());
+    if !are_behind {
+        uncounted::skip_counted(conn, before)?;
+    }
+    Ok(InsertedRows { duplicates, are_behind })
+}
+
 /// Inserts `rows` with statements of 64, 8 and 1 rows, each of which the connection keeps
 /// prepared. Rows whose `event_id` is known are left as they are.
 ///
 /// The transaction must hold the write lock: ids are given here, above those of all rows that are
 /// there or were deleted, so that no id is used twice.
-pub(super) fn insert(conn: &mut SqliteConnection, rows: &[Row]) -> QueryResult<()> {
-    let mut ids = LargestId.get_result::<i64>(conn)?;
+pub(super) fn insert(conn: &mut SqliteConnection, rows: &[Row]) -> QueryResult<Ids> {
+    let before = LargestId.get_result::<i64>(conn)?;
+    let mut ids = Ids { before, largest: before, inserted: 0 };
     let rest = insert_by::<ROWS_PER_STATEMENT>(conn, rows, &mut ids)?;
     let rest = insert_by::<8>(conn, rest, &mut ids)?;
     insert_by::<1>(conn, rest, &mut ids)?;
-    Ok(())
+    Ok(ids)
+}
+
+/// The ids of inserted rows.
+pub(super) struct Ids {
+    /// The largest one that was ever used before.
+    before: i64,
+    largest: i64,
+    /// Rows that were not stored already.
+    inserted: usize,
 }
 
 fn insert_by<'r, const N: usize>(
     conn: &mut SqliteConnection,
     rows: &'r [Row],
-    largest_id: &mut i64,
+    Ids { largest, inserted, .. }: &mut Ids,
 ) -> QueryResult<&'r [Row]> {
     let (chunks, rest) = rows.as_chunks::<N>();
     for rows in chunks {
         let ids = std::array::from_fn(|_| {
-            *largest_id = largest_id.saturating_add(1);
-            *largest_id
+            *largest = largest.saturating_add(1);
+            *largest
         });
-        InsertRows { ids, rows }.execute(conn)?;
+        *inserted += InsertRows { ids, rows }.execute(conn)?;
     }
     Ok(rest)
 }
@@ -196,7 +275,7 @@ impl<const N: usize> QueryFragment<Sqlite> for InsertRows<'_, N> {
         out.push_sql(
             "INSERT INTO memory_retrieval_failures (id, event_id, conversation_id, turn_index, failure_type, \
              retrieval_strategy, query_text, query_len, top_score, confidence_threshold, result_count, latency_ms, \
-             edge_types, error_context, created_at) VALUES ",
+             edge_types, error_context, created_at, uncounted) VALUES ",
         );
         for (nth, (id, row)) in self.ids.iter().zip(self.rows).enumerate() {
             out.push_sql(if nth == 0 { "(" } else { ", (" });
@@ -224,7 +303,14 @@ impl Row {
         push::<BigInt, _>(out, &self.latency_ms)?;
         push_text(out, self.edge_types.as_deref())?;
         push_text(out, self.error_context.as_deref())?;
-        push::<BigInt, _>(out, &self.created_at)
+        push::<BigInt, _>(out, &self.created_at)?;
+        match self.counting {
+            Counting::FromRow { as_other: false } => {
+                push::<Nullable<BigInt>, _>(out, &Some(uncounted::AS_ITS_STRATEGY))
+            }
+            Counting::FromRow { as_other: true } => push::<Nullable<BigInt>, _>(out, &Some(uncounted::AS_OTHER)),
+            Counting::Elsewhere | Counting::Undecided => push::<Nullable<BigInt>, Option<i64>>(out, &None),
+        }
     }
 }
 

@@ -44,6 +44,7 @@ diesel::table! {
         unobserved -> BigInt,
         latency -> Nullable<Binary>,
         top_score -> Nullable<Binary>,
+        owner -> BigInt,
     }
 }
 

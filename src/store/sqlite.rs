@@ -27,8 +27,8 @@ use super::models::{self, Row};
 use super::reader::Source;
 use super::schema::memory_retrieval_clock as purge_clock;
 use super::schema::memory_retrieval_failures::dsl;
-use super::{CommitGate, Inserted, Store};
-use crate::attempts::{AttemptBatch, Tag};
+use super::{CommitGate, Inserted, Store, uncounted};
+use crate::attempts::{AttemptBatch, Owner};
 use crate::clock;
 use crate::config::Location;
 use crate::error::{StartError, StoreError};
@@ -392,8 +392,10 @@ impl r2d2::HandleError<r2d2::Error> for Quiet {
     }
 }
 
+// A row that the roll-up has not seen may not be counted yet.
 const PURGE: &str = "DELETE FROM memory_retrieval_failures WHERE id IN ( \
-     SELECT id FROM memory_retrieval_failures WHERE created_at < ? ORDER BY created_at LIMIT ?)";
+     SELECT id FROM memory_retrieval_failures WHERE created_at < ? \
+     AND id <= (SELECT rolled_up_to FROM memory_retrieval_log) ORDER BY created_at LIMIT ?)";
 
 struct SqliteStore {
     /// `None` only while it is dropped.
@@ -496,17 +498,9 @@ impl SqliteStore {
         gate: &'g CommitGate,
     ) -> Result<Inserted<'g>, InsertError> {
         let mut conn = self.connection()?;
-        let (mut permit, mut duplicates, mut refused) = (None, 0, None);
-        let mut again = AttemptBatch::default();
+        let (mut permit, mut inserted, mut refused) = (None, models::InsertedRows::default(), None);
         transact(&mut conn, |conn| {
-            // Before they are inserted, and behind the lock that every writer takes.
-            duplicates = attempts::count_new(conn, rows, &mut again).map_err(|error| classify(&error))?;
-            models::insert(conn, rows).map_err(|error| classify(&error))?;
-            // Known from now on, and never counted again: they are stored with their counts, or later.
-            attempts::insert(conn, &again, clock::now()).map_err(|error| match classify(&error) {
-                StoreError::Split(cause) => StoreError::Retry(format!("attempts cannot be counted: {cause}")),
-                error => error,
-            })?;
+            inserted = models::insert_new(conn, rows).map_err(|error| classify(&error))?;
             attempts::insert(conn, attempts, clock::now()).map_err(|error| {
                 let error = classify(&error);
                 // No fault of the rows or the file.
@@ -522,7 +516,8 @@ impl SqliteStore {
         })
         .map_err(|error| refused.map_or(InsertError::Store(error), InsertError::Attempts))?;
         self.since_checkpoint += rows.iter().map(Row::bytes).sum::<usize>() + attempts.deltas.len() * BYTES_PER_CELL;
-        Ok(Inserted { permit: permit.ok_or_else(closed)?, duplicates, again, refused: None })
+        let models::InsertedRows { duplicates, are_behind } = inserted;
+        Ok(Inserted { permit: permit.ok_or_else(closed)?, duplicates, are_behind, refused: None })
     }
 }
 
@@ -541,7 +536,7 @@ impl Store for SqliteStore {
         }
         match self.insert_all(rows, attempts, gate) {
             Err(InsertError::Attempts(cause)) => {
-                // Nothing of them stays, because they come once more. The rows must not wait for them.
+                // None of them stays, because they come once more. The rows must not wait for them.
                 let inserted = self.insert_all(rows, &AttemptBatch::default(), gate);
                 Ok(Inserted { refused: Some(cause), ..inserted.map_err(InsertError::into_store_error)? })
             }
@@ -575,6 +570,7 @@ impl Store for SqliteStore {
         self.tell_checkpointer();
         let mut conn = self.connection()?;
         self.note_foreign_tables(&mut conn);
+        count_before_purge(&mut conn, before)?;
         let deleted = transact(&mut conn, |conn| {
             diesel::sql_query(PURGE)
                 .bind::<BigInt, _>(before)
@@ -616,21 +612,30 @@ impl Store for SqliteStore {
         })
     }
 
-    fn compact(&mut self, own: Tag) -> Result<bool, StoreError> {
+    fn roll_up(&mut self, own: Option<Owner>) -> Result<bool, StoreError> {
         self.tell_checkpointer();
         let mut conn = self.connection()?;
         self.note_foreign_tables(&mut conn);
         // Not worth a lock that others wait for.
-        if !attempts::has_deltas(&mut conn).map_err(|error| classify_upkeep(&error))? {
+        let any = attempts::has_deltas(&mut conn).and_then(|any| Ok(any || uncounted::has_rows(&mut conn)?));
+        if !any.map_err(|error| classify_upkeep(&error))? {
             return Ok(true);
         }
         let all = transact(&mut conn, |conn| {
-            attempts::compact(conn, clock::now(), own).map_err(|error| classify_upkeep(&error))
+            attempts::roll_up(conn, clock::now(), own).map_err(|error| classify_upkeep(&error))
         })?;
         if !all {
             self.since_checkpoint += BYTES_PER_COMPACTION;
         }
         Ok(all)
+    }
+
+    fn release(&mut self, owner: Owner) -> Result<(), StoreError> {
+        let mut conn = self.connection()?;
+        if !attempts::has_deltas_of(&mut conn, owner).map_err(|error| classify_upkeep(&error))? {
+            return Ok(());
+        }
+        transact(&mut conn, |conn| attempts::release(conn, owner).map_err(|error| classify_upkeep(&error)))
     }
 
     fn expire(&mut self, resolution: Resolution, before: i64) -> Result<bool, StoreError> {
@@ -692,6 +697,24 @@ fn classify_upkeep(error: &DieselError) -> StoreError {
         StoreError::Reopen(cause) => StoreError::Split(cause),
         error => error,
     }
+}
+
+/// Rolls up rows from before `before` that are not counted yet: a purge leaves the others as they are.
+fn count_before_purge(conn: &mut SqliteConnection, before: i64) -> Result<(), StoreError> {
+    while uncounted::has_rows_before(conn, before).map_err(|error| classify(&error))? {
+        let rolled_up =
+            transact(conn, |conn| attempts::roll_up(conn, clock::now(), None).map_err(|error| classify_upkeep(&error)));
+        match rolled_up {
+            Ok(false) => {}
+            Ok(true) => break,
+            Err(StoreError::Split(cause)) => {
+                tracing::warn!(cause, "the store refuses to count attempts; their failures are not purged");
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn closed() -> StoreError {

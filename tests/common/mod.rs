@@ -90,7 +90,9 @@ impl TestDb {
     pub fn attempts(&self) -> i64 {
         self.integer(
             "SELECT coalesce((SELECT sum(attempts) FROM memory_retrieval_attempts_recent), 0) \
-             + coalesce((SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 86400), 0)",
+             + coalesce((SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 86400), 0) \
+             + (SELECT count(*) FROM memory_retrieval_failures \
+                WHERE uncounted IS NOT NULL AND id > (SELECT rolled_up_to FROM memory_retrieval_log))",
         )
     }
 

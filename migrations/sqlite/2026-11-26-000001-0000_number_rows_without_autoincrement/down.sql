@@ -8,6 +8,15 @@ INSERT INTO memory_retrieval_question_marks
 SELECT question, status, marked_at FROM memory_retrieval_question_marks_before WHERE status <> 'open';
 DROP TABLE memory_retrieval_question_marks_before;
 
+-- What is counted from rows is counted in a table of its own again. Four bytes of zero: may be added up at once.
+INSERT INTO memory_retrieval_attempts_recent (delta_id, started_at, strategy, outcome, attempts, unobserved)
+SELECT
+    randomblob(12) || x'00000000', created_at - created_at % 60000,
+    CASE uncounted WHEN 2 THEN 'other' ELSE retrieval_strategy END, failure_type, count(*), count(*)
+FROM memory_retrieval_failures
+WHERE uncounted IS NOT NULL AND id > (SELECT rolled_up_to FROM memory_retrieval_log)
+GROUP BY 2, 3, 4;
+ALTER TABLE memory_retrieval_attempts_recent DROP COLUMN owner;
 DROP TRIGGER memory_retrieval_failures_deleted;
 UPDATE memory_retrieval_failures
 SET turn_index = coalesce(turn_index, 0), result_count = coalesce(result_count, 0), latency_ms = coalesce(latency_ms, 0)

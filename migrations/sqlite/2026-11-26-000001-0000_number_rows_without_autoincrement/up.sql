@@ -18,7 +18,7 @@ SELECT
     coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'memory_retrieval_failures'), 0),
     coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'memory_retrieval_failures'), 0);
 
--- 1: the roll-up counts the attempt from this row. NULL: it is counted in memory_retrieval_attempts_recent.
+-- The roll-up counts the attempt from this row: 1 under its strategy, 2 under "other". NULL: it is counted elsewhere.
 ALTER TABLE memory_retrieval_failures ADD COLUMN uncounted INTEGER;
 
 -- Without AUTOINCREMENT, whose counter costs every transaction a page. Three numbers may be unknown.
@@ -60,3 +60,6 @@ SELECT question, status, marked_at, row_number() OVER (ORDER BY marked_at, quest
 FROM memory_retrieval_question_marks_before
 WHERE length(question) <= 1024;
 DROP TABLE memory_retrieval_question_marks_before;
+
+-- The logger that wrote a delta and may write it once more; 0: none. It stood in the last bytes of delta_id.
+ALTER TABLE memory_retrieval_attempts_recent ADD COLUMN owner INTEGER NOT NULL DEFAULT 0;
