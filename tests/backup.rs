@@ -126,6 +126,47 @@ fn restore_over_a_leftover_journal_has_the_backup_alone() {
 }
 
 #[test]
+fn restore_beside_a_service_and_a_logger_is_seen_by_both() {
+    let (_keep, backup) = backup_of(7);
+    let db = TestDb::new();
+    let service = Service::new(&db, &[]);
+    assert!(exchange(&service.url, &post(&lines(20))).unwrap().starts_with("HTTP/1.1 202"));
+    eventually("the flush", || db.rows() == 20);
+    let logger = spawn(db.config());
+    let mut follower = command(&db, &["tail", "-f", "-n", "1", "--format", "jsonl", "--url", &service.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut followed = BufReader::new(follower.stdout.take().unwrap()).lines();
+    followed.next().unwrap().unwrap();
+    let largest = db.integer("SELECT max(id) FROM memory_retrieval_failures");
+
+    assert!(done(&db, &["restore", backup.to_str().unwrap()]).starts_with("7 failures restored"));
+    assert_eq!(db.rows(), 7);
+    assert_eq!(db.attempts(), 7, "counts are restored with the rows");
+
+    logger.log(no_hit(-5));
+    block_on(logger.flush()).unwrap();
+    assert!(followed.next().unwrap().unwrap().contains(r#""turn_index":-5"#), "and none of the restored ones");
+    assert!(exchange(&service.url, &post(&lines(3))).unwrap().starts_with("HTTP/1.1 202"));
+    eventually("the flush", || db.rows() == 11);
+    assert!(followed.next().unwrap().unwrap().contains("q 0"));
+    let mut said = BufReader::new(follower.stderr.take().unwrap()).lines();
+    assert!(said.next().unwrap().unwrap().contains("another log has the name now"));
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert_eq!(
+        db.integer(&format!("SELECT count(*) FROM memory_retrieval_failures WHERE id > {largest}")),
+        4,
+        "no id of before is used for another failure"
+    );
+    block_on(logger.shutdown()).unwrap();
+    service.signal("TERM");
+    sound(&db);
+}
+
+#[test]
 fn restore_of_a_bad_backup_changes_nothing() {
     let (good, _) = backup_of(50);
     let db = TestDb::new();

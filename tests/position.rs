@@ -25,6 +25,27 @@ fn turns(followed: &Followed) -> Vec<i64> {
 }
 
 #[test]
+fn position_deleted_rows_misses_nothing() {
+    for deleted in ["id > 5", "id = 10", "id < 5", "true"] {
+        let db = TestDb::new();
+        let logger = spawn(db.config().flush_interval(NEVER));
+        log(&logger, 0..10);
+        let reader = logger.reader();
+        let end = follow(&reader, None);
+        assert_eq!(turns(&end), [] as [i64; 0]);
+        db.execute(&format!("DELETE FROM memory_retrieval_failures WHERE {deleted}"));
+        assert_eq!(turns(&follow(&reader, Some(end.position))), [] as [i64; 0], "{deleted}");
+        log(&logger, 10..13);
+        let followed = follow(&reader, Some(end.position));
+        assert_eq!((turns(&followed), followed.replaced), (vec![10, 11, 12], false), "{deleted}");
+        assert_eq!(turns(&follow(&reader, Some(followed.position))), [] as [i64; 0]);
+        // After each failure there is a position, too.
+        let second = followed.position.after(&followed.failures[1]);
+        assert_eq!(turns(&follow(&reader, Some(second))), [12]);
+    }
+}
+
+#[test]
 fn position_removed_file_resumes_in_the_new_log() {
     let db = TestDb::new();
     let logger = spawn(db.config().flush_interval(NEVER).backoff(Duration::from_millis(1), Duration::from_millis(20)));
