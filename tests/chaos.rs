@@ -6,11 +6,14 @@
 mod common;
 
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Lock, TestDb, block_on, eventually, no_hit, spawn};
+use diesel::prelude::*;
 use fail::FailScenario;
-use failure_logger::{LogOutcome, LoggerConfig, LoggerError, LoggerHandle};
+use failure_logger::{LogOutcome, LoggerConfig, LoggerError, LoggerHandle, QuestionStatus};
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -386,4 +389,80 @@ fn losses_of_an_outage_are_stored_at_their_minute() {
         db.integer(&format!("SELECT coalesce(sum(records), 0) FROM memory_retrieval_drops WHERE {minutes}"))
     };
     assert_eq!((at(0), at(MINUTES)), (92, 50));
+}
+
+/// Everything in a database, as text.
+fn contents(url: &str) -> Vec<String> {
+    #[derive(QueryableByName)]
+    struct Text {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        value: String,
+    }
+    let mut conn = SqliteConnection::establish(url).unwrap();
+    let mut texts = |sql: String| -> Vec<String> {
+        let rows: Vec<Text> = diesel::sql_query(&sql).load(&mut conn).expect(&sql);
+        rows.into_iter().map(|row| row.value).collect()
+    };
+    let tables = "SELECT name AS value FROM sqlite_schema WHERE type = 'table' ORDER BY name";
+    let mut all = Vec::new();
+    for table in texts(tables.into()) {
+        let columns = texts(format!(
+            "SELECT 'quote(\"' || name || '\")' AS value FROM pragma_table_info('{table}') ORDER BY cid"
+        ));
+        let row = columns.join(" || ',' || ");
+        all.extend(texts(format!("SELECT '{table} ' || {row} AS value FROM \"{table}\" ORDER BY value")));
+    }
+    all
+}
+
+/// What happens to a file just before a commit to it.
+type Fate = fn(&std::path::Path);
+
+#[test]
+fn a_file_that_loses_its_name_before_any_commit_gets_none() {
+    const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
+    fn move_away(path: &std::path::Path) {
+        for suffix in SUFFIXES {
+            let _ = fs::rename(format!("{}{suffix}", path.display()), format!("{}.aside{suffix}", path.display()));
+        }
+    }
+    let replace: Fate = |path| {
+        move_away(path);
+        fs::File::create(path).unwrap();
+    };
+    for fate in [move_away, replace] {
+        for nth in 0.. {
+            let _scenario = FailScenario::setup();
+            let db = TestDb::new();
+            let logger = spawn(config(&db).cleanup_every(1));
+            // One for the purge.
+            logger.log(no_hit(-1));
+            flushed(&logger);
+            db.execute("UPDATE memory_retrieval_failures SET created_at = 1");
+            let before = Arc::new(Mutex::new(None));
+            let (path, kept, commits) = (db.path().to_owned(), Arc::clone(&before), AtomicUsize::new(0));
+            fail::cfg_callback("store-before-commit", move || {
+                if commits.fetch_add(1, Ordering::SeqCst) == nth {
+                    // As others see it, without what is about to be committed.
+                    *kept.lock().unwrap() = Some(contents(path.to_str().unwrap()));
+                    fate(&path);
+                }
+            })
+            .unwrap();
+            log(&logger, 0..10);
+            flushed(&logger);
+            eventually("a mark", || block_on(logger.mark_question("why", QuestionStatus::Ignored)).is_ok());
+            flushed(&logger);
+            let persisted = logger.stats().persisted;
+            fail::remove("store-before-commit");
+            block_on(logger.shutdown()).unwrap();
+            assert_eq!((persisted, logger.stats().dropped.total()), (11, 0), "commit {nth}");
+            let Some(before) = before.lock().unwrap().take() else {
+                assert!(nth > 2, "the records, a purge and a mark");
+                break;
+            };
+            assert_eq!(contents(&format!("{}.aside", db.url())), before, "commit {nth}");
+            assert_eq!(logger.stats().restarts, 1, "commit {nth}");
+        }
+    }
 }

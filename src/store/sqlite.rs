@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -157,8 +158,7 @@ impl Database {
             threads,
             checkpointer,
             since_checkpoint: 0,
-            file: self.file.clone(),
-            identity,
+            file: Arc::new(OpenFile { file: self.file.clone(), identity, known: Arc::clone(&self.known) }),
             known: Arc::clone(&self.known),
         })
     }
@@ -405,19 +405,44 @@ struct SqliteStore {
     checkpointer: Option<Checkpointer>,
     /// Bytes committed that the checkpointer does not know of.
     since_checkpoint: usize,
+    file: Arc<OpenFile>,
+    known: Arc<Known>,
+}
+
+/// The file that the pool has open.
+struct OpenFile {
     file: Option<DatabaseFile>,
-    /// Of the file that the pool has open.
     identity: Option<Identity>,
     known: Arc<Known>,
 }
 
+/// A connection, and the file that must have the name when it commits.
+struct StoreConnection {
+    conn: PooledConnection<ConnectionManager<SqliteConnection>>,
+    file: Arc<OpenFile>,
+}
+
+impl Deref for StoreConnection {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.conn
+    }
+}
+
+impl DerefMut for StoreConnection {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.conn
+    }
+}
+
 impl SqliteStore {
-    /// A connection, provided that it leads to the file that has the name now: writes to a file
-    /// that was deleted or replaced would succeed, and be lost.
-    fn connection(&self) -> Result<PooledConnection<ConnectionManager<SqliteConnection>>, StoreError> {
-        self.same_file()?;
+    /// A connection, provided that it leads to the file that has the name now.
+    fn connection(&self) -> Result<StoreConnection, StoreError> {
+        self.file.has_the_name()?;
         let pool = self.pool.as_ref().ok_or_else(closed)?;
-        pool.get().map_err(|error| StoreError::Retry(error.to_string()))
+        let conn = pool.get().map_err(|error| StoreError::Retry(error.to_string()))?;
+        Ok(StoreConnection { conn, file: Arc::clone(&self.file) })
     }
 
     /// Before a transaction, for the permit of its commit must not wait for a checkpoint.
@@ -433,8 +458,11 @@ impl SqliteStore {
             self.known.has_foreign_tables.store(foreign, Ordering::Release);
         }
     }
+}
 
-    fn same_file(&self) -> Result<(), StoreError> {
+impl OpenFile {
+    /// Fails if another file has the name now, or none: writes to this one would succeed, and be lost.
+    fn has_the_name(&self) -> Result<(), StoreError> {
         let Some(file) = &self.file else { return Ok(()) };
         match file.identity() {
             Ok(now) if now.is_some() && now == self.identity => {}
@@ -509,7 +537,6 @@ impl SqliteStore {
                 }
                 error
             })?;
-            self.same_file()?;
             failpoint!("store-commit", |_| Err(StoreError::Retry("injected".into())));
             permit = gate.enter(rows.len());
             if permit.is_some() { Ok(()) } else { Err(closed()) }
@@ -560,7 +587,7 @@ impl Store for SqliteStore {
         let rows: i64 = dsl::memory_retrieval_failures
             .filter(dsl::created_at.lt(before))
             .count()
-            .get_result(&mut self.connection()?)
+            .get_result(&mut *self.connection()?)
             .map_err(|error| classify(&error))?;
         Ok(u64::try_from(rows).unwrap_or(0))
     }
@@ -590,14 +617,14 @@ impl Store for SqliteStore {
 
     fn believed_at(&mut self, wall: i64) -> Result<Option<i64>, StoreError> {
         let mut conn = self.connection()?;
-        let stored = purge_clock::table.select(purge_clock::believed_at).first(&mut conn).optional();
+        let stored = purge_clock::table.select(purge_clock::believed_at).first(&mut *conn).optional();
         if let Some(stored) = stored.map_err(|error| classify(&error))? {
             return Ok(Some(stored));
         }
         dsl::memory_retrieval_failures
             .filter(dsl::created_at.le(wall))
             .select(diesel::dsl::max(dsl::created_at))
-            .get_result(&mut conn)
+            .get_result(&mut *conn)
             .map_err(|error| classify(&error))
     }
 
@@ -700,7 +727,7 @@ fn classify_upkeep(error: &DieselError) -> StoreError {
 }
 
 /// Rolls up rows from before `before` that are not counted yet: a purge leaves the others as they are.
-fn count_before_purge(conn: &mut SqliteConnection, before: i64) -> Result<(), StoreError> {
+fn count_before_purge(conn: &mut StoreConnection, before: i64) -> Result<(), StoreError> {
     while uncounted::has_rows_before(conn, before).map_err(|error| classify(&error))? {
         let rolled_up =
             transact(conn, |conn| attempts::roll_up(conn, clock::now(), None).map_err(|error| classify_upkeep(&error)));
@@ -722,16 +749,23 @@ fn closed() -> StoreError {
 }
 
 /// Runs `work` in a transaction that holds the write lock from its beginning: one that turns from
-/// reading to writing is refused at once when another writes.
+/// reading to writing is refused at once when another writes. Every transaction of the store is one of
+/// these, and is rolled back if the file has lost its name by its end.
 fn transact<T>(
-    conn: &mut SqliteConnection,
+    conn: &mut StoreConnection,
     work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     // SQLite rolls back by itself after some errors; then diesel's own rollback fails, and its
     // error would hide the cause.
     let mut cause = None;
+    let StoreConnection { conn, file } = conn;
     conn.immediate_transaction(|conn| {
-        work(conn).map_err(|error| {
+        let done = work(conn).and_then(|done| {
+            failpoint!("store-before-commit");
+            file.has_the_name()?;
+            Ok(done)
+        });
+        done.map_err(|error| {
             cause = Some(error);
             DieselError::RollbackTransaction
         })
