@@ -339,8 +339,8 @@ mod tests {
         assert!(buffer.attended.load(Ordering::SeqCst));
     }
 
-    /// What a model checker would do: every order of admissions and pushes of three callers, with the
-    /// writer leaving anywhere in between.
+    /// Runs every order of admissions and pushes of three callers, with the writer leaving anywhere in
+    /// between.
     #[test]
     fn no_order_of_admissions_and_pushes_loses_the_wake_up() {
         // Steps of caller 0 to 2, of which the first admits and the second pushes; 3 is the writer.

@@ -1,4 +1,4 @@
-//! A service that is told to end answers the uploads that are under way: each sender learns where to go on.
+//! A service that shuts down responds to the uploads that are under way, with the line after which to resume.
 
 mod common;
 

@@ -17,7 +17,7 @@ struct Feeder {
     said: BufReader<ChildStderr>,
 }
 
-/// How it ended: its exit code, and what it wrote to standard output and then to standard error.
+/// Exit code, standard output and standard error of a feeder.
 type End = (Option<i32>, String, String);
 
 impl Feeder {

@@ -33,7 +33,7 @@ use crate::stats::DropReason;
 const LINES_PER_POST: usize = 1000;
 /// Bytes that are sent to a service at a time, and a line more.
 const BYTES_PER_POST: usize = 8 << 20;
-/// How long a line waits for others to be sent with.
+/// Longest time that a line waits for further lines before it is sent.
 const SEND_AFTER: Duration = Duration::from_secs(1);
 /// Bytes of a line at most, so that memory is bounded whatever comes in.
 const MAX_LINE_BYTES: usize = 1 << 20;
@@ -45,9 +45,9 @@ const MAX_REASONS: u64 = 10;
 /// The first pause before the same is sent again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How often it is said that lines wait.
+/// Interval between two messages that lines wait.
 const SAY_EVERY: Duration = Duration::from_secs(10);
-/// How long lines that were read are still sent after a signal.
+/// Time after a signal in which lines that were read are still sent.
 const SEND_AFTER_SIGNAL: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
@@ -237,13 +237,13 @@ impl Lines {
     }
 }
 
-/// Where lines go.
+/// Destination of lines.
 enum Sink {
     Logger(LoggerHandle),
     Service(Service),
 }
 
-/// What was read, and what became of it.
+/// State of one `ingest`: lines that were read, and the counts of those that were taken.
 struct Feed {
     sink: Sink,
     lines: Lines,
@@ -259,7 +259,7 @@ struct Feed {
     bar: ProgressBar,
 }
 
-/// Why the input was not taken to its end.
+/// Reason why the input was not taken to its end.
 struct Stopped {
     /// The first line that was not taken.
     line: u64,
@@ -469,7 +469,7 @@ impl Feed {
     }
 }
 
-/// How long the sink has taken nothing.
+/// Time in which the sink has taken nothing, and the pauses between tries.
 struct Waiting {
     pause: Duration,
     since: Option<Instant>,
@@ -519,7 +519,7 @@ fn identified(text: &[u8]) -> Vec<u8> {
     with_id().unwrap_or_else(|| text.to_vec())
 }
 
-/// What comes after the first `count` lines.
+/// Returns the lines after the first `count`.
 fn after_lines(lines: &Bytes, count: usize) -> Bytes {
     let ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
     let begin = std::iter::once(0).chain(ends).nth(count).unwrap_or(lines.len());
