@@ -353,13 +353,13 @@ fn two_shutdowns_from_two_tasks_and_a_drop_against_a_locked_database() {
 
 /// Returns when the timer of the actor has run, from beginning to end.
 fn after_a_tick() {
-    let ticks = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-    let counted = std::sync::Arc::clone(&ticks);
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&ticks);
     fail::cfg_callback("actor-tick", move || {
-        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        counted.fetch_add(1, Ordering::SeqCst);
     })
     .unwrap();
-    eventually("two ticks", || ticks.load(std::sync::atomic::Ordering::SeqCst) >= 2);
+    eventually("two ticks", || ticks.load(Ordering::SeqCst) >= 2);
     fail::remove("actor-tick");
 }
 
