@@ -308,8 +308,8 @@ impl When {
         if from.is_none() && to.is_none() {
             return Ok(None);
         }
-        let to = to.unwrap_or_else(|| SystemTime::now() + Duration::from_millis(1));
-        Ok(Some(TimeRange::between(from.unwrap_or(SystemTime::UNIX_EPOCH), to)?))
+        let from = from.unwrap_or(SystemTime::UNIX_EPOCH);
+        Ok(Some(to.map_or_else(|| TimeRange::since(from), |to| TimeRange::between(from, to))?))
     }
 
     pub(super) fn range_or_a_day(&self) -> Result<TimeRange, Failure> {

@@ -76,9 +76,10 @@ pub(super) fn range(since: Option<&str>, from: Option<&str>, to: Option<&str>) -
         (Some(_), Some(_), _) => Err(Problem::conflict("expected either `since` or `from`")),
         (since, from, to) => {
             let since = since.map(parse_span).transpose().map_err(|expected| Problem::invalid("since", expected))?;
-            let to = to.unwrap_or_else(|| SystemTime::now() + Duration::from_millis(1));
-            let from = from.or_else(|| to.checked_sub(since.unwrap_or(DEFAULT_SINCE)));
-            let range = TimeRange::between(from.unwrap_or(SystemTime::UNIX_EPOCH), to);
+            let end = to.unwrap_or_else(SystemTime::now);
+            let from = from.or_else(|| end.checked_sub(since.unwrap_or(DEFAULT_SINCE)));
+            let from = from.unwrap_or(SystemTime::UNIX_EPOCH);
+            let range = to.map_or_else(|| TimeRange::since(from), |to| TimeRange::between(from, to));
             range.map(Some).map_err(|error| Problem::conflict(error.to_string()))
         }
     }

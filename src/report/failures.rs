@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{FailureReader, TimeRange, moment};
+use crate::clock;
 use crate::error::ReadError;
 use crate::record::RetrievalFailureType;
 use crate::store::log as store_log;
@@ -301,7 +302,7 @@ fn follow(
         .bind::<BigInt, _>(after)
         .bind::<BigInt, _>(until)
         .bind::<BigInt, _>(filter.range.map_or(i64::MIN, |range| range.from))
-        .bind::<BigInt, _>(filter.range.map_or(i64::MAX, |range| range.to))
+        .bind::<BigInt, _>(filter.range.map_or(i64::MAX, |range| range.end(clock::now())))
         .bind::<BigInt, _>(limit)
         .bind::<Nullable<Text>, _>(filter.failure_type.map(RetrievalFailureType::as_str))
         .bind::<Nullable<Text>, _>(filter.strategy.as_deref())
@@ -329,7 +330,7 @@ pub(super) fn list(
 ) -> Result<FailurePage, ReadError> {
     filter.check()?;
     let range = filter.range.unwrap_or(TimeRange::all());
-    let (start, end) = (Cursor::at(range.from), Cursor::at(range.to));
+    let (start, end) = (Cursor::at(range.from), Cursor::at(range.end(clock::now())));
     // What is still to be looked at: from `low` up to, and without, `high`.
     let (direction, mut low, mut high) = match page.from {
         From::Newest => (Direction::Backwards, start, end),

@@ -82,19 +82,23 @@ pub struct TimeRange {
     /// Unix milliseconds, UTC.
     from: i64,
     to: i64,
+    /// Whether it ends now, whenever it is used: then it includes what is dated ahead of the clock.
+    until_now: bool,
 }
 
 impl TimeRange {
-    /// The time since `span` ago. The moment when it is made is its end.
+    /// The time since `span` ago. The moment when it is made is its end. It includes what is dated
+    /// after that: clocks differ by seconds.
     pub fn last(span: Duration) -> Self {
         let now = clock::now();
         // One more, for what was logged in this very millisecond.
-        Self { from: now.saturating_sub(clock::milliseconds(span)).max(0), to: now.saturating_add(1) }
+        let to = now.saturating_add(1);
+        Self { from: now.saturating_sub(clock::milliseconds(span)).max(0), to, until_now: true }
     }
 
     /// All time there is.
     pub fn all() -> Self {
-        Self { from: 0, to: i64::MAX }
+        Self { from: 0, to: i64::MAX, until_now: true }
     }
 
     /// From `from` up to `to`.
@@ -103,7 +107,7 @@ impl TimeRange {
     ///
     /// `to` is not later than `from`.
     pub fn between(from: SystemTime, to: SystemTime) -> Result<Self, ReadError> {
-        let range = Self { from: clock::milliseconds_of(from), to: clock::milliseconds_of(to) };
+        let range = Self { from: clock::milliseconds_of(from), to: clock::milliseconds_of(to), until_now: false };
         if range.from < range.to {
             return Ok(range);
         }
@@ -120,10 +124,27 @@ impl TimeRange {
         moment(self.to)
     }
 
+    /// From `from` until now.
+    #[cfg(feature = "http")]
+    pub(crate) fn since(from: SystemTime) -> Result<Self, ReadError> {
+        let range = Self::between(from, SystemTime::now() + Duration::from_millis(1))?;
+        Ok(Self { until_now: true, ..range })
+    }
+
+    /// Returns the moment before which a read of the range ends, in Unix milliseconds. The one rule for all reports, so
+    /// that they agree about the same failures: a range that reaches `now` has no end.
+    fn end(&self, now: i64) -> i64 {
+        if self.reaches(now) { i64::MAX } else { self.to }
+    }
+
+    fn reaches(&self, now: i64) -> bool {
+        self.until_now || (self.from <= now && self.to > now)
+    }
+
     /// The range of the same length before it.
     fn before(self) -> Self {
         let length = self.to.saturating_sub(self.from);
-        Self { from: self.from.saturating_sub(length), to: self.from }
+        Self { from: self.from.saturating_sub(length), to: self.from, until_now: false }
     }
 }
 

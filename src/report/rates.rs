@@ -211,12 +211,12 @@ fn summary(conn: &mut SqliteConnection, range: TimeRange, now: i64, deadline: De
     let range = clipped(conn, range, now)?;
     let mut counts: BTreeMap<String, (Counts, Counts)> = BTreeMap::new();
     // The same spans for both, so that they neither overlap nor differ in length.
-    let finest = finest(TimeRange { from: range.before().from, to: range.to }, now);
+    let finest = finest(TimeRange { from: range.before().from, ..range }, now);
     let covered = for_each_cell(conn, range, finest, now, deadline, |cell| {
         counts.entry(cell.strategy.clone()).or_default().0.add(&cell, true);
     })?;
     let length = finest.ceil(covered.to) - covered.from;
-    let before = TimeRange { from: covered.from.saturating_sub(length), to: covered.from };
+    let before = TimeRange { from: covered.from.saturating_sub(length), to: covered.from, until_now: false };
     for_each_cell(conn, before, finest, now, deadline, |cell| {
         counts.entry(cell.strategy.clone()).or_default().1.add(&cell, true);
     })?;
@@ -272,15 +272,18 @@ fn timeseries(
     let step = STEPS.into_iter().find(fits).unwrap_or(28 * DAY_MS);
     let from = range.from - range.from.rem_euclid(step);
     let steps = ((range.to - from).div_euclid(step) + i64::from((range.to - from).rem_euclid(step) > 0)).max(1);
-    let range = TimeRange { from, to: from + steps * step };
+    let until_now = range.until_now;
+    let range = TimeRange { from, to: from + steps * step, until_now };
 
     let steps = usize::try_from(steps).unwrap_or(0);
     let mut counts = vec![Counts::default(); steps];
     let mut by_strategy: BTreeMap<String, StrategyPoints> = BTreeMap::new();
     let resolution = Resolution::ALL.into_iter().rev().find(|resolution| step % resolution.span() == 0);
-    let span = Span { resolution: resolution.unwrap_or(Resolution::Minute), from: range.from, to: range.to };
+    let to = if until_now { i64::MAX } else { range.to };
+    let span = Span { resolution: resolution.unwrap_or(Resolution::Minute), from: range.from, to };
     let add = |cell: ReadCell| {
-        let step = usize::try_from((cell.started_at - from).div_euclid(step)).unwrap_or(usize::MAX);
+        // What is dated ahead of the clock belongs to the present step.
+        let step = usize::try_from((cell.started_at - from).div_euclid(step)).unwrap_or(usize::MAX).min(steps - 1);
         if let Some(counts) = counts.get_mut(step)
             && strategy.is_none_or(|strategy| *strategy == *cell.strategy)
         {
@@ -289,7 +292,7 @@ fn timeseries(
             points.add(step, cell.kind, cell.attempts);
         }
     };
-    read(conn, &[span], range, deadline, false, add)?;
+    read(conn, &[span], TimeRange { to, ..range }, deadline, false, add)?;
     let points = counts.iter().zip(0..).map(|(counts, nth)| counts.point(from + nth * step)).collect();
     let strategies = by_strategy.into_values().collect();
     Ok(Timeseries { range, step_seconds: (step / 1000).unsigned_abs(), points, strategies })
@@ -316,11 +319,11 @@ pub(super) fn clipped(conn: &mut SqliteConnection, range: TimeRange, now: i64) -
     // A millisecond more, for the present one.
     let to = range.to.min(now.saturating_add(1));
     let from = if to.saturating_sub(range.from) > LONGEST_MS {
-        attempts::oldest(conn)?.unwrap_or(to - DAY_MS).max(range.from).max(to - LONGEST_MS)
+        attempts::oldest(conn)?.unwrap_or(to - DAY_MS).min(to - 1).max(range.from).max(to - LONGEST_MS)
     } else {
         range.from
     };
-    Ok(TimeRange { from: from.min(to), to })
+    Ok(TimeRange { from: from.min(to), to, until_now: range.reaches(now) })
 }
 
 /// The smallest spans that are there for all of `range`, and few enough.
@@ -347,13 +350,11 @@ pub(super) fn for_each_cell(
         return Ok(range);
     }
     let from = finest.floor(range.from);
-    let up_to_now = range.to >= now;
-    // Nothing comes after now, so that the present day, hour and minute may be taken whole.
-    let to = if up_to_now { Resolution::Day.ceil(range.to) } else { finest.ceil(range.to) };
+    let to = if range.reaches(now) { Resolution::Day.floor(i64::MAX) } else { finest.ceil(range.to) };
     let mut spans = Vec::new();
     cover(from, to, Resolution::Day, finest, &mut spans);
-    read(conn, &spans, TimeRange { from, to }, deadline, true, each)?;
-    Ok(TimeRange { from, to: if up_to_now { range.to } else { to } })
+    read(conn, &spans, TimeRange { from, to, ..range }, deadline, true, each)?;
+    Ok(if range.reaches(now) { TimeRange { from, ..range } } else { TimeRange { from, to, ..range } })
 }
 
 /// Parts `from..to`, multiples of `finest`, into as few spans as there are.

@@ -8,6 +8,7 @@ use diesel::sqlite::Sqlite;
 use serde::Serialize;
 
 use super::TimeRange;
+use crate::clock;
 use crate::error::ReadError;
 use crate::store::reader::Deadline;
 
@@ -45,7 +46,7 @@ where
 {
     let rows = diesel::sql_query(sql)
         .bind::<BigInt, _>(range.from)
-        .bind::<BigInt, _>(range.to)
+        .bind::<BigInt, _>(range.end(clock::now()))
         .load_iter::<R, DefaultLoadingMode>(conn)?;
     let mut scanned = Scanned { range, failures: 0, complete: true };
     for row in rows {
