@@ -62,6 +62,11 @@ impl Resolution {
         self.floor(at.saturating_add(self.span() - 1))
     }
 
+    /// Start of the spans that ended before `before` is earlier than this.
+    pub(crate) const fn ended_before(self, before: i64) -> i64 {
+        before.saturating_sub(self.span()).saturating_add(1)
+    }
+
     pub(crate) const fn finer(self) -> Option<Self> {
         match self {
             Self::Minute => None,
@@ -216,12 +221,12 @@ impl Sums {
     }
 }
 
-/// Deletes some cells of `resolution` that began before `before`: how many, and whether those were
+/// Deletes some cells of `resolution` that ended before `before`: how many, and whether those were
 /// all.
 pub(super) fn expire(conn: &mut SqliteConnection, resolution: Resolution, before: i64) -> QueryResult<(usize, bool)> {
     let expired = diesel::sql_query(EXPIRE)
         .bind::<BigInt, _>(resolution.seconds())
-        .bind::<BigInt, _>(before)
+        .bind::<BigInt, _>(resolution.ended_before(before))
         .bind::<BigInt, _>(resolution.seconds())
         .bind::<Integer, _>(CELLS_PER_EXPIRY)
         .execute(conn)?;
@@ -570,8 +575,24 @@ mod tests {
         insert(&mut conn, &batch(&days), NOW).unwrap();
         roll_up(&mut conn, NOW, Some(Owner::default())).unwrap();
         expire(&mut conn, Resolution::Minute, NOW - 3 * DAY_MS).unwrap();
-        assert_eq!(totals(&mut conn).map(|(attempts, _)| attempts), [3, 10, 10]);
+        assert_eq!(totals(&mut conn).map(|(attempts, _)| attempts), [4, 10, 10]);
         assert_eq!(oldest(&mut conn).unwrap(), Some(Resolution::Day.floor(NOW - 9 * DAY_MS)));
+    }
+
+    #[test]
+    fn span_is_deleted_once_its_end_is_past_and_not_before() {
+        for (nth, resolution) in Resolution::ALL.into_iter().enumerate() {
+            let mut conn = database();
+            let end = resolution.ceil(NOW - 5 * DAY_MS);
+            insert(&mut conn, &batch(&[end - 1, end]), NOW).unwrap();
+            compact(&mut conn, NOW, Tag::default()).unwrap();
+            let mut left = |before| {
+                expire(&mut conn, resolution, before).unwrap();
+                totals(&mut conn)[nth].0
+            };
+            let next = end + resolution.span();
+            assert_eq!([end - 1, end, next - 1, next].map(&mut left), [2, 1, 1, 0], "{resolution:?}");
+        }
     }
 
     #[test]

@@ -22,9 +22,10 @@ pub(super) fn add(conn: &mut SqliteConnection, at: i64, drops: &DropCounts) -> Q
     Ok(())
 }
 
-/// Forgets what was lost before a moment, in Unix milliseconds.
+/// Forgets what was lost in minutes that ended before a moment, in Unix milliseconds.
 pub(super) fn expire(conn: &mut SqliteConnection, before: i64) -> QueryResult<usize> {
-    diesel::delete(dsl::memory_retrieval_drops.filter(dsl::started_at.lt(before))).execute(conn)
+    diesel::delete(dsl::memory_retrieval_drops.filter(dsl::started_at.lt(Resolution::Minute.ended_before(before))))
+        .execute(conn)
 }
 
 /// What was lost in the minutes that begin from `from` up to `to`, in Unix milliseconds.

@@ -669,7 +669,7 @@ impl Store for SqliteStore {
         let mut conn = self.connection()?;
         // Not worth a lock that others wait for.
         let oldest = attempts::oldest_at(&mut conn, resolution).map_err(|error| classify_upkeep(&error))?;
-        if oldest.is_none_or(|oldest| oldest >= before) {
+        if oldest.is_none_or(|oldest| oldest >= resolution.ended_before(before)) {
             return Ok(true);
         }
         let (expired, all) = transact(&mut conn, |conn| {
@@ -692,7 +692,8 @@ impl Store for SqliteStore {
     fn expire_drops(&mut self, before: i64) -> Result<(), StoreError> {
         let mut conn = self.connection()?;
         // Not worth a lock that others wait for.
-        let known = drops::within(&mut conn, i64::MIN, before).map_err(|error| classify_upkeep(&error))?;
+        let known = drops::within(&mut conn, i64::MIN, Resolution::Minute.ended_before(before))
+            .map_err(|error| classify_upkeep(&error))?;
         if known.total() == 0 {
             return Ok(());
         }
