@@ -77,6 +77,7 @@ struct Refused {
     buffer_full: AtomicU64,
     unavailable: AtomicU64,
     closed: AtomicU64,
+    too_old: AtomicU64,
 }
 
 impl Settled {
@@ -180,6 +181,7 @@ impl Buffer {
         let counter = match reason {
             DropReason::BufferFull => &self.refused.buffer_full,
             DropReason::Unavailable => &self.refused.unavailable,
+            DropReason::TooOld => &self.refused.too_old,
             _ => &self.refused.closed,
         };
         counter.fetch_add(1, Ordering::AcqRel);
@@ -241,6 +243,7 @@ impl Buffer {
             buffer_full: self.refused.buffer_full.load(Ordering::Acquire),
             unavailable: self.refused.unavailable.load(Ordering::Acquire),
             closed: self.refused.closed.load(Ordering::Acquire),
+            too_old: self.refused.too_old.load(Ordering::Acquire),
             ..DropCounts::default()
         };
         Balance {

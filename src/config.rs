@@ -20,9 +20,9 @@ pub const DEFAULT_BUFFER_CAPACITY: usize = 8192;
 pub const DEFAULT_BATCH_SIZE: usize = 256;
 /// How long a record waits at most before it is written.
 pub const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_millis(100);
-/// Age at which rows are deleted, in days.
+/// Age at which rows are deleted, in days, until a logger is told otherwise.
 pub const DEFAULT_RETENTION_DAYS: u32 = 90;
-/// Age at which counts of attempts are deleted, in days.
+/// Age at which counts of attempts are deleted, in days, until a logger is told otherwise.
 pub const DEFAULT_ATTEMPTS_RETENTION_DAYS: u32 = 400;
 /// Flushes between two purges.
 pub const DEFAULT_CLEANUP_EVERY: u32 = 500;
@@ -63,8 +63,10 @@ pub struct LoggerConfig {
     pub(crate) batch_size: usize,
     #[serde(rename = "flush_interval_ms", with = "milliseconds")]
     pub(crate) flush_interval: Duration,
-    pub(crate) retention_days: u32,
-    pub(crate) attempts_retention_days: u32,
+    /// `None`: as the database says.
+    pub(crate) retention_days: Option<u32>,
+    /// `None`: as the database says.
+    pub(crate) attempts_retention_days: Option<u32>,
     pub(crate) cleanup_every: u32,
     pub(crate) pool_size: u32,
     #[serde(rename = "shutdown_timeout_ms", with = "milliseconds")]
@@ -76,6 +78,10 @@ pub struct LoggerConfig {
     pub(crate) enabled: bool,
     #[serde(skip)]
     pub(crate) redactor: Option<Redactor>,
+    /// Whether old rows are deleted, and the retention is written to the database. Not so by commands that only bring
+    /// something in.
+    #[serde(skip)]
+    pub(crate) applies_retention: bool,
 }
 
 impl LoggerConfig {
@@ -110,6 +116,13 @@ impl LoggerConfig {
             }
             Ok(())
         }
+        macro_rules! read_optional {
+            ($field:expr, $name:literal, $expected:literal) => {
+                if let Some(text) = variable($name) {
+                    set($field.get_or_insert_default(), $name, Some(text), $expected)?;
+                }
+            };
+        }
         macro_rules! read {
             ($field:expr, $name:literal, $expected:literal) => {
                 set(&mut $field, $name, variable($name), $expected)?
@@ -125,8 +138,12 @@ impl LoggerConfig {
         read!(config.buffer_capacity, "FAILURE_LOGGER_BUFFER_CAPACITY", "a whole number");
         read!(config.batch_size, "FAILURE_LOGGER_BATCH_SIZE", "a whole number");
         read!(ms config.flush_interval, "FAILURE_LOGGER_FLUSH_INTERVAL_MS");
-        read!(config.retention_days, "FAILURE_LOGGER_RETENTION_DAYS", "a whole number of days");
-        read!(config.attempts_retention_days, "FAILURE_LOGGER_ATTEMPTS_RETENTION_DAYS", "a whole number of days");
+        read_optional!(config.retention_days, "FAILURE_LOGGER_RETENTION_DAYS", "a whole number of days");
+        read_optional!(
+            config.attempts_retention_days,
+            "FAILURE_LOGGER_ATTEMPTS_RETENTION_DAYS",
+            "a whole number of days"
+        );
         read!(config.cleanup_every, "FAILURE_LOGGER_CLEANUP_EVERY", "a whole number");
         read!(config.pool_size, "FAILURE_LOGGER_POOL_SIZE", "a whole number");
         read!(ms config.shutdown_timeout, "FAILURE_LOGGER_SHUTDOWN_TIMEOUT_MS");
@@ -155,16 +172,27 @@ impl LoggerConfig {
         self
     }
 
-    /// Age at which rows are deleted, in days; 0 keeps everything. Default: 90.
+    /// Age at which rows are deleted, in days; 0 keeps everything.
+    ///
+    /// The logger writes this to the database at its start, where every logger and command that uses the
+    /// database finds it. Default: what the database says, which is 90 until a logger says otherwise.
     pub fn retention_days(mut self, days: u32) -> Self {
-        self.retention_days = days;
+        self.retention_days = Some(days);
         self
     }
 
     /// Age at which counts of attempts are deleted, in days; 0 keeps them. Minutes are kept for at
-    /// most 7 days and hours for at most 90, for they are in the days too. Default: 400.
+    /// most 7 days and hours for at most 90, because the days include them. Kept in the database like
+    /// [`retention_days`](Self::retention_days). Default: what the database says, at first 400.
     pub fn attempts_retention_days(mut self, days: u32) -> Self {
-        self.attempts_retention_days = days;
+        self.attempts_retention_days = Some(days);
+        self
+    }
+
+    /// Makes a logger that deletes no row for its age, and leaves the retention in the database as it is.
+    #[cfg(feature = "cli")]
+    pub(crate) fn without_retention(mut self) -> Self {
+        self.applies_retention = false;
         self
     }
 
@@ -257,8 +285,8 @@ impl Default for LoggerConfig {
             buffer_capacity: DEFAULT_BUFFER_CAPACITY,
             batch_size: DEFAULT_BATCH_SIZE,
             flush_interval: DEFAULT_FLUSH_INTERVAL,
-            retention_days: DEFAULT_RETENTION_DAYS,
-            attempts_retention_days: DEFAULT_ATTEMPTS_RETENTION_DAYS,
+            retention_days: None,
+            attempts_retention_days: None,
             cleanup_every: DEFAULT_CLEANUP_EVERY,
             pool_size: DEFAULT_POOL_SIZE,
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
@@ -266,6 +294,7 @@ impl Default for LoggerConfig {
             longest_backoff: DEFAULT_BACKOFF.1,
             enabled: true,
             redactor: None,
+            applies_retention: true,
         }
     }
 }
@@ -394,6 +423,7 @@ mod tests {
         let config = LoggerConfig::from_variables(|name| match name {
             "FAILURE_LOGGER_DATABASE_URL" => Some("env.db".into()),
             "FAILURE_LOGGER_FLUSH_INTERVAL_MS" => Some(" 250 ".into()),
+            "FAILURE_LOGGER_RETENTION_DAYS" => Some("0".into()),
             "FAILURE_LOGGER_ENABLED" => Some("false".into()),
             _ => None,
         })
@@ -401,6 +431,7 @@ mod tests {
         assert_eq!(config.database_url, "env.db");
         assert_eq!(config.flush_interval, Duration::from_millis(250));
         assert_eq!(config.batch_size, DEFAULT_BATCH_SIZE);
+        assert_eq!((config.retention_days, config.attempts_retention_days), (Some(0), None), "set, though to 0");
         assert!(!config.enabled);
 
         let error = LoggerConfig::from_variables(|name| (name == "FAILURE_LOGGER_BATCH_SIZE").then(|| "many".into()));
@@ -411,6 +442,7 @@ mod tests {
     fn settings_survive_serde_and_unknown_keys_are_errors() {
         let config: LoggerConfig = serde_json::from_str(r#"{"database_url":"s.db","flush_interval_ms":7}"#).unwrap();
         assert_eq!(config.flush_interval, Duration::from_millis(7));
+        assert!(config.applies_retention);
         let again: LoggerConfig = serde_json::from_value(serde_json::to_value(&config).unwrap()).unwrap();
         assert_eq!(format!("{again:?}"), format!("{config:?}"));
         assert!(serde_json::from_str::<LoggerConfig>(r#"{"flush_intervall_ms":7}"#).is_err());

@@ -65,7 +65,9 @@ impl LoggerHandle {
     }
 
     /// The same for a retrieval that failed at another moment: one that another process reports,
-    /// or that was kept back. Rows older than `retention_days` are purged as always.
+    /// or that was kept back. One that is older than the retention in force is dropped as
+    /// [`TooOld`](crate::DropReason::TooOld); one that is dated more than five minutes ahead of the clock gets the
+    /// moment of the call, and is counted in [`Stats::redated`].
     pub fn log_at(&self, record: RetrievalFailureRecord, at: SystemTime) -> LogOutcome {
         self.inner.shared.log(record, Some(clock::milliseconds_of(at)), Origin::Logged)
     }
@@ -172,10 +174,6 @@ impl LoggerHandle {
     /// What is wrong.
     pub fn health(&self) -> Result<(), Unhealthy> {
         self.inner.shared.health()
-    }
-
-    pub(crate) fn retention_days(&self) -> u32 {
-        self.inner.shared.config.retention_days
     }
 
     /// Whether the buffer has room for a record, as of now.

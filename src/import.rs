@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::error::{LoggerError, ReadError, StoreError};
 use crate::handle::LoggerHandle;
 use crate::record::{RetrievalFailureRecord, RetrievalFailureType};
-use crate::stats::DropReason;
+use crate::stats::{DropReason, LogOutcome};
 use crate::store::reader::{ReadPool, Source};
 
 /// Rows that are read at a time.
@@ -31,7 +31,7 @@ pub struct ImportReport {
     pub stored: u64,
     /// Rows that cannot be stored: of an unknown type, without a strategy, or without a moment.
     pub skipped: u64,
-    /// Rows that are older than `retention_days`, and would be purged at once.
+    /// Rows that are older than the retention in force, and would be purged at once: dropped, and counted so.
     pub too_old: u64,
 }
 
@@ -60,7 +60,7 @@ impl LoggerHandle {
     /// only read: a table `memory_retrieval_failures` with text timestamps, integer conversation
     /// ids and no `event_id`. May be repeated: a row gets the same `event_id` each time.
     ///
-    /// Rows keep their moments. Those older than `retention_days` are left where they are.
+    /// Rows keep their moments. Those older than the retention in force are left where they are.
     ///
     /// # Errors
     ///
@@ -70,8 +70,6 @@ impl LoggerHandle {
         let source = ReadPool::new(Some(Source::file(path)));
         let mut report = ImportReport::default();
         let mut last = i64::MIN;
-        let days = self.retention_days();
-        let oldest = (days > 0).then(|| SystemTime::now().checked_sub(Duration::from_secs(u64::from(days) * 86_400)));
         loop {
             let page = source.run(PAGE_TIMEOUT, move |conn, _| Ok(read(conn, last)?)).await;
             let page = page.map_err(|error| match error {
@@ -83,11 +81,10 @@ impl LoggerHandle {
             for row in page {
                 report.read += 1;
                 match row.record() {
-                    Some((_, at, _)) if oldest.flatten().is_some_and(|oldest| at < oldest) => report.too_old += 1,
-                    Some((event_id, at, record)) => {
-                        self.log_patiently(record, at, event_id).await?;
-                        report.stored += 1;
-                    }
+                    Some((event_id, at, record)) => match self.log_patiently(record, at, event_id).await? {
+                        LogOutcome::Queued => report.stored += 1,
+                        LogOutcome::Dropped(_) => report.too_old += 1,
+                    },
                     None => report.skipped += 1,
                 }
             }
@@ -96,16 +93,17 @@ impl LoggerHandle {
         Ok(report)
     }
 
-    /// Logs a record; waits where the buffer is full.
+    /// Logs a record, unless it is too old; waits where the buffer is full.
     async fn log_patiently(
         &self,
         record: RetrievalFailureRecord,
         at: SystemTime,
         event_id: Uuid,
-    ) -> Result<(), LoggerError> {
+    ) -> Result<LogOutcome, LoggerError> {
         loop {
             match self.offer(record.clone(), Some(at), Some(event_id)) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(LogOutcome::Queued),
+                Err(reason @ DropReason::TooOld) => return Ok(LogOutcome::Dropped(reason)),
                 Err(DropReason::BufferFull | DropReason::Unavailable) => {
                     self.flush().await?;
                 }

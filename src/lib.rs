@@ -35,6 +35,7 @@ mod metrics;
 mod monitor;
 mod record;
 mod report;
+mod retention;
 mod shared;
 mod sketch;
 mod stats;

@@ -231,18 +231,21 @@ impl<Limit> StrategyMonitor<Limit> {
     pub fn record(&self, outcome: Outcome<'_>) {
         let Outcome { kind, latency, top_score, at, .. } = outcome;
         let attempt = Attempt { kind, latency, top_score };
-        self.shared.observe(&self.series, &attempt, at, || self.failure(&outcome));
+        let _ = self.shared.observe(&self.series, &attempt, at, || self.failure(&outcome));
     }
 
     /// The same for a caller who retries what is not taken: that is neither counted nor logged.
     #[cfg(feature = "http")]
     pub(crate) fn offer(&self, outcome: Outcome<'_>) -> Result<(), crate::stats::DropReason> {
-        let Some(failure) = self.failure(&outcome) else {
-            self.record(outcome);
-            return Ok(());
-        };
         let Outcome { kind, latency, top_score, at, .. } = outcome;
-        self.shared.offer_observed(&self.series, &Attempt { kind, latency, top_score }, at, failure)
+        let attempt = Attempt { kind, latency, top_score };
+        match self.failure(&outcome) {
+            Some(failure) => self.shared.offer_observed(&self.series, &attempt, at, failure),
+            None => match self.shared.observe(&self.series, &attempt, at, || None) {
+                crate::stats::LogOutcome::Queued => Ok(()),
+                crate::stats::LogOutcome::Dropped(reason) => Err(reason),
+            },
+        }
     }
 
     /// What to [`record`](Self::record) of a retrieval that gave `result`, judged as
@@ -417,7 +420,8 @@ impl<'a> Outcome<'a> {
         self
     }
 
-    /// When the attempt ended. Default: now.
+    /// When the attempt ended. Default: now. Dates that the retention would delete at once, and dates in the future, are
+    /// treated as those of [`log_at`](crate::LoggerHandle::log_at).
     pub fn at(mut self, moment: SystemTime) -> Self {
         self.at = Some(clock::milliseconds_of(moment));
         self

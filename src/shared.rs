@@ -10,12 +10,13 @@ use tokio::sync::watch;
 
 use crate::attempts::{Attempt, AttemptBatch, Attempts, Refusal, Series};
 use crate::buffer::{Buffer, Entry, Origin};
-use crate::clock::{self, PurgeClock};
+use crate::clock;
 use crate::config::LoggerConfig;
 use crate::error::{LoggerError, Unhealthy};
 use crate::losses::Losses;
 use crate::metrics::Histogram;
 use crate::record::RetrievalFailureRecord;
+use crate::retention::{RetentionClock, RetentionInForce};
 use crate::stats::{DropCounts, DropReason, LogOutcome, ShutdownReport, Stats};
 use crate::store::reader::ReadPool;
 use crate::store::{CommitGate, Database, Row, Store};
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) gate: CommitGate,
     pub(crate) readers: ReadPool,
+    pub(crate) retention: RetentionInForce,
     door: AtomicU8,
     writer: Mutex<Writer>,
     phase: watch::Sender<Phase>,
@@ -56,8 +58,9 @@ pub(crate) struct Writer {
     pub(crate) in_flight: VecDeque<Row>,
     /// The attempts that are written with it, which stay here as well.
     pub(crate) attempts: AttemptBatch,
-    /// `None`: not looked at yet.
-    pub(crate) purge_clock: Option<PurgeClock>,
+    pub(crate) retention_clock: RetentionClock,
+    /// `true` once the retention that this logger was configured with is in the database.
+    pub(crate) retention_told: bool,
     /// What was lost and is not stored yet, by its minute.
     pub(crate) drops: BTreeMap<i64, DropCounts>,
 }
@@ -69,7 +72,8 @@ impl Writer {
             store,
             in_flight: VecDeque::new(),
             attempts: AttemptBatch::default(),
-            purge_clock: None,
+            retention_clock: RetentionClock::default(),
+            retention_told: false,
             drops: BTreeMap::new(),
         }
     }
@@ -80,6 +84,7 @@ pub(crate) struct Counters {
     pub(crate) flushes: AtomicU64,
     pub(crate) failed_flushes: AtomicU64,
     pub(crate) purged: AtomicU64,
+    pub(crate) redated: AtomicU64,
     pub(crate) restarts: AtomicU64,
     pub(crate) duplicates: AtomicU64,
     /// Unix milliseconds; 0: never.
@@ -97,6 +102,7 @@ impl Default for Counters {
             flushes: AtomicU64::new(0),
             failed_flushes: AtomicU64::new(0),
             purged: AtomicU64::new(0),
+            redated: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
             last_flush: AtomicU64::new(0),
@@ -150,6 +156,18 @@ enum Door {
     Disabled,
 }
 
+/// The moment of a record or attempt.
+struct Moment {
+    /// Unix milliseconds, UTC.
+    at: i64,
+    /// Whether its caller gave another one, which lies in the future.
+    redated: bool,
+    /// Whether the retention of failures would delete it at once.
+    failure_too_old: bool,
+    /// Whether the retention of attempts would.
+    attempt_too_old: bool,
+}
+
 impl Shared {
     pub(crate) fn new(config: LoggerConfig, writer: Writer) -> Self {
         let source = config.enabled.then(|| writer.database.source());
@@ -157,6 +175,7 @@ impl Shared {
             readers: ReadPool::new(source),
             buffer: Buffer::new(config.buffer_capacity, config.batch_size),
             attempts: Attempts::default(),
+            retention: RetentionInForce::default(),
             counters: Counters::default(),
             gate: CommitGate::default(),
             door: AtomicU8::new(if config.enabled { Door::Open } else { Door::Disabled } as u8),
@@ -181,35 +200,46 @@ impl Shared {
         match self.closed_door() {
             Some(DropReason::Closed) => self.refuse(DropReason::Closed),
             Some(reason) => LogOutcome::Dropped(reason),
-            None => self.accept(record, at, origin),
+            None => self.accept(record, &self.moment(at), origin),
         }
     }
 
     /// Counts an attempt that a monitor saw end, and logs `failure` if it is one. `at` is in Unix
-    /// milliseconds, UTC, now by default.
+    /// milliseconds, UTC, now by default. Returns [`TooOld`](DropReason::TooOld) for an attempt that is not counted.
+    ///
+    /// A failure between both retentions is counted, and dropped: the attempt would outlive it anyway.
     pub(crate) fn observe(
         &self,
         series: &Series,
         attempt: &Attempt,
         at: Option<i64>,
         failure: impl FnOnce() -> Option<RetrievalFailureRecord>,
-    ) {
+    ) -> LogOutcome {
         if self.closed_door().is_none() {
-            let moment = at.unwrap_or_else(clock::now);
+            let moment = self.moment(at);
+            if moment.attempt_too_old {
+                if let Some(record) = failure() {
+                    self.accept(record, &moment, Origin::Observed);
+                }
+                return LogOutcome::Dropped(DropReason::TooOld);
+            }
+            self.note_redated(&moment);
             if at.is_some() {
-                self.attempts.add(series, attempt, moment);
+                self.attempts.add(series, attempt, moment.at);
             } else {
-                self.attempts.push(series, attempt, moment);
+                self.attempts.push(series, attempt, moment.at);
             }
             if let Some(record) = failure() {
-                self.accept(record, Some(moment), Origin::Observed);
+                self.accept(record, &moment, Origin::Observed);
             }
         } else if let Some(record) = failure() {
             self.log(record, at, Origin::Observed);
         }
+        LogOutcome::Queued
     }
 
-    /// Takes a failure that a monitor saw from a caller who retries it, and counts it if it was taken.
+    /// Takes a failure that a monitor saw from a caller who retries it, and counts it if it was taken, or is too old
+    /// only to be logged.
     #[cfg(feature = "http")]
     pub(crate) fn offer_observed(
         &self,
@@ -218,10 +248,40 @@ impl Shared {
         at: Option<i64>,
         failure: RetrievalFailureRecord,
     ) -> Result<(), DropReason> {
-        let moment = at.unwrap_or_else(clock::now);
-        self.offer(failure, Some(moment), Origin::Observed)?;
-        self.attempts.add(series, attempt, moment);
+        let moment = self.moment(at);
+        match self.closed_door().map_or_else(|| self.take(failure, &moment, Origin::Observed), Err) {
+            Ok(()) => {}
+            Err(DropReason::TooOld) => {
+                self.refuse(DropReason::TooOld);
+                if moment.attempt_too_old {
+                    return Err(DropReason::TooOld);
+                }
+            }
+            Err(reason) => return Err(reason),
+        }
+        self.note_redated(&moment);
+        self.attempts.add(series, attempt, moment.at);
         Ok(())
+    }
+
+    /// Returns the moment of a record that its caller dates `at`, and what the retention makes of it. The one rule for
+    /// dates, on every way in.
+    fn moment(&self, at: Option<i64>) -> Moment {
+        let now = clock::now();
+        // A call's own moment is right by definition, and costs no comparison.
+        let Some(claimed) = at else {
+            return Moment { at: now, redated: false, failure_too_old: false, attempt_too_old: false };
+        };
+        let at = self.retention.dated(claimed, now);
+        let (failures, attempts) = self.retention.cutoffs(now);
+        Moment { at, redated: at != claimed, failure_too_old: at < failures, attempt_too_old: at < attempts }
+    }
+
+    /// Counts a record or attempt that was taken, if it has another date than its caller gave it.
+    fn note_redated(&self, moment: &Moment) {
+        if moment.redated {
+            self.counters.redated.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Why nothing comes in through the handle.
@@ -233,38 +293,56 @@ impl Shared {
         }
     }
 
-    /// Takes a record, unless the buffer is full.
-    pub(crate) fn accept(&self, record: RetrievalFailureRecord, at: Option<i64>, origin: Origin) -> LogOutcome {
-        match self.take(record, at, origin) {
+    /// Takes a record from the actor's mailbox.
+    pub(crate) fn accept_now(&self, record: RetrievalFailureRecord) -> LogOutcome {
+        self.accept(record, &self.moment(None), Origin::Logged)
+    }
+
+    /// Takes a record, unless it is too old or the buffer is full.
+    fn accept(&self, record: RetrievalFailureRecord, moment: &Moment, origin: Origin) -> LogOutcome {
+        match self.take(record, moment, origin) {
             Ok(()) => LogOutcome::Queued,
             Err(reason) => self.refuse(reason),
         }
     }
 
-    /// Takes a record from a caller who retries it. One that is not taken is not lost, and not counted.
+    /// Takes a record from a caller who retries it. One that is not taken is not lost, and not counted, unless it is
+    /// too old: it will be so at any later time.
     pub(crate) fn offer(
         &self,
         record: RetrievalFailureRecord,
         at: Option<i64>,
         origin: Origin,
     ) -> Result<(), DropReason> {
-        self.closed_door().map_or_else(|| self.take(record, at, origin), Err)
+        let moment = self.moment(at);
+        let taken = self.closed_door().map_or_else(|| self.take(record, &moment, origin), Err);
+        if taken == Err(DropReason::TooOld) {
+            self.refuse(DropReason::TooOld);
+        }
+        taken
     }
 
-    fn take(&self, mut record: RetrievalFailureRecord, at: Option<i64>, origin: Origin) -> Result<(), DropReason> {
+    fn take(&self, mut record: RetrievalFailureRecord, moment: &Moment, origin: Origin) -> Result<(), DropReason> {
         // Before the redactor's work is done in vain.
         if self.buffer.is_sealed() {
             return Err(DropReason::Closed);
         }
+        if moment.failure_too_old {
+            return Err(DropReason::TooOld);
+        }
         let _span = tracing::debug_span!("memory.retrieval_failure.log").entered();
-        let logged_at = at.unwrap_or_else(clock::now);
         self.redact(&mut record);
-        self.buffer.push(Entry { record, logged_at, origin }).map_err(|reason| match reason {
+        self.buffer.push(Entry { record, logged_at: moment.at, origin }).map_err(|reason| match reason {
             DropReason::BufferFull if self.door.load(Ordering::Acquire) == Door::Unavailable as u8 => {
                 DropReason::Unavailable
             }
             reason => reason,
-        })
+        })?;
+        // That of a monitor was counted with its attempt.
+        if !matches!(origin, Origin::Observed) {
+            self.note_redated(moment);
+        }
+        Ok(())
     }
 
     pub(crate) fn refuse(&self, reason: DropReason) -> LogOutcome {
@@ -296,6 +374,7 @@ impl Shared {
             flushes: self.counters.flushes.load(Ordering::Acquire),
             failed_flushes: self.counters.failed_flushes.load(Ordering::Acquire),
             purged: self.counters.purged.load(Ordering::Acquire),
+            redated: self.counters.redated.load(Ordering::Acquire),
             restarts: self.counters.restarts.load(Ordering::Acquire),
             attempts,
             attempts_persisted,

@@ -28,6 +28,9 @@ pub enum DropReason {
     Closed,
     /// The store refuses this very record, though it takes others.
     Rejected,
+    /// The record is dated before everything that the retention keeps, and would be deleted at once. Cure: a longer
+    /// `retention_days`, or a right `created_at`.
+    TooOld,
     /// Accepted, but not stored when the deadline of the shutdown passed.
     Unsaved,
     /// The logger was configured with `enabled(false)`. Not counted: nothing is received.
@@ -42,6 +45,7 @@ impl DropReason {
             Self::Unavailable => "unavailable",
             Self::Closed => "closed",
             Self::Rejected => "rejected",
+            Self::TooOld => "too_old",
             Self::Unsaved => "unsaved",
             Self::Disabled => "disabled",
         }
@@ -67,6 +71,8 @@ pub struct DropCounts {
     pub closed: u64,
     /// See [`DropReason::Rejected`].
     pub rejected: u64,
+    /// See [`DropReason::TooOld`].
+    pub too_old: u64,
     /// See [`DropReason::Unsaved`].
     pub unsaved: u64,
 }
@@ -78,13 +84,14 @@ impl DropCounts {
     }
 
     /// Each reason for which records may be lost, with how many were.
-    pub fn by_reason(&self) -> [(DropReason, u64); 5] {
-        let Self { buffer_full, unavailable, closed, rejected, unsaved } = *self;
+    pub fn by_reason(&self) -> [(DropReason, u64); 6] {
+        let Self { buffer_full, unavailable, closed, rejected, too_old, unsaved } = *self;
         [
             (DropReason::BufferFull, buffer_full),
             (DropReason::Unavailable, unavailable),
             (DropReason::Closed, closed),
             (DropReason::Rejected, rejected),
+            (DropReason::TooOld, too_old),
             (DropReason::Unsaved, unsaved),
         ]
     }
@@ -96,6 +103,7 @@ impl DropCounts {
             unavailable: self.unavailable.saturating_sub(before.unavailable),
             closed: self.closed.saturating_sub(before.closed),
             rejected: self.rejected.saturating_sub(before.rejected),
+            too_old: self.too_old.saturating_sub(before.too_old),
             unsaved: self.unsaved.saturating_sub(before.unsaved),
         }
     }
@@ -116,6 +124,7 @@ impl DropCounts {
             "unavailable" => self.unavailable += records,
             "closed" => self.closed += records,
             "rejected" => self.rejected += records,
+            "too_old" => self.too_old += records,
             "unsaved" => self.unsaved += records,
             _ => {}
         }
@@ -141,6 +150,8 @@ pub struct Stats {
     pub failed_flushes: u64,
     /// Old rows that were deleted.
     pub purged: u64,
+    /// Records and attempts that were dated more than five minutes ahead of the clock, and got the present moment instead.
+    pub redated: u64,
     /// How often the actor was restarted.
     pub restarts: u64,
     /// Of the persisted records, those that were stored already under the same `event_id`, and are

@@ -223,24 +223,61 @@ fn a_file_that_is_truncated() {
     assert!(names.into_iter().any(|name| name.to_string_lossy().contains(".corrupt-")));
 }
 
+/// Rows that are that many days old, with turns of -1.
+fn age(db: &TestDb, rows: usize, days: u32) {
+    db.execute(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+         INSERT INTO memory_retrieval_failures (event_id, turn_index, failure_type, retrieval_strategy, query_text,
+             query_len, result_count, latency_ms, created_at)
+         SELECT randomblob(16), -1, 'no_hit', 'semantic', 'old', 3, 0, 1, unixepoch() * 1000 - {days} * 86400000 FROM n"
+    ));
+}
+
+const YEAR_AHEAD: &str = "return(31536000000)";
+
+/// Has a purge done, by whatever clock there is. Each flush but the first comes after the purge that is due.
+fn purge(logger: &LoggerHandle, records: &mut i64) {
+    for _ in 0..3 {
+        log(logger, *records..*records + 10);
+        *records += 10;
+        flushed(logger);
+    }
+}
+
 #[test]
 fn a_clock_that_jumps_a_year_ahead_and_back() {
     let _scenario = FailScenario::setup();
     let db = TestDb::new();
     let logger = spawn(config(&db).cleanup_every(1));
-    log(&logger, 0..10);
-    flushed(&logger);
-    fail::cfg("clock-ahead-ms", "return(31536000000)").unwrap();
-    for round in 1..5 {
-        log(&logger, 10 * round..10 * round + 10);
-        flushed(&logger);
-    }
+    let mut records = 0;
+    purge(&logger, &mut records);
+    // Old enough by a right clock, and by one that is wrong only.
+    age(&db, 7, 91);
+    age(&db, 5, 80);
+    eventually("the purge by a right clock", || {
+        purge(&logger, &mut records);
+        logger.stats().purged == 7
+    });
+    fail::cfg("clock-ahead-ms", YEAR_AHEAD).unwrap();
+    purge(&logger, &mut records);
+    age(&db, 3, 92);
+    eventually("the purge by the clock that was right before", || {
+        purge(&logger, &mut records);
+        logger.stats().purged == 10
+    });
+    // A client whose clock is right is not too old for it.
+    let right = std::time::SystemTime::now();
+    assert_eq!(logger.log_at(no_hit(records), right), LogOutcome::Queued);
+    records += 1;
     fail::remove("clock-ahead-ms");
-    log(&logger, 50..60);
-    flushed(&logger);
-    flushed(&logger);
-    assert_eq!(logger.stats().purged, 0);
-    survived(&db, &logger, 60);
+    age(&db, 2, 91);
+    eventually("the purge after it is right again", || {
+        purge(&logger, &mut records);
+        logger.stats().purged == 12
+    });
+    assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index = -1"), 5);
+    db.execute("DELETE FROM memory_retrieval_failures WHERE turn_index = -1");
+    survived(&db, &logger, records);
 }
 
 #[test]
@@ -248,28 +285,49 @@ fn a_clock_that_is_wrong_when_the_logger_starts() {
     let _scenario = FailScenario::setup();
     let db = TestDb::new();
     let mut records = 0;
-    let life = |records: &mut i64| {
+    let young = |db: &TestDb| db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index = -1");
+    let mut run = |old: usize| {
         let logger = spawn(config(&db).cleanup_every(1));
-        for _ in 0..3 {
-            log(&logger, *records..*records + 10);
-            *records += 10;
-            flushed(&logger);
-        }
-        // A record that claims to come from the future.
-        logger.log_at(no_hit(*records), std::time::SystemTime::now() + 1000 * Duration::from_secs(24 * 60 * 60));
-        *records += 1;
-        flushed(&logger);
-        let stats = block_on(logger.shutdown()).unwrap().stats;
-        assert_eq!((stats.purged, stats.persisted), (0, 31));
+        age(&db, old, 91);
+        age(&db, 1, 80);
+        // A record that claims to come from the future is no evidence of the time.
+        let ahead = std::time::SystemTime::now() + 1000 * Duration::from_secs(24 * 60 * 60);
+        logger.log_at(no_hit(records), ahead);
+        records += 1;
+        eventually("the purge of old rows alone", || {
+            purge(&logger, &mut records);
+            logger.stats().purged == old as u64
+        });
+        block_on(logger.shutdown()).unwrap();
     };
-    life(&mut records);
-    fail::cfg("clock-ahead-ms", "return(31536000000)").unwrap();
-    life(&mut records);
-    life(&mut records);
+    run(4);
+    fail::cfg("clock-ahead-ms", YEAR_AHEAD).unwrap();
+    run(3);
+    run(2);
     fail::remove("clock-ahead-ms");
-    life(&mut records);
+    run(5);
+    assert_eq!(young(&db), 4);
+    db.execute("DELETE FROM memory_retrieval_failures WHERE turn_index = -1");
     assert_eq!(db.turns(), (0..records).collect::<Vec<_>>());
     sound(&db);
+}
+
+#[test]
+fn a_weekly_run_on_a_machine_that_is_off_in_between_still_purges() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let mut records = 0;
+    const WEEK: i64 = 7 * 86_400_000;
+    for week in 0..12 {
+        fail::cfg("clock-ahead-ms", &format!("return({})", week * WEEK)).unwrap();
+        let logger = spawn(config(&db).retention_days(30).cleanup_every(1));
+        purge(&logger, &mut records);
+        block_on(logger.shutdown()).unwrap();
+    }
+    // Twelve weeks of 30 records: 30 days, one run that the clock is behind, and the run itself.
+    let oldest = db.integer("SELECT min(turn_index) FROM memory_retrieval_failures");
+    assert!(oldest >= 30 * (12 - 7), "{oldest}");
+    assert!(oldest <= 30 * (12 - 5), "no row younger than 30 days is deleted: {oldest}");
 }
 
 #[test]

@@ -46,8 +46,8 @@ fn lines_are_stored_and_found_again_in_every_format() {
     assert!(done(&db, &["top", "--since", "1h"]).lines().count() > 0);
     assert_eq!(done(&db, &["export"]).lines().count(), 120);
     assert_eq!(done(&db, &["export", "--csv"]).lines().count(), 121);
-    assert_eq!(done(&db, &["prune", "--older-than", "1d"]), "0 failures deleted\n");
-    assert_eq!(done(&db, &["prune", "--older-than", "1d", "--dry-run"]), "0 failures are older than 1d\n");
+    assert_eq!(done(&db, &["purge", "--older-than", "1d"]), "0 failures deleted\n");
+    assert_eq!(done(&db, &["purge", "--older-than", "1d", "--dry-run"]), "0 failures are older than 1d\n");
     assert_eq!(done(&db, &["check"]), "no attempts were observed\n");
 }
 

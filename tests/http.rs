@@ -11,14 +11,21 @@ use failure_logger::http::{self, HttpOptions};
 use failure_logger::{FailureLogger, LoggerHandle};
 use serde_json::{Value, json};
 
+/// A service that takes records of any age.
+fn keeping_all() -> Service {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().retention_days(0).attempts_retention_days(0));
+    Service::of(db, logger, HttpOptions::default())
+}
+
 #[actix_web::test]
 async fn a_failure_a_list_and_lines_are_stored_with_all_that_was_said() {
-    let service = Service::new(HttpOptions::default());
+    let service = keeping_all();
     let full = json!({
         "event_id": "01890000-0000-7000-8000-000000000001", "conversation_id": 42, "turn_index": 7,
         "failure_type": "low_confidence", "retrieval_strategy": "graph", "query_text": "où est la clé?",
         "top_score": 0.25, "confidence_threshold": 0.5, "result_count": 3, "latency_ms": 12,
-        "edge_types": ["knows", "likes"], "error_context": "none", "created_at": "2026-11-24T12:30:00.5+02:00"
+        "edge_types": ["knows", "likes"], "error_context": "none", "created_at": "2024-11-24T12:30:00.5+02:00"
     });
     for _ in 0..2 {
         let (status, said) = service.post("/v1/failures", JSON, full.to_string()).await;
@@ -37,7 +44,7 @@ async fn a_failure_a_list_and_lines_are_stored_with_all_that_was_said() {
         let expected = match name.as_str() {
             "conversation_id" => json!("42"),
             "edge_types" => json!(r#"["knows","likes"]"#),
-            "created_at" => json!("2026-11-24T10:30:00.500Z"),
+            "created_at" => json!("2024-11-24T10:30:00.500Z"),
             _ => value.clone(),
         };
         assert_eq!(found[name], expected, "{name}");
@@ -136,13 +143,13 @@ async fn what_is_wrong_is_said_as_a_problem() {
 
 #[actix_web::test]
 async fn attempts_are_counted_and_their_failures_logged() {
-    let service = Service::new(HttpOptions::default());
+    let service = keeping_all();
     let attempts = json!([
         {"strategy": "semantic", "outcome": "success", "latency_ms": 1.5, "top_score": 0.9, "confidence_threshold": 0.5},
         {"strategy": "semantic", "outcome": "success", "latency_ms": 1.5, "top_score": 0.8},
         {"strategy": "semantic", "outcome": "low_confidence", "top_score": 0.25, "query_text": "why?", "conversation_id": "c", "turn_index": 3, "result_count": 2},
         {"strategy": "semantic", "outcome": "cancelled"},
-        {"strategy": "semantic", "outcome": "error", "error_context": "on fire", "created_at": "2026-11-01T00:00:00Z"}
+        {"strategy": "semantic", "outcome": "error", "error_context": "on fire", "created_at": "2024-11-01T00:00:00Z"}
     ]);
     let (status, said) = service.post("/v1/attempts", JSON, attempts.to_string()).await;
     assert_eq!((status, &said["accepted"]), (StatusCode::ACCEPTED, &json!(5)), "{said}");

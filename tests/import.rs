@@ -39,12 +39,12 @@ fn insert(moment: &str, failure: &str) -> String {
 #[test]
 fn rows_of_the_reference_are_taken_over_once_with_their_moments() {
     let db = TestDb::new();
-    let logger = db.spawn();
+    let logger = common::spawn(db.config().retention_days(0));
     let rows = [
-        insert("'2026-11-01 12:30:00'", "low_confidence"),
+        insert("'2024-11-01 12:30:00'", "low_confidence"),
         // The same again is another failure.
-        insert("'2026-11-01 12:30:00'", "low_confidence"),
-        insert("'2026-11-01T12:30:00.250Z'", "no_hit"),
+        insert("'2024-11-01 12:30:00'", "low_confidence"),
+        insert("'2024-11-01T12:30:00.250Z'", "no_hit"),
         insert("'no date'", "error"),
         insert("datetime('now')", "unheard_of"),
     ];
@@ -59,7 +59,7 @@ fn rows_of_the_reference_are_taken_over_once_with_their_moments() {
     assert_eq!((stats.persisted, stats.duplicates), (9, 6));
     assert_eq!(db.texts("conversation_id"), vec![Some("42".into()); 3]);
     let moments: Vec<_> = db.texts("created_at").into_iter().flatten().collect();
-    assert_eq!(moments, ["1793536200000", "1793536200000", "1793536200250"]);
+    assert_eq!(moments, ["1730464200000", "1730464200000", "1730464200250"]);
     let summary = block_on(logger.reader().summary(TimeRange::all())).unwrap();
     assert_eq!(summary.total.failures, 3, "and counted once");
 }

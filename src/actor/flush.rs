@@ -8,11 +8,12 @@ use uuid::Uuid;
 
 use crate::attempts::AttemptBatch;
 use crate::buffer::Buffer;
-use crate::clock::{self, PurgeClock};
+use crate::clock;
 use crate::error::{StartError, StoreError};
+use crate::retention::{self, InForce, RetentionDays, cutoff};
 use crate::shared::{Shared, Writer};
 use crate::store::marks::Mark;
-use crate::store::{FEW_ROWS, Inserted, Quarantine, Resolution, Row};
+use crate::store::{FEW_ROWS, Inserted, Quarantine, Row, StoredRetention};
 
 /// Rows of a transaction at most, however many wait. More gain little, and a crash loses more.
 const ROWS_PER_TRANSACTION: u32 = 2048;
@@ -24,12 +25,6 @@ const ROWS_PER_PURGE: u32 = 1000;
 
 /// No roll-up begins after this time, because flushes wait for it.
 const LONGEST_ROLL_UP: Duration = Duration::from_millis(20);
-
-/// How long minutes and hours are kept; days are kept as long as the settings say.
-const MINUTES_KEPT_DAYS: u32 = 7;
-const HOURS_KEPT_DAYS: u32 = 90;
-/// How far the time goes on before it is stored again.
-const BELIEF_EVERY_MS: i64 = 60 * 60 * 1000;
 
 /// Writes everything that waits now, batch by batch, opening the store first where necessary.
 ///
@@ -76,10 +71,12 @@ fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> 
         count_in_flight(shared, writer);
         write_in_flight(shared, writer)?;
     }
-    let believed = believed_time(writer)?;
+    let (days, time) = retention(shared, writer)?;
     let Some(store) = writer.store.as_deref_mut() else { return Ok(true) };
-    let retention = Duration::from_secs(u64::from(shared.config.retention_days) * 24 * 60 * 60);
-    let deleted = store.purge(believed.saturating_sub(clock::milliseconds(retention)), ROWS_PER_PURGE)?;
+    if days.failures == 0 {
+        return Ok(true);
+    }
+    let deleted = store.purge(i64::MIN..cutoff(time, days.failures), ROWS_PER_PURGE)?;
     shared.counters.purged.fetch_add(deleted, Ordering::AcqRel);
     Ok(deleted < u64::from(ROWS_PER_PURGE))
 }
@@ -94,14 +91,14 @@ pub(super) fn compact(shared: &Shared) -> Result<bool, StoreError> {
 }
 
 fn compact_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> {
-    let believed = believed_time(writer)?;
+    let (days, time) = retention(shared, writer)?;
     // Each by itself: what the store refuses of one is no reason to leave the other.
     let drops = count_drops(shared, writer);
-    let all = roll_up(shared, writer, believed)?;
+    let all = roll_up(shared, writer, days, time)?;
     drops.map(|()| all)
 }
 
-fn roll_up(shared: &Shared, writer: &mut Writer, believed: i64) -> Result<bool, StoreError> {
+fn roll_up(shared: &Shared, writer: &mut Writer, days: RetentionDays, time: i64) -> Result<bool, StoreError> {
     // What failed may be written already, and is written again: until then none of it is added up.
     let in_doubt = !writer.attempts.is_empty();
     let Some(store) = writer.store.as_deref_mut() else { return Ok(true) };
@@ -113,22 +110,8 @@ fn roll_up(shared: &Shared, writer: &mut Writer, believed: i64) -> Result<bool, 
     while !all && started.elapsed() < LONGEST_ROLL_UP {
         all = store.roll_up(own)?;
     }
-    let kept_days = match shared.config.attempts_retention_days {
-        0 => u32::MAX,
-        days => days,
-    };
-    for (resolution, most) in
-        [(Resolution::Minute, MINUTES_KEPT_DAYS), (Resolution::Hour, HOURS_KEPT_DAYS), (Resolution::Day, u32::MAX)]
-    {
-        let days = most.min(kept_days);
-        if days < u32::MAX {
-            let retention = Duration::from_secs(u64::from(days) * 24 * 60 * 60);
-            let before = believed.saturating_sub(clock::milliseconds(retention));
-            all &= store.expire(resolution, before)?;
-            if resolution == Resolution::Day {
-                store.expire_drops(before)?;
-            }
-        }
+    if shared.config.applies_retention {
+        all &= retention::purge_attempts(store, days, time)?;
     }
     Ok(all)
 }
@@ -155,22 +138,38 @@ pub(super) fn mark(shared: &Shared, question: &str, mark: Mark) -> Result<(), St
     give_up_on_file(&mut writer, result)
 }
 
-/// What is believed to be the time, in Unix milliseconds; stored from time to time, for the next
-/// life of the logger.
-fn believed_time(writer: &mut Writer) -> Result<i64, StoreError> {
-    let Writer { store: Some(store), purge_clock, .. } = writer else { return Ok(0) };
-    let (wall, now) = (clock::now(), Instant::now());
-    let stored = store.believed_at(wall)?;
-    let purge_clock = purge_clock.get_or_insert_with(|| PurgeClock::new(stored, wall, now));
-    let was_doubted = purge_clock.is_doubted();
-    let believed = purge_clock.believed(wall, now);
-    if purge_clock.is_doubted() && (!was_doubted || stored.is_none_or(|stored| believed > stored + BELIEF_EVERY_MS)) {
-        tracing::warn!(wall, believed, "the clock jumped, or nobody ran for long; purges follow it after a day");
+/// Reads the retention once, before the first record comes in, so that its date can be judged. If the store
+/// fails, the first maintenance does it.
+pub(super) fn begin_retention(shared: &Shared) {
+    if let Err(error) = retention(shared, &mut shared.writer()) {
+        tracing::warn!(%error, "cannot read the retention in force yet: no record is too old until it is read");
     }
-    if stored.is_none_or(|stored| believed.abs_diff(stored) >= BELIEF_EVERY_MS.unsigned_abs()) {
-        store.believe(believed)?;
-    }
-    Ok(believed)
+}
+
+/// Returns the retention in force, and the time that decides how old rows are. Publishes both for callers, and
+/// updates the database if this logger applies the retention.
+fn retention(shared: &Shared, writer: &mut Writer) -> Result<(RetentionDays, i64), StoreError> {
+    let Writer { store: Some(store), retention_clock, retention_told, .. } = writer else {
+        return Ok((shared.retention.days(), i64::MIN));
+    };
+    let config = &shared.config;
+    let InForce { days, time, .. } = if config.applies_retention {
+        // After the start, only a new database needs to be told.
+        let days =
+            |own: Option<u32>, stored: Option<u32>| if *retention_told { stored.or(own) } else { own.or(stored) };
+        let tell = |stored: StoredRetention| StoredRetention {
+            failures_days: days(config.retention_days, stored.failures_days),
+            attempts_days: days(config.attempts_retention_days, stored.attempts_days),
+            ..stored
+        };
+        let in_force = retention::update(&mut **store, retention_clock, tell)?;
+        *retention_told = true;
+        in_force
+    } else {
+        retention::read(&mut **store, retention_clock)?
+    };
+    shared.retention.publish(days, time);
+    Ok((days, time))
 }
 
 /// Closes the store, so that the file is complete and its journal gone.

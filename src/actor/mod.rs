@@ -22,7 +22,6 @@ pub(crate) use messages::{FlushFor, MarkQuestion};
 pub(crate) use supervisor::Thread;
 use supervisor::{Backoff, panic_message};
 
-use crate::buffer::Origin;
 use crate::config::LoggerConfig;
 use crate::error::{LoggerError, StartError, StoreError};
 use crate::handle::LoggerHandle;
@@ -110,6 +109,7 @@ impl FailureLogger {
         let database = Database::new(&location, config.pool_size);
         let store = database.open()?;
         let shared = Arc::new(Shared::new(config, Writer::new(database, Some(store))));
+        flush::begin_retention(&shared);
         let (addr, thread) = supervisor::start(&shared)?;
         Ok(LoggerHandle::new(shared, addr, thread))
     }
@@ -165,6 +165,7 @@ impl FailureLogger {
                 unavailable = dropped.unavailable,
                 closed = dropped.closed,
                 rejected = dropped.rejected,
+                too_old = dropped.too_old,
                 "records were dropped (totals by reason)"
             );
         }
@@ -369,7 +370,7 @@ impl FailureLogger {
 
     fn want_purge(&mut self) {
         self.flushes_at_purge = self.shared.counters.flushes.load(Ordering::Acquire);
-        self.purge_due = self.shared.config.retention_days > 0;
+        self.purge_due = self.shared.config.applies_retention;
     }
 
     fn healthy(&mut self) {
@@ -560,7 +561,7 @@ impl Handler<RetrievalFailureRecord> for FailureLogger {
 
     /// Into the same buffer as all records; one that completes a batch wakes the actor like any other.
     fn handle(&mut self, record: RetrievalFailureRecord, ctx: &mut Context<Self>) {
-        self.shared.accept(record, None, Origin::Logged);
+        self.shared.accept_now(record);
         failpoint!("actor-record");
         self.let_others_in(ctx);
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
@@ -12,42 +12,74 @@ use super::settings::Settings;
 use super::source::Service;
 use super::{Failure, Target};
 use crate::actor::FailureLogger;
+use crate::attempts::{DAY_MS, HOUR_MS};
 use crate::clock;
 use crate::config::Location;
 use crate::error::MarkError;
 use crate::http::parse_span;
-use crate::report::QuestionStatus;
+use crate::report::{QuestionStatus, rfc3339};
+use crate::retention::{self, InForce, RetentionClock, cutoff};
 use crate::store::Database;
 
 /// Rows that are deleted at a time.
 const ROWS_PER_PURGE: u32 = 1000;
 
 #[derive(Args)]
-pub(super) struct Prune {
-    /// Age: a number and s, m, h, d or w, as 30d
+pub(super) struct Purge {
+    /// Age: a number and s, m, h, d or w, as 30d [default: the retention in the database, for counts of attempts too]
     #[arg(long, value_name = "SPAN")]
-    older_than: String,
+    older_than: Option<String>,
+    /// Delete what is dated more than a day ahead of the clock instead, which retention does not reach
+    #[arg(long, conflicts_with = "older_than")]
+    ahead: bool,
     /// Only tell how many there are
     #[arg(long)]
     dry_run: bool,
 }
 
-pub(super) fn prune(settings: &Settings, prune: &Prune) -> Result<(), Failure> {
-    let age = parse_span(&prune.older_than)
-        .map_err(|expected| Failure::Usage(format!("--older-than {}: expected {expected}", prune.older_than)))?;
+pub(super) fn purge(settings: &Settings, purge: &Purge) -> Result<(), Failure> {
+    let age = purge.older_than.as_deref().map(|text| {
+        parse_span(text).map_err(|expected| Failure::Usage(format!("--older-than {text}: expected {expected}")))
+    });
+    let age = age.transpose()?;
     let location = existing(settings)?;
-    let before = SystemTime::now().checked_sub(age).map_or(0, clock::milliseconds_of);
     let unreachable = |error: crate::error::StoreError| Failure::Unreachable(error.to_string());
     let mut store = Database::new(&location, 1).open()?;
-    let mut rows = store.older_than(before).map_err(unreachable)?;
-    if prune.dry_run {
-        writeln!(io::stdout(), "{rows} failures are older than {}", prune.older_than)?;
+    let mut clock = RetentionClock::default();
+    let in_force = if purge.dry_run {
+        retention::read(&mut *store, &mut clock)
+    } else {
+        retention::update(&mut *store, &mut clock, |stored| stored)
+    };
+    let InForce { days, time, wall } = in_force.map_err(unreachable)?;
+    let (range, told) = match age {
+        // By the later clock, so that one that is behind makes nothing a row of the future.
+        None if purge.ahead => (wall.max(time).saturating_add(DAY_MS)..i64::MAX, "dated in the future".to_owned()),
+        None if days.failures == 0 => (i64::MIN..i64::MIN, "past the retention: it keeps all".to_owned()),
+        None => (i64::MIN..cutoff(time, days.failures), format!("older than the retention of {} days", days.failures)),
+        Some(age) => {
+            let told = purge.older_than.as_deref().unwrap_or_default();
+            (i64::MIN..time.saturating_sub(clock::milliseconds(age)), format!("older than {told}"))
+        }
+    };
+    if !purge.ahead && wall.saturating_sub(time) > HOUR_MS {
+        writeln!(
+            io::stderr(),
+            "the clock says {}, but the retention clock trusts only {}: ages are those of then; \
+             a clock that is right is trusted after a day of use",
+            rfc3339(wall),
+            rfc3339(time)
+        )?;
+    }
+    let mut rows = store.count_within(range.clone()).map_err(unreachable)?;
+    if purge.dry_run {
+        writeln!(io::stdout(), "{rows} failures are {told}")?;
         return Ok(());
     }
     let bar = if io::stderr().is_terminal() { ProgressBar::new(rows) } else { ProgressBar::hidden() };
     rows = 0;
     loop {
-        let deleted = store.purge(before, ROWS_PER_PURGE).map_err(unreachable)?;
+        let deleted = store.purge(range.clone(), ROWS_PER_PURGE).map_err(unreachable)?;
         rows += deleted;
         bar.set_position(rows);
         if deleted < u64::from(ROWS_PER_PURGE) {
@@ -57,6 +89,11 @@ pub(super) fn prune(settings: &Settings, prune: &Prune) -> Result<(), Failure> {
         std::thread::sleep(Duration::from_millis(1));
     }
     bar.finish_and_clear();
+    if purge.ahead {
+        store.purge_attempts_from(range.start).map_err(unreachable)?;
+    } else if age.is_none() {
+        while !retention::purge_attempts(&mut *store, days, time).map_err(unreachable)? {}
+    }
     store.close();
     writeln!(io::stdout(), "{rows} failures deleted")?;
     Ok(())
@@ -79,7 +116,7 @@ pub(super) async fn mark(settings: &Settings, mark: &Mark) -> Result<(), Failure
         Service::new(url, &mark.target)?.put("/v1/queries/status", &body).await?;
     } else {
         existing(settings)?;
-        let logger = FailureLogger::spawn(settings.logger.clone())?;
+        let logger = FailureLogger::spawn(settings.logger.clone().without_retention())?;
         let marked = logger.mark_question(&mark.question, mark.status).await;
         logger.shutdown().await?;
         marked.map_err(|error| match error {
@@ -120,7 +157,7 @@ pub(super) async fn import(settings: &Settings, import: &Import) -> Result<(), F
     if let Err(error @ (NotAReference { .. } | Read(_))) = nowhere.import_reference(&import.path).await {
         return Err(failed(error));
     }
-    let logger = FailureLogger::spawn(settings.logger.clone())?;
+    let logger = FailureLogger::spawn(settings.logger.clone().without_retention())?;
     let report = logger.import_reference(&import.path).await.map_err(failed);
     let duplicates = logger.shutdown().await?.stats.duplicates;
     let report = report?;

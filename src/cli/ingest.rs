@@ -66,7 +66,7 @@ pub(super) async fn ingest(settings: &Settings, ingest: &Ingest) -> Result<(), F
     let give_up_after = ingest.give_up_after.as_ref().map(span).transpose()?;
     let sink = match &ingest.target.url {
         Some(url) => Sink::Service(Service::new(url, &ingest.target)?),
-        None => Sink::Logger(FailureLogger::spawn(settings.logger.clone())?),
+        None => Sink::Logger(FailureLogger::spawn(settings.logger.clone().without_retention())?),
     };
     let stop = Stop::listen()?;
     let mut input = Input::open()?;
@@ -376,6 +376,11 @@ impl Feed {
             let reason = match failure.offer(logger) {
                 Ok(()) => {
                     self.waiting.over(&self.bar);
+                    return Ok(());
+                }
+                Err(DropReason::TooOld) => {
+                    let reason = failure.too_old(logger);
+                    self.refuse(line, &reason);
                     return Ok(());
                 }
                 Err(DropReason::BufferFull | DropReason::Unavailable) => {

@@ -52,8 +52,8 @@ enum Command {
     Calibrate(ask::Calibrate),
     /// Write failures to standard output, as JSON lines or CSV
     Export(ask::Export),
-    /// Delete old failures from the database file
-    Prune(feed::Prune),
+    /// Delete old failures from the database file: those past the retention, or past an age
+    Purge(feed::Purge),
     /// Copy the database to a new file, also beside a running service
     Backup(backup::Backup),
     /// Replace the content of the database by that of a backup, also beside a running service
@@ -186,11 +186,11 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Mark(mark) => feed::mark(&settings, &mark).await,
         Command::Calibrate(calibrate) => ask::calibrate(&settings, &calibrate).await,
         Command::Export(export) => ask::export(&settings, &export).await,
-        Command::Prune(prune) => feed::prune(&settings, &prune),
+        Command::Purge(purge) => feed::purge(&settings, &purge),
         Command::Backup(backup) => backup::backup(&settings, &backup),
         Command::Restore(restore) => backup::restore(&settings, &restore),
         Command::Check(check) => ask::check(&settings, &check).await,
-        Command::Config(style) => settings.show(style.format()),
+        Command::Config(style) => settings.show(style.format()).await,
         Command::Import(import) => feed::import(&settings, &import).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

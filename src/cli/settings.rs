@@ -14,9 +14,11 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::output::{Column, Format, Kind, column, write};
-use crate::config::LoggerConfig;
+use crate::config::{DEFAULT_ATTEMPTS_RETENTION_DAYS, DEFAULT_RETENTION_DAYS, Location, LoggerConfig};
 use crate::error::ConfigError;
 use crate::http::{DEFAULT_MAX_POSTS_PER_SECOND, DEFAULT_MAX_QUESTIONS_PER_SECOND, HttpOptions, Token};
+use crate::report::FailureReader;
+use crate::store::StoredRetention;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4318));
 /// A service has more callers than one application.
@@ -48,7 +50,7 @@ pub(super) struct Flags {
     /// How the log is written
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-    /// Days after which failures are deleted; 0 keeps them
+    /// Days after which failures are deleted; 0 keeps them. A service writes this to the database, where it stays
     #[arg(long, global = true, value_name = "DAYS")]
     retention_days: Option<u32>,
     /// Any other setting, as flush_interval_ms=250; see `config`
@@ -115,6 +117,10 @@ impl ServiceSettings {
     }
 }
 
+/// Settings whose default is what the database says, with what it says at first.
+const RETENTION: [(&str, u32); 2] =
+    [("retention_days", DEFAULT_RETENTION_DAYS), ("attempts_retention_days", DEFAULT_ATTEMPTS_RETENTION_DAYS)];
+
 const SETTING: [Column; 3] = [
     column("setting", "/setting", Kind::Text),
     column("value", "/value", Kind::Text),
@@ -125,6 +131,8 @@ const SETTING: [Column; 3] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Origin {
     Default,
+    /// The retention in force, which a logger was told before.
+    Database,
     File(PathBuf),
     Environment(String),
     Flag,
@@ -134,6 +142,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Database => f.write_str("database"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Environment(name) => write!(f, "${name}"),
             Self::Flag => f.write_str("command line"),
@@ -199,8 +208,11 @@ impl Settings {
             set(key, parsed(key, value), Origin::Flag);
         }
         let service_keys = as_map(&ServiceSettings::default());
+        let is_left_to_the_database =
+            |key: &str, origin: &Origin| *origin == Origin::Default && RETENTION.iter().any(|(name, _)| *name == key);
         let (service, logger): (Map<_, _>, Map<_, _>) = values
             .iter()
+            .filter(|(key, (_, origin))| !is_left_to_the_database(key, origin))
             .map(|(key, (value, _))| (key.clone(), value.clone()))
             .partition(|(key, _)| service_keys.contains_key(key));
         let settings = Self { logger: read(logger, &values)?, service: read(service, &values)?, values };
@@ -275,10 +287,26 @@ impl Settings {
     }
 
     /// Shows every setting with its value and its origin.
-    pub(super) fn show(&self, format: Format) -> Result<(), Failure> {
+    pub(super) async fn show(&self, format: Format) -> Result<(), Failure> {
+        let mut values = self.values.clone();
+        if let Some(stored) = self.stored_retention().await {
+            for ((key, _), days) in RETENTION.iter().zip([stored.failures_days, stored.attempts_days]) {
+                if let (Some((value, origin @ Origin::Default)), Some(days)) = (values.get_mut(*key), days) {
+                    (*value, *origin) = (days.into(), Origin::Database);
+                }
+            }
+        }
         let row = |(key, (value, origin)): (&String, &(Value, Origin))| json!({"setting": key, "value": value, "origin": origin.to_string()});
-        let rows: Vec<Value> = self.values.iter().map(row).collect();
+        let rows: Vec<Value> = values.iter().map(row).collect();
         write(format, &Value::from(rows.clone()), &rows, &SETTING)
+    }
+
+    /// What the database says of retention, if there is one that can be read.
+    async fn stored_retention(&self) -> Option<StoredRetention> {
+        match self.logger.validate() {
+            Ok(Location::File(path)) if path.exists() => FailureReader::open(path).retention().await.ok(),
+            _ => None,
+        }
     }
 }
 
@@ -318,6 +346,10 @@ pub(super) fn tokens(path: &std::path::Path) -> Result<(Option<Token>, Option<To
 fn defaults() -> BTreeMap<String, (Value, Origin)> {
     let logger = as_map(&LoggerConfig::default().buffer_capacity(DEFAULT_BUFFER_CAPACITY));
     let service = as_map(&ServiceSettings::default());
+    let logger = logger.into_iter().map(|(key, value)| match RETENTION.iter().find(|(name, _)| *name == key) {
+        Some((_, days)) => (key, Value::from(*days)),
+        None => (key, value),
+    });
     logger.into_iter().chain(service).map(|(key, value)| (key, (value, Origin::Default))).collect()
 }
 
@@ -405,9 +437,10 @@ mod tests {
             loaded(flags, &[("FAILURE_LOGGER_RETENTION_DAYS", "20"), ("FAILURE_LOGGER_BATCH_SIZE", "20")]).unwrap();
         assert_eq!(
             (settings.logger.retention_days, settings.logger.batch_size, settings.logger.cleanup_every),
-            (30, 20, 3)
+            (Some(30), 20, 3)
         );
         assert_eq!(settings.logger.buffer_capacity, DEFAULT_BUFFER_CAPACITY);
+        assert_eq!(settings.logger.attempts_retention_days, None, "a default is not written to the database");
         let origins = ["retention_days", "batch_size", "pool_size"].map(|key| settings.values[key].1.to_string());
         assert_eq!(origins, ["command line", "$FAILURE_LOGGER_BATCH_SIZE", "default"]);
         assert_eq!(settings.service.listen, DEFAULT_LISTEN);

@@ -123,11 +123,16 @@ impl Incoming for NewAttempt {
             outcome = outcome.at(at);
         }
         // Both or neither: what is not logged comes again, and is counted then.
-        monitor.offer(outcome)?;
-        if self.outcome.failure().is_some() {
+        let offered = monitor.offer(outcome);
+        if self.outcome.failure().is_some() && matches!(offered, Ok(()) | Err(DropReason::TooOld)) {
             api.received.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(())
+        offered
+    }
+
+    fn too_old(&self, api: &Api) -> String {
+        let days = api.logger.shared().retention.days().attempts;
+        ingest::too_old(self.created_at, "attempts_retention_days", days)
     }
 }
 

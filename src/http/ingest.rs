@@ -167,19 +167,43 @@ pub(super) async fn failures(api: Data<Api>, request: HttpRequest, body: Payload
 
 /// Something that comes in.
 pub(super) trait Incoming: DeserializeOwned {
-    /// Hands it over. `Err`: there is no room for it now.
+    /// Hands it over. `Err`: there is no room for it now, or it is too old.
     fn hand_over(&self, api: &Api) -> Result<(), DropReason>;
+
+    /// Why it is too old.
+    fn too_old(&self, api: &Api) -> String;
 }
 
 impl Incoming for NewFailure {
     fn hand_over(&self, api: &Api) -> Result<(), DropReason> {
-        self.offer(&api.logger)?;
-        api.received.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        let offered = self.offer(&api.logger);
+        // One that is too old is counted as dropped.
+        if matches!(offered, Ok(()) | Err(DropReason::TooOld)) {
+            api.received.fetch_add(1, Ordering::Relaxed);
+        }
+        offered
+    }
+
+    fn too_old(&self, api: &Api) -> String {
+        self.too_old(&api.logger)
     }
 }
 
+/// Why a record dated `created_at` is too old.
+pub(super) fn too_old(created_at: Option<SystemTime>, setting: &str, days: u32) -> String {
+    let created_at = created_at.map_or(0, crate::clock::milliseconds_of);
+    format!(
+        "created_at = {}: older than {setting} = {days}; send a later date, or keep rows for longer",
+        crate::report::rfc3339(created_at)
+    )
+}
+
 impl NewFailure {
+    /// Why it is too old for the retention in force.
+    pub(crate) fn too_old(&self, logger: &LoggerHandle) -> String {
+        too_old(self.created_at, "retention_days", logger.shared().retention.days().failures)
+    }
+
     /// Logs it as it was sent: at its moment, and once if it has an id. One that is not taken is not counted, because
     /// its sender retries it.
     pub(crate) fn offer(&self, logger: &LoggerHandle) -> Result<(), DropReason> {
@@ -296,9 +320,13 @@ async fn take_json<T: Incoming>(api: &Api, body: Payload, accepted: &mut Accepte
     let begins = json.trim_ascii_start().first().copied();
     if begins != Some(b'[') {
         let one: T = serde_json::from_slice(&json).map_err(|error| Problem::bad_request(error.to_string()))?;
-        hand_over(api, &one).await?;
-        accepted.accepted += 1;
-        return Ok(());
+        return match hand_over(api, &one).await? {
+            None => {
+                accepted.accepted += 1;
+                Ok(())
+            }
+            Some(reason) => Err(Problem::bad_request(reason)),
+        };
     }
     // Element by element, for a bad one must not spoil the others.
     let list: Vec<&RawValue> =
@@ -366,10 +394,10 @@ impl Accepted {
             // serde would take a list of values for a record.
             Some(b'[') => self.reject(line, "expected an object".into()),
             Some(_) => match serde_json::from_slice::<T>(json) {
-                Ok(incoming) => {
-                    hand_over(api, &incoming).await?;
-                    self.accepted += 1;
-                }
+                Ok(incoming) => match hand_over(api, &incoming).await? {
+                    None => self.accepted += 1,
+                    Some(reason) => self.reject(line, reason),
+                },
                 Err(error) => self.reject(line, error.to_string()),
             },
         }
@@ -385,8 +413,9 @@ impl Accepted {
     }
 }
 
-/// Hands a record over, and waits a little if there is no room: that slows the sender down.
-async fn hand_over<T: Incoming>(api: &Api, incoming: &T) -> Result<(), Problem> {
+/// Hands a record over, and waits a little if there is no room: that slows the sender down. Returns why the record is
+/// rejected, if it is.
+async fn hand_over<T: Incoming>(api: &Api, incoming: &T) -> Result<Option<String>, Problem> {
     let mut waited = Duration::ZERO;
     while !api.logger.has_room() && waited < PATIENCE && !api.options.is_ending() {
         actix_rt::time::sleep(LOOK_AGAIN).await;
@@ -394,13 +423,13 @@ async fn hand_over<T: Incoming>(api: &Api, incoming: &T) -> Result<(), Problem> 
     }
     let full = (!api.logger.has_room()).then_some(DropReason::BufferFull);
     let turned_away = api.logger.shared().closed_door().or(full);
-    turned_away.map_or_else(|| incoming.hand_over(api), Err).map_err(|reason| {
-        let detail = match reason {
-            DropReason::BufferFull => "the buffer is full; send the rest later".to_owned(),
-            reason => format!("nothing is taken now ({reason}); send the rest later"),
-        };
-        Problem::unavailable(detail)
-    })
+    match turned_away.map_or_else(|| incoming.hand_over(api), Err) {
+        Ok(()) => Ok(None),
+        // The same at any later time.
+        Err(DropReason::TooOld) => Ok(Some(incoming.too_old(api))),
+        Err(DropReason::BufferFull) => Err(Problem::unavailable("the buffer is full; send the rest later")),
+        Err(reason) => Err(Problem::unavailable(format!("nothing is taken now ({reason}); send the rest later"))),
+    }
 }
 
 /// The next piece of a body; `None`: that was all. Once the service shuts down, only what has arrived

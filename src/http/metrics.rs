@@ -78,6 +78,7 @@ impl Collector for Scrape {
             last.map_or(0.0, |at| at.as_secs_f64()),
         )?;
         out.counter("retention_deleted", "Old rows deleted.", stats.purged)?;
+        out.counter("records_redated", "Records and attempts dated in the future, stored as of now.", stats.redated)?;
         out.counter("actor_restarts", "Restarts of the actor.", stats.restarts)?;
         out.gauge("database_size_bytes", "Size of the database, without its journal.", shared.database_bytes() as f64)?;
         self.attempts(&mut out)?;

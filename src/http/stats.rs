@@ -36,8 +36,12 @@ pub(super) struct ServiceStats {
     last_flush: Option<String>,
     /// Old rows that were deleted.
     purged: u64,
+    /// Records and attempts that were dated in the future, and got the present moment instead.
+    redated: u64,
     /// Days after which failures are deleted; 0: never.
     retention_days: u32,
+    /// Days after which counts of attempts are deleted; 0: never.
+    attempts_retention_days: u32,
     /// How often the logger was restarted after a fault.
     restarts: u64,
     /// Size of the database, without its journal, in bytes.
@@ -64,7 +68,9 @@ pub(super) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
         failed_flushes: stats.failed_flushes,
         last_flush: stats.last_flush.map(|at| rfc3339(clock::milliseconds_of(at))),
         purged: stats.purged,
-        retention_days: api.logger.retention_days(),
+        redated: stats.redated,
+        retention_days: shared.retention.days().failures,
+        attempts_retention_days: shared.retention.days().attempts,
         restarts: stats.restarts,
         database_bytes: shared.database_bytes(),
         unhealthy: api.logger.health().err().as_ref().map(health::told),

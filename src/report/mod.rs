@@ -68,6 +68,12 @@ impl FailureReader {
         Self::new(ReadPool::new(Some(Source::file(path.as_ref()))))
     }
 
+    /// What the database says of retention.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn retention(&self) -> Result<crate::store::StoredRetention, ReadError> {
+        self.pool.run(self.timeout, |conn, _| Ok(crate::store::retention::read(conn)?)).await
+    }
+
     /// How long a query may take, with the time that it waits for others. Default: 5 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

@@ -233,6 +233,13 @@ pub(super) fn expire(conn: &mut SqliteConnection, resolution: Resolution, before
     Ok((expired, i32::try_from(expired).is_ok_and(|expired| expired < CELLS_PER_EXPIRY)))
 }
 
+/// Deletes what was counted in spans that begin at `from` or later.
+#[cfg(feature = "cli")]
+pub(super) fn delete_from(conn: &mut SqliteConnection, from: i64) -> QueryResult<()> {
+    diesel::delete(attempts::table.filter(attempts::started_at.ge(from))).execute(conn)?;
+    diesel::delete(recent::table.filter(recent::started_at.ge(from))).execute(conn).map(drop)
+}
+
 /// Start of the oldest day with attempts, or of the oldest attempts that are not added up yet.
 pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
     let recent: Option<i64> = recent::table.select(diesel::dsl::min(recent::started_at)).first(conn)?;
@@ -585,7 +592,7 @@ mod tests {
             let mut conn = database();
             let end = resolution.ceil(NOW - 5 * DAY_MS);
             insert(&mut conn, &batch(&[end - 1, end]), NOW).unwrap();
-            compact(&mut conn, NOW, Tag::default()).unwrap();
+            roll_up(&mut conn, NOW, Some(Owner::default())).unwrap();
             let mut left = |before| {
                 expire(&mut conn, resolution, before).unwrap();
                 totals(&mut conn)[nth].0

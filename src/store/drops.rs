@@ -40,3 +40,21 @@ pub(crate) fn within(conn: &mut SqliteConnection, from: i64, to: i64) -> QueryRe
     }
     Ok(drops)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempts::MINUTE_MS;
+
+    #[test]
+    fn drops_are_forgotten_when_their_minute_has_ended() {
+        let mut conn = crate::store::migrated();
+        let start = 1_000 * MINUTE_MS;
+        add(&mut conn, start + 5, &DropCounts { too_old: 3, ..DropCounts::default() }).unwrap();
+        let mut left = |before| {
+            expire(&mut conn, before).unwrap();
+            within(&mut conn, 0, i64::MAX).unwrap().too_old
+        };
+        assert_eq!([start + 6, start + MINUTE_MS - 1, start + MINUTE_MS].map(&mut left), [3, 3, 0]);
+    }
+}

@@ -10,16 +10,19 @@ pub(crate) mod log;
 pub(crate) mod marks;
 mod models;
 pub(crate) mod reader;
+pub(crate) mod retention;
 mod schema;
 mod sqlite;
 mod uncounted;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use attempts::Resolution;
 pub(crate) use models::{FEW_ROWS, Row};
+pub(crate) use retention::StoredRetention;
 pub(crate) use sqlite::{Database, Quarantine};
 #[cfg(test)]
 pub(crate) use sqlite::{migrated, plan};
@@ -45,19 +48,25 @@ pub(crate) trait Store: Send {
     /// Whether the store takes a row of which nothing is known to be wrong. It is not kept.
     fn takes_a_plain_row(&mut self) -> bool;
 
-    /// How many rows are older than `before`.
+    /// Returns how many rows are dated within `range`.
     #[cfg(feature = "cli")]
-    fn older_than(&mut self, before: i64) -> Result<u64, StoreError>;
+    fn count_within(&mut self, range: Range<i64>) -> Result<u64, StoreError>;
 
-    /// Deletes at most `limit` rows older than `before`, oldest first: how many.
-    fn purge(&mut self, before: i64, limit: u32) -> Result<u64, StoreError>;
+    /// Deletes at most `limit` rows dated within `range`, oldest first. Returns how many.
+    fn purge(&mut self, range: Range<i64>, limit: u32) -> Result<u64, StoreError>;
 
-    /// What was believed to be the time when that was last stored; where it never was, the moment of
-    /// the newest row up to `wall`. In Unix milliseconds.
-    fn believed_at(&mut self, wall: i64) -> Result<Option<i64>, StoreError>;
+    /// Deletes the counts of attempts in spans that begin at `from` or later.
+    #[cfg(feature = "cli")]
+    fn purge_attempts_from(&mut self, from: i64) -> Result<(), StoreError>;
 
-    /// Stores what is believed to be the time.
-    fn believe(&mut self, believed_at: i64) -> Result<(), StoreError>;
+    /// Reads the retention in force and the state of its clock.
+    fn retention(&mut self) -> Result<StoredRetention, StoreError>;
+
+    /// Replaces both by what `change` makes of them, in one transaction: several processes do so.
+    fn change_retention(
+        &mut self,
+        change: &mut dyn FnMut(StoredRetention) -> StoredRetention,
+    ) -> Result<(), StoreError>;
 
     /// Adds some of the attempts that were stored last to their minutes, hours and days. Returns `true` if those were
     /// all. `own`: whose need not be some time old, because all of them are acknowledged. `None`: not all of them are.
@@ -66,14 +75,14 @@ pub(crate) trait Store: Send {
     /// Says that nothing of `owner` is written once more, so that others may roll it up.
     fn release(&mut self, owner: Owner) -> Result<(), StoreError>;
 
-    /// Deletes some attempts that were counted before a moment, at one resolution: whether those
+    /// Deletes some attempts whose span ended before a moment, at one resolution: whether those
     /// were all.
     fn expire(&mut self, resolution: Resolution, before: i64) -> Result<bool, StoreError>;
 
     /// Adds to what was lost, by the beginning of the minute in Unix milliseconds.
     fn count_drops(&mut self, drops: &BTreeMap<i64, DropCounts>) -> Result<(), StoreError>;
 
-    /// Forgets what was lost before a moment.
+    /// Forgets what was lost in minutes that ended before a moment.
     fn expire_drops(&mut self, before: i64) -> Result<(), StoreError>;
 
     /// Marks a question, which is given in lower case and without punctuation.

@@ -49,13 +49,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    memory_retrieval_clock (one) {
-        one -> BigInt,
-        believed_at -> BigInt,
-    }
-}
-
-diesel::table! {
     memory_retrieval_drops (started_at, reason) {
         started_at -> BigInt,
         reason -> Text,
@@ -83,6 +76,23 @@ diesel::table! {
 }
 
 diesel::table! {
+    memory_retrieval_retention (one) {
+        one -> BigInt,
+        failures_days -> Nullable<BigInt>,
+        attempts_days -> Nullable<BigInt>,
+        trusted_at -> Nullable<BigInt>,
+        trusted_boot -> Nullable<Text>,
+        trusted_since_boot -> Nullable<BigInt>,
+        ahead_at -> Nullable<BigInt>,
+        ahead_boot -> Nullable<Text>,
+        ahead_since_boot -> Nullable<BigInt>,
+        behind_at -> Nullable<BigInt>,
+        behind_boot -> Nullable<Text>,
+        behind_since_boot -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
     memory_retrieval_strategies (strategy) {
         strategy -> Text,
         confidence_threshold -> Nullable<Float>,
@@ -95,10 +105,10 @@ diesel::table! {
 diesel::allow_tables_to_appear_in_same_query!(
     memory_retrieval_attempts,
     memory_retrieval_attempts_recent,
-    memory_retrieval_clock,
     memory_retrieval_drops,
     memory_retrieval_failures,
     memory_retrieval_log,
     memory_retrieval_question_marks,
+    memory_retrieval_retention,
     memory_retrieval_strategies,
 );

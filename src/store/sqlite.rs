@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -26,7 +26,7 @@ use super::file::{DatabaseFile, FileLock, Identity};
 use super::marks::{self, Mark};
 use super::models::{self, Row};
 use super::reader::Source;
-use super::schema::memory_retrieval_clock as purge_clock;
+use super::retention::{self, StoredRetention};
 use super::schema::memory_retrieval_failures::dsl;
 use super::{CommitGate, Inserted, Store, uncounted};
 use crate::attempts::{AttemptBatch, Owner};
@@ -394,7 +394,7 @@ impl r2d2::HandleError<r2d2::Error> for Quiet {
 
 // A row that the roll-up has not seen may not be counted yet.
 const PURGE: &str = "DELETE FROM memory_retrieval_failures WHERE id IN ( \
-     SELECT id FROM memory_retrieval_failures WHERE created_at < ? \
+     SELECT id FROM memory_retrieval_failures WHERE created_at >= ? AND created_at < ? \
      AND id <= (SELECT rolled_up_to FROM memory_retrieval_log) ORDER BY created_at LIMIT ?)";
 
 struct SqliteStore {
@@ -583,24 +583,25 @@ impl Store for SqliteStore {
     }
 
     #[cfg(feature = "cli")]
-    fn older_than(&mut self, before: i64) -> Result<u64, StoreError> {
+    fn count_within(&mut self, range: Range<i64>) -> Result<u64, StoreError> {
         let rows: i64 = dsl::memory_retrieval_failures
-            .filter(dsl::created_at.lt(before))
+            .filter(dsl::created_at.ge(range.start).and(dsl::created_at.lt(range.end)))
             .count()
             .get_result(&mut *self.connection()?)
             .map_err(|error| classify(&error))?;
         Ok(u64::try_from(rows).unwrap_or(0))
     }
 
-    fn purge(&mut self, before: i64, limit: u32) -> Result<u64, StoreError> {
+    fn purge(&mut self, range: Range<i64>, limit: u32) -> Result<u64, StoreError> {
         failpoint!("store-purge", |_| Err(StoreError::Retry("injected".into())));
         self.tell_checkpointer();
         let mut conn = self.connection()?;
         self.note_foreign_tables(&mut conn);
-        count_before_purge(&mut conn, before)?;
+        count_before_purge(&mut conn, range.end)?;
         let deleted = transact(&mut conn, |conn| {
             diesel::sql_query(PURGE)
-                .bind::<BigInt, _>(before)
+                .bind::<BigInt, _>(range.start)
+                .bind::<BigInt, _>(range.end)
                 .bind::<Integer, _>(i32::try_from(limit).unwrap_or(i32::MAX))
                 .execute(conn)
                 .map_err(|error| classify(&error))
@@ -615,27 +616,24 @@ impl Store for SqliteStore {
         Ok(deleted as u64)
     }
 
-    fn believed_at(&mut self, wall: i64) -> Result<Option<i64>, StoreError> {
+    #[cfg(feature = "cli")]
+    fn purge_attempts_from(&mut self, from: i64) -> Result<(), StoreError> {
         let mut conn = self.connection()?;
-        let stored = purge_clock::table.select(purge_clock::believed_at).first(&mut *conn).optional();
-        if let Some(stored) = stored.map_err(|error| classify(&error))? {
-            return Ok(Some(stored));
-        }
-        dsl::memory_retrieval_failures
-            .filter(dsl::created_at.le(wall))
-            .select(diesel::dsl::max(dsl::created_at))
-            .get_result(&mut *conn)
-            .map_err(|error| classify(&error))
+        transact(&mut conn, |conn| attempts::delete_from(conn, from).map_err(|error| classify(&error)))
     }
 
-    fn believe(&mut self, believed_at: i64) -> Result<(), StoreError> {
+    fn retention(&mut self) -> Result<StoredRetention, StoreError> {
+        retention::read(&mut *self.connection()?).map_err(|error| classify(&error))
+    }
+
+    fn change_retention(
+        &mut self,
+        change: &mut dyn FnMut(StoredRetention) -> StoredRetention,
+    ) -> Result<(), StoreError> {
         let mut conn = self.connection()?;
         transact(&mut conn, |conn| {
-            diesel::replace_into(purge_clock::table)
-                .values((purge_clock::one.eq(1), purge_clock::believed_at.eq(believed_at)))
-                .execute(conn)
-                .map(drop)
-                .map_err(|error| classify(&error))
+            let stored = retention::read(conn).map_err(|error| classify(&error))?;
+            retention::write(conn, &change(stored)).map_err(|error| classify(&error))
         })
     }
 
@@ -869,7 +867,7 @@ mod tests {
         let purge = plan(&mut conn, PURGE);
         for step in [
             "SEARCH memory_retrieval_failures USING INTEGER PRIMARY KEY (rowid=?)",
-            "SEARCH memory_retrieval_failures USING COVERING INDEX memory_retrieval_failures_created_at (created_at<?)",
+            "SEARCH memory_retrieval_failures USING COVERING INDEX memory_retrieval_failures_created_at (created_at>? AND created_at<?)",
         ] {
             assert!(purge.iter().any(|of| of == step), "{purge:?}");
         }
@@ -877,13 +875,6 @@ mod tests {
         assert_eq!(
             plan(&mut conn, stored),
             ["SEARCH memory_retrieval_failures USING COVERING INDEX memory_retrieval_failures_event_id (event_id=?)"]
-        );
-        let newest = "SELECT max(created_at) FROM memory_retrieval_failures WHERE created_at <= ?";
-        assert_eq!(
-            plan(&mut conn, newest),
-            [
-                "SEARCH memory_retrieval_failures USING COVERING INDEX memory_retrieval_failures_created_at (created_at<?)"
-            ]
         );
     }
 

@@ -1,3 +1,10 @@
+CREATE TABLE memory_retrieval_clock (
+    one         INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    believed_at INTEGER NOT NULL
+);
+INSERT INTO memory_retrieval_clock SELECT 1, trusted_at FROM memory_retrieval_retention WHERE trusted_at > 0;
+DROP TABLE memory_retrieval_retention;
+
 ALTER TABLE memory_retrieval_question_marks RENAME TO memory_retrieval_question_marks_before;
 CREATE TABLE memory_retrieval_question_marks (
     question   TEXT    NOT NULL PRIMARY KEY,

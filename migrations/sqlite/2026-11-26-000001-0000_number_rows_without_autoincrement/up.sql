@@ -63,3 +63,58 @@ DROP TABLE memory_retrieval_question_marks_before;
 
 -- The logger that wrote a delta and may write it once more; 0: none. It stood in the last bytes of delta_id.
 ALTER TABLE memory_retrieval_attempts_recent ADD COLUMN owner INTEGER NOT NULL DEFAULT 0;
+
+-- Retention.
+
+-- How long rows are kept, and the clock that says how old they are: one row.
+CREATE TABLE memory_retrieval_retention (
+    one                INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    -- Days after which failures and counts of attempts are deleted; 0: never. NULL: no logger was told, the defaults hold.
+    failures_days      INTEGER,
+    attempts_days      INTEGER,
+    -- The last reading of the wall clock that retention trusts (Unix milliseconds, UTC), with the boot of the machine
+    -- in which it was read, and the time since that boot in milliseconds. NULL: no reading yet.
+    trusted_at         INTEGER,
+    trusted_boot       TEXT,
+    trusted_since_boot INTEGER,
+    -- The first reading that was too far ahead of it, or too far behind, as long as none in between agreed with it.
+    ahead_at           INTEGER,
+    ahead_boot         TEXT,
+    ahead_since_boot   INTEGER,
+    behind_at          INTEGER,
+    behind_boot        TEXT,
+    behind_since_boot  INTEGER
+);
+-- A log without a trusted reading trusts none at once: it has rows that a wrong clock would delete.
+INSERT INTO memory_retrieval_retention (one, trusted_at)
+SELECT
+    1,
+    coalesce(
+        (SELECT believed_at FROM memory_retrieval_clock),
+        CASE WHEN EXISTS (SELECT 1 FROM memory_retrieval_failures) THEN 0 END
+    );
+DROP TABLE memory_retrieval_clock;
+
+-- Rows dated more than five minutes after they were written get the moment at which they were written, which their
+-- event_id (UUIDv7) begins with. No later date is accepted now, and no retention would reach those.
+UPDATE memory_retrieval_failures
+SET created_at = written_at
+FROM (
+    SELECT
+        future.id AS row_id,
+        (
+            WITH RECURSIVE digits (place, value) AS (
+                SELECT 0, 0
+                UNION ALL
+                SELECT
+                    place + 1,
+                    value * 16 + instr('0123456789ABCDEF', substr(hex(substr(future.event_id, 1, 6)), place + 1, 1)) - 1
+                FROM digits
+                WHERE place < 12
+            )
+            SELECT value FROM digits WHERE place = 12
+        ) AS written_at
+    FROM memory_retrieval_failures AS future
+    WHERE future.created_at > unixepoch() * 1000 + 300000 AND hex(substr(future.event_id, 7, 1)) LIKE '7%'
+)
+WHERE id = row_id AND created_at > written_at + 300000;

@@ -1,0 +1,624 @@
+//! The retention clock: by which time rows are as old as they are.
+//!
+//! A wall clock may be wrong: by years after a battery died, by hours after a virtual machine was
+//! paused, for a minute until a time server corrected it. Rows that a wrong clock deletes are gone,
+//! so retention follows the wall clock only as far as something else explains it. The state of its
+//! clock is one row of the database, which every process that deletes rows reads and updates.
+//!
+//! # What is trusted
+//!
+//! - **Time since boot**, sleep included, together with the boot's id. A wall clock that agrees with
+//!   it since the last trusted reading is trusted at once, however long ago that was: machines that
+//!   sleep at night, and programs that run for a minute a week on a machine that stays on.
+//! - **A short absence.** An advance that nothing explains is trusted at once if it is at most the
+//!   allowance: a tenth of the retention, one hour to ten days. The machine was off, or a virtual
+//!   machine was paused. A clock that is wrong by less than that deletes rows that much too early.
+//! - **A day of use.** A longer advance is doubted, and no row is deleted by it. It is trusted as soon
+//!   as a reading is a day later than the first doubted one and no reading in between was earlier
+//!   than that. A process that runs on takes a day. A program that runs for a minute a week, a
+//!   month or a year, on a machine that is off in between, is one run behind. A program that crashes and
+//!   starts each minute gains nothing, because its readings are not a day apart.
+//! - **The earlier of two clocks.** Rows are as old as the earlier one of wall clock and retention clock
+//!   says, so that a clock that was set back deletes nothing at all. A clock that stays behind for a
+//!   day of use is trusted as well: a database that was created under a clock of the future is
+//!   protected from then on.
+//!
+//! # What is not trusted
+//!
+//! - **The dates of rows.** Clients choose them.
+//! - **A second jump in the life of one process.** It begins the day of use from its own reading.
+//!
+//! # What that cannot prevent
+//!
+//! A clock that is wrong by years and runs evenly for a day is trusted, and deletes rows, because nothing on
+//! the machine contradicts it. So is one that is ahead at one start of the process and further ahead at the next,
+//! which a machine that is off for years cannot be told from. A machine with a dead battery that boots in the past
+//! deletes nothing until its clock is corrected; rows that it logs before the correction carry the wrong date, and are
+//! deleted once the clock is right if that date is older than the retention. Containers whose time since boot is
+//! shifted (time namespaces) count as machines that boot whenever it goes back.
+
+use uuid::Uuid;
+
+use crate::attempts::{DAY_MS, HOUR_MS};
+
+/// Readings that differ by less agree.
+pub(super) const SLACK_MS: i64 = HOUR_MS;
+/// How long a clock that contradicts the trusted one must run before it is trusted.
+const TRUSTED_AFTER_MS: i64 = DAY_MS;
+/// The largest advance that is trusted without an explanation.
+pub(super) const MAX_ALLOWANCE_MS: i64 = 10 * DAY_MS;
+
+/// Time since a boot of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Boot {
+    pub(crate) id: Uuid,
+    /// Milliseconds, sleep included.
+    pub(crate) since: i64,
+}
+
+impl Boot {
+    /// `None`: the system does not tell.
+    #[cfg(target_os = "linux")]
+    fn now() -> Option<Self> {
+        use std::sync::OnceLock;
+
+        static ID: OnceLock<Option<Uuid>> = OnceLock::new();
+        let id =
+            *ID.get_or_init(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().parse().ok());
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let since = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);
+        Some(Self { id: id?, since })
+    }
+
+    /// Time since the first call in this process, which stands for a boot: it explains what a
+    /// process sees while it runs.
+    #[cfg(not(target_os = "linux"))]
+    #[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
+    fn now() -> Option<Self> {
+        use std::sync::LazyLock;
+        use std::time::Instant;
+
+        static PROCESS: LazyLock<(Uuid, Instant)> = LazyLock::new(|| (Uuid::new_v4(), Instant::now()));
+        Some(Self { id: PROCESS.0, since: crate::clock::milliseconds(PROCESS.1.elapsed()) })
+    }
+}
+
+/// One look at the clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// The wall clock, in Unix milliseconds.
+    pub(crate) wall: i64,
+    pub(crate) boot: Option<Boot>,
+}
+
+impl Reading {
+    pub(crate) fn now() -> Self {
+        Self { wall: crate::clock::now(), boot: Boot::now() }
+    }
+
+    /// Returns the time until `later` that the time since boot proves, in milliseconds; 0 across a boot.
+    fn proven_until(&self, later: &Self) -> i64 {
+        match (self.boot, later.boot) {
+            (Some(one), Some(other)) if one.id == other.id => other.since.saturating_sub(one.since).max(0),
+            _ => 0,
+        }
+    }
+
+    /// Whether the wall clock of `later` is explained by this reading.
+    fn explains(&self, later: &Self, allowance: i64) -> bool {
+        let advance = later.wall.saturating_sub(self.wall);
+        (-SLACK_MS..=self.proven_until(later).saturating_add(allowance)).contains(&advance)
+    }
+}
+
+/// What the database keeps of the retention clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClockState {
+    /// The last reading that is trusted.
+    pub(crate) trusted: Reading,
+    /// The first reading too far ahead of it.
+    pub(crate) ahead: Option<Reading>,
+    /// The first reading too far behind it, of those in a row.
+    pub(crate) behind: Option<Reading>,
+}
+
+impl ClockState {
+    pub(crate) fn trusting(trusted: Reading) -> Self {
+        Self { trusted, ahead: None, behind: None }
+    }
+
+    /// Returns the time that decides how old rows are, in Unix milliseconds, at a reading that this state includes.
+    pub(crate) fn time_at(&self, reading: &Reading) -> i64 {
+        let proven = self.trusted.wall.saturating_add(self.trusted.proven_until(reading));
+        proven.min(reading.wall)
+    }
+
+    /// Whether `newer` differs enough to be written down. The trusted reading may grow as old as a tenth of the
+    /// allowance, so that a quiet logger writes hardly ever.
+    pub(crate) fn must_follow(&self, newer: &Self, allowance: i64) -> bool {
+        let boot = |state: &Self| state.trusted.boot.map(|boot| boot.id);
+        let age = newer.trusted.wall.abs_diff(self.trusted.wall);
+        (self.ahead, self.behind, boot(self)) != (newer.ahead, newer.behind, boot(newer))
+            || age >= (allowance / 10).clamp(HOUR_MS, DAY_MS).unsigned_abs()
+    }
+}
+
+/// The part of the retention clock that a process remembers: its own last reading.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RetentionClock {
+    last: Option<Reading>,
+}
+
+impl RetentionClock {
+    /// Returns the state after `reading`. `stored`: the state before it; `None`: the log is new, so that no clock
+    /// can do harm.
+    pub(crate) fn advance(&mut self, stored: Option<ClockState>, reading: Reading, allowance: i64) -> ClockState {
+        let last = self.last.replace(reading);
+        let Some(ClockState { trusted, ahead, behind }) = stored else { return ClockState::trusting(reading) };
+        if trusted.explains(&reading, allowance) {
+            return ClockState::trusting(reading);
+        }
+        let is_ahead = reading.wall > trusted.wall;
+        // A jump from one wrong time to another. A clock that was behind, and is set right, does not count.
+        let jumped =
+            last.is_some_and(|last| (last.wall > trusted.wall) == is_ahead && !last.explains(&reading, allowance));
+        let first = if is_ahead { ahead } else { behind };
+        let first = first.filter(|first| !jumped && reading.wall >= first.wall).unwrap_or(reading);
+        if reading.wall.saturating_sub(first.wall) >= TRUSTED_AFTER_MS {
+            return if first.explains(&reading, allowance) {
+                ClockState::trusting(reading)
+            } else {
+                ClockState { ahead: Some(reading), ..ClockState::trusting(first) }
+            };
+        }
+        if is_ahead {
+            ClockState { trusted, ahead: Some(first), behind: None }
+        } else {
+            // Keeps `ahead`: a machine with a dead battery is behind for some seconds after each boot.
+            ClockState { trusted, ahead, behind: Some(first) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempts::MINUTE_MS;
+    use crate::retention::RetentionDays;
+
+    /// What the clocks of a machine say, and what a process makes of it.
+    struct Machine {
+        /// The true time.
+        now: i64,
+        /// How wrong the wall clock is.
+        wrong: i64,
+        boot: Boot,
+        allowance: i64,
+        process: RetentionClock,
+        stored: Option<ClockState>,
+        /// The latest time by which rows were deleted, after the true time: 0 is right.
+        early: i64,
+        writes: u32,
+    }
+
+    const MINUTE: i64 = MINUTE_MS;
+    const HOUR: i64 = HOUR_MS;
+    const DAY: i64 = DAY_MS;
+    const YEAR: i64 = 365 * DAY_MS;
+    const NOW: i64 = 1_790_000_000_000;
+
+    impl Machine {
+        /// With a database that was in use until now.
+        fn with_retention(days: u32) -> Self {
+            let boot = Boot { id: Uuid::from_u128(1), since: 1000 };
+            let allowance = RetentionDays { failures: days, attempts: 400 }.allowance();
+            let reading = Reading { wall: NOW, boot: Some(boot) };
+            Self {
+                now: NOW,
+                wrong: 0,
+                boot,
+                allowance,
+                process: RetentionClock::default(),
+                stored: Some(ClockState::trusting(reading)),
+                early: i64::MIN,
+                writes: 0,
+            }
+        }
+
+        /// Time passes while the machine runs or sleeps.
+        fn pass(&mut self, span: i64) -> &mut Self {
+            self.now += span;
+            self.boot.since += span;
+            self
+        }
+
+        /// Time passes while the machine is off or, with `same_boot`, paused by its host.
+        fn off(&mut self, span: i64) -> &mut Self {
+            self.now += span;
+            self.boot = Boot { id: Uuid::from_u128(self.boot.id.as_u128() + 1), since: 20_000 };
+            self.start()
+        }
+
+        fn pause(&mut self, span: i64) -> &mut Self {
+            self.now += span;
+            self
+        }
+
+        /// The process starts.
+        fn start(&mut self) -> &mut Self {
+            self.process = RetentionClock::default();
+            self
+        }
+
+        fn reading(&self) -> Reading {
+            Reading { wall: self.now + self.wrong, boot: Some(self.boot) }
+        }
+
+        /// Looks at the clock, as a process with `process` does: how far behind the true time retention is.
+        fn look_with(&mut self, mut process: RetentionClock) -> (i64, RetentionClock) {
+            let reading = self.reading();
+            let state = process.advance(self.stored, reading, self.allowance);
+            let time = state.time_at(&reading);
+            assert!(time <= reading.wall);
+            if self.stored.is_none_or(|stored| stored.must_follow(&state, self.allowance)) {
+                self.stored = Some(state);
+                self.writes += 1;
+            }
+            self.early = self.early.max(time - self.now);
+            (self.now - time, process)
+        }
+
+        fn look(&mut self) -> i64 {
+            let (behind, process) = self.look_with(self.process);
+            self.process = process;
+            behind
+        }
+
+        /// Runs for `span`, with a look each hour, and at the end: how far behind at its end.
+        fn run(&mut self, span: i64) -> i64 {
+            self.look();
+            for _ in 0..span / HOUR {
+                self.pass(HOUR).look();
+            }
+            self.pass(span % HOUR).look()
+        }
+
+        /// The same for a clock that is wrong by `wrong` as long.
+        fn run_wrong(&mut self, wrong: i64, span: i64) -> i64 {
+            self.wrong = wrong;
+            let behind = self.run(span);
+            self.wrong = 0;
+            behind
+        }
+    }
+
+    /// Repeats `round`: the largest lag at its ends.
+    fn largest(rounds: u32, mut round: impl FnMut(u32) -> i64) -> i64 {
+        (0..rounds).map(&mut round).max().unwrap()
+    }
+
+    /// Each row: what happens, and how far retention is behind the true time then, and was ahead of it, at most.
+    #[test]
+    fn scenarios_purge_late_or_early_by_what_is_documented() {
+        type Scenario = fn(&mut Machine) -> i64;
+        let scenarios: &[(&str, u32, Scenario, i64, i64)] = &[
+            ("even run", 30, |m| largest(400, |_| m.run(DAY)), 0, 0),
+            (
+                "laptop that sleeps at night, for a year",
+                30,
+                |m| {
+                    largest(365, |_| {
+                        m.run(8 * HOUR);
+                        m.pass(16 * HOUR).look()
+                    })
+                },
+                0,
+                0,
+            ),
+            (
+                "laptop that sleeps for half a year",
+                30,
+                |m| {
+                    m.run(HOUR);
+                    m.pass(YEAR / 2).look()
+                },
+                0,
+                0,
+            ),
+            (
+                "office machine, off at night and on weekends",
+                30,
+                |m| {
+                    largest(52, |_| {
+                        largest(5, |_| {
+                            m.off(16 * HOUR).look();
+                            m.run(8 * HOUR)
+                        })
+                        .max(m.off(48 * HOUR).look())
+                    })
+                },
+                0,
+                0,
+            ),
+            (
+                "one minute a week on a machine that stays on",
+                7,
+                |m| largest(52, |_| m.start().run(MINUTE).max(m.pass(7 * DAY).start().look())),
+                0,
+                0,
+            ),
+            (
+                "one minute a week on a machine that is off in between",
+                90,
+                |m| largest(52, |_| m.off(7 * DAY).run(MINUTE)),
+                0,
+                0,
+            ),
+            (
+                "the same with a retention of 30 days: one run behind",
+                30,
+                |m| largest(52, |_| m.off(7 * DAY).run(MINUTE)),
+                7 * DAY + 2 * MINUTE,
+                0,
+            ),
+            (
+                "one minute a month: one run behind",
+                30,
+                |m| largest(24, |_| m.off(30 * DAY).run(MINUTE)),
+                30 * DAY + 2 * MINUTE,
+                0,
+            ),
+            (
+                "one minute a year: one run behind",
+                90,
+                |m| largest(9, |_| m.off(YEAR).run(MINUTE)),
+                YEAR + 2 * MINUTE,
+                0,
+            ),
+            (
+                "off for a year, then on: a day of use",
+                30,
+                |m| {
+                    m.off(YEAR);
+                    assert!(m.run(DAY - HOUR) >= YEAR);
+                    m.run(HOUR)
+                },
+                0,
+                0,
+            ),
+            (
+                "off for a year, then on, retention of a day",
+                1,
+                |m| {
+                    m.off(YEAR);
+                    m.run(DAY)
+                },
+                0,
+                0,
+            ),
+            (
+                "a year ahead for an hour, and back",
+                30,
+                |m| {
+                    m.run_wrong(YEAR, HOUR);
+                    m.run(HOUR)
+                },
+                0,
+                0,
+            ),
+            (
+                "a year ahead for 23 hours, each day",
+                30,
+                |m| {
+                    largest(50, |_| {
+                        m.run_wrong(YEAR, 23 * HOUR);
+                        m.run(HOUR)
+                    })
+                },
+                0,
+                0,
+            ),
+            (
+                "a jump ahead each minute, ever further",
+                30,
+                |m| {
+                    m.look();
+                    for jumps in 1..100 {
+                        m.wrong = jumps * YEAR;
+                        m.pass(MINUTE).look();
+                    }
+                    m.wrong = 0;
+                    m.pass(MINUTE).look()
+                },
+                0,
+                0,
+            ),
+            (
+                "a year ahead from the start, a crash loop of a day less a minute",
+                30,
+                |m| {
+                    m.wrong = YEAR;
+                    largest(24 * 60 - 1, |_| {
+                        m.look();
+                        m.pass(MINUTE).start().look()
+                    });
+                    m.wrong = 0;
+                    m.start().run(HOUR)
+                },
+                0,
+                0,
+            ),
+            (
+                "three days ahead, within the allowance: that much too early",
+                30,
+                |m| {
+                    m.run_wrong(3 * DAY, HOUR);
+                    m.run(HOUR)
+                },
+                0,
+                3 * DAY,
+            ),
+            (
+                "dead battery: 2020 for half a minute after each boot, weekly, then right",
+                30,
+                |m| {
+                    largest(52, |_| {
+                        m.off(7 * DAY);
+                        m.wrong = 1_577_836_800_000 - m.now;
+                        m.look();
+                        m.pass(MINUTE / 2).wrong = 0;
+                        m.run(MINUTE)
+                    })
+                },
+                7 * DAY + 2 * MINUTE + MINUTE / 2,
+                0,
+            ),
+            (
+                "dead battery, a service: half a minute of 2020, then right within a day",
+                30,
+                |m| {
+                    largest(52, |_| {
+                        m.off(16 * HOUR);
+                        m.wrong = 1_577_836_800_000 - m.now;
+                        m.look();
+                        m.pass(MINUTE / 2).wrong = 0;
+                        m.run(8 * HOUR)
+                    })
+                },
+                0,
+                0,
+            ),
+            (
+                "a week in 2020, then right: a day of use",
+                30,
+                |m| {
+                    m.run_wrong(1_577_836_800_000 - NOW, 7 * DAY);
+                    m.run(DAY)
+                },
+                0,
+                0,
+            ),
+            (
+                "created under a clock of the future, set right, then wrong again after a day of use",
+                30,
+                |m| {
+                    m.stored = None;
+                    m.run_wrong(9 * YEAR, HOUR);
+                    m.early = i64::MIN;
+                    m.run(DAY + HOUR);
+                    m.run_wrong(9 * YEAR, HOUR);
+                    m.run(HOUR)
+                },
+                0,
+                0,
+            ),
+            (
+                "virtual machine, paused each night",
+                30,
+                |m| {
+                    largest(365, |_| {
+                        m.run(8 * HOUR);
+                        m.pause(16 * HOUR).look()
+                    })
+                },
+                0,
+                0,
+            ),
+            (
+                "virtual machine, paused for a year: a day of use",
+                30,
+                |m| {
+                    m.run(DAY);
+                    m.pause(YEAR);
+                    m.run(DAY)
+                },
+                0,
+                0,
+            ),
+            (
+                "the clock is set back two hours",
+                30,
+                |m| {
+                    m.run_wrong(2 * HOUR, 30 * DAY);
+                    m.run(DAY + 2 * HOUR)
+                },
+                0,
+                2 * HOUR,
+            ),
+            (
+                "an upgraded log without a trusted reading: a day of use",
+                30,
+                |m| {
+                    m.stored = Some(ClockState::trusting(Reading { wall: 0, boot: None }));
+                    assert!(m.run(DAY - HOUR) > 50 * YEAR);
+                    m.run(HOUR)
+                },
+                0,
+                0,
+            ),
+            (
+                "time since boot goes back (another container): as after a boot",
+                30,
+                |m| {
+                    m.run(DAY);
+                    m.boot.since = 5;
+                    m.start().run(DAY)
+                },
+                0,
+                0,
+            ),
+        ];
+        for (name, days, happen, behind, early) in scenarios {
+            let mut machine = Machine::with_retention(*days);
+            assert_eq!(happen(&mut machine), *behind, "behind: {name}");
+            assert!(machine.early <= *early, "early by {} h: {name}", machine.early / HOUR);
+        }
+    }
+
+    #[test]
+    fn jump_beside_a_second_process_is_doubted_by_both() {
+        let mut machine = Machine::with_retention(30);
+        let (mut one, mut other) = (RetentionClock::default(), RetentionClock::default());
+        for hour in 0..48 {
+            machine.wrong = if hour < 24 { 0 } else { YEAR + (hour - 24) * YEAR };
+            machine.pass(HOUR);
+            (_, one) = machine.look_with(one);
+            (_, other) = machine.look_with(other);
+        }
+        assert!(machine.early <= 0, "{}", machine.early);
+    }
+
+    #[test]
+    fn even_run_writes_less_than_once_an_hour_and_a_steady_doubt_once() {
+        let mut machine = Machine::with_retention(90);
+        machine.run(30 * DAY);
+        assert_eq!(machine.writes, 32, "each 22 hours");
+        machine.writes = 0;
+        machine.run_wrong(YEAR, 20 * HOUR);
+        assert_eq!(machine.writes, 1, "the first reading that is doubted");
+    }
+
+    #[test]
+    fn extreme_readings_overflow_nothing_and_never_run_ahead_of_the_wall() {
+        let walls = [i64::MIN, -1, 0, NOW, crate::clock::END_OF_TIME, i64::MAX];
+        let boots = [None, Some(0), Some(i64::MIN), Some(i64::MAX)];
+        let readings: Vec<Reading> = walls
+            .into_iter()
+            .flat_map(|wall| {
+                boots.map(|since| Reading { wall, boot: since.map(|since| Boot { id: Uuid::nil(), since }) })
+            })
+            .collect();
+        let mut clock = RetentionClock::default();
+        let mut state = None;
+        for one in &readings {
+            for other in &readings {
+                for reading in [one, other] {
+                    let next = clock.advance(state, *reading, MAX_ALLOWANCE_MS);
+                    assert!(next.time_at(reading) <= reading.wall);
+                    let _ = next.must_follow(&state.unwrap_or(next), MAX_ALLOWANCE_MS);
+                    state = Some(next);
+                }
+            }
+        }
+    }
+}
