@@ -78,8 +78,8 @@ pub struct LoggerConfig {
     pub(crate) enabled: bool,
     #[serde(skip)]
     pub(crate) redactor: Option<Redactor>,
-    /// Whether old rows are deleted, and the retention is written to the database. Not so by commands that only bring
-    /// something in.
+    /// `true` if the logger deletes old rows and writes its retention to the database. Commands that only bring
+    /// something in do neither.
     #[serde(skip)]
     pub(crate) applies_retention: bool,
 }

@@ -160,11 +160,11 @@ enum Door {
 struct Moment {
     /// Unix milliseconds, UTC.
     at: i64,
-    /// Whether its caller gave another one, which lies in the future.
+    /// `true` if its caller gave another one, which lies in the future.
     redated: bool,
-    /// Whether the retention of failures would delete it at once.
+    /// `true` if the retention of failures would delete it at once.
     failure_too_old: bool,
-    /// Whether the retention of attempts would.
+    /// `true` if the retention of attempts would.
     attempt_too_old: bool,
 }
 

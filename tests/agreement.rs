@@ -25,7 +25,7 @@ fn fail_at(logger: &LoggerHandle, at: SystemTime) {
     logger.strategy("observed").conversation("c").record(failed.at(at));
 }
 
-/// How many failures each report finds in `range`.
+/// Counts the failures that each report finds in `range`.
 fn found(reader: &FailureReader, range: TimeRange) -> [(&'static str, u64); 8] {
     let filter = || FailureFilter { range: Some(range), ..FailureFilter::default() };
     let page = block_on(reader.list(filter(), PageRequest::newest(100))).unwrap();

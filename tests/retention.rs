@@ -38,7 +38,7 @@ fn logger_without_retention_adopts_that_of_the_database() {
     let keeping = spawn(db.config().retention_days(0).cleanup_every(1));
     purge(&keeping);
     age(&db, 10, 300);
-    // Beside the one that was told, and after it has ended.
+    // Beside the configured logger, and after that one has ended.
     let beside = spawn(db.config().cleanup_every(1));
     purge(&beside);
     block_on(beside.shutdown()).unwrap();
@@ -101,7 +101,7 @@ fn record_older_than_the_retention_is_dropped_and_counted() {
     assert_eq!(db.turns(), [4]);
     assert_eq!(db.attempts(), 1, "and they count in no rate");
     assert_eq!(db.integer("SELECT sum(records) FROM memory_retrieval_drops WHERE reason = 'too_old'"), 3);
-    // What was accepted outlives the next start.
+    // The accepted record survives the next start.
     purge(&spawn(db.config()));
     assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index = 4"), 1);
 }
@@ -217,7 +217,7 @@ fn idle_logger_writes_nothing_for_its_retention() {
     let logger = spawn(db.config().retention_days(30).cleanup_every(1));
     purge(&logger);
     block_on(logger.shutdown()).unwrap();
-    // Another start in the same hour, told the same.
+    // Another start in the same hour with the same setting.
     db.execute(
         "CREATE TRIGGER t BEFORE INSERT ON memory_retrieval_retention BEGIN SELECT RAISE(ABORT, 'written'); END",
     );

@@ -131,7 +131,7 @@ const SETTING: [Column; 3] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Origin {
     Default,
-    /// The retention in force, which a logger was told before.
+    /// The retention in force, which a logger has written to the database.
     Database,
     File(PathBuf),
     Environment(String),
@@ -301,7 +301,7 @@ impl Settings {
         write(format, &Value::from(rows.clone()), &rows, &SETTING)
     }
 
-    /// What the database says of retention, if there is one that can be read.
+    /// Returns the retention that the database contains, if it can be read.
     async fn stored_retention(&self) -> Option<StoredRetention> {
         match self.logger.validate() {
             Ok(Location::File(path)) if path.exists() => FailureReader::open(path).retention().await.ok(),

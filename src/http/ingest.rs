@@ -170,7 +170,7 @@ pub(super) trait Incoming: DeserializeOwned {
     /// Hands it over. `Err`: there is no room for it now, or it is too old.
     fn hand_over(&self, api: &Api) -> Result<(), DropReason>;
 
-    /// Why it is too old.
+    /// Returns the reason for which the retention in force rejects it.
     fn too_old(&self, api: &Api) -> String;
 }
 
@@ -189,7 +189,7 @@ impl Incoming for NewFailure {
     }
 }
 
-/// Why a record dated `created_at` is too old.
+/// Returns the reason that a record dated `created_at` is too old.
 pub(super) fn too_old(created_at: Option<SystemTime>, setting: &str, days: u32) -> String {
     let created_at = created_at.map_or(0, crate::clock::milliseconds_of);
     format!(
@@ -199,7 +199,7 @@ pub(super) fn too_old(created_at: Option<SystemTime>, setting: &str, days: u32) 
 }
 
 impl NewFailure {
-    /// Why it is too old for the retention in force.
+    /// Returns the reason for which the retention in force rejects it.
     pub(crate) fn too_old(&self, logger: &LoggerHandle) -> String {
         too_old(self.created_at, "retention_days", logger.shared().retention.days().failures)
     }

@@ -68,7 +68,7 @@ impl FailureReader {
         Self::new(ReadPool::new(Some(Source::file(path.as_ref()))))
     }
 
-    /// What the database says of retention.
+    /// Reads the retention that the database contains.
     #[cfg(feature = "cli")]
     pub(crate) async fn retention(&self) -> Result<crate::store::StoredRetention, ReadError> {
         self.pool.run(self.timeout, |conn, _| Ok(crate::store::retention::read(conn)?)).await

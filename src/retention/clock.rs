@@ -32,7 +32,7 @@
 //!
 //! A clock that is wrong by years and runs evenly for a day is trusted, and deletes rows, because nothing on
 //! the machine contradicts it. So is one that is ahead at one start of the process and further ahead at the next,
-//! which a machine that is off for years cannot be told from. A machine with a dead battery that boots in the past
+//! because a machine that is off for years looks the same. A machine with a dead battery that boots in the past
 //! deletes nothing until its clock is corrected; rows that it logs before the correction carry the wrong date, and are
 //! deleted once the clock is right if that date is older than the retention. Containers whose time since boot is
 //! shifted (time namespaces) count as machines that boot whenever it goes back.
@@ -43,7 +43,7 @@ use crate::attempts::{DAY_MS, HOUR_MS};
 
 /// Readings that differ by less agree.
 pub(super) const SLACK_MS: i64 = HOUR_MS;
-/// How long a clock that contradicts the trusted one must run before it is trusted.
+/// Time that a clock must run in contradiction to the trusted one before it is trusted.
 const TRUSTED_AFTER_MS: i64 = DAY_MS;
 /// The largest advance that is trusted without an explanation.
 pub(super) const MAX_ALLOWANCE_MS: i64 = 10 * DAY_MS;
@@ -104,14 +104,14 @@ impl Reading {
         }
     }
 
-    /// Whether the wall clock of `later` is explained by this reading.
+    /// Returns `true` if this reading explains the wall clock of `later`.
     fn explains(&self, later: &Self, allowance: i64) -> bool {
         let advance = later.wall.saturating_sub(self.wall);
         (-SLACK_MS..=self.proven_until(later).saturating_add(allowance)).contains(&advance)
     }
 }
 
-/// What the database keeps of the retention clock.
+/// The part of the retention clock that the database keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClockState {
     /// The last reading that is trusted.
@@ -133,7 +133,7 @@ impl ClockState {
         proven.min(reading.wall)
     }
 
-    /// Whether `newer` differs enough to be written down. The trusted reading may grow as old as a tenth of the
+    /// Returns `true` if `newer` differs enough to be written. The trusted reading may grow as old as a tenth of the
     /// allowance, so that a quiet logger writes hardly ever.
     pub(crate) fn must_follow(&self, newer: &Self, allowance: i64) -> bool {
         let boot = |state: &Self| state.trusted.boot.map(|boot| boot.id);
@@ -186,11 +186,11 @@ mod tests {
     use crate::attempts::MINUTE_MS;
     use crate::retention::RetentionDays;
 
-    /// What the clocks of a machine say, and what a process makes of it.
+    /// A simulated machine with its clocks and one process.
     struct Machine {
         /// The true time.
         now: i64,
-        /// How wrong the wall clock is.
+        /// Error of the wall clock.
         wrong: i64,
         boot: Boot,
         allowance: i64,

@@ -16,14 +16,14 @@ use crate::store::{Resolution, Store, StoredRetention};
 pub(crate) use clock::{Boot, ClockState, Reading, RetentionClock};
 use clock::{MAX_ALLOWANCE_MS, SLACK_MS};
 
-/// How far ahead of the clock a record may be dated. Clocks of machines that a time server keeps
+/// Largest distance by which a record may be dated ahead of the clock. Clocks that a time server keeps
 /// differ by less.
 pub(crate) const MAX_AHEAD_MS: i64 = 5 * MINUTE_MS;
-/// How long minutes and hours are kept; days are kept as long as the settings say.
+/// Retention of minutes and hours; the settings give that of days.
 const MINUTES_KEPT_DAYS: u32 = 7;
 const HOURS_KEPT_DAYS: u32 = 90;
 
-/// How long rows are kept.
+/// The ages at which rows are deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RetentionDays {
     /// 0: always.

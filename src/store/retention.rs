@@ -6,10 +6,10 @@ use uuid::Uuid;
 use super::schema::memory_retrieval_retention::dsl;
 use crate::retention::{Boot, ClockState, Reading, RetentionDays};
 
-/// What the database says of retention.
+/// The retention that the database contains.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct StoredRetention {
-    /// `None`: no logger was told.
+    /// `None`: no logger was configured with one.
     pub(crate) failures_days: Option<u32>,
     pub(crate) attempts_days: Option<u32>,
     /// `None`: the log is new.
@@ -17,7 +17,7 @@ pub(crate) struct StoredRetention {
 }
 
 impl StoredRetention {
-    /// The days in force: defaults where no logger was told otherwise.
+    /// Returns the days in force: the defaults unless a logger was configured otherwise.
     pub(crate) fn days(&self) -> RetentionDays {
         let default = RetentionDays::default();
         RetentionDays {
@@ -40,7 +40,7 @@ fn stored(reading: Option<Reading>) -> StoredReading {
     (reading.map(|reading| reading.wall), boot.map(|boot| boot.id.to_string()), boot.map(|boot| boot.since))
 }
 
-/// A log without the row (deleted by hand) counts as one that was never told anything.
+/// Returns defaults if the row is missing (deleted by hand).
 pub(crate) fn read(conn: &mut SqliteConnection) -> QueryResult<StoredRetention> {
     type Stored = (Option<i64>, Option<i64>, StoredReading, StoredReading, StoredReading);
     let row: Option<Stored> = dsl::memory_retrieval_retention
@@ -54,7 +54,7 @@ pub(crate) fn read(conn: &mut SqliteConnection) -> QueryResult<StoredRetention> 
         .first(conn)
         .optional()?;
     let Some((failures, attempts, trusted, ahead, behind)) = row else { return Ok(StoredRetention::default()) };
-    // What is negative, or too large, was written by no logger: the default is safer than 0.
+    // No logger writes a negative or too large number: the default is safer than 0.
     let days = |days: Option<i64>| days.and_then(|days| u32::try_from(days).ok());
     Ok(StoredRetention {
         failures_days: days(failures),
