@@ -8,6 +8,7 @@ pub(crate) mod drops;
 mod file;
 pub(crate) mod log;
 pub(crate) mod marks;
+mod migrate;
 mod models;
 pub(crate) mod reader;
 pub(crate) mod retention;

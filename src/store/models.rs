@@ -249,7 +249,7 @@ impl QueryFragment<Sqlite> for LargestId {
     }
 }
 
-const LARGEST_ID: &str = "SELECT max( \
+pub(super) const LARGEST_ID: &str = "SELECT max( \
      (SELECT largest_deleted_id FROM memory_retrieval_log), \
      coalesce((SELECT max(id) FROM memory_retrieval_failures), 0))";
 

@@ -15,7 +15,6 @@ use diesel::prelude::*;
 use diesel::r2d2::{self, ConnectionManager, CustomizeConnection, PooledConnection};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{BigInt, Integer};
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use scheduled_thread_pool::ScheduledThreadPool;
 use uuid::Uuid;
 
@@ -24,6 +23,7 @@ use super::checkpoint::Checkpointer;
 use super::drops;
 use super::file::{DatabaseFile, FileLock, Identity};
 use super::marks::{self, Mark};
+use super::migrate::{MigrationError, migrate};
 use super::models::{self, Row};
 use super::reader::Source;
 use super::retention::{self, StoredRetention};
@@ -34,8 +34,6 @@ use crate::clock;
 use crate::config::Location;
 use crate::error::{StartError, StoreError};
 use crate::stats::DropCounts;
-
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// How long a statement waits for a lock before it gives up.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -193,7 +191,13 @@ impl Database {
                     return Err(StartError::Inaccessible { path: file.path().into(), cause });
                 }
                 Err(StartError::Store(StoreError::Retry(cause))) => {
-                    let text = format!("database_url = {}: {cause}", file.path().display());
+                    let remedy = match &*cause {
+                        "database or disk is full" | "disk I/O error" => {
+                            "; make sure that the disk works and has 1 MB of free space"
+                        }
+                        _ => "",
+                    };
+                    let text = format!("database_url = {}: {cause}{remedy}", file.path().display());
                     return Err(StartError::Store(StoreError::Retry(text)));
                 }
                 done => return done,
@@ -279,27 +283,9 @@ impl Database {
         }
         run(Pragmas::STATEMENTS)?;
 
-        // Under a lock, because two processes that migrate at once race (diesel issue 3707).
-        let mut refused = None;
-        conn.immediate_transaction(|conn| {
-            conn.run_pending_migrations(MIGRATIONS).map(drop).map_err(|error| {
-                refused = Some(error.to_string());
-                DieselError::RollbackTransaction
-            })
-        })
-        .and_then(|()| {
-            dsl::memory_retrieval_failures
-                .select((dsl::event_id, dsl::created_at))
-                .limit(0)
-                .load::<(Vec<u8>, i64)>(conn)
-                .map(drop)
-        })
-        .map_err(|error| match (refused, classify(&error)) {
-            (Some(cause), _) | (None, StoreError::Reopen(cause)) => match classify_text(&cause) {
-                retry @ StoreError::Retry(_) => StartError::Store(retry),
-                _ => StartError::Incompatible { path: path(), cause },
-            },
-            (None, other) => unusable(other),
+        migrate(conn).map_err(|error| match error {
+            MigrationError::Incompatible(cause) => StartError::Incompatible { path: path(), cause },
+            MigrationError::Store(error) => unusable(error),
         })?;
 
         let version =
@@ -826,7 +812,7 @@ pub(super) fn classify_text(text: &str) -> StoreError {
 #[cfg(test)]
 pub(crate) fn migrated() -> SqliteConnection {
     let mut conn = SqliteConnection::establish(":memory:").unwrap();
-    conn.run_pending_migrations(MIGRATIONS).unwrap();
+    migrate(&mut conn).unwrap();
     super::reader::teach(&mut conn).unwrap();
     conn
 }
@@ -871,6 +857,8 @@ mod tests {
         ] {
             assert!(purge.iter().any(|of| of == step), "{purge:?}");
         }
+        let largest = plan(&mut conn, models::LARGEST_ID);
+        assert!(largest.iter().any(|of| of == "SEARCH memory_retrieval_failures"), "{largest:?}");
         let stored = "SELECT id FROM memory_retrieval_failures WHERE event_id = ?";
         assert_eq!(
             plan(&mut conn, stored),
