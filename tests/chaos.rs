@@ -395,6 +395,38 @@ fn a_reader_that_holds_a_snapshot_and_the_journal_afterwards() {
 }
 
 #[test]
+fn idle_logger_writes_nothing() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    let logger = spawn(db.config().flush_interval(Duration::from_millis(1)));
+    log(&logger, 0..1);
+    flushed(&logger);
+    let (checkpoints, ticks) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    for (point, count) in [("checkpoint-idle", &checkpoints), ("actor-tick", &ticks)] {
+        let count = Arc::clone(count);
+        let counted = move || {
+            count.fetch_add(1, Ordering::AcqRel);
+        };
+        fail::cfg_callback(point, counted).unwrap();
+    }
+    eventually("the checkpoint", || checkpoints.load(Ordering::Acquire) == 1);
+    let state = || {
+        ["", "-wal", "-shm"].map(|suffix| {
+            let file = fs::metadata(format!("{}{suffix}", db.url())).unwrap();
+            (file.len(), file.modified().unwrap())
+        })
+    };
+    let (before, begin) = (state(), ticks.load(Ordering::Acquire));
+    eventually("ticks of the actor", || ticks.load(Ordering::Acquire) > begin + 1000);
+    assert_eq!(state(), before);
+    assert_eq!(checkpoints.load(Ordering::Acquire), 1);
+    survived(&db, &logger, 1);
+}
+
+#[test]
 fn two_shutdowns_from_two_tasks_and_a_drop_against_a_locked_database() {
     let _scenario = FailScenario::setup();
     let db = TestDb::new();

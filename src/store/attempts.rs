@@ -221,16 +221,15 @@ impl Sums {
     }
 }
 
-/// Deletes some cells of `resolution` that ended before `before`: how many, and whether those were
-/// all.
-pub(super) fn expire(conn: &mut SqliteConnection, resolution: Resolution, before: i64) -> QueryResult<(usize, bool)> {
+/// Deletes some cells of `resolution` that ended before `before`: whether those were all.
+pub(super) fn expire(conn: &mut SqliteConnection, resolution: Resolution, before: i64) -> QueryResult<bool> {
     let expired = diesel::sql_query(EXPIRE)
         .bind::<BigInt, _>(resolution.seconds())
         .bind::<BigInt, _>(resolution.ended_before(before))
         .bind::<BigInt, _>(resolution.seconds())
         .bind::<Integer, _>(CELLS_PER_EXPIRY)
         .execute(conn)?;
-    Ok((expired, i32::try_from(expired).is_ok_and(|expired| expired < CELLS_PER_EXPIRY)))
+    Ok(i32::try_from(expired).is_ok_and(|expired| expired < CELLS_PER_EXPIRY))
 }
 
 /// Deletes what was counted in spans that begin at `from` or later.

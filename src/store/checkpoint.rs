@@ -1,90 +1,145 @@
 //! Checkpoints beside the writer: what it commits goes to the write-ahead log (WAL), and from
 //! there into the database file on a thread of its own, so that no flush waits for it.
 //!
-//! SQLite begins the WAL anew only when a checkpoint has caught up with the writer. A writer that
-//! never rests would never let it, so beyond a limit the writer waits for one.
+//! SQLite reuses the WAL from its start only when a checkpoint has caught up with the writer. A writer that
+//! never rests would never let it, so the writer finishes a checkpoint that is nearly done, and
+//! waits for one if the WAL has grown too long.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sql_types::Integer;
 
-/// Bytes of committed rows after which a checkpoint begins: about SQLite's own 1000 pages.
-const EVERY_BYTES: usize = 4 << 20;
-/// How soon a WAL that is too long is checkpointed again.
-const SOON: Duration = Duration::from_secs(1);
+/// Pages of the WAL that are not in the database file yet, after which a checkpoint begins: SQLite's own limit.
+const EVERY_PAGES: u64 = 1000;
+/// The writer itself copies this many pages at most, in a few milliseconds.
+const PAGES_TO_FINISH: u64 = 128;
+/// A reader can keep a checkpoint from copying all pages: the next attempt begins this much later.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Pages of the WAL beyond which the writer waits for a checkpoint: 32 MiB of 4 KiB pages.
 const WAIT_AT_PAGES: u64 = 8192;
+/// Time without a commit after which the WAL is emptied.
+const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// Longest time between two attempts to empty the WAL while a reader prevents it.
+const LONGEST_IDLE: Duration = Duration::from_secs(640);
 
 /// Runs checkpoints on a thread of its own, which ends with this value.
 pub(super) struct Checkpointer {
     state: Arc<State>,
-    /// Bytes committed since a checkpoint was last asked for.
-    bytes: usize,
-    /// When that was.
     asked_at: Instant,
     /// At how many pages the writer waits next.
     wait_at: u64,
-    wake: Option<SyncSender<()>>,
+    ask: Option<SyncSender<Ask>>,
     thread: Option<JoinHandle<()>>,
 }
 
 struct State {
     conn: Mutex<SqliteConnection>,
-    /// Length of the WAL at the last checkpoint, in pages.
-    pages: AtomicU64,
+    /// Pages that the last checkpoint could not copy.
+    left: AtomicU64,
+    /// Number of commits; only its changes matter.
+    commits: AtomicU64,
+    /// `true` while the thread looks for a time without commits; the writer then need not wake it.
+    is_watching: AtomicBool,
+}
+
+enum Ask {
+    /// There was a commit after a time without.
+    Watch,
+    Checkpoint,
+}
+
+/// Kind of checkpoint.
+#[derive(Clone, Copy)]
+enum Mode {
+    /// Copies nothing, but counts. SQLite before 3.51 takes it for `Passive`, which is slower and harms nothing.
+    Count,
+    /// Copies what no reader prevents, and waits for nothing.
+    Passive,
+    /// Copies all pages and empties the file, unless a reader or writer prevents it.
+    Truncate,
+}
+
+/// Number of pages in the WAL.
+#[derive(Clone, Copy)]
+struct Pages {
+    all: u64,
+    copied: u64,
+}
+
+impl Pages {
+    fn left(self) -> u64 {
+        self.all.saturating_sub(self.copied)
+    }
 }
 
 impl Checkpointer {
-    /// `conn` must not checkpoint by itself, nor may the writer's.
-    pub(super) fn start(conn: SqliteConnection) -> std::io::Result<Self> {
-        let state = Arc::new(State { conn: Mutex::new(conn), pages: AtomicU64::new(0) });
-        let (wake, woken) = sync_channel(1);
+    /// Empties the WAL, so that the database file has all tables and rows. `conn` must not
+    /// checkpoint by itself, nor may the writer's.
+    pub(super) fn start(mut conn: SqliteConnection) -> std::io::Result<Self> {
+        // A checkpoint that waits for a reader would keep other processes from writing.
+        let _ = conn.batch_execute("PRAGMA busy_timeout = 0");
+        checkpoint(&mut conn, Mode::Truncate);
+        let state = Arc::new(State {
+            conn: Mutex::new(conn),
+            left: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            is_watching: AtomicBool::new(false),
+        });
+        let (ask, asked) = sync_channel(1);
         let thread = Builder::new().name("failure-logger-checkpoint".into()).spawn({
             let state = Arc::clone(&state);
-            move || run(&state, &woken)
+            move || run(&state, &asked)
         })?;
-        Ok(Self {
-            state,
-            bytes: 0,
-            asked_at: Instant::now(),
-            wait_at: WAIT_AT_PAGES,
-            wake: Some(wake),
-            thread: Some(thread),
-        })
+        Ok(Self { state, asked_at: Instant::now(), wait_at: WAIT_AT_PAGES, ask: Some(ask), thread: Some(thread) })
     }
 
-    /// To be told by the writer what it has committed, between two transactions. Waits only if the
-    /// WAL has grown too long.
-    pub(super) fn committed(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        // A journal that a reader let grow is worked off soon after, however little is written.
-        let too_long = self.state.pages.load(Ordering::Acquire) >= WAIT_AT_PAGES;
-        if self.bytes < EVERY_BYTES && !(too_long && self.asked_at.elapsed() >= SOON) {
-            return;
-        }
-        self.bytes = 0;
-        self.asked_at = Instant::now();
-        let asked = self.wake.as_ref().is_some_and(|wake| wake.try_send(()).is_ok());
-        let pages = self.state.pages.load(Ordering::Acquire);
-        if pages < WAIT_AT_PAGES {
+    /// Has the WAL checkpointed if it is long. The writer calls it before a transaction, with its connection. Waits
+    /// only if the WAL has grown too long.
+    pub(super) fn before_transaction(&mut self, conn: &mut SqliteConnection) {
+        let Some(pages) = checkpoint(conn, Mode::Count) else { return };
+        let left = pages.left();
+        if pages.all < WAIT_AT_PAGES {
             self.wait_at = WAIT_AT_PAGES;
-        } else if pages >= self.wait_at || !asked {
-            self.state.checkpoint();
+        }
+        if pages.all >= self.wait_at {
             // If a reader holds on to the WAL, waiting does not help: not again before it has
             // grown as much as before.
-            self.wait_at = self.state.pages.load(Ordering::Acquire) + WAIT_AT_PAGES;
+            self.wait_at = self.state.checkpoint(Mode::Passive).map_or(pages.all, |pages| pages.all) + WAIT_AT_PAGES;
+        } else if pages.all >= EVERY_PAGES && (1..=PAGES_TO_FINISH).contains(&left) {
+            checkpoint(conn, Mode::Passive);
+        } else if left >= EVERY_PAGES
+            && (left >= self.state.left.load(Ordering::Acquire) + EVERY_PAGES || self.asked_at.elapsed() >= RETRY_AFTER)
+            && self.ask(Ask::Checkpoint)
+        {
+            self.asked_at = Instant::now();
         }
+    }
+
+    /// Notes a commit. The writer calls it after each one.
+    pub(super) fn committed(&self) {
+        // Release, and before the swap: a thread that sees the commit's number does not take the time for idle.
+        self.state.commits.fetch_add(1, Ordering::Release);
+        // After the commit: the thread clears it before its last look, which then covers the commit.
+        if !self.state.is_watching.swap(true, Ordering::AcqRel) {
+            self.ask(Ask::Watch);
+        }
+    }
+
+    /// `false` if the thread has something to do already, after which it watches as well.
+    fn ask(&self, what: Ask) -> bool {
+        self.ask.as_ref().is_some_and(|ask| ask.try_send(what).is_ok())
     }
 }
 
 impl Drop for Checkpointer {
     fn drop(&mut self) {
-        self.wake = None;
+        self.ask = None;
         if let Some(thread) = self.thread.take() {
             // It has nothing to say, not even if it panicked.
             let _ = thread.join();
@@ -92,24 +147,194 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run(state: &State, woken: &Receiver<()>) {
-    while woken.recv().is_ok() {
-        state.checkpoint();
+/// Checkpoints when the writer asks for it, and once when there was no commit for a while. Then it
+/// sleeps until the next commit.
+fn run(state: &State, asked: &Receiver<Ask>) {
+    let Ok(mut ask) = asked.recv() else { return };
+    loop {
+        if matches!(ask, Ask::Checkpoint) {
+            state.checkpoint(Mode::Passive);
+        }
+        ask = match watch(state, asked) {
+            Some(ask) => ask,
+            None => return,
+        };
+    }
+}
+
+/// Waits for the next request, and empties the WAL when there was no commit for a while. `None`: the logger ends.
+fn watch(state: &State, asked: &Receiver<Ask>) -> Option<Ask> {
+    let mut pause = IDLE_AFTER;
+    loop {
+        let commits = state.commits.load(Ordering::Acquire);
+        match asked.recv_timeout(pause) {
+            Ok(ask) => return Some(ask),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if state.commits.load(Ordering::Acquire) != commits {
+            pause = IDLE_AFTER;
+            continue;
+        }
+        // Acquire: the checkpoint sees each commit whose writer found it set.
+        state.is_watching.swap(false, Ordering::AcqRel);
+        if state.checkpoint(Mode::Truncate).is_some_and(|pages| pages.left() == 0) {
+            failpoint!("checkpoint-idle");
+            return asked.recv().ok();
+        }
+        pause = (2 * pause).min(LONGEST_IDLE);
     }
 }
 
 impl State {
-    fn checkpoint(&self) {
-        #[derive(QueryableByName)]
-        struct Outcome {
-            #[diesel(sql_type = Integer)]
-            log: i32,
-        }
+    fn checkpoint(&self, mode: Mode) -> Option<Pages> {
         let mut conn = self.conn.lock().unwrap_or_else(PoisonError::into_inner);
-        match diesel::sql_query("PRAGMA wal_checkpoint(PASSIVE)").get_result::<Outcome>(&mut *conn) {
-            Ok(Outcome { log }) => self.pages.store(u64::try_from(log).unwrap_or(0), Ordering::Release),
-            // The next one does it; a database that cannot be written fails the flush, and is said there.
-            Err(error) => tracing::debug!(%error, "no checkpoint"),
+        let pages = checkpoint(&mut conn, mode)?;
+        self.left.store(pages.left(), Ordering::Release);
+        Some(pages)
+    }
+}
+
+/// `None`: there is no WAL, or another process is just checkpointing or recovering it.
+fn checkpoint(conn: &mut SqliteConnection, mode: Mode) -> Option<Pages> {
+    #[derive(QueryableByName)]
+    struct Outcome {
+        #[diesel(sql_type = Integer)]
+        log: i32,
+        #[diesel(sql_type = Integer)]
+        checkpointed: i32,
+    }
+    let statement = match mode {
+        Mode::Count => "PRAGMA wal_checkpoint(NOOP)",
+        Mode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+        Mode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+    };
+    match diesel::sql_query(statement).get_result::<Outcome>(conn) {
+        Ok(Outcome { log, checkpointed }) => {
+            Some(Pages { all: u64::try_from(log).ok()?, copied: u64::try_from(checkpointed).ok()? })
+        }
+        // The next one does it; a database that cannot be written fails the flush, and is said there.
+        Err(error) => {
+            tracing::debug!(%error, "no checkpoint");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Database {
+        _folder: tempfile::TempDir,
+        url: String,
+    }
+
+    impl Database {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let url = folder.path().join("c.db").to_str().unwrap().to_owned();
+            let database = Self { _folder: folder, url };
+            database
+                .connect()
+                .batch_execute("PRAGMA journal_mode = WAL; CREATE TABLE t (n INTEGER PRIMARY KEY, bytes BLOB)")
+                .unwrap();
+            database
+        }
+
+        fn connect(&self) -> SqliteConnection {
+            let mut conn = SqliteConnection::establish(&self.url).unwrap();
+            conn.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA wal_autocheckpoint = 0").unwrap();
+            conn
+        }
+
+        fn journal(&self) -> u64 {
+            std::fs::metadata(format!("{}-wal", self.url)).map_or(0, |file| file.len())
+        }
+    }
+
+    /// Adds about as many pages to the WAL, in one transaction.
+    fn write(conn: &mut SqliteConnection, pages: u64) {
+        conn.batch_execute(&format!("INSERT INTO t (bytes) VALUES (zeroblob({}))", 4092 * pages)).unwrap();
+    }
+
+    fn count(conn: &mut SqliteConnection) -> Pages {
+        checkpoint(conn, Mode::Count).unwrap()
+    }
+
+    fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !done() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "still waiting: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn start_empties_the_journal() {
+        let database = Database::new();
+        let mut conn = database.connect();
+        write(&mut conn, 10);
+        assert!(database.journal() > 0);
+        let _checkpointer = Checkpointer::start(database.connect()).unwrap();
+        assert_eq!(database.journal(), 0);
+    }
+
+    #[test]
+    fn checkpoint_begins_at_a_thousand_pages() {
+        let database = Database::new();
+        let mut conn = database.connect();
+        let mut checkpointer = Checkpointer::start(database.connect()).unwrap();
+        for pages in [400, 400] {
+            write(&mut conn, pages);
+            checkpointer.before_transaction(&mut conn);
+        }
+        assert_eq!(checkpointer.state.left.load(Ordering::Acquire), 0);
+        assert_eq!(count(&mut conn).copied, 0);
+        write(&mut conn, 400);
+        checkpointer.before_transaction(&mut conn);
+        eventually("the checkpoint", || count(&mut conn).left() == 0);
+    }
+
+    #[test]
+    fn writer_finishes_a_checkpoint_that_is_nearly_done() {
+        let database = Database::new();
+        let mut conn = database.connect();
+        let mut checkpointer = Checkpointer::start(database.connect()).unwrap();
+        write(&mut conn, 1200);
+        // All pages are copied, but the reader keeps SQLite from reusing the WAL from its start.
+        let mut reader = database.connect();
+        reader.batch_execute("BEGIN; SELECT count(*) FROM t").unwrap();
+        checkpoint(&mut conn, Mode::Passive).unwrap();
+        write(&mut conn, 10);
+        reader.batch_execute("ROLLBACK").unwrap();
+        assert!(count(&mut conn).all > 1200 && count(&mut conn).left() > 0);
+        checkpointer.before_transaction(&mut conn);
+        assert_eq!(count(&mut conn).left(), 0);
+    }
+
+    #[test]
+    fn writer_waits_for_a_checkpoint_of_a_long_journal() {
+        let database = Database::new();
+        let mut conn = database.connect();
+        let mut checkpointer = Checkpointer::start(database.connect()).unwrap();
+        write(&mut conn, WAIT_AT_PAGES + 100);
+        checkpointer.before_transaction(&mut conn);
+        assert_eq!(count(&mut conn).left(), 0);
+    }
+
+    #[test]
+    fn journal_is_emptied_once_after_the_last_commit() {
+        let database = Database::new();
+        let mut conn = database.connect();
+        let checkpointer = Checkpointer::start(database.connect()).unwrap();
+        for _ in 0..2 {
+            write(&mut conn, 10);
+            checkpointer.committed();
+            assert!(database.journal() > 0);
+            eventually("the checkpoint", || database.journal() == 0);
+            // It sleeps until the next commit.
+            assert!(!checkpointer.state.is_watching.load(Ordering::Acquire));
         }
     }
 }

@@ -122,17 +122,6 @@ impl Row {
         }
     }
 
-    /// About how many bytes the row takes in the database.
-    pub(super) fn bytes(&self) -> usize {
-        let optional = |text: Option<&str>| text.map_or(0, str::len);
-        // Numbers, keys and their two indexes.
-        100 + self.retrieval_strategy.len()
-            + self.query_text.len()
-            + optional(self.conversation_id.as_ref().map(ConversationId::as_str))
-            + optional(self.edge_types.as_deref())
-            + optional(self.error_context.as_deref())
-    }
-
     /// A row of which nothing is known to be wrong.
     pub(super) fn plain() -> Self {
         let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "probe", "probe");

@@ -45,14 +45,8 @@ const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(10);
 const POOL_TIMEOUT: Duration = Duration::from_secs(6);
 /// The oldest version without the WAL corruption bug (sqlite.org/wal.html, "WAL-reset bug").
 const SAFE_SQLITE: (u32, u32, u32) = (3, 51, 3);
-/// What a deletion adds to the journal: about a quarter of a page, for row, indexes and freed space.
-const JOURNAL_BYTES_PER_DELETION: usize = 1024;
-/// What a cell of attempts takes in the journal, with its sketches.
-const BYTES_PER_CELL: usize = 1024;
-/// What the largest compaction writes to the journal, about.
-const BYTES_PER_COMPACTION: usize = 1 << 20;
 /// Pages given back to the file system after each chunk of a purge: 2 MiB of 4 KiB pages.
-const VACUUM_PAGES: u32 = 512;
+const VACUUM_PAGES: i64 = 512;
 
 /// A database that can be opened, and reopened when the file behind it has changed.
 pub(crate) struct Database {
@@ -155,7 +149,6 @@ impl Database {
             pool: Some(pool),
             threads,
             checkpointer,
-            since_checkpoint: 0,
             file: Arc::new(OpenFile { file: self.file.clone(), identity, known: Arc::clone(&self.known) }),
             known: Arc::clone(&self.known),
         })
@@ -389,8 +382,6 @@ struct SqliteStore {
     /// One thread, on which the pool opens connections.
     threads: Arc<ScheduledThreadPool>,
     checkpointer: Option<Checkpointer>,
-    /// Bytes committed that the checkpointer does not know of.
-    since_checkpoint: usize,
     file: Arc<OpenFile>,
     known: Arc<Known>,
 }
@@ -431,11 +422,28 @@ impl SqliteStore {
         Ok(StoreConnection { conn, file: Arc::clone(&self.file) })
     }
 
-    /// Before a transaction, for the permit of its commit must not wait for a checkpoint.
-    fn tell_checkpointer(&mut self) {
+    /// The same, for a transaction that writes. Before it, because the permit of its commit must not wait for a
+    /// checkpoint.
+    fn connection_to_write(&mut self) -> Result<StoreConnection, StoreError> {
+        let mut conn = self.connection()?;
         if let Some(checkpointer) = &mut self.checkpointer {
-            checkpointer.committed(std::mem::take(&mut self.since_checkpoint));
+            checkpointer.before_transaction(&mut conn);
         }
+        Ok(conn)
+    }
+
+    fn committed(&self) {
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.committed();
+        }
+    }
+
+    /// Runs `work` in a transaction that holds the write lock.
+    fn write<T>(&mut self, work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut conn = self.connection_to_write()?;
+        let done = transact(&mut conn, work)?;
+        self.committed();
+        Ok(done)
     }
 
     /// Notes whether others have tables in the file by now: a file that they share is never renamed.
@@ -511,7 +519,7 @@ impl SqliteStore {
         attempts: &AttemptBatch,
         gate: &'g CommitGate,
     ) -> Result<Inserted<'g>, InsertError> {
-        let mut conn = self.connection()?;
+        let mut conn = self.connection_to_write()?;
         let (mut permit, mut inserted, mut refused) = (None, models::InsertedRows::default(), None);
         transact(&mut conn, |conn| {
             inserted = models::insert_new(conn, rows).map_err(|error| classify(&error))?;
@@ -528,7 +536,7 @@ impl SqliteStore {
             if permit.is_some() { Ok(()) } else { Err(closed()) }
         })
         .map_err(|error| refused.map_or(InsertError::Store(error), InsertError::Attempts))?;
-        self.since_checkpoint += rows.iter().map(Row::bytes).sum::<usize>() + attempts.deltas.len() * BYTES_PER_CELL;
+        self.committed();
         let models::InsertedRows { duplicates, are_behind } = inserted;
         Ok(Inserted { permit: permit.ok_or_else(closed)?, duplicates, are_behind, refused: None })
     }
@@ -542,7 +550,6 @@ impl Store for SqliteStore {
         gate: &'g CommitGate,
     ) -> Result<Inserted<'g>, StoreError> {
         failpoint!("store-insert", |_| Err(StoreError::Retry("injected".into())));
-        self.tell_checkpointer();
         #[cfg(feature = "failpoints")]
         if let Some(Some(sql)) = fail::eval("store-sql", |sql| sql) {
             self.connection()?.batch_execute(&sql).map_err(|error| classify(&error))?;
@@ -580,10 +587,11 @@ impl Store for SqliteStore {
 
     fn purge(&mut self, range: Range<i64>, limit: u32) -> Result<u64, StoreError> {
         failpoint!("store-purge", |_| Err(StoreError::Retry("injected".into())));
-        self.tell_checkpointer();
-        let mut conn = self.connection()?;
+        let mut conn = self.connection_to_write()?;
         self.note_foreign_tables(&mut conn);
-        count_before_purge(&mut conn, range.end)?;
+        if count_before_purge(&mut conn, range.end)? {
+            self.committed();
+        }
         let deleted = transact(&mut conn, |conn| {
             diesel::sql_query(PURGE)
                 .bind::<BigInt, _>(range.start)
@@ -592,20 +600,19 @@ impl Store for SqliteStore {
                 .execute(conn)
                 .map_err(|error| classify(&error))
         })?;
-        self.since_checkpoint += deleted * JOURNAL_BYTES_PER_DELETION;
         // The rows are gone, whatever becomes of their space: the next purge tries again.
-        if deleted > 0
-            && let Err(error) = conn.batch_execute(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))
-        {
-            tracing::debug!(%error, "the space of purged rows was not given back");
+        if deleted > 0 {
+            if let Err(error) = give_space_back(&mut conn) {
+                tracing::debug!(%error, "the space of purged rows was not given back");
+            }
+            self.committed();
         }
         Ok(deleted as u64)
     }
 
     #[cfg(feature = "cli")]
     fn purge_attempts_from(&mut self, from: i64) -> Result<(), StoreError> {
-        let mut conn = self.connection()?;
-        transact(&mut conn, |conn| attempts::delete_from(conn, from).map_err(|error| classify(&error)))
+        self.write(|conn| attempts::delete_from(conn, from).map_err(|error| classify(&error)))
     }
 
     fn retention(&mut self) -> Result<StoredRetention, StoreError> {
@@ -616,15 +623,13 @@ impl Store for SqliteStore {
         &mut self,
         change: &mut dyn FnMut(StoredRetention) -> StoredRetention,
     ) -> Result<(), StoreError> {
-        let mut conn = self.connection()?;
-        transact(&mut conn, |conn| {
+        self.write(|conn| {
             let stored = retention::read(conn).map_err(|error| classify(&error))?;
             retention::write(conn, &change(stored)).map_err(|error| classify(&error))
         })
     }
 
     fn roll_up(&mut self, own: Option<Owner>) -> Result<bool, StoreError> {
-        self.tell_checkpointer();
         let mut conn = self.connection()?;
         self.note_foreign_tables(&mut conn);
         // Not worth a lock that others wait for.
@@ -632,13 +637,8 @@ impl Store for SqliteStore {
         if !any.map_err(|error| classify_upkeep(&error))? {
             return Ok(true);
         }
-        let all = transact(&mut conn, |conn| {
-            attempts::roll_up(conn, clock::now(), own).map_err(|error| classify_upkeep(&error))
-        })?;
-        if !all {
-            self.since_checkpoint += BYTES_PER_COMPACTION;
-        }
-        Ok(all)
+        drop(conn);
+        self.write(|conn| attempts::roll_up(conn, clock::now(), own).map_err(|error| classify_upkeep(&error)))
     }
 
     fn release(&mut self, owner: Owner) -> Result<(), StoreError> {
@@ -646,7 +646,8 @@ impl Store for SqliteStore {
         if !attempts::has_deltas_of(&mut conn, owner).map_err(|error| classify_upkeep(&error))? {
             return Ok(());
         }
-        transact(&mut conn, |conn| attempts::release(conn, owner).map_err(|error| classify_upkeep(&error)))
+        drop(conn);
+        self.write(|conn| attempts::release(conn, owner).map_err(|error| classify_upkeep(&error)))
     }
 
     fn expire(&mut self, resolution: Resolution, before: i64) -> Result<bool, StoreError> {
@@ -656,16 +657,12 @@ impl Store for SqliteStore {
         if oldest.is_none_or(|oldest| oldest >= resolution.ended_before(before)) {
             return Ok(true);
         }
-        let (expired, all) = transact(&mut conn, |conn| {
-            attempts::expire(conn, resolution, before).map_err(|error| classify_upkeep(&error))
-        })?;
-        self.since_checkpoint += expired * BYTES_PER_CELL;
-        Ok(all)
+        drop(conn);
+        self.write(|conn| attempts::expire(conn, resolution, before).map_err(|error| classify_upkeep(&error)))
     }
 
     fn count_drops(&mut self, drops: &BTreeMap<i64, DropCounts>) -> Result<(), StoreError> {
-        let mut conn = self.connection()?;
-        transact(&mut conn, |conn| {
+        self.write(|conn| {
             drops
                 .iter()
                 .try_for_each(|(at, drops)| drops::add(conn, *at, drops))
@@ -681,13 +678,13 @@ impl Store for SqliteStore {
         if known.total() == 0 {
             return Ok(());
         }
-        transact(&mut conn, |conn| drops::expire(conn, before).map(drop).map_err(|error| classify_upkeep(&error)))
+        drop(conn);
+        self.write(|conn| drops::expire(conn, before).map(drop).map_err(|error| classify_upkeep(&error)))
     }
 
     fn mark(&mut self, question: &str, mark: Mark) -> Result<(), StoreError> {
         failpoint!("store-mark", |_| Err(StoreError::Retry("injected".into())));
-        let mut conn = self.connection()?;
-        transact(&mut conn, |conn| marks::set(conn, question, mark).map_err(|error| classify(&error)))
+        self.write(|conn| marks::set(conn, question, mark).map_err(|error| classify(&error)))
     }
 
     fn close(&mut self) {
@@ -711,20 +708,35 @@ fn classify_upkeep(error: &DieselError) -> StoreError {
     }
 }
 
-/// Rolls up rows from before `before` that are not counted yet: a purge leaves the others as they are.
-fn count_before_purge(conn: &mut StoreConnection, before: i64) -> Result<(), StoreError> {
+/// Rolls up rows from before `before` that are not counted yet: a purge leaves the others as they are. Returns `true` if
+/// there were any.
+fn count_before_purge(conn: &mut StoreConnection, before: i64) -> Result<bool, StoreError> {
+    let mut any = false;
     while uncounted::has_rows_before(conn, before).map_err(|error| classify(&error))? {
         let rolled_up =
             transact(conn, |conn| attempts::roll_up(conn, clock::now(), None).map_err(|error| classify_upkeep(&error)));
         match rolled_up {
-            Ok(false) => {}
-            Ok(true) => break,
+            Ok(false) => any = true,
+            Ok(true) => return Ok(true),
             Err(StoreError::Split(cause)) => {
                 tracing::warn!(cause, "the store refuses to count attempts; their failures are not purged");
                 break;
             }
             Err(error) => return Err(error),
         }
+    }
+    Ok(any)
+}
+
+/// Gives some free pages back to the file system, if they are more than an eighth of the file: inserts use the others
+/// again, and moving pages into their place writes several times as much.
+fn give_space_back(conn: &mut SqliteConnection) -> QueryResult<()> {
+    let spare: i64 = diesel::select(diesel::dsl::sql::<BigInt>(
+        "(SELECT freelist_count FROM pragma_freelist_count) - (SELECT page_count FROM pragma_page_count) / 8",
+    ))
+    .get_result(conn)?;
+    if spare > 0 {
+        conn.batch_execute(&format!("PRAGMA incremental_vacuum({})", spare.min(VACUUM_PAGES)))?;
     }
     Ok(())
 }
