@@ -36,6 +36,11 @@ run:
 bench:
     cargo bench
 
+# Bytes that each failure writes, beside those of another binary: ten minutes at one failure a second.
+write-bytes old seconds="600" rate="1":
+    cargo build --release
+    benches/write_bytes.sh {{old}} target/release/failure-logger {{seconds}} {{rate}}
+
 # Licences, advisories and sources of the dependencies.
 deny:
     cargo deny check
