@@ -191,6 +191,8 @@ fn upgrade_leaves_what_users_added_to_the_table() {
          UPDATE memory_retrieval_failures SET note = 'noted ' || id; \
          CREATE INDEX users_index ON memory_retrieval_failures (note); \
          CREATE VIEW users_view AS SELECT note FROM memory_retrieval_failures WHERE latency_ms > 10; \
+         CREATE VIEW users_marks AS SELECT question FROM memory_retrieval_question_marks; \
+         CREATE VIEW users_broken_view AS SELECT * FROM a_table_that_is_gone; \
          CREATE TABLE users_log (id INTEGER); \
          CREATE TRIGGER users_trigger AFTER DELETE ON memory_retrieval_failures \
          BEGIN INSERT INTO users_log VALUES (OLD.id); END;",
@@ -201,6 +203,7 @@ fn upgrade_leaves_what_users_added_to_the_table() {
     block_on(logger.shutdown()).unwrap();
     assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE note = 'noted ' || id"), ROWS);
     assert_eq!(db.integer("SELECT count(*) FROM users_view"), seen);
+    assert_eq!(db.integer("SELECT count(*) FROM users_marks"), 2);
     assert_eq!(
         db.integer("SELECT count(*) FROM memory_retrieval_failures INDEXED BY users_index WHERE note = 'noted 3'"),
         1

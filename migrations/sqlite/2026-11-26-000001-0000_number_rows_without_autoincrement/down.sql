@@ -5,15 +5,16 @@ CREATE TABLE memory_retrieval_clock (
 INSERT INTO memory_retrieval_clock SELECT 1, trusted_at FROM memory_retrieval_retention WHERE trusted_at > 0;
 DROP TABLE memory_retrieval_retention;
 
-ALTER TABLE memory_retrieval_question_marks RENAME TO memory_retrieval_question_marks_before;
+CREATE TEMP TABLE memory_retrieval_question_marks_before AS SELECT * FROM main.memory_retrieval_question_marks;
+DROP TABLE main.memory_retrieval_question_marks;
 CREATE TABLE memory_retrieval_question_marks (
     question   TEXT    NOT NULL PRIMARY KEY,
     status     TEXT    NOT NULL CHECK (status = 'resolved' OR status = 'ignored'),
     marked_at  INTEGER NOT NULL
 ) WITHOUT ROWID;
 INSERT INTO memory_retrieval_question_marks
-SELECT question, status, marked_at FROM memory_retrieval_question_marks_before WHERE status <> 'open';
-DROP TABLE memory_retrieval_question_marks_before;
+SELECT question, status, marked_at FROM temp.memory_retrieval_question_marks_before WHERE status <> 'open';
+DROP TABLE temp.memory_retrieval_question_marks_before;
 
 -- What is counted from rows is counted in a table of its own again. Four bytes of zero: may be added up at once.
 INSERT INTO memory_retrieval_attempts_recent (delta_id, started_at, strategy, outcome, attempts, unobserved)

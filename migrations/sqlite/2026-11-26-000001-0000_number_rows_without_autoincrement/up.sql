@@ -45,7 +45,9 @@ END;
 
 -- Statuses of groups of queries. `open` is stored as well: it holds against an earlier status of another text of the
 -- group. No query is longer than 512 characters, which are 1023 at most in lower case and without punctuation.
-ALTER TABLE memory_retrieval_question_marks RENAME TO memory_retrieval_question_marks_before;
+-- Copied and not renamed, because ALTER TABLE .. RENAME changes users' views too, and fails if one of them is broken.
+CREATE TEMP TABLE memory_retrieval_question_marks_before AS SELECT * FROM main.memory_retrieval_question_marks;
+DROP TABLE main.memory_retrieval_question_marks;
 CREATE TABLE memory_retrieval_question_marks (
     -- The question in lower case and without punctuation.
     question   TEXT    NOT NULL PRIMARY KEY CHECK (length(question) <= 1024),
@@ -57,9 +59,9 @@ CREATE TABLE memory_retrieval_question_marks (
 ) WITHOUT ROWID;
 INSERT INTO memory_retrieval_question_marks
 SELECT question, status, marked_at, row_number() OVER (ORDER BY marked_at, question)
-FROM memory_retrieval_question_marks_before
+FROM temp.memory_retrieval_question_marks_before
 WHERE length(question) <= 1024;
-DROP TABLE memory_retrieval_question_marks_before;
+DROP TABLE temp.memory_retrieval_question_marks_before;
 
 -- The logger that wrote a delta and may write it once more; 0: none. It stood in the last bytes of delta_id.
 ALTER TABLE memory_retrieval_attempts_recent ADD COLUMN owner INTEGER NOT NULL DEFAULT 0;
