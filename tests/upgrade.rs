@@ -175,12 +175,17 @@ fn upgrade_readers_see_all_failures_rates_and_statuses() {
 }
 
 #[test]
-fn reader_of_a_database_before_its_upgrade_lists_failures() {
+fn reader_before_an_upgrade_lists_failures_or_says_what_to_do() {
     let db = fixture();
     let reader = FailureReader::open(db.path());
     let page = block_on(reader.list(FailureFilter::default(), PageRequest::newest(1000))).unwrap();
     assert_eq!(page.failures.len() as i64, ROWS);
+    let refused = block_on(reader.summary(TimeRange::all())).unwrap_err().to_string();
+    assert!(refused.contains(&db.url()) && refused.contains("start the logger on it once"), "{refused}");
     assert!(is_old(&mut db.connect()));
+
+    block_on(open(&db).shutdown()).unwrap();
+    assert_eq!(block_on(reader.summary(TimeRange::all())).unwrap().dropped.rejected, 3);
 }
 
 #[test]

@@ -160,6 +160,13 @@ impl Inner {
                 Err(ReadError::Store(StoreError::Retry(cause))) if cause.contains("locked") && !deadline.passed() => {
                     std::thread::sleep(AGAIN_AFTER);
                 }
+                // A connection that only reads cannot update them.
+                Err(ReadError::Store(StoreError::Reopen(cause))) if cause.starts_with("no such ") => {
+                    let path = self.source.as_ref().and_then(Source::path).map(Path::to_owned).unwrap_or_default();
+                    let cause =
+                        format!("{cause}; if an earlier version wrote it, start the logger on it once to update it");
+                    return Err(ReadError::Inaccessible { path, cause });
+                }
                 Err(error) => return Err(error),
                 done => {
                     self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
