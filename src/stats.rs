@@ -110,11 +110,14 @@ impl DropCounts {
 
     /// Adds other losses.
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.buffer_full += other.buffer_full;
-        self.unavailable += other.unavailable;
-        self.closed += other.closed;
-        self.rejected += other.rejected;
-        self.unsaved += other.unsaved;
+        // By name, so that the compiler asks for a reason that is added later.
+        let Self { buffer_full, unavailable, closed, rejected, too_old, unsaved } = other;
+        self.buffer_full += buffer_full;
+        self.unavailable += unavailable;
+        self.closed += closed;
+        self.rejected += rejected;
+        self.too_old += too_old;
+        self.unsaved += unsaved;
     }
 
     /// Adds to the reason with this name. One of a newer version is passed over.
