@@ -25,7 +25,7 @@ use crate::store::{CommitGate, Database, Row, Store};
 const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// The longest pause between two attempts to write while a shutdown waits.
-pub(crate) const RETRY_WHILE_CLOSING: Duration = Duration::from_millis(250);
+const RETRY_WHILE_CLOSING: Duration = Duration::from_millis(250);
 
 /// Stands in for text whose redaction failed.
 const NOT_REDACTED: &str = "[the redactor panicked]";
@@ -485,8 +485,13 @@ impl Shared {
 
     /// Why attempts are not to be tried now: the store refused them a short time ago.
     pub(crate) fn attempts_refusal(&self) -> Option<Refusal> {
-        let longest = if self.closed_door().is_some() { RETRY_WHILE_CLOSING } else { Duration::MAX };
+        let longest = if self.closed_door().is_some() { self.longest_pause_while_closing() } else { Duration::MAX };
         self.attempts.refusal().filter(|refusal| !refusal.retry_in(longest).is_zero())
+    }
+
+    /// So short that there are several tries before the deadline.
+    pub(crate) fn longest_pause_while_closing(&self) -> Duration {
+        RETRY_WHILE_CLOSING.min(self.config.shutdown_timeout / 4)
     }
 
     /// Everything that was accepted is stored, and the store is closed.

@@ -509,6 +509,20 @@ fn a_store_that_refuses_attempts_costs_no_record_of_a_load() {
 }
 
 #[test]
+fn a_shutdown_reports_attempts_that_the_store_refuses() {
+    let db = TestDb::new();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let logger = common::spawn(db.config().backoff(day, day).shutdown_timeout(Duration::from_millis(200)));
+    db.execute(REFUSALS[0][0]);
+    logger.strategy("semantic").record(Outcome::success(Duration::ZERO));
+    logger.log(common::no_hit(1));
+    let Err(LoggerError::Unsaved { report, cause }) = block_on(logger.shutdown()) else { panic!("one is lost") };
+    assert_eq!((report.unsaved, report.attempts_unsaved, report.stats.persisted), (0, 1, 1));
+    assert!(cause.contains("attempts cannot be counted: no"), "{cause}");
+    assert_eq!(db.rows(), 1);
+}
+
+#[test]
 fn attempts_are_counted_once_though_the_store_refuses_one() {
     let db = TestDb::new();
     let logger = common::spawn(db.config().backoff(Duration::from_millis(1), Duration::from_millis(5)));

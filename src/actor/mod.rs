@@ -26,7 +26,7 @@ use crate::config::LoggerConfig;
 use crate::error::{LoggerError, StartError, StoreError};
 use crate::handle::LoggerHandle;
 use crate::record::RetrievalFailureRecord;
-use crate::shared::{RETRY_WHILE_CLOSING, Shared, Writer};
+use crate::shared::{Shared, Writer};
 use crate::stats::{FlushReport, ShutdownReport, Stats};
 use crate::store::Database;
 
@@ -287,7 +287,7 @@ impl FailureLogger {
     /// Has attempts that the store refused tried once more, after their pause. One timer at a time.
     fn retry_attempts(&mut self, ctx: &mut Context<Self>) {
         let Some(refusal) = self.shared.attempts_refusal() else { return };
-        let longest = if self.closing.is_some() { RETRY_WHILE_CLOSING } else { Duration::MAX };
+        let longest = if self.closing.is_some() { self.shared.longest_pause_while_closing() } else { Duration::MAX };
         if let Some(timer) = self.attempts_timer.take() {
             ctx.cancel_future(timer);
         }
@@ -388,7 +388,8 @@ impl FailureLogger {
             StoreError::GiveUp(_) => {}
             StoreError::Reopen(_) | StoreError::Corrupt(_) => ctx.terminate(),
             StoreError::Retry(_) | StoreError::Split(_) => {
-                let longest = if self.closing.is_some() { self.longest_pause_while_closing() } else { Duration::MAX };
+                let longest =
+                    if self.closing.is_some() { self.shared.longest_pause_while_closing() } else { Duration::MAX };
                 let pause = self.backoff.next().min(longest);
                 tracing::warn!(cause = %error, buffered, pause_ms = pause.as_millis(), "the store failed; records are kept, and written later");
                 self.due = buffered > 0 || self.attempts_due();
@@ -414,11 +415,6 @@ impl FailureLogger {
             actor.advance(ctx);
         });
         self.pause = Some(Pause { failed_at, until, timer });
-    }
-
-    /// So short that there are several tries before the deadline.
-    fn longest_pause_while_closing(&self) -> Duration {
-        RETRY_WHILE_CLOSING.min(self.shared.config.shutdown_timeout / 4)
     }
 
     fn panicked(&mut self, error: JoinError, ctx: &mut Context<Self>) {
@@ -617,7 +613,7 @@ impl Handler<Shutdown> for FailureLogger {
         self.closing.get_or_insert(self.jobs);
         // Counted from the failure, so that a shutdown that is asked for often ends no further pause.
         if let Some(Pause { failed_at, until, .. }) = self.pause {
-            self.pause(failed_at, until.min(failed_at + self.longest_pause_while_closing()), ctx);
+            self.pause(failed_at, until.min(failed_at + self.shared.longest_pause_while_closing()), ctx);
         }
         self.advance(ctx);
         Box::pin(async move { shared.result().await })
