@@ -22,9 +22,9 @@ pub(super) fn add(conn: &mut SqliteConnection, at: i64, drops: &DropCounts) -> Q
     Ok(())
 }
 
-/// Forgets what was lost in minutes that ended before a moment, in Unix milliseconds.
+/// Forgets what was lost before a moment, in Unix milliseconds. After a long outage a row stands for a whole day.
 pub(super) fn expire(conn: &mut SqliteConnection, before: i64) -> QueryResult<usize> {
-    diesel::delete(dsl::memory_retrieval_drops.filter(dsl::started_at.lt(Resolution::Minute.ended_before(before))))
+    diesel::delete(dsl::memory_retrieval_drops.filter(dsl::started_at.lt(Resolution::Day.ended_before(before))))
         .execute(conn)
 }
 
@@ -44,10 +44,10 @@ pub(crate) fn within(conn: &mut SqliteConnection, from: i64, to: i64) -> QueryRe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attempts::MINUTE_MS;
+    use crate::attempts::{DAY_MS, MINUTE_MS};
 
     #[test]
-    fn drops_are_forgotten_when_their_minute_has_ended() {
+    fn drops_are_forgotten_when_the_day_from_their_row_has_ended() {
         let mut conn = crate::store::migrated();
         let start = 1_000 * MINUTE_MS;
         add(&mut conn, start + 5, &DropCounts { too_old: 3, ..DropCounts::default() }).unwrap();
@@ -55,6 +55,6 @@ mod tests {
             expire(&mut conn, before).unwrap();
             within(&mut conn, 0, i64::MAX).unwrap().too_old
         };
-        assert_eq!([start + 6, start + MINUTE_MS - 1, start + MINUTE_MS].map(&mut left), [3, 3, 0]);
+        assert_eq!([start + 6, start + DAY_MS - 1, start + DAY_MS].map(&mut left), [3, 3, 0]);
     }
 }

@@ -83,7 +83,7 @@ pub(crate) trait Store: Send {
     /// Adds to what was lost, by the beginning of the minute in Unix milliseconds.
     fn count_drops(&mut self, drops: &BTreeMap<i64, DropCounts>) -> Result<(), StoreError>;
 
-    /// Forgets what was lost in minutes that ended before a moment.
+    /// Forgets what was lost before a moment.
     fn expire_drops(&mut self, before: i64) -> Result<(), StoreError>;
 
     /// Marks a question, which is given in lower case and without punctuation.
