@@ -8,7 +8,7 @@ use crate::sketch::Sketch;
 
 /// Bytes of cells at which minutes are given up: enough for 200,000 of them with one attempt each.
 const MANY_BYTES: usize = 32 << 20;
-/// What a cell takes without its values. A table has more places than entries.
+/// Memory of a cell without its values. A table has more places than entries.
 const CELL_BYTES: usize = 2 * size_of::<(CellKey, Counted)>();
 /// Values of a cell up to this number are kept as they are: a sketch takes two kilobytes.
 const FEW_VALUES: usize = 16;
@@ -31,7 +31,7 @@ impl CellKey {
     }
 }
 
-/// What is added to a cell: some attempts, and the latency and the score if it is one.
+/// Attempts that are added to a cell, with latency and score if it is one.
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) attempts: u64,

@@ -1,4 +1,4 @@
-//! Where attempts wait until they are added to their cells: a few lists, each behind a lock of its own.
+//! Attempts on their way to their cells: they wait in a few lists, each behind a lock of its own.
 //!
 //! A caller appends a sample of a few bytes to the first list that is free, and waits for another thread only if
 //! all of them are taken. The reader swaps a list for an empty one, and reads it without a lock. Seal, count and
@@ -43,7 +43,7 @@ impl Sample {
     }
 }
 
-/// What became of a sample.
+/// Result of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pushed {
     Counted,
@@ -55,7 +55,7 @@ pub(super) enum Pushed {
     TooLate,
 }
 
-/// What waited in the inbox.
+/// An entry of the inbox.
 pub(super) enum Drained {
     Sample(Sample),
     Spilled(u64),
@@ -163,7 +163,7 @@ impl List {
     /// Behind the lock, so that nothing is added in between.
     fn count(&self) {
         let counted = self.counted.load(Ordering::Relaxed);
-        // Released, so that whoever sees an attempt persisted sees it counted.
+        // Released, so that a thread that sees an attempt persisted sees it counted.
         self.counted.store(counted + 1, Ordering::Release);
     }
 }

@@ -125,7 +125,7 @@ struct UncountedRow {
 }
 
 impl UncountedRow {
-    /// What the failure is counted under.
+    /// The strategy under which the failure is counted.
     fn strategy(&self) -> &str {
         if self.uncounted == AS_OTHER { OTHER_STRATEGIES } else { &self.retrieval_strategy }
     }
