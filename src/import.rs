@@ -71,11 +71,13 @@ impl LoggerHandle {
         let mut report = ImportReport::default();
         let mut last = i64::MIN;
         loop {
-            let page = source.run(PAGE_TIMEOUT, move |conn, _| Ok(read(conn, last)?)).await;
-            let page = page.map_err(|error| match error {
-                ReadError::Store(StoreError::Reopen(cause)) => ImportError::NotAReference { path: path.into(), cause },
-                error => error.into(),
-            })?;
+            // Within the query, because a reader takes a table that is missing for one of an earlier version of ours.
+            let query = move |conn: &mut SqliteConnection, _| match read(conn, last).map_err(ReadError::from) {
+                Err(ReadError::Store(StoreError::Reopen(cause))) => Ok(Err(cause)),
+                page => page.map(Ok),
+            };
+            let page = source.run(PAGE_TIMEOUT, query).await?;
+            let page = page.map_err(|cause| ImportError::NotAReference { path: path.into(), cause })?;
             let Some(end) = page.last() else { break };
             last = end.id;
             for row in page {
