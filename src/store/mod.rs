@@ -125,7 +125,8 @@ impl CommitGate {
         if entered {
             self.rows.store(rows, Ordering::Release);
         }
-        entered.then_some(Permit(self))
+        // Not before it is entered: a permit that is dropped opens the gate.
+        entered.then(|| Permit(self))
     }
 
     /// Closes the gate, after a commit that is on its way, for which it waits at most `patience`:
@@ -133,14 +134,20 @@ impl CommitGate {
     pub(crate) fn close(&self, patience: Duration) -> usize {
         let deadline = Instant::now() + patience;
         loop {
-            if self.advance(OPEN, CLOSED) || self.state.load(Ordering::Acquire) == CLOSED {
-                return 0;
-            }
-            if Instant::now() >= deadline && self.advance(COMMITTING, CLOSED) {
-                return self.rows.load(Ordering::Acquire);
+            if let Some(in_doubt) = self.try_close(Instant::now() >= deadline) {
+                return in_doubt;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Closes the gate if no commit is on its way, or if `too_late` and that commit is not done. Returns the number of
+    /// rows in doubt. A commit that is done has to be accounted for first.
+    fn try_close(&self, too_late: bool) -> Option<usize> {
+        if self.advance(OPEN, CLOSED) || self.is_closed() {
+            return Some(0);
+        }
+        (too_late && self.advance(COMMITTING, CLOSED)).then(|| self.rows.load(Ordering::Acquire))
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -193,14 +200,59 @@ mod tests {
     }
 
     #[test]
-    fn closing_waits_for_the_accounting_of_a_commit() {
+    fn gate_with_a_commit_on_its_way_waits_until_it_is_too_late() {
+        let gate = CommitGate::default();
+        let permit = gate.enter(7).unwrap();
+        assert_eq!(gate.try_close(false), None);
+        assert!(gate.enter(1).is_none(), "one transaction at a time");
+        assert_eq!(gate.try_close(true), Some(7));
+        assert!(gate.is_closed() && !permit.counts());
+        assert_eq!(gate.try_close(true), Some(0), "the rows are in doubt once");
+    }
+
+    #[test]
+    fn gate_with_a_committed_transaction_waits_for_its_accounting() {
         let gate = CommitGate::default();
         let permit = gate.enter(7).unwrap();
         assert!(permit.counts());
+        for _ in 0..3 {
+            assert_eq!(gate.try_close(true), None);
+            assert!(!gate.is_closed());
+        }
+        drop(permit);
+        assert_eq!(gate.try_close(true), Some(0), "nothing is in doubt");
+        assert!(gate.enter(1).is_none());
+    }
+
+    #[test]
+    fn gate_that_is_closed_during_the_accounting_closes_after_it() {
+        let gate = CommitGate::default();
+        let accounted = std::sync::atomic::AtomicBool::new(false);
+        let permit = gate.enter(7).unwrap();
+        assert!(permit.counts());
+        let (begin, begun) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
-            let closing = scope.spawn(|| gate.close(Duration::ZERO));
+            let closing = scope.spawn(|| {
+                begin.send(()).unwrap();
+                let in_doubt = gate.close(Duration::ZERO);
+                (in_doubt, accounted.load(Ordering::Acquire))
+            });
+            begun.recv().unwrap();
+            accounted.store(true, Ordering::Release);
             drop(permit);
-            assert_eq!(closing.join().unwrap(), 0);
+            assert_eq!(closing.join().unwrap(), (0, true));
         });
+    }
+
+    #[test]
+    fn gate_without_a_commit_opens_for_the_next_transaction() {
+        let gate = CommitGate::default();
+        // Rolled back.
+        drop(gate.enter(7).unwrap());
+        let permit = gate.enter(8).unwrap();
+        assert!(permit.counts());
+        drop(permit);
+        let _permit = gate.enter(9).unwrap();
+        assert_eq!(gate.close(Duration::ZERO), 9, "the rows of the last one");
     }
 }
