@@ -3,6 +3,8 @@
 mod flush;
 mod messages;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

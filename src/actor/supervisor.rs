@@ -94,7 +94,8 @@ fn run(
 /// passed. Restarts it whenever it stops or panics.
 async fn supervise(shared: &Shared, actor: &mut ContextFut<FailureLogger, Context<FailureLogger>>) {
     let mut pauses = Backoff::new(&shared.config);
-    let mut last_restart: Option<Instant> = None;
+    // Of the same clock as the timers.
+    let mut last_restart: Option<tokio::time::Instant> = None;
     let mut in_vain = 0;
     loop {
         let cause = tokio::select! {
@@ -135,7 +136,7 @@ async fn supervise(shared: &Shared, actor: &mut ContextFut<FailureLogger, Contex
         if catch_unwind(AssertUnwindSafe(|| actor.restart())).is_err() {
             shared.failed("panic while restarting".into());
         }
-        last_restart = Some(Instant::now());
+        last_restart = Some(tokio::time::Instant::now());
     }
 }
 
@@ -280,5 +281,76 @@ impl Backoff {
 
     pub(super) fn reset(&mut self) {
         self.pause = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LoggerConfig;
+
+    #[test]
+    fn backoff_doubles_up_to_its_longest_and_begins_anew() {
+        let config = LoggerConfig::default().backoff(Duration::from_millis(100), Duration::from_millis(1000));
+        let mut backoff = Backoff::new(&config);
+        for _ in 0..2 {
+            for longest in [100, 200, 400, 800, 1000, 1000, 1000] {
+                let pause = backoff.next();
+                let longest = Duration::from_millis(longest);
+                assert!((longest.mul_f64(0.75)..=longest).contains(&pause), "{pause:?} of {longest:?}");
+            }
+            backoff.reset();
+        }
+        let pauses: std::collections::HashSet<_> = (0..100).map(|_| (backoff.next(), backoff.reset()).0).collect();
+        assert!(pauses.len() > 10, "processes that fail together try at different moments");
+    }
+
+    #[cfg(feature = "failpoints")]
+    #[test]
+    fn faults_far_apart_are_no_failed_restarts() {
+        use std::sync::atomic::AtomicU32;
+
+        use crate::actor::tests::{Fixture, at_fault_point, in_virtual_time};
+
+        const LONGEST: Duration = Duration::from_secs(10);
+        let first = Duration::from_millis(100);
+        let fixture = Fixture::new(|config| config.backoff(first, LONGEST).flush_interval(first / 10));
+        let (faults, started) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let (left, count) = (Arc::clone(&faults), Arc::clone(&started));
+        let _scenario = at_fault_point("actor-tick", move || {
+            let fails = left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
+            assert!(fails.is_err(), "injected");
+        });
+        let this = thread::current().id();
+        fail::cfg_callback("actor-started", move || {
+            count.fetch_add(u32::from(thread::current().id() == this), Ordering::AcqRel);
+        })
+        .unwrap();
+        in_virtual_time(async {
+            let (_sender, receiver) = mailbox(8);
+            let mut actor =
+                Context::with_receiver(receiver).into_future(FailureLogger::new(Arc::clone(&fixture.shared)));
+            let mut phases = fixture.shared.phases();
+            let script = async {
+                for round in 1..=20 {
+                    tokio::time::sleep(2 * LONGEST).await;
+                    faults.store(1, Ordering::Release);
+                    // The next tick and the shortest pause, not a longer one.
+                    tokio::time::sleep(first / 5 + first).await;
+                    assert_eq!(started.load(Ordering::Acquire), round + 1);
+                }
+                assert!(!phases.has_changed().unwrap(), "the logger was unavailable for a moment");
+                tokio::time::sleep(2 * LONGEST).await;
+                // One after the other.
+                faults.store(u32::MAX, Ordering::Release);
+                let unavailable = phases.wait_for(|phase| matches!(phase, Phase::Unavailable { .. })).await;
+                drop(unavailable.unwrap());
+                assert_eq!(started.load(Ordering::Acquire), 20 + FAILED_RESTARTS);
+            };
+            tokio::select! {
+                () = supervise(&fixture.shared, &mut actor) => panic!("the supervisor ended"),
+                () = script => {}
+            }
+        });
     }
 }

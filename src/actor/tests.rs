@@ -1,0 +1,253 @@
+//! The actor under a clock that the test moves: it jumps to the next timer once there is nothing else to do.
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use actix::Addr;
+use diesel::connection::SimpleConnection as _;
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use tokio::time::sleep;
+
+use super::*;
+use crate::attempts::{Attempt, OutcomeKind};
+use crate::stats::DropReason;
+use crate::store::Resolution;
+use crate::store::attempts::Span;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A file of its own, and what a logger keeps of it.
+pub(super) struct Fixture {
+    folder: tempfile::TempDir,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Fixture {
+    /// The timer of flushes is set to a day unless `configure` changes it.
+    pub(super) fn new(configure: impl FnOnce(LoggerConfig) -> LoggerConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("failures.db");
+        let config = configure(LoggerConfig::new(path.to_str().unwrap()).flush_interval(NEVER));
+        let database = Database::new(&config.validate().unwrap(), config.pool_size);
+        let store = database.open().unwrap();
+        let shared = Arc::new(Shared::new(config, Writer::new(database, Some(store))));
+        Self { folder, shared }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("failures.db")
+    }
+
+    fn connect(&self) -> SqliteConnection {
+        let mut conn = SqliteConnection::establish(self.path().to_str().unwrap()).unwrap();
+        conn.batch_execute("PRAGMA busy_timeout = 10000").unwrap();
+        conn
+    }
+
+    fn execute(&self, sql: &str) {
+        self.connect().batch_execute(sql).expect(sql);
+    }
+
+    fn integer(&self, sql: &str) -> i64 {
+        diesel::select(diesel::dsl::sql::<BigInt>(&format!("({sql})"))).get_result(&mut self.connect()).expect(sql)
+    }
+
+    /// Counts an attempt of a monitor, which ends now and has a latency.
+    fn observe(&self) {
+        let series = self.shared.attempts.series(&"s".into());
+        let attempt = Attempt { kind: OutcomeKind::Success, latency: SECOND, top_score: None };
+        self.shared.observe(&series, &attempt, None, || None);
+    }
+}
+
+/// Runs `test` in an actix system whose clock stands still while anything is left to do, a job on a blocking thread
+/// included, and jumps to the next timer then.
+pub(super) fn in_virtual_time(test: impl Future<Output = ()>) {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    actix_rt::System::with_tokio_rt(runtime).block_on(test);
+}
+
+/// Runs `action` if this thread comes to a fault point, until the result is dropped. Fault points belong to the
+/// process, and other tests pass them meanwhile.
+#[cfg(feature = "failpoints")]
+pub(super) fn at_fault_point(point: &str, action: impl Fn() + Send + Sync + 'static) -> fail::FailScenario<'static> {
+    let scenario = fail::FailScenario::setup();
+    let this = std::thread::current().id();
+    fail::cfg_callback(point, move || {
+        if std::thread::current().id() == this {
+            action();
+        }
+    })
+    .unwrap();
+    scenario
+}
+
+/// Starts the actor, and returns when it has done what it does at its start.
+async fn start(fixture: &Fixture) -> Addr<FailureLogger> {
+    let addr = FailureLogger::new(Arc::clone(&fixture.shared)).start();
+    sleep(Duration::from_millis(1)).await;
+    addr
+}
+
+#[test]
+fn old_rows_are_purged_every_hour_without_a_flush() {
+    in_virtual_time(async {
+        let fixture = Fixture::new(|config| config.retention_days(30));
+        let _addr = start(&fixture).await;
+        let rows = || fixture.integer("SELECT count(*) FROM memory_retrieval_failures");
+        for hour in 1..=3 {
+            fixture.execute(
+                "INSERT INTO memory_retrieval_failures (event_id, turn_index, failure_type, retrieval_strategy, \
+                 query_text, query_len, result_count, latency_ms, created_at) \
+                 SELECT randomblob(16), 0, 'no_hit', 's', 'q', 1, 0, 0, unixepoch() * 1000 - days * 86400000 \
+                 FROM (SELECT 29 AS days UNION SELECT 31)",
+            );
+            sleep(HOUR - MINUTE).await;
+            assert_eq!(rows(), hour + 1, "the hour has not passed");
+            sleep(MINUTE).await;
+            assert_eq!(rows(), hour, "the row of 31 days is gone");
+        }
+        assert_eq!(fixture.shared.stats().purged, 3);
+    });
+}
+
+#[test]
+fn attempts_are_rolled_up_every_minute() {
+    in_virtual_time(async {
+        let fixture = Fixture::new(|config| config);
+        let addr = start(&fixture).await;
+        let recent = || fixture.integer("SELECT count(*) FROM memory_retrieval_attempts_recent");
+        let rolled_up = || {
+            fixture.integer("SELECT coalesce(sum(attempts), 0) FROM memory_retrieval_attempts WHERE resolution = 60")
+        };
+        for round in 1..=3 {
+            fixture.observe();
+            addr.send(Flush).await.unwrap().unwrap();
+            sleep(59 * SECOND).await;
+            assert_eq!((recent(), rolled_up()), (1, round - 1));
+            sleep(SECOND).await;
+            assert_eq!((recent(), rolled_up()), (0, round));
+        }
+    });
+}
+
+#[test]
+fn drops_are_stored_by_reason_every_minute() {
+    in_virtual_time(async {
+        let fixture = Fixture::new(|config| config);
+        let _addr = start(&fixture).await;
+        let stored = |reason: DropReason| {
+            let of_reason = format!("WHERE reason = '{}'", reason.as_str());
+            fixture.integer(&format!("SELECT coalesce(sum(records), 0) FROM memory_retrieval_drops {of_reason}"))
+        };
+        for round in 1..=3 {
+            for reason in [DropReason::BufferFull, DropReason::BufferFull, DropReason::Unavailable] {
+                fixture.shared.refuse(reason);
+            }
+            sleep(59 * SECOND).await;
+            assert_eq!(stored(DropReason::BufferFull), 2 * (round - 1));
+            sleep(SECOND).await;
+            assert_eq!((stored(DropReason::BufferFull), stored(DropReason::Unavailable)), (2 * round, round));
+        }
+        let minutes_ago =
+            fixture.integer("SELECT max(abs(unixepoch() * 1000 - started_at)) / 60000 FROM memory_retrieval_drops");
+        assert!(minutes_ago <= 2, "{minutes_ago}");
+    });
+}
+
+#[test]
+fn counts_expire_by_their_resolution_and_the_setting() {
+    // Ages in days: minutes, hours, and days, of which some are kept.
+    const AGES: [(i64, &[i64]); 3] = [(60, &[1, 2, 6, 8]), (3600, &[2, 6, 88, 92]), (86_400, &[2, 6, 98, 103, 5000])];
+    for (setting, kept) in
+        [(0, ["1,2,6", "2,6,88", "2,6,98,103,5000"]), (100, ["1,2,6", "2,6,88", "2,6,98"]), (4, ["1,2", "2", "2"])]
+    {
+        in_virtual_time(async {
+            let fixture = Fixture::new(|config| config.attempts_retention_days(setting));
+            for (resolution, ages) in AGES {
+                for days in ages {
+                    fixture.execute(&format!(
+                        "INSERT INTO memory_retrieval_attempts VALUES ({resolution}, (unixepoch() / {resolution} - \
+                         86400 / {resolution} * {days}) * {resolution} * 1000, '{days}', 'success', 1, 0, NULL, NULL)"
+                    ));
+                }
+            }
+            fixture.execute(
+                "INSERT INTO memory_retrieval_drops SELECT started_at, 'rejected', 1 FROM memory_retrieval_attempts \
+                 WHERE resolution = 86400",
+            );
+            let _addr = start(&fixture).await;
+            sleep(MINUTE + SECOND).await;
+            let ages = |column: &str, table: &str| {
+                let sql = format!(
+                    "(SELECT group_concat(x) FROM (SELECT {column} AS x FROM {table} ORDER BY started_at DESC))"
+                );
+                diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>(&sql))
+                    .get_result::<String>(&mut fixture.connect())
+                    .unwrap()
+            };
+            let counts = AGES.map(|(resolution, _)| {
+                ages("strategy", &format!("memory_retrieval_attempts WHERE resolution = {resolution}"))
+            });
+            assert_eq!(counts, kept, "attempts_retention_days = {setting}");
+            let drops = ages("(unixepoch() * 1000 - started_at) / 86400000", "memory_retrieval_drops");
+            assert_eq!(drops, kept[2], "drops are kept as long as days");
+        });
+    }
+}
+
+/// As after a fault between commit and acknowledgement: the same attempts are written once more.
+#[cfg(feature = "failpoints")]
+#[test]
+fn roll_up_waits_for_attempts_that_are_in_doubt() {
+    let fixture = Fixture::new(|config| config);
+    let recent = || fixture.integer("SELECT count(*) FROM memory_retrieval_attempts_recent");
+    fixture.observe();
+    let flush = || flush::flush(&fixture.shared);
+    let fault = at_fault_point("flush-committed", || panic!("injected"));
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(flush)).unwrap_err();
+    fault.teardown();
+    assert_eq!((recent(), fixture.shared.stats().attempts_persisted), (1, 0), "committed and not acknowledged");
+    for _ in 0..2 {
+        flush::compact(&fixture.shared).unwrap();
+        assert_eq!(recent(), 1, "not rolled up while it may be written once more");
+    }
+    flush().unwrap();
+    assert_eq!((recent(), fixture.shared.stats().attempts_persisted), (1, 1));
+    flush::compact(&fixture.shared).unwrap();
+    assert_eq!(recent(), 0);
+    let counted = "SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 86400";
+    assert_eq!(fixture.integer(counted), 1);
+}
+
+#[test]
+fn attempts_keep_their_latencies_however_long_the_interval() {
+    // More than the lists of one thread hold, several times over.
+    const ROUNDS: u64 = 8;
+    const ATTEMPTS: u64 = 8192;
+    in_virtual_time(async {
+        let fixture = Fixture::new(|config| config);
+        let addr = start(&fixture).await;
+        for _ in 0..ROUNDS {
+            (0..ATTEMPTS).for_each(|_| fixture.observe());
+            // The writer is woken, and collects them.
+            sleep(SECOND).await;
+        }
+        addr.send(Flush).await.unwrap().unwrap();
+        sleep(MINUTE).await;
+        assert_eq!(fixture.shared.stats().attempts_persisted, ROUNDS * ATTEMPTS);
+        let (mut attempts, mut latencies) = (0, 0);
+        let span = Span { resolution: Resolution::Day, from: 0, to: i64::MAX };
+        crate::store::attempts::read(&mut fixture.connect(), span, true, |cell| {
+            attempts += cell.attempts;
+            latencies += cell.latency().map_or(0, |latency| latency.count());
+            true
+        })
+        .unwrap();
+        assert_eq!((attempts, latencies), (ROUNDS * ATTEMPTS, ROUNDS * ATTEMPTS));
+    });
+}
