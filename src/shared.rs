@@ -520,3 +520,74 @@ impl Shared {
         let _ = self.door.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(config: LoggerConfig) -> Shared {
+        Shared::new(config, Writer::new(Database::in_memory(), None))
+    }
+
+    #[test]
+    fn logger_without_a_success_for_long_is_stale() {
+        let started = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        // Ten seconds and three intervals.
+        for (interval, seconds) in [(Duration::from_millis(100), 10), (Duration::from_secs(5), 25)] {
+            let mut shared = shared(LoggerConfig::new(":memory:").flush_interval(interval));
+            shared.counters.started = started(seconds - 2);
+            assert_eq!(shared.health(), Ok(()));
+            shared.counters.started = started(seconds + 2);
+            shared.failed("disk full".into());
+            let cause = "disk full".to_owned();
+            assert_eq!(shared.health(), Err(Unhealthy::Stale { seconds: seconds + 2, cause }));
+            shared.counters.well();
+            assert_eq!(shared.health(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn disabled_logger_is_neither_healthy_nor_dropping() {
+        let shared = Shared::disabled();
+        assert_eq!((shared.health(), shared.closed_door()), (Err(Unhealthy::Disabled), Some(DropReason::Disabled)));
+        let record = RetrievalFailureRecord::new(crate::record::RetrievalFailureType::NoHit, "s", "q");
+        assert_eq!(shared.log(record, None, Origin::Logged), LogOutcome::Dropped(DropReason::Disabled));
+        assert_eq!(shared.stats(), Stats::default(), "nothing is counted");
+    }
+
+    #[test]
+    fn closed_logger_stays_closed_whatever_the_store_does() {
+        let shared = shared(LoggerConfig::new(":memory:"));
+        shared.unavailable("injected");
+        assert_eq!(shared.health(), Err(Unhealthy::Unavailable { cause: "injected".into() }));
+        assert_eq!(shared.closed_door(), None, "records are buffered");
+        // Between the two steps of a shutdown.
+        shared.door.store(Door::Closed as u8, Ordering::Release);
+        assert!(shared.available());
+        shared.unavailable("injected");
+        assert_eq!(shared.closed_door(), Some(DropReason::Closed));
+        let record = || RetrievalFailureRecord::new(crate::record::RetrievalFailureType::NoHit, "s", "q");
+        assert_eq!(shared.log(record(), None, Origin::Logged), LogOutcome::Dropped(DropReason::Closed));
+        assert_eq!(shared.stats().dropped.closed, 1);
+        let deadline = Instant::now();
+        shared.close(deadline);
+        shared.close(deadline + Duration::from_secs(60));
+        assert!(matches!(*shared.phases().borrow(), Phase::Closing { deadline: first, .. } if first == deadline));
+        assert!(!shared.available());
+        assert_eq!(shared.health(), Err(Unhealthy::Closed));
+    }
+
+    #[test]
+    fn full_buffer_of_an_unavailable_logger_names_that_reason() {
+        let shared = shared(LoggerConfig::new(":memory:").buffer_capacity(1).batch_size(1));
+        let record = || RetrievalFailureRecord::new(crate::record::RetrievalFailureType::NoHit, "s", "q");
+        let log = || shared.log(record(), None, Origin::Logged);
+        assert_eq!(log(), LogOutcome::Queued);
+        assert_eq!(log(), LogOutcome::Dropped(DropReason::BufferFull));
+        shared.unavailable("injected");
+        assert_eq!(log(), LogOutcome::Dropped(DropReason::Unavailable));
+        assert!(shared.available() && !shared.available(), "it was not, and is");
+        assert_eq!(log(), LogOutcome::Dropped(DropReason::BufferFull));
+        assert!(shared.stats().is_balanced());
+    }
+}

@@ -575,6 +575,20 @@ mod tests {
     }
 
     #[test]
+    fn delta_of_another_logger_waits_for_an_hour() {
+        let mut conn = database();
+        let mut batch = batch(&[NOW]);
+        batch.deltas[0].id = Uuid::from_u128(id_at(NOW).as_u128() | 1);
+        let waiting = |conn: &mut SqliteConnection| recent::table.count().get_result::<i64>(conn).unwrap();
+        for (minutes, left) in [(0, 1), (59, 1), (61, 0)] {
+            insert(&mut conn, &batch, NOW).unwrap();
+            assert!(roll_up(&mut conn, NOW + minutes * MINUTE_MS, Some(Owner::default())).unwrap());
+            assert_eq!(waiting(&mut conn), left, "after {minutes} minutes");
+            assert_eq!(totals(&mut conn), [(1, 1); 3]);
+        }
+    }
+
+    #[test]
     fn old_spans_go_at_their_resolution_only() {
         let mut conn = database();
         let days: Vec<i64> = (0..10).map(|day| NOW - day * DAY_MS).collect();
