@@ -131,19 +131,31 @@ fn a_rare_failure_is_found_among_many_others() {
 }
 
 #[test]
-fn a_search_that_finds_no_end_in_time_says_so_and_goes_on_from_there() {
+fn search_without_time_is_incomplete_and_goes_on_from_its_cursor() {
     let db = TestDb::new();
     let logger = common::spawn(db.config().buffer_capacity(20_000));
-    for nth in 0..10_000 {
+    logger.log(RetrievalFailureRecord { query_text: "the needle".into(), ..no_hit(0) });
+    for nth in 1..10_000 {
         logger.log(no_hit(nth));
     }
-    // Half of it is for looking: none.
     let reader = flushed(&logger).timeout(Duration::from_secs(60));
-    let filter = FailureFilter { text: Some("absent".into()), ..FailureFilter::default() };
-    let hasty = reader.clone().timeout(Duration::from_nanos(1));
-    assert_eq!(block_on(hasty.list(filter.clone(), PageRequest::newest(5))), Err(ReadError::TimedOut));
-    let page = block_on(reader.list(filter, PageRequest::newest(5))).unwrap();
-    assert!(page.complete && page.older.is_none());
+    let filter = FailureFilter { text: Some("needle".into()), ..FailureFilter::default() };
+    let in_no_time =
+        |request: PageRequest| block_on(reader.list(filter.clone(), request.patience(Duration::ZERO))).unwrap();
+    // A page looks at some rows, however little time there is.
+    let mut page = in_no_time(PageRequest::newest(5));
+    assert_eq!((page.complete, page.failures.len()), (false, 0), "the only match is the oldest row");
+    let mut found = Vec::new();
+    while !page.complete {
+        page = in_no_time(PageRequest::older_than(page.older.unwrap(), 5));
+        found.append(&mut page.failures);
+    }
+    assert_eq!((found.len(), found[0].turn_index, page.older), (1, 0, None));
+    // With time, it is one page.
+    let whole = block_on(reader.list(filter.clone(), PageRequest::newest(5))).unwrap();
+    assert_eq!((whole.complete, whole.failures, whole.older), (true, found, None));
+    let hasty = reader.timeout(Duration::ZERO);
+    assert_eq!(block_on(hasty.list(filter, PageRequest::newest(5))), Err(ReadError::TimedOut));
 }
 
 #[test]

@@ -134,4 +134,24 @@ mod tests {
              (created_at>? AND created_at<?)";
         assert_eq!(plan(&mut migrated(), CONVERSATIONS), [by_time]);
     }
+
+    #[test]
+    fn conversations_after_the_deadline_are_marked_incomplete() {
+        let mut conn = migrated();
+        diesel::sql_query(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2000) \
+             INSERT INTO memory_retrieval_failures (event_id, conversation_id, turn_index, failure_type, \
+             retrieval_strategy, query_text, query_len, result_count, latency_ms, created_at) \
+             SELECT randomblob(16), 'c', n, 'no_hit', 's', 'q', 1, 0, 0, n FROM n",
+        )
+        .execute(&mut conn)
+        .unwrap();
+        let mut found = |seconds| {
+            let deadline = Deadline::after(std::time::Duration::from_secs(seconds));
+            let found = conversations(&mut conn, TimeRange::all(), 10, deadline).unwrap();
+            (found.conversations[0].failures, found.scanned.complete)
+        };
+        assert_eq!(found(0), (1024, false));
+        assert_eq!(found(600), (2000, true));
+    }
 }

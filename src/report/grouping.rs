@@ -353,6 +353,23 @@ mod tests {
     }
 
     #[test]
+    fn grouping_after_its_deadline_says_so_and_loses_no_text() {
+        let mut texts = Texts::default();
+        for id in 0..200 {
+            texts.add(&asked(
+                id,
+                ["how do i reset my password", "how do i reset my password please"][usize::from(id % 2 == 0)],
+            ));
+            texts.add(&asked(id, &format!("{id}")));
+        }
+        let (groups, all) = texts.grouped(Deadline::after(std::time::Duration::ZERO));
+        assert!(!all);
+        assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 400);
+        assert_eq!(groups.len(), 202, "no text is compared with another");
+        assert!(groups.is_sorted_by_key(|group| Reverse(group.count)));
+    }
+
+    #[test]
     fn sets_are_nearly_the_same_if_three_quarters_of_their_words_are_common() {
         let naive = |one: &[u32], other: &[u32]| {
             let common = one.iter().filter(|word| other.contains(word)).count();

@@ -257,4 +257,26 @@ mod tests {
         let by_id = "SEARCH memory_retrieval_failures USING INTEGER PRIMARY KEY (rowid=?)";
         assert_eq!(plan(&mut conn, QUERY_TEXT), [by_id]);
     }
+
+    #[test]
+    fn ranking_after_its_deadline_is_marked_incomplete() {
+        let mut conn = migrated();
+        let mut ranked = |rows: u32| {
+            diesel::sql_query(format!(
+                "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows}) \
+                 INSERT INTO memory_retrieval_failures (event_id, turn_index, failure_type, retrieval_strategy, \
+                 query_text, query_len, result_count, latency_ms, created_at) \
+                 SELECT randomblob(16), n, 'no_hit', 's', 'q', 1, 0, 0, n FROM n",
+            ))
+            .execute(&mut conn)
+            .unwrap();
+            let late = Deadline::after(std::time::Duration::ZERO);
+            let TopQueries { groups, scanned, .. } =
+                top_queries(&mut conn, TimeRange::all(), &QueryFilter::default(), 10, 10_000, late).unwrap();
+            (groups.first().map(|group| group.count), scanned.failures, scanned.complete)
+        };
+        // All rows are read, and there is no time to compare them.
+        assert_eq!(ranked(10), (Some(10), 10, false));
+        assert_eq!(ranked(2000), (Some(1024), 1024, false));
+    }
 }

@@ -512,4 +512,24 @@ mod tests {
         assert_eq!((rates.attempts, rates.failures, rates.failure_rate), (9, 6, Some(0.25)));
         assert_eq!(rates.types.iter().map(|of| of.rate).collect::<Vec<_>>(), [0.0, 0.0, 0.0, 0.25].map(Some));
     }
+
+    #[test]
+    fn reading_after_the_deadline_is_an_error() {
+        let mut conn = crate::store::migrated();
+        diesel::sql_query(
+            "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 599) \
+             INSERT INTO memory_retrieval_attempts SELECT 60, n * 60000, 's', 'success', 1, 0, NULL, NULL FROM n",
+        )
+        .execute(&mut conn)
+        .unwrap();
+        let spans = [Span { resolution: Resolution::Minute, from: 0, to: HOUR_MS * 10 }];
+        let mut cells = |seconds| {
+            let deadline = Deadline::after(std::time::Duration::from_secs(seconds));
+            let mut cells = 0;
+            let done = read(&mut conn, &spans, TimeRange::all(), deadline, false, |_| cells += 1);
+            (done, cells)
+        };
+        assert_eq!(cells(0), (Err(ReadError::TimedOut), 255), "it looks at the clock from time to time");
+        assert_eq!(cells(600), (Ok(()), 600));
+    }
 }

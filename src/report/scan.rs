@@ -62,3 +62,47 @@ where
     }
     Ok(scanned)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = BigInt)]
+        at: i64,
+    }
+
+    /// A row for each millisecond of the range, the newest first.
+    const EACH_MILLISECOND: &str =
+        "WITH RECURSIVE n(at) AS (SELECT ?2 - 1 UNION ALL SELECT at - 1 FROM n WHERE at > ?1) SELECT at FROM n";
+
+    fn scanned(milliseconds: u64, timeout: Duration) -> (u64, Scanned) {
+        let mut conn = SqliteConnection::establish(":memory:").unwrap();
+        let moment = |at| SystemTime::UNIX_EPOCH + Duration::from_millis(at);
+        let range = TimeRange::between(moment(1000), moment(1000 + milliseconds)).unwrap();
+        let mut given = 0;
+        let scanned =
+            scan(&mut conn, EACH_MILLISECOND, range, Deadline::after(timeout), |row: &Row| row.at, |_| given += 1);
+        (given, scanned.unwrap())
+    }
+
+    #[test]
+    fn scan_after_its_deadline_ends_and_names_the_part_it_read() {
+        let (given, scanned) = scanned(5000, Duration::ZERO);
+        assert_eq!((given, scanned.failures, scanned.complete), (1024, 1024, false));
+        assert_eq!((scanned.range.from, scanned.range.to), (6000 - 1024, 6000));
+    }
+
+    #[test]
+    fn scan_within_its_deadline_reads_all_up_to_a_million() {
+        for (rows, complete) in [(1, true), (5000, true), (1_000_001, false)] {
+            let (given, scanned) = scanned(rows, Duration::from_secs(600));
+            let read = rows.min(1_000_000);
+            assert_eq!((given, scanned.failures, scanned.complete), (read, read, complete));
+            assert_eq!(scanned.range.from, 1000 + i64::from(!complete));
+        }
+    }
+}
