@@ -36,9 +36,10 @@ impl Handler<Report> for Reporter {
 }
 
 #[actix::test]
-async fn records_sent_by_another_actor_are_stored() {
+async fn records_sent_by_other_actors_are_stored_in_order() {
     let db = TestDb::new();
-    let logger = db.spawn();
+    // Only the flush writes.
+    let logger = spawn(db.config().flush_interval(Duration::from_secs(3600)));
     let by_addr = Reporter { addr: Some(logger.addr().clone()), recipient: None }.start();
     let by_recipient = Reporter { addr: None, recipient: Some(logger.addr().clone().recipient()) }.start();
     for turn in 0..10 {
@@ -46,13 +47,15 @@ async fn records_sent_by_another_actor_are_stored() {
         by_recipient.send(Report(100 + turn)).await.unwrap();
     }
     let report = logger.addr().send(Flush).await.unwrap().unwrap();
-    assert!(report.persisted <= 20);
-    let mut turns = db.turns();
-    turns.sort_unstable();
-    assert_eq!(turns, (0..10).chain(100..110).collect::<Vec<_>>());
+    assert_eq!((report.persisted, report.rejected), (20, 0));
+    assert_eq!(db.turns(), (0..10).flat_map(|turn| [turn, 100 + turn]).collect::<Vec<_>>());
+    for (column, value) in
+        [("query_text", "where is the key?"), ("failure_type", "no_hit"), ("retrieval_strategy", "semantic")]
+    {
+        assert_eq!(db.texts(column), vec![Some(value.to_owned()); 20], "{column}");
+    }
     let stats = logger.addr().send(GetStats).await.unwrap();
-    assert_eq!((stats.received, stats.persisted), (20, 20));
-    assert!(stats.is_balanced());
+    assert_eq!((stats.received, stats.persisted, stats.buffered, stats.dropped.total()), (20, 20, 0, 0));
 }
 
 #[actix::test]
@@ -66,18 +69,36 @@ async fn a_full_batch_of_messages_is_flushed_before_the_interval_has_passed() {
 }
 
 #[test]
-fn the_mailbox_has_its_capacity_from_the_first_message_on() {
+fn mailbox_holds_its_capacity_from_the_first_message_on() {
+    // More and less than the default of 16.
     for capacity in [1, 100, 5000] {
         let db = TestDb::new();
-        let config = db.config().buffer_capacity(capacity).batch_size(1);
-        let logger = spawn(config);
-        // More than the default of 16 at once, and none of them refused while there is room.
-        for turn in 0..capacity.min(1000) {
-            if capacity == 1 {
-                block_on(logger.addr().send(GetStats)).unwrap();
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let (enter, entered) = std::sync::mpsc::channel();
+        let gate = std::sync::Mutex::new(gate);
+        let config = db.config().buffer_capacity(capacity).batch_size(1).redactor(move |_| {
+            enter.send(()).unwrap();
+            let _ = gate.lock().unwrap().recv();
+        });
+        let logger = FailureLogger::spawn(config).unwrap();
+        // The actor hangs in the first message, so that it takes no other out of the mailbox.
+        logger.addr().try_send(no_hit(0)).unwrap();
+        entered.recv().unwrap();
+        let mut held = 0;
+        let refused = loop {
+            match logger.addr().try_send(no_hit(held + 1)) {
+                Ok(()) => held += 1,
+                Err(refused) => break refused,
             }
-            logger.addr().try_send(no_hit(turn as i64)).unwrap();
-        }
+            assert!(held <= 2 * 5000, "a mailbox without a bound");
+        };
+        assert!(matches!(refused, SendError::Full(_)), "{refused:?}");
+        // Above the capacity, actix has room for one message of each sender.
+        assert!((capacity as i64..=capacity as i64 + 4).contains(&held), "{held} messages, capacity {capacity}");
+        drop(open);
+        let stats = block_on(logger.addr().send(GetStats)).unwrap();
+        assert_eq!(stats.received, held as u64 + 1);
+        assert!(stats.is_balanced());
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use common::{TestDb, block_on, no_hit, spawn};
@@ -79,19 +80,49 @@ fn two_loggers_in_one_process_do_not_mix() {
 }
 
 #[test]
-fn two_loggers_share_one_file() {
+fn loggers_and_an_application_share_one_file() {
+    const RECORDS: i64 = 500;
     let db = TestDb::new();
+    db.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)");
+    let acknowledged = [const { AtomicI64::new(0) }; 4];
     std::thread::scope(|scope| {
-        for sender in 0..4 {
-            let db = &db;
-            scope.spawn(move || {
-                let logger = db.spawn();
-                for turn in 0..500 {
-                    logger.log(no_hit(sender * 1000 + turn));
-                }
-                assert_eq!(block_on(logger.shutdown()).unwrap().stats.persisted, 500);
-            });
+        let senders: Vec<_> = (0..)
+            .zip(&acknowledged)
+            .map(|(sender, acknowledged)| {
+                let db = &db;
+                scope.spawn(move || {
+                    let logger = db.spawn();
+                    for turn in 0..RECORDS {
+                        logger.log(no_hit(sender * 1000 + turn));
+                        if turn % 50 == 49 {
+                            block_on(logger.flush()).unwrap();
+                            acknowledged.store(turn + 1, Ordering::Release);
+                        }
+                    }
+                    assert_eq!(block_on(logger.shutdown()).unwrap().stats.persisted, RECORDS as u64);
+                })
+            })
+            .collect();
+        // Opens the file, counts, commits and closes it: before, between and after all commits of the loggers.
+        let mut orders = 0;
+        loop {
+            let ended = senders.iter().all(std::thread::ScopedJoinHandle::is_finished);
+            let flushed: Vec<_> = acknowledged.iter().map(|turns| turns.load(Ordering::Acquire)).collect();
+            for (sender, turns) in flushed.iter().enumerate() {
+                let of_sender =
+                    format!("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index / 1000 = {sender}");
+                // The first logger may still be about to create the table.
+                assert!(*turns == 0 || db.integer(&of_sender) >= *turns, "sender {sender}: {turns} acknowledged");
+            }
+            db.execute(&format!("INSERT INTO orders VALUES ({orders})"));
+            orders += 1;
+            assert_eq!(db.integer("SELECT count(*) FROM orders"), orders);
+            if ended {
+                break;
+            }
         }
     });
-    assert_eq!(db.rows(), 2000);
+    let mut turns = db.turns();
+    turns.sort_unstable();
+    assert_eq!(turns, (0..4).flat_map(|sender| (0..RECORDS).map(move |turn| sender * 1000 + turn)).collect::<Vec<_>>());
 }

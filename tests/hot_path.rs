@@ -60,17 +60,21 @@ fn the_counter_does_count() {
 }
 
 #[test]
-fn nothing_is_dropped_at_a_rate_that_any_machine_can_hold() {
-    let db = TestDb::new();
-    let logger = spawn(db.config());
-    for round in 0..20 {
-        for nth in 0..200 {
-            assert_eq!(logger.log(no_hit(200 * round + nth)), LogOutcome::Queued);
+fn records_that_fit_are_written_without_a_flush_and_none_dropped() {
+    // By full batches alone, and by the timer alone; more records than the buffer holds.
+    for (round, batch, interval) in [(256, 256, NEVER), (200, 8192, Duration::from_millis(1))] {
+        let db = TestDb::new();
+        let logger = spawn(db.config().batch_size(batch).flush_interval(interval));
+        for nth in 1..=50 {
+            for _ in 0..round {
+                assert_eq!(logger.log(no_hit(nth)), LogOutcome::Queued);
+            }
+            common::eventually("the round", || logger.stats().persisted == nth.unsigned_abs() * round);
         }
-        common::block_on(logger.flush()).unwrap();
+        let stats = logger.stats();
+        assert_eq!((stats.persisted, stats.buffered, stats.dropped.total()), (50 * round, 0, 0));
+        assert_eq!(db.turns(), (1..=50).flat_map(|nth| vec![nth; round as usize]).collect::<Vec<_>>());
     }
-    let stats = logger.stats();
-    assert_eq!((stats.persisted, stats.dropped.total()), (4000, 0));
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{Lock, TestDb, block_on, no_hit, spawn};
-use failure_logger::{DropReason, LogOutcome, LoggerError};
+use failure_logger::{DropReason, LogOutcome, LoggerError, Outcome, RetrievalFailureType};
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -43,29 +44,45 @@ fn a_shutdown_can_be_repeated_and_raced_and_always_says_the_same() {
 }
 
 #[test]
-fn every_call_that_was_told_queued_is_saved_though_a_shutdown_comes_in_between() {
+fn queued_records_and_counted_attempts_are_saved_by_a_shutdown() {
     let db = TestDb::new();
     let logger = spawn(db.config().buffer_capacity(1 << 20));
-    let queued: u64 = std::thread::scope(|scope| {
+    let observed = AtomicU64::new(0);
+    let (queued, all): (u64, u64) = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..3)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut queued = 0;
+                    let monitor = logger.strategy("observed");
+                    let (mut queued, mut all) = (0, 0);
                     while logger.log(no_hit(0)) == LogOutcome::Queued {
                         queued += 1;
+                        monitor.record(Outcome::success(Duration::from_millis(1)));
+                        monitor.record(Outcome::failure(RetrievalFailureType::NoHit, "q", Duration::ZERO));
+                        all += 2;
+                        observed.fetch_add(2, Ordering::AcqRel);
                     }
-                    queued
+                    (queued, all)
                 })
             })
             .collect();
         common::eventually("some records", || logger.stats().received > 1000);
+        let before = observed.load(Ordering::Acquire);
         let report = block_on(logger.shutdown()).unwrap();
-        assert_eq!(report.unsaved, 0);
-        callers.into_iter().map(|caller| caller.join().unwrap()).sum()
+        assert_eq!((report.unsaved, report.attempts_unsaved, report.in_doubt), (0, 0, 0));
+        assert!(report.stats.attempts >= before, "{} of {before} attempts", report.stats.attempts);
+        let sum = |(queued, all), (more, observed)| (queued + more, all + observed);
+        callers.into_iter().map(|caller| caller.join().unwrap()).fold((0, 0), sum)
     });
-    assert_eq!(db.rows() as u64, queued);
-    assert_eq!(logger.stats().persisted, queued);
-    assert!(logger.stats().is_balanced());
+    let stats = logger.stats();
+    assert!(stats.is_balanced());
+    let rows = |strategy: &str| {
+        db.integer(&format!("SELECT count(*) FROM memory_retrieval_failures WHERE retrieval_strategy = '{strategy}'"))
+            .unsigned_abs()
+    };
+    assert_eq!((rows("semantic"), rows("semantic") + rows("observed")), (queued, stats.persisted));
+    assert!(stats.attempts <= all && stats.attempts == stats.attempts_persisted, "{stats:?}, {all} calls");
+    // Records that no monitor saw are attempts as well.
+    assert_eq!(db.attempts().unsigned_abs(), stats.attempts + queued);
 }
 
 #[test]
