@@ -123,9 +123,10 @@ def stages(group, file=""):
 
 
 def noticed_by(log):
-    text = log.read_text(errors="replace")
-    found = re.findall(r"^ *(?:FAIL|TIMEOUT|SIG\w+|TERMINATING) \[.*?\] (?:\([^)]*\) )?(.*)$", text, re.MULTILINE)
-    return found[-1].strip() if found else ""
+    """Returns the first test that failed. The others were ended with it."""
+    pattern = r"^ *(?:FAIL|TIMEOUT|SIGABRT|SIGSEGV|LEAK-FAIL) \[.*?\] (?:\([^)]*\) )?(.*)$"
+    found = re.search(pattern, log.read_text(errors="replace"), re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def try_mutant(mutant, log):
