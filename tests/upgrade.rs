@@ -24,7 +24,7 @@ const LARGEST_ID: i64 = 91;
 const OLD_COLUMNS: &str = "id, event_id, conversation_id, turn_index, failure_type, retrieval_strategy, query_text, \
      query_len, top_score, confidence_threshold, result_count, latency_ms, edge_types, error_context, created_at";
 /// Rows of every other table, as text that tells values and types.
-const OTHER_TABLES: [(&str, &str, usize); 6] = [
+const OTHER_TABLES: [(&str, &str, usize); 5] = [
     (
         "memory_retrieval_attempts",
         "resolution, started_at, strategy, outcome, attempts, unobserved, latency, top_score",
@@ -35,7 +35,6 @@ const OTHER_TABLES: [(&str, &str, usize); 6] = [
         "delta_id, started_at, strategy, outcome, attempts, unobserved, latency, top_score",
         3,
     ),
-    ("memory_retrieval_clock", "one, believed_at", 1),
     ("memory_retrieval_drops", "started_at, reason, records", 1),
     ("memory_retrieval_question_marks", "question, status, marked_at", 2),
     ("memory_retrieval_strategies", "strategy, confidence_threshold, lower_is_better, timeout_ms, updated_at", 5),
@@ -106,6 +105,9 @@ fn upgrade_keeps_every_row_and_count_and_logging_goes_on() {
         assert_eq!(there.len(), rows, "{table}");
         assert_eq!(there, dump(&mut before, table, columns), "{table}");
     }
+    // The time that was believed is the one that retention trusts first; a start reads the clock since.
+    let believed = old.integer("SELECT believed_at FROM memory_retrieval_clock");
+    assert!(db.integer("SELECT trusted_at FROM memory_retrieval_retention") >= believed);
     assert!(is_old(&mut before) && !is_old(&mut db.connect()));
 
     logger.log(no_hit(7));
