@@ -297,9 +297,12 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                         None if attempts.is_empty() => {}
                         None => shared.attempts.persisted(&std::mem::take(&mut writer.attempts)),
                     }
-                    shared.counters.flushes.fetch_add(u64::from(size > 0), Ordering::AcqRel);
-                    shared.counters.flush_seconds.observe(started.elapsed().as_secs_f64());
-                    shared.counters.flush_records.observe(size as f64);
+                    // One that brings attempts alone is no batch of records.
+                    if size > 0 {
+                        shared.counters.flushes.fetch_add(1, Ordering::AcqRel);
+                        shared.counters.flush_seconds.observe(started.elapsed().as_secs_f64());
+                        shared.counters.flush_records.observe(size as f64);
+                    }
                     shared.counters.well();
                     shared.counters.last_flush.store(clock::now().unsigned_abs(), Ordering::Release);
                 }
