@@ -152,3 +152,53 @@ fn shutdown_returns_a_complete_file() {
         assert!(!journal.exists(), "a connection was still open");
     }
 }
+
+#[test]
+fn replaced_file_behind_a_symbolic_link_keeps_its_content() {
+    let (db, other) = (TestDb::new(), TestDb::new());
+    let real = db.folder.path().join("real");
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(real.join("x.db"), db.path()).unwrap();
+    std::fs::File::create(real.join("x.db")).unwrap();
+    other.execute("CREATE TABLE orders (id); INSERT INTO orders VALUES (1), (2)");
+    let logger = spawn(config(&db));
+    log(&logger, 0..100);
+    block_on(logger.flush()).unwrap();
+    assert!(real.join("x.db-lock").exists(), "by whatever name, there is one lock");
+    std::fs::rename(other.path(), real.join("x.db")).unwrap();
+    log(&logger, 100..110);
+    eventually("the other file", || block_on(logger.flush()).is_ok());
+    assert_eq!((db.integer("SELECT count(*) FROM orders"), db.rows()), (2, 10));
+    assert_eq!(db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+    assert!(std::fs::symlink_metadata(db.path()).unwrap().file_type().is_symlink());
+}
+
+#[test]
+fn symbolic_link_to_nothing_is_refused_and_left() {
+    let db = TestDb::new();
+    let elsewhere = db.folder.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, db.path()).unwrap();
+    let refused = FailureLogger::spawn(config(&db)).unwrap_err();
+    assert!(refused.to_string().contains("symbolic link"), "{refused}");
+    assert!(!elsewhere.exists());
+}
+
+#[test]
+fn modes_of_a_new_and_of_a_shared_database_are_kept() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+    let set = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let db = TestDb::new();
+    let lock = db.folder.path().join("failures.db-lock");
+    std::fs::File::create(&lock).unwrap();
+    set(&lock, 0o664);
+    block_on(spawn(config(&db)).shutdown()).unwrap();
+    assert_eq!((mode(&db.path()), mode(&lock)), (0o600, 0o600), "whatever the mode of a lock file that was there");
+
+    std::fs::remove_file(&lock).unwrap();
+    set(&db.path(), 0o660);
+    block_on(spawn(config(&db)).shutdown()).unwrap();
+    assert_eq!((mode(&db.path()), mode(&lock)), (0o660, 0o660), "a group that shares one shares the other");
+}

@@ -18,16 +18,20 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::error::StartError;
+use crate::error::{StartError, StoreError};
 
 /// How long to wait for another process that creates, migrates, restores or quarantines the database.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The path of a database file. Absolute, so that a change of the current folder does not matter.
+/// A database file by its name, which may be a symbolic link. Absolute, so that a change of the current folder does
+/// not matter.
 #[derive(Debug, Clone)]
 pub(crate) struct DatabaseFile {
+    /// The name, as it was given.
     path: PathBuf,
+    /// The file that the name leads to. SQLite keeps the journal beside it, and so is the lock.
+    real: PathBuf,
 }
 
 /// Device and inode: tells a file from another one that takes its name.
@@ -41,7 +45,17 @@ pub(crate) struct FileLock {
 
 impl DatabaseFile {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) }
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // A file that is missing is created in the folder that its name leads to.
+        let in_folder = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+        let real = fs::canonicalize(&path).ok().or_else(in_folder).unwrap_or_else(|| path.clone());
+        Self { path, real }
+    }
+
+    /// The same name, with the file that it leads to now. One that leads nowhere leads to where it led before.
+    pub(crate) fn resolved(&self) -> Self {
+        let real = fs::canonicalize(&self.path).unwrap_or_else(|_| self.real.clone());
+        Self { path: self.path.clone(), real }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -51,7 +65,7 @@ impl DatabaseFile {
     /// For a connection that reads and writes. SQLite creates a missing file, with the mode of the lock
     /// file; an existing one keeps its mode.
     pub(crate) fn url(&self) -> io::Result<String> {
-        let url = file_url(&self.path);
+        let url = file_url(&self.real);
         // SQLite would also apply the mode to a file that exists and is empty.
         Ok(match self.identity()? {
             Some(_) => url,
@@ -61,18 +75,18 @@ impl DatabaseFile {
 
     /// For a connection that only reads, and does not create the file.
     pub(crate) fn read_only_url(&self) -> String {
-        format!("{}?mode=ro", file_url(&self.path))
+        format!("{}?mode=ro", file_url(&self.real))
     }
 
     /// For a connection that reads and writes, and does not create the file.
     #[cfg(feature = "cli")]
     pub(crate) fn read_write_url(&self) -> String {
-        format!("{}?mode=rw", file_url(&self.path))
+        format!("{}?mode=rw", file_url(&self.real))
     }
 
     /// For a connection that reads the file alone: without locks, and without the journal.
     pub(crate) fn immutable_url(&self) -> String {
-        format!("{}?mode=ro&immutable=1", file_url(&self.path))
+        format!("{}?mode=ro&immutable=1", file_url(&self.real))
     }
 
     /// Which file has the name now; `None` if there is none.
@@ -82,12 +96,23 @@ impl DatabaseFile {
 
     /// Which file is the journal now; `None` if there is none.
     pub(crate) fn journal_identity(&self) -> io::Result<Option<Identity>> {
-        identity(&with_suffix(&self.path, "-wal"))
+        identity(&with_suffix(&self.real, "-wal"))
+    }
+
+    /// Returns `true` if SQLite left a journal of either kind beside the file.
+    #[cfg(feature = "cli")]
+    pub(crate) fn has_journal(&self) -> bool {
+        ["-wal", "-journal"].iter().any(|suffix| fs::symlink_metadata(with_suffix(&self.real, suffix)).is_ok())
     }
 
     /// Fails if the path names something that SQLite must not be pointed at.
     pub(crate) fn check_type(&self) -> Result<(), StartError> {
         let path = || self.path.clone();
+        // SQLite would follow it, and create the file that it names.
+        if fs::symlink_metadata(&self.real).is_ok_and(|file| file.file_type().is_symlink()) {
+            let cause = "a symbolic link to a file that does not exist".into();
+            return Err(StartError::Inaccessible { path: path(), cause });
+        }
         match fs::metadata(&self.path) {
             // Opening a pipe would block.
             Ok(file) if !file.is_file() => {
@@ -100,12 +125,13 @@ impl DatabaseFile {
     }
 
     /// Waits for other processes and loggers that create, migrate, restore or quarantine this database.
-    pub(crate) fn lock(&self) -> io::Result<FileLock> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(self.lock_path())?;
+    pub(crate) fn lock(&self) -> Result<FileLock, StartError> {
+        let path = self.lock_path();
+        let inaccessible = |error: io::Error| StartError::Inaccessible {
+            path: self.path.clone(),
+            cause: format!("{}: {error}", path.display()),
+        };
+        let file = self.lock_file(&path).map_err(inaccessible)?;
         let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             match file.try_lock() {
@@ -114,16 +140,41 @@ impl DatabaseFile {
                     std::thread::sleep(LOCK_RETRY_INTERVAL);
                 }
                 Err(TryLockError::WouldBlock) => {
-                    let held = format!("{} is locked by another process", self.lock_path().display());
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, held));
+                    return Err(StartError::Store(StoreError::Retry(format!(
+                        "database_url = {}: another process creates, upgrades or restores it and holds {}; try again later",
+                        self.path.display(),
+                        path.display()
+                    ))));
                 }
                 // A file system without `flock`: SQLite's own locks are all there is.
                 Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
                     return Ok(FileLock { _file: file });
                 }
-                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::Error(error)) => return Err(inaccessible(error)),
             }
         }
+    }
+
+    /// Opens the lock file. Its mode is that of the database, so that those who share one share the other. While there
+    /// is no database it is 0600, because SQLite gives the new one the mode of the lock file.
+    fn lock_file(&self, path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+            options.mode(0o600);
+            let is_new = fs::symlink_metadata(path).is_err();
+            let file = options.open(path)?;
+            let database = fs::metadata(&self.real).ok().map(|database| database.mode() & 0o777);
+            let mode = database.unwrap_or(0o600);
+            if (is_new || database.is_none()) && file.metadata()?.mode() & 0o777 != mode {
+                file.set_permissions(fs::Permissions::from_mode(mode))?;
+            }
+            Ok(file)
+        }
+        #[cfg(not(unix))]
+        options.open(path)
     }
 
     /// Renames the file `damaged`, with its journal, and returns its new path. `None` if another file has
@@ -134,9 +185,9 @@ impl DatabaseFile {
         if self.identity()? != Some(damaged) {
             return Ok(None);
         }
-        let target = with_suffix(&self.path, &format!(".corrupt-{}", Uuid::now_v7().simple()));
+        let target = with_suffix(&self.real, &format!(".corrupt-{}", Uuid::now_v7().simple()));
         for suffix in ["-wal", "-shm", ""] {
-            match fs::rename(with_suffix(&self.path, suffix), with_suffix(&target, suffix)) {
+            match fs::rename(with_suffix(&self.real, suffix), with_suffix(&target, suffix)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 done => done?,
             }
@@ -149,13 +200,13 @@ impl DatabaseFile {
         if self.journal_identity()? != Some(journal) {
             return Ok(None);
         }
-        let target = with_suffix(&self.path, &format!(".orphaned-{}-wal", Uuid::now_v7().simple()));
-        fs::rename(with_suffix(&self.path, "-wal"), &target)?;
+        let target = with_suffix(&self.real, &format!(".orphaned-{}-wal", Uuid::now_v7().simple()));
+        fs::rename(with_suffix(&self.real, "-wal"), &target)?;
         Ok(Some(target))
     }
 
     fn lock_path(&self) -> PathBuf {
-        with_suffix(&self.path, "-lock")
+        with_suffix(&self.real, "-lock")
     }
 }
 

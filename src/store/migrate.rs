@@ -43,7 +43,8 @@ pub(super) fn migrate(conn: &mut SqliteConnection) -> Result<(), MigrationError>
     .map(drop)
     .map_err(|error| match (cause, classify(&error)) {
         (Some(cause), _) | (None, StoreError::Reopen(cause)) => match classify_text(&cause) {
-            retry @ StoreError::Retry(_) => MigrationError::Store(retry),
+            // Nothing is wrong with the definitions for it.
+            error @ (StoreError::Retry(_) | StoreError::Corrupt(_)) => MigrationError::Store(error),
             _ => MigrationError::Incompatible(cause),
         },
         (None, other) => MigrationError::Store(other),

@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +20,7 @@ use uuid::Uuid;
 use super::attempts::{self, Resolution};
 use super::checkpoint::Checkpointer;
 use super::drops;
-use super::file::{DatabaseFile, FileLock, Identity};
+use super::file::{DatabaseFile, Identity};
 use super::marks::{self, Mark};
 use super::migrate::{MigrationError, migrate};
 use super::models::{self, Row};
@@ -62,12 +61,14 @@ pub(crate) struct Database {
 /// What is known of the file behind a database. Shared with the store, which keeps it up to date.
 #[derive(Default)]
 struct Known {
+    /// The name, with the file that it led to when it was opened last.
+    name: Mutex<Option<DatabaseFile>>,
     /// The file that was opened last, or could not be opened because it is damaged.
     file: Mutex<Option<Identity>>,
     /// Its journal, once there is one.
     journal: Mutex<Option<Identity>>,
-    /// `true` if others have tables in it.
-    has_foreign_tables: AtomicBool,
+    /// `true` if others have tables in it. `None` until its schema was read.
+    has_foreign_tables: Mutex<Option<bool>>,
 }
 
 /// A damaged file after [`Database::quarantine`].
@@ -114,22 +115,25 @@ impl Database {
             // A database in memory has no journal, but must be held on to.
             return Ok(Box::new(self.store(self.memory_url.clone(), None, None)?));
         };
+        self.move_orphaned_journal()?;
+        let file = file.resolved();
         file.check_type()?;
-        let lock = file.lock().map_err(|error| self.inaccessible(error))?;
-        self.move_orphaned_journal(file, &lock).map_err(|error| self.inaccessible(error))?;
+        *lock(&self.known.name) = Some(file.clone());
+        let _lock = file.lock()?;
         // By hand, because the pool hides why it cannot connect.
-        let (conn, identity) = self.first_connection(file)?;
+        let (conn, identity) = self.first_connection(&file)?;
         let checkpointer = Checkpointer::start(conn).map_err(|error| StoreError::Retry(error.to_string()))?;
         let url = file.url().map_err(|error| self.inaccessible(error))?;
-        Ok(Box::new(self.store(url, Some(checkpointer), Some(identity))?))
+        Ok(Box::new(self.store(url, Some(checkpointer), Some((file, identity)))?))
     }
 
     fn store(
         &self,
         url: String,
         checkpointer: Option<Checkpointer>,
-        identity: Option<Identity>,
+        file: Option<(DatabaseFile, Identity)>,
     ) -> Result<SqliteStore, StoreError> {
+        let (file, identity) = file.unzip();
         let threads = Arc::new(ScheduledThreadPool::new(1));
         let pool = r2d2::Pool::builder()
             .max_size(self.pool_size)
@@ -149,20 +153,22 @@ impl Database {
             pool: Some(pool),
             threads,
             checkpointer,
-            file: Arc::new(OpenFile { file: self.file.clone(), identity, known: Arc::clone(&self.known) }),
+            file: Arc::new(OpenFile { file, identity, known: Arc::clone(&self.known) }),
             known: Arc::clone(&self.known),
         })
     }
 
     /// If the file was deleted or replaced while this process had it open, its journal is still there, and
     /// SQLite would bring it into the file that has the name now.
-    fn move_orphaned_journal(&self, file: &DatabaseFile, file_lock: &FileLock) -> io::Result<()> {
-        let (last_file, journal) = (*lock(&self.known.file), lock(&self.known.journal).take());
-        let (Some(last_file), Some(journal)) = (last_file, journal) else { return Ok(()) };
-        if file.identity()? == Some(last_file) {
+    fn move_orphaned_journal(&self) -> Result<(), StartError> {
+        let (name, last_file) = (lock(&self.known.name).clone(), *lock(&self.known.file));
+        let journal = lock(&self.known.journal).take();
+        let (Some(name), Some(last_file), Some(journal)) = (name, last_file, journal) else { return Ok(()) };
+        let file_lock = name.lock()?;
+        if name.identity().map_err(|error| self.inaccessible(error))? == Some(last_file) {
             return Ok(());
         }
-        if let Some(moved) = file.move_journal(journal, file_lock)? {
+        if let Some(moved) = name.move_journal(journal, &file_lock).map_err(|error| self.inaccessible(error))? {
             tracing::warn!(journal = %moved.display(), "the database file was replaced or deleted; renamed its journal");
         }
         Ok(())
@@ -266,7 +272,7 @@ impl Database {
             return Err(StartError::Incompatible { path: path(), cause });
         }
         let foreign = has_foreign_tables(conn).map_err(|error| unusable(classify(&error)))?;
-        self.known.has_foreign_tables.store(foreign, Ordering::Release);
+        *lock(&self.known.has_foreign_tables) = Some(foreign);
         let mut run = |statement: &str| conn.batch_execute(statement).map_err(|error| unusable(classify(&error)));
         // How an application keeps its own file is the application's business.
         if !foreign {
@@ -293,21 +299,23 @@ impl Database {
 
     /// Renames the damaged file, with its journal, so that a new database can be created. It never
     /// renames a file that holds tables of others, nor one that another process has put there since.
-    pub(crate) fn quarantine(&self) -> io::Result<Quarantine> {
-        let (Some(file), Some(damaged)) = (&self.file, *lock(&self.known.file)) else {
+    pub(crate) fn quarantine(&self) -> Result<Quarantine, StartError> {
+        let (Some(file), Some(damaged)) = (lock(&self.known.name).clone(), *lock(&self.known.file)) else {
             return Ok(Quarantine::NotNeeded);
         };
-        let lock = file.lock()?;
-        if file.identity()? != Some(damaged) {
+        let file_lock = file.lock()?;
+        let io_error = |error| self.inaccessible(error);
+        if file.identity().map_err(io_error)? != Some(damaged) {
             return Ok(Quarantine::NotNeeded);
         }
-        // If not even the schema can be read, the last reading of it decides.
-        let foreign =
-            read_damaged_schema(file).unwrap_or_else(|| self.known.has_foreign_tables.load(Ordering::Acquire));
+        // If not even the schema can be read, the last reading of it decides. A file of which nothing is known may
+        // hold tables of others.
+        let foreign = read_damaged_schema(&file).or_else(|| *lock(&self.known.has_foreign_tables)).unwrap_or(true);
         if foreign {
             return Ok(Quarantine::Shared);
         }
-        Ok(file.quarantine(damaged, &lock)?.map_or(Quarantine::NotNeeded, Quarantine::Renamed))
+        let renamed = file.quarantine(damaged, &file_lock).map_err(io_error)?;
+        Ok(renamed.map_or(Quarantine::NotNeeded, Quarantine::Renamed))
     }
 }
 
@@ -449,7 +457,7 @@ impl SqliteStore {
     /// Notes whether others have tables in the file by now: a file that they share is never renamed.
     fn note_foreign_tables(&self, conn: &mut SqliteConnection) {
         if let Ok(foreign) = has_foreign_tables(conn) {
-            self.known.has_foreign_tables.store(foreign, Ordering::Release);
+            *lock(&self.known.has_foreign_tables) = Some(foreign);
         }
     }
 }
