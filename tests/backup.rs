@@ -219,3 +219,119 @@ fn restore_leaves_the_tables_of_an_application_alone() {
     assert_eq!((db.rows(), db.integer("SELECT count(*) FROM orders")), (7, 2));
     assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE note IS NULL"), 7);
 }
+
+#[test]
+fn backup_beside_a_stale_journal_of_its_name_is_refused() {
+    let (db, _) = backup_of(3);
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let target = db.folder.path().join("new.db");
+        let stale = db.folder.path().join(format!("new.db{suffix}"));
+        fs::write(&stale, "of another file").unwrap();
+        let (code, _, said) = run(&db, &["backup", target.to_str().unwrap()], "");
+        assert!(code == 2 && said.contains(&format!("new.db{suffix}: exists already")), "{code}: {said}");
+        fs::remove_file(stale).unwrap();
+        assert!(!target.exists());
+    }
+}
+
+#[test]
+fn restore_by_a_symbolic_link_has_what_is_in_the_journal() {
+    let source = TestDb::new();
+    let service = Service::new(&source, &[]);
+    assert!(exchange(&service.url, &post(&lines(100))).unwrap().starts_with("HTTP/1.1 202"));
+    eventually("the flush", || source.rows() == 100);
+    service.signal("KILL");
+    drop(service);
+    let db = TestDb::new();
+    let link = db.folder.path().join("latest.db");
+    std::os::unix::fs::symlink(source.path(), &link).unwrap();
+    assert!(done(&db, &["restore", link.to_str().unwrap()]).starts_with("100 failures restored"));
+}
+
+#[test]
+fn restore_leaves_rows_and_triggers_of_an_application_alone() {
+    let (source, backup) = backup_of(5);
+    for (rule, restorable) in [("ON DELETE CASCADE", true), ("", true), ("ON DELETE CASCADE", false)] {
+        let db = TestDb::new();
+        ingest(&db, if restorable { 5 } else { 9 });
+        db.execute(&format!(
+            "CREATE TABLE notes (failure_id REFERENCES memory_retrieval_failures (id) {rule});
+             INSERT INTO notes SELECT id FROM memory_retrieval_failures;
+             CREATE TABLE audit (what);
+             CREATE TRIGGER audited AFTER DELETE ON memory_retrieval_failures BEGIN INSERT INTO audit VALUES (1); END"
+        ));
+        let notes = db.integer("SELECT count(*) FROM notes");
+        let (code, _, said) = run(&db, &["restore", backup.to_str().unwrap()], "");
+        assert_eq!(code == 0, restorable, "{said}");
+        assert!(restorable || said.contains("4 rows of another application refer to failures"), "{said}");
+        assert_eq!(db.integer("SELECT count(*) FROM notes"), notes, "{rule}");
+        assert_eq!(db.integer("SELECT count(*) FROM audit"), 0, "a restore is no deletion of failures");
+        db.execute("PRAGMA foreign_keys = OFF; DELETE FROM memory_retrieval_failures WHERE id = 1");
+        assert_eq!(db.integer("SELECT count(*) FROM audit"), 1, "the trigger is there");
+    }
+    drop(source);
+}
+
+#[test]
+fn restore_over_any_damaged_page_is_sound_or_refused() {
+    let (_keep, backup) = backup_of(7);
+    let db = TestDb::new();
+    ingest(&db, 200);
+    let sound_file = fs::read(db.path()).unwrap();
+    let mut refused = 0;
+    // The first page says what the file is: a file without it may be any other program's.
+    for page in 1..sound_file.len() / 4096 {
+        let mut damaged = sound_file.clone();
+        damaged[page * 4096..(page + 1) * 4096].fill(0xA5);
+        fs::write(db.path(), &damaged).unwrap();
+        let (code, output, said) = run(&db, &["restore", backup.to_str().unwrap()], "");
+        if code == 3 {
+            // The schema itself cannot be read: others may have tables in it.
+            assert!(said.contains("may hold, tables of another application"), "page {page}: {said}");
+            assert_eq!(fs::read(db.path()).unwrap(), damaged, "page {page}");
+            refused += 1;
+        } else {
+            assert!(output.starts_with("7 failures restored"), "page {page}: {code}: {said}");
+            assert_eq!(db.rows(), 7, "page {page}");
+            sound(&db);
+        }
+    }
+    assert!(refused <= 4, "{refused} pages of the schema");
+}
+
+#[test]
+fn restore_renames_no_damaged_file_of_which_nothing_is_known() {
+    let (_keep, backup) = backup_of(7);
+    let db = TestDb::new();
+    ingest(&db, 3);
+    db.execute("CREATE TABLE customers (id); INSERT INTO customers VALUES (1)");
+    let mut damaged = fs::read(db.path()).unwrap();
+    damaged[100..1000].fill(0xA5);
+    fs::write(db.path(), &damaged).unwrap();
+    let (code, _, said) = run(&db, &["restore", backup.to_str().unwrap()], "");
+    assert!(code == 3 && said.contains("may hold, tables of another application"), "{code}: {said}");
+    assert_eq!(fs::read(db.path()).unwrap(), damaged);
+}
+
+#[test]
+fn command_that_is_interrupted_leaves_no_copy() {
+    let (db, backup) = backup_of(3);
+    let pipe = db.folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (code, _, said) = run(&db, &["restore", pipe.to_str().unwrap()], "");
+    assert!(code == 2 && said.contains("not a regular file"), "{code}: {said}");
+    // It waits for the write lock, and a signal ends it there.
+    let other = TestDb::new();
+    ingest(&other, 1);
+    let lock = common::Lock::new(&other);
+    let mut child = command(&other, &["restore", backup.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+    let has_copy = || names(&other).iter().any(|name| name.contains(".restore-"));
+    eventually("the copy", || has_copy() || child.try_wait().unwrap().is_some());
+    assert!(has_copy());
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!has_copy(), "{:?}", names(&other));
+    drop(lock);
+    assert_eq!(other.rows(), 1);
+}

@@ -34,9 +34,20 @@ pub(crate) enum BackupError {
     /// Use another backup.
     #[error("{}: is damaged ({cause}); use another backup", path.display())]
     Damaged { path: PathBuf, cause: String },
-    /// Restore into another file: this one is damaged and belongs to an application, too.
-    #[error("{}: is damaged and holds tables of another application; repair it, or restore into another file", .0.display())]
+    /// Restore into another file: this one is damaged, and it belongs to an application, too, as far as is known.
+    #[error(
+        "{}: is damaged and holds, or may hold, tables of another application; repair it, move it away, or restore into \
+         another file",
+        .0.display()
+    )]
     Shared(PathBuf),
+    /// Delete those rows first, or restore into another file.
+    #[error(
+        "{}: {rows} rows of another application refer to failures that the backup does not have; \
+         delete them, or restore into another file",
+        path.display()
+    )]
+    Referenced { path: PathBuf, rows: i64 },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -54,53 +65,72 @@ pub(crate) struct Restored {
 
 /// Copies the database at `source` to the new file `target`, for its owner only, and checks the copy. Returns its
 /// failures. `target` appears when it is complete.
-pub(crate) fn back_up(source: &Path, target: &Path) -> Result<u64, BackupError> {
-    if fs::symlink_metadata(target).is_ok() {
-        return Err(BackupError::Exists(target.into()));
-    }
-    let partial = Temporary(partial_path(target));
-    let failures = copy(source, Source::Live, &partial.0)?;
-    publish(&partial.0, target)?;
+pub(crate) fn back_up(source: &Path, target: &Path, partial: &Temporary) -> Result<u64, BackupError> {
+    check_free(target)?;
+    let partial = partial.path();
+    let failures = copy(source, Source::Live, partial)?;
+    check_free(target)?;
+    publish(partial, target)?;
     Ok(failures)
 }
 
-/// Where a backup is while it is written.
-fn partial_path(target: &Path) -> PathBuf {
-    with_suffix(target, &format!(".partial-{}", Uuid::now_v7().simple()))
+/// Fails if there is a file with the name, or one that SQLite would take for its journal: it would be brought into the
+/// backup.
+fn check_free(target: &Path) -> Result<(), BackupError> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let path = with_suffix(target, suffix);
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(BackupError::Exists(path));
+        }
+    }
+    Ok(())
 }
 
 /// Replaces the content of the log at `location` by that of `backup`, which may be one of an older version. A
 /// missing log is created, a damaged one is renamed.
-pub(crate) fn restore(backup: &Path, location: &Path) -> Result<Restored, BackupError> {
+pub(crate) fn restore(backup: &Path, location: &Path, work: &Temporary) -> Result<Restored, BackupError> {
     let target = DatabaseFile::new(location);
     if target.identity().ok().flatten().is_some_and(|identity| Some(identity) == identity_of(backup)) {
         return Err(BackupError::Same(backup.into()));
     }
     // A copy: the backup stays as it is, and its tables are brought up to date.
-    let folder = TemporaryFolder::beside(target.path())?;
-    let upgraded = folder.0.join("copy.db");
+    let folder = work.path();
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder).map_err(|source| BackupError::Io { path: folder.into(), source })?;
+    let upgraded = folder.join("copy.db");
     let failures = copy(backup, Source::Backup, &upgraded)?;
     drop(Database::new(&Location::File(upgraded.clone()), 1).open()?);
 
-    let database = Database::new(&Location::File(target.path().into()), 1);
+    let database = Database::new(&Location::File(location.into()), 1);
     let mut quarantined = None;
-    // Creates what is missing, and recovers a leftover journal.
+    if !is_sound(&database, &target)? {
+        match database.quarantine()? {
+            Quarantine::Renamed(path) => quarantined = Some(path),
+            Quarantine::Shared => return Err(BackupError::Shared(location.into())),
+            Quarantine::NotNeeded => {}
+        }
+        drop(database.open()?);
+    }
+    let target = target.resolved();
+    let _lock = target.lock()?;
+    replace_content(&target, &DatabaseFile::new(&upgraded))?;
+    Ok(Restored { failures, quarantined })
+}
+
+/// Creates a missing database, recovers a leftover journal, and returns `false` if the database is damaged.
+fn is_sound(database: &Database, target: &DatabaseFile) -> Result<bool, BackupError> {
     match database.open() {
         Ok(store) => drop(store),
-        Err(StartError::Damaged { .. }) => {
-            match database.quarantine().map_err(|source| BackupError::Io { path: location.into(), source })? {
-                Quarantine::Renamed(path) => quarantined = Some(path),
-                Quarantine::Shared => return Err(BackupError::Shared(location.into())),
-                Quarantine::NotNeeded => {}
-            }
-            drop(database.open()?);
-        }
+        Err(StartError::Damaged { .. }) => return Ok(false),
         Err(error) => return Err(error.into()),
     }
-    let _lock = target.lock().map_err(|source| BackupError::Io { path: location.into(), source })?;
-    let store = |source| BackupError::Store { path: location.into(), source };
-    replace_content(&target, &DatabaseFile::new(&upgraded)).map_err(store)?;
-    Ok(Restored { failures, quarantined })
+    match check(&target.resolved(), target.path()) {
+        Ok(_) => Ok(true),
+        Err(BackupError::Damaged { .. } | BackupError::Store { source: StoreError::Corrupt(_), .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// How a file is read, so that nothing stays beside it.
@@ -117,8 +147,8 @@ impl Source {
         let file = DatabaseFile::new(path);
         match self {
             Self::Live => connect(&file.read_write_url(), path).or_else(|_| connect(&file.read_only_url(), path)),
-            Self::Backup if file.journal_identity().ok().flatten().is_none() => connect(&file.immutable_url(), path),
-            // What was committed last is in the journal.
+            Self::Backup if !file.has_journal() => connect(&file.immutable_url(), path),
+            // What was committed last, or is to be rolled back, is in the journal.
             Self::Backup => connect(&file.read_only_url(), path),
         }
     }
@@ -127,8 +157,10 @@ impl Source {
 /// Writes a copy of the database to the new file `target`, and checks it.
 fn copy(source: &Path, kind: Source, target: &Path) -> Result<u64, BackupError> {
     let io_error = |source| BackupError::Io { path: target.into(), source };
-    if let Err(source_error) = fs::metadata(source) {
-        return Err(BackupError::Io { path: source.into(), source: source_error });
+    let is_file = fs::metadata(source).map(|file| file.is_file());
+    if !is_file.map_err(|error| BackupError::Io { path: source.into(), source: error })? {
+        // Opening a pipe would block.
+        return Err(BackupError::NoLog { path: source.into(), cause: "not a regular file".into() });
     }
     let mut conn = kind.connect(source)?;
     conn.batch_execute("SELECT event_id FROM memory_retrieval_failures LIMIT 0").map_err(|error| {
@@ -205,19 +237,24 @@ fn publish(partial: &Path, target: &Path) -> Result<(), BackupError> {
 }
 
 /// Replaces all rows of our tables in `target` by those in `content`, which has the same schema.
-fn replace_content(target: &DatabaseFile, content: &DatabaseFile) -> Result<(), StoreError> {
-    let url = target.url().map_err(StoreError::reopen)?;
-    let mut conn = SqliteConnection::establish(&url).map_err(|error| classify_text(&error.to_string()))?;
-    let run = |conn: &mut SqliteConnection, sql: &str| conn.batch_execute(sql).map_err(|error| classify(&error));
-    run(&mut conn, &format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()))?;
+fn replace_content(target: &DatabaseFile, content: &DatabaseFile) -> Result<(), BackupError> {
+    let store = |source| BackupError::Store { path: target.path().into(), source };
+    let url = target.url().map_err(|error| store(StoreError::reopen(error)))?;
+    let mut conn = connect(&url, target.path())?;
+    // The rows of others that refer to failures would go with them. They are checked at the end.
+    conn.batch_execute("PRAGMA foreign_keys = OFF").map_err(|error| store(classify(&error)))?;
     diesel::sql_query("ATTACH ? AS restored")
         .bind::<Text, _>(content.read_only_url())
         .execute(&mut conn)
-        .map_err(|error| classify(&error))?;
-    conn.immediate_transaction::<_, DieselError, _>(|conn| {
-        let deleted = trigger(conn)?;
-        // Its work is done below, once for all rows.
-        conn.batch_execute("DROP TRIGGER main.memory_retrieval_failures_deleted")?;
+        .map_err(|error| store(classify(&error)))?;
+    let mut dangling = 0;
+    let replaced = conn.immediate_transaction::<_, DieselError, _>(|conn| {
+        dangling = dangling_references(conn)?;
+        // Ours does its work below, once for all rows; those of others are about what happens, not about a restore.
+        let triggers = triggers(conn)?;
+        for Trigger { name, .. } in &triggers {
+            conn.batch_execute(&format!("DROP TRIGGER main.\"{}\"", name.replace('"', "\"\"")))?;
+        }
         conn.batch_execute(
             "UPDATE main.memory_retrieval_log SET log_id = randomblob(16), largest_deleted_id = max(largest_deleted_id, \
              coalesce((SELECT max(id) FROM main.memory_retrieval_failures), 0), \
@@ -233,12 +270,22 @@ fn replace_content(target: &DatabaseFile, content: &DatabaseFile) -> Result<(), 
                  INSERT INTO main.\"{table}\" (\"{columns}\") SELECT \"{columns}\" FROM restored.\"{table}\""
             ))?;
         }
-        conn.batch_execute(&deleted)
-    })
-    .map_err(|error| classify(&error))?;
+        triggers.iter().try_for_each(|Trigger { sql, .. }| conn.batch_execute(sql))?;
+        dangling = dangling_references(conn)? - dangling;
+        if dangling > 0 { Err(DieselError::RollbackTransaction) } else { Ok(()) }
+    });
+    match replaced {
+        Err(_) if dangling > 0 => return Err(BackupError::Referenced { path: target.path().into(), rows: dangling }),
+        replaced => replaced.map_err(|error| store(classify(&error)))?,
+    }
     // A reader may keep it from that; the next checkpoint does it then.
     let _ = conn.batch_execute("DETACH restored; PRAGMA wal_checkpoint(TRUNCATE)");
     Ok(())
+}
+
+/// Rows that refer to rows that are not there.
+fn dangling_references(conn: &mut SqliteConnection) -> QueryResult<i64> {
+    diesel::select(diesel::dsl::sql::<BigInt>("(SELECT count(*) FROM pragma_foreign_key_check)")).get_result(conn)
 }
 
 #[derive(QueryableByName)]
@@ -247,9 +294,19 @@ struct Name {
     name: String,
 }
 
-fn trigger(conn: &mut SqliteConnection) -> QueryResult<String> {
-    let sql = "SELECT sql AS name FROM main.sqlite_schema WHERE name = 'memory_retrieval_failures_deleted'";
-    diesel::sql_query(sql).get_result(conn).map(|Name { name }| name)
+#[derive(QueryableByName)]
+struct Trigger {
+    #[diesel(sql_type = Text)]
+    name: String,
+    #[diesel(sql_type = Text)]
+    sql: String,
+}
+
+/// Triggers of our tables, whoever created them.
+fn triggers(conn: &mut SqliteConnection) -> QueryResult<Vec<Trigger>> {
+    let sql = "SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' \
+         AND tbl_name LIKE 'memory\\_retrieval\\_%' ESCAPE '\\'";
+    diesel::sql_query(sql).load(conn)
 }
 
 /// Our tables whose rows are restored. The log's own row is changed by itself, and the retention in force is not a
@@ -286,33 +343,35 @@ fn identity_of(path: &Path) -> Option<super::file::Identity> {
     DatabaseFile::new(path).identity().ok().flatten()
 }
 
-/// A file that is removed when this is dropped, if it is still there.
-struct Temporary(PathBuf);
+/// A file or folder that exists while a command works. It is removed when this is dropped.
+pub(crate) struct Temporary(PathBuf);
 
-impl Drop for Temporary {
-    fn drop(&mut self) {
+impl Temporary {
+    /// Where a backup is while it is written.
+    pub(crate) fn for_backup(target: &Path) -> Self {
+        Self(with_suffix(target, &format!(".partial-{}", Uuid::now_v7().simple())))
+    }
+
+    /// The folder of the copy that is restored, on the disk of the database.
+    pub(crate) fn for_restore(location: &Path) -> Self {
+        Self(with_suffix(location, &format!(".restore-{}", Uuid::now_v7().simple())))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Also at the end of the process, which drops nothing.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.0);
         for suffix in ["", "-journal"] {
             let _ = fs::remove_file(with_suffix(&self.0, suffix));
         }
     }
 }
 
-/// A folder for its owner only that is removed when this is dropped, with all that is in it.
-struct TemporaryFolder(PathBuf);
-
-impl TemporaryFolder {
-    fn beside(path: &Path) -> Result<Self, BackupError> {
-        let folder = with_suffix(path, &format!(".restore-{}", Uuid::now_v7().simple()));
-        let mut builder = fs::DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&folder).map_err(|source| BackupError::Io { path: folder.clone(), source })?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for TemporaryFolder {
+impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.remove();
     }
 }
