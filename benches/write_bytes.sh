@@ -10,8 +10,8 @@ set -euo pipefail
 
 binaries=("$1" "$2")
 seconds=${3:-600} rate=${4:-1} idle=${5:-60}
-# Until attempts are rolled up, and the journal is in the database file.
-settle=80
+# Two roll-ups, after which the journal goes into the database file.
+settle=130
 folder=$(mktemp -d "${TMPDIR:-/var/tmp}/write-bytes.XXXXXX")
 pids=() ports=() accepted=(0 0) before=() after=() quiet=()
 trap 'kill "${pids[@]}" 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
