@@ -58,7 +58,7 @@ pub(crate) struct Buffer {
 const SEALED: u64 = 1 << 63;
 
 /// A record that is counted, and not in the queue yet.
-struct Admission {
+pub(crate) struct Admission {
     /// Records that had been let in then.
     accepted: u64,
     /// Records that were held then, at most.
@@ -120,7 +120,8 @@ impl Buffer {
         self.enqueue(entry, admission)
     }
 
-    fn enqueue(&self, entry: Entry, admission: Admission) -> Result<(), DropReason> {
+    /// Puts an admitted record into the queue.
+    pub(crate) fn enqueue(&self, entry: Entry, admission: Admission) -> Result<(), DropReason> {
         if self.queue.push(entry).is_err() {
             // Cannot be: the queue has a slot for each admitted record.
             self.accepted.fetch_sub(1, Ordering::AcqRel);
@@ -152,7 +153,7 @@ impl Buffer {
     }
 
     /// Counts one more record if there is room.
-    fn admit(&self) -> Result<Admission, DropReason> {
+    pub(crate) fn admit(&self) -> Result<Admission, DropReason> {
         let mut accepted = self.accepted.load(Ordering::Acquire);
         loop {
             if accepted & SEALED != 0 {

@@ -172,3 +172,16 @@ fn a_store_that_refuses_every_row_loses_none() {
     eventually("the next attempt", || logger.stats().persisted == 10);
     assert_eq!(db.turns(), (0..10).collect::<Vec<_>>());
 }
+
+#[test]
+fn flush_report_counts_what_was_committed_since_the_call() {
+    let db = TestDb::new();
+    let logger = spawn(db.config().flush_interval(Duration::from_secs(24 * 60 * 60)));
+    for records in [5, 3, 0] {
+        for turn in 0..records {
+            logger.log(no_hit(turn));
+        }
+        let report = block_on(logger.flush()).unwrap();
+        assert_eq!((report.persisted, report.rejected), (records.unsigned_abs(), 0));
+    }
+}

@@ -138,3 +138,33 @@ fn drops_are_summed_up_and_not_said_one_by_one() {
     assert!(said().iter().all(|said| said.level == Level::WARN));
     drop(lock);
 }
+
+#[test]
+fn drops_are_warned_of_once_with_what_is_new_and_all() {
+    let (_alone, ear) = Ear::listen();
+    let db = TestDb::new();
+    let logger = spawn(db.config().buffer_capacity(4).batch_size(4).flush_interval(Duration::from_millis(5)));
+    let warned = || ear.heard("records were dropped (totals by reason)");
+    for round in 1..=2 {
+        let lock = Lock::new(&db);
+        for turn in 0..10 {
+            let _ = logger.log(no_hit(turn));
+        }
+        // They are seen by one tick or by several.
+        let all = format!("buffer_full={} ", 6 * round);
+        eventually("the warning", || warned().iter().any(|said| said.fields.contains(&all)));
+        drop(lock);
+        eventually("the flush", || block_on(logger.flush()).is_ok());
+    }
+    let new =
+        |said: &Said| said.fields.split_once("dropped=").unwrap().1.split(' ').next().unwrap().parse::<u64>().unwrap();
+    assert_eq!(warned().iter().map(new).sum::<u64>(), 12, "each drop is new once: {:?}", warned());
+    let before = warned().len();
+    // Ticks without a drop say nothing.
+    for turn in 0..20 {
+        let flushes = logger.stats().flushes;
+        let _ = logger.log(no_hit(turn));
+        eventually("the timer's flush", || logger.stats().flushes > flushes);
+    }
+    assert_eq!(warned().len(), before);
+}

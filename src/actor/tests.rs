@@ -11,6 +11,8 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::attempts::{Attempt, OutcomeKind};
+use crate::buffer::{Entry, Origin};
+use crate::record::RetrievalFailureType;
 use crate::stats::DropReason;
 use crate::store::Resolution;
 use crate::store::attempts::Span;
@@ -112,6 +114,27 @@ fn old_rows_are_purged_every_hour_without_a_flush() {
             assert_eq!(rows(), hour, "the row of 31 days is gone");
         }
         assert_eq!(fixture.shared.stats().purged, 3);
+    });
+}
+
+#[test]
+fn flush_waits_for_a_record_that_is_counted_and_not_yet_queued() {
+    in_virtual_time(async {
+        let fixture = Fixture::new(|config| config);
+        let addr = start(&fixture).await;
+        let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "s", "q");
+        let buffer = &fixture.shared.buffer;
+        // A caller between the two halves of its call.
+        let admission = buffer.admit().unwrap();
+        let flushed = addr.send(Flush);
+        let late = async {
+            sleep(SECOND).await;
+            buffer.enqueue(Entry { record, logged_at: 0, origin: Origin::Logged }, admission).unwrap();
+        };
+        let began = tokio::time::Instant::now();
+        let (flushed, ()) = tokio::join!(flushed, late);
+        assert_eq!(flushed.unwrap().unwrap().persisted, 1);
+        assert!(began.elapsed() < MINUTE, "the timer of a day is not waited for");
     });
 }
 
