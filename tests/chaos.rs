@@ -313,6 +313,27 @@ fn a_clock_that_is_wrong_when_the_logger_starts() {
 }
 
 #[test]
+fn clock_that_jumps_at_each_start_within_a_boot_deletes_nothing() {
+    let _scenario = FailScenario::setup();
+    let db = TestDb::new();
+    const DAY: i64 = 86_400_000;
+    let start = |ahead: i64| {
+        fail::cfg("clock-ahead-ms", &format!("return({ahead})")).unwrap();
+        let logger = spawn(config(&db).cleanup_every(1));
+        let mut records = 0;
+        purge(&logger, &mut records);
+        purge(&logger, &mut records);
+        block_on(logger.shutdown()).unwrap();
+    };
+    start(0);
+    age(&db, 5, 80);
+    for ahead in [4 * 365 * DAY, 4 * 365 * DAY + DAY + 1000, 4 * 365 * DAY + 2 * DAY + 2000] {
+        start(ahead);
+        assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index = -1"), 5);
+    }
+}
+
+#[test]
 fn a_weekly_run_on_a_machine_that_is_off_in_between_still_purges() {
     let _scenario = FailScenario::setup();
     let db = TestDb::new();
@@ -320,6 +341,7 @@ fn a_weekly_run_on_a_machine_that_is_off_in_between_still_purges() {
     const WEEK: i64 = 7 * 86_400_000;
     for week in 0..12 {
         fail::cfg("clock-ahead-ms", &format!("return({})", week * WEEK)).unwrap();
+        fail::cfg("clock-boot", &format!("return({week})")).unwrap();
         let logger = spawn(config(&db).retention_days(30).cleanup_every(1));
         purge(&logger, &mut records);
         block_on(logger.shutdown()).unwrap();

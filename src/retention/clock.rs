@@ -12,10 +12,12 @@
 //!   sleep at night, and programs that run for a minute a week on a machine that stays on.
 //! - **A short absence.** An advance that nothing explains is trusted at once if it is at most the
 //!   allowance: a tenth of the retention, one hour to ten days. The machine was off, or a virtual
-//!   machine was paused. A clock that is wrong by less than that deletes rows that much too early.
+//!   machine was paused. A clock that is wrong by less than that deletes rows that much too early. Within one boot
+//!   the allowance holds for all such advances of a day of the boot together: the time since boot contradicts more.
 //! - **A day of use.** A longer advance is doubted, and no row is deleted by it. It is trusted as soon
 //!   as a reading is a day later than the first doubted one and no reading in between was earlier
-//!   than that. A process that runs on takes a day. A program that runs for a minute a week, a
+//!   than that. If both are of the same boot, the time since boot must prove the day, up to an hour; if it contradicts
+//!   the clock, the doubt begins with the later reading. A process that runs on takes a day. A program that runs for a minute a week, a
 //!   month or a year, on a machine that is off in between, is one run behind. A program that crashes and
 //!   starts each minute gains nothing, because its readings are not a day apart.
 //! - **The earlier of two clocks.** Rows are as old as the earlier one of wall clock and retention clock
@@ -31,8 +33,8 @@
 //! # What that cannot prevent
 //!
 //! A clock that is wrong by years and runs evenly for a day is trusted, and deletes rows, because nothing on
-//! the machine contradicts it. So is one that is ahead at one start of the process and further ahead at the next,
-//! because a machine that is off for years looks the same. A machine with a dead battery that boots in the past
+//! the machine contradicts it. So is one that is ahead after one boot and further ahead after the next, because a
+//! machine that is off for years looks the same. A machine with a dead battery that boots in the past
 //! deletes nothing until its clock is corrected; rows that it logs before the correction carry the wrong date, and are
 //! deleted once the clock is right if that date is older than the retention. Containers whose time since boot is
 //! shifted (time namespaces) count as machines that boot whenever it goes back.
@@ -65,6 +67,9 @@ impl Boot {
         static ID: OnceLock<Option<Uuid>> = OnceLock::new();
         let id =
             *ID.get_or_init(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().parse().ok());
+        failpoint!("clock-boot", |boot| {
+            Some(Self { id: Uuid::from_u128(boot.and_then(|id| id.parse().ok()).unwrap_or(0)), since: 20_000 })
+        });
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let since = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);
         Some(Self { id: id?, since })
@@ -96,18 +101,25 @@ impl Reading {
         Self { wall: crate::clock::now(), boot: Boot::now() }
     }
 
-    /// Returns the time until `later` that the time since boot proves, in milliseconds; 0 across a boot.
-    fn proven_until(&self, later: &Self) -> i64 {
+    /// Returns the time until `later` that the time since boot proves, in milliseconds; `None` across a boot.
+    fn proven_until(&self, later: &Self) -> Option<i64> {
         match (self.boot, later.boot) {
-            (Some(one), Some(other)) if one.id == other.id => other.since.saturating_sub(one.since).max(0),
-            _ => 0,
+            (Some(one), Some(other)) if one.id == other.id => {
+                Some(other.since.saturating_sub(one.since)).filter(|proven| *proven >= 0)
+            }
+            _ => None,
         }
+    }
+
+    /// Returns the advance of the wall clock until `later`, in milliseconds.
+    fn advance_until(&self, later: &Self) -> i64 {
+        later.wall.saturating_sub(self.wall)
     }
 
     /// Returns `true` if this reading explains the wall clock of `later`.
     fn explains(&self, later: &Self, allowance: i64) -> bool {
-        let advance = later.wall.saturating_sub(self.wall);
-        (-SLACK_MS..=self.proven_until(later).saturating_add(allowance)).contains(&advance)
+        let proven = self.proven_until(later).unwrap_or(0);
+        (-SLACK_MS..=proven.saturating_add(allowance)).contains(&self.advance_until(later))
     }
 }
 
@@ -116,6 +128,8 @@ impl Reading {
 pub(crate) struct ClockState {
     /// The last reading that is trusted.
     pub(crate) trusted: Reading,
+    /// Milliseconds of its wall clock that are trusted although the time since the same boot does not explain them.
+    pub(crate) unexplained: i64,
     /// The first reading too far ahead of it.
     pub(crate) ahead: Option<Reading>,
     /// The first reading too far behind it, of those in a row.
@@ -124,12 +138,28 @@ pub(crate) struct ClockState {
 
 impl ClockState {
     pub(crate) fn trusting(trusted: Reading) -> Self {
-        Self { trusted, ahead: None, behind: None }
+        Self { trusted, unexplained: 0, ahead: None, behind: None }
+    }
+
+    /// Returns the state that trusts `reading` at once; `None` if it is doubted.
+    fn trust(&self, reading: Reading, allowance: i64) -> Option<Self> {
+        let advance = self.trusted.advance_until(&reading);
+        if advance < -SLACK_MS {
+            return None;
+        }
+        let Some(proven) = self.trusted.proven_until(&reading) else {
+            return (advance <= allowance).then(|| Self::trusting(reading));
+        };
+        // The allowance holds for a day of the boot, however many advances use it up.
+        let regained = proven.saturating_mul(allowance) / DAY_MS;
+        let before = self.unexplained.saturating_sub(regained).max(0);
+        let unexplained = before.saturating_add(advance).saturating_sub(proven).max(0);
+        (unexplained <= allowance).then(|| Self { unexplained, ..Self::trusting(reading) })
     }
 
     /// Returns the time that decides how old rows are, in Unix milliseconds, at a reading that this state includes.
     pub(crate) fn time_at(&self, reading: &Reading) -> i64 {
-        let proven = self.trusted.wall.saturating_add(self.trusted.proven_until(reading));
+        let proven = self.trusted.wall.saturating_add(self.trusted.proven_until(reading).unwrap_or(0));
         proven.min(reading.wall)
     }
 
@@ -154,28 +184,36 @@ impl RetentionClock {
     /// can do harm.
     pub(crate) fn advance(&mut self, stored: Option<ClockState>, reading: Reading, allowance: i64) -> ClockState {
         let last = self.last.replace(reading);
-        let Some(ClockState { trusted, ahead, behind }) = stored else { return ClockState::trusting(reading) };
-        if trusted.explains(&reading, allowance) {
-            return ClockState::trusting(reading);
+        let Some(stored) = stored else { return ClockState::trusting(reading) };
+        if let Some(trusting) = stored.trust(reading, allowance) {
+            return trusting;
         }
+        let ClockState { trusted, ahead, behind, .. } = stored;
         let is_ahead = reading.wall > trusted.wall;
         // A jump from one wrong time to another. A clock that was behind, and is set right, does not count.
         let jumped =
             last.is_some_and(|last| (last.wall > trusted.wall) == is_ahead && !last.explains(&reading, allowance));
         let first = if is_ahead { ahead } else { behind };
         let first = first.filter(|first| !jumped && reading.wall >= first.wall).unwrap_or(reading);
-        if reading.wall.saturating_sub(first.wall) >= TRUSTED_AFTER_MS {
-            return if first.explains(&reading, allowance) {
+        let is_explained = first.explains(&reading, allowance);
+        let (first, is_day_of_use) = match first.proven_until(&reading) {
+            // The time since boot contradicts the clock: the doubt begins with this reading.
+            Some(_) if !is_explained => (reading, false),
+            Some(proven) => (first, proven >= TRUSTED_AFTER_MS - SLACK_MS),
+            None => (first, true),
+        };
+        if is_day_of_use && first.advance_until(&reading) >= TRUSTED_AFTER_MS {
+            return if is_explained {
                 ClockState::trusting(reading)
             } else {
                 ClockState { ahead: Some(reading), ..ClockState::trusting(first) }
             };
         }
         if is_ahead {
-            ClockState { trusted, ahead: Some(first), behind: None }
+            ClockState { ahead: Some(first), behind: None, ..stored }
         } else {
             // Keeps `ahead`: a machine with a dead battery is behind for some seconds after each boot.
-            ClockState { trusted, ahead, behind: Some(first) }
+            ClockState { behind: Some(first), ..stored }
         }
     }
 }
@@ -508,6 +546,107 @@ mod tests {
                     m.run(DAY + HOUR);
                     m.run_wrong(9 * YEAR, HOUR);
                     m.run(HOUR)
+                },
+                0,
+                0,
+            ),
+            (
+                "a day further ahead at each of two starts, within seconds",
+                30,
+                |m| {
+                    m.look();
+                    for further in [0, DAY + 1000, 2 * DAY, 20 * DAY, 21 * DAY + 1] {
+                        m.wrong = 4 * YEAR + further;
+                        m.pass(5000).start().look();
+                    }
+                    m.wrong = 0;
+                    m.pass(5000).start().look()
+                },
+                0,
+                0,
+            ),
+            (
+                "a day further ahead each minute, in a crash loop, for half a day",
+                30,
+                |m| {
+                    m.look();
+                    for minutes in 0..12 * 60 {
+                        m.wrong = 4 * YEAR + minutes * DAY;
+                        m.pass(MINUTE).start().look();
+                    }
+                    m.wrong = 0;
+                    m.start().look()
+                },
+                0,
+                0,
+            ),
+            (
+                "a year ahead at two starts that are 22 hours apart, further ahead at the second",
+                30,
+                |m| {
+                    m.wrong = YEAR;
+                    m.start().look();
+                    m.wrong = YEAR + 2 * HOUR;
+                    m.pass(22 * HOUR).start().look();
+                    m.wrong = 0;
+                    m.pass(HOUR).start().look()
+                },
+                0,
+                0,
+            ),
+            (
+                "eight days further ahead at each of twelve starts, within seconds: the first step is believed",
+                90,
+                |m| {
+                    for steps in 1..=12 {
+                        m.wrong = steps * 8 * DAY;
+                        m.pass(5000).start().look();
+                    }
+                    m.wrong = 0;
+                    m.start().look()
+                },
+                0,
+                8 * DAY,
+            ),
+            (
+                "an hour further ahead each minute, for two hours: the allowance is believed",
+                30,
+                |m| {
+                    for minutes in 1..=120 {
+                        m.wrong = minutes * HOUR;
+                        m.pass(MINUTE).look();
+                    }
+                    m.wrong = 0;
+                    m.look()
+                },
+                0,
+                3 * DAY + 3 * DAY / 12,
+            ),
+            (
+                "a time server sets the clock ahead and back by half an hour, all day",
+                1,
+                |m| {
+                    largest(100, |_| {
+                        m.wrong = HOUR / 2;
+                        m.pass(MINUTE).look();
+                        m.wrong = 0;
+                        m.pass(MINUTE).look()
+                    })
+                },
+                0,
+                HOUR / 2,
+            ),
+            (
+                "virtual machine, paused for a year, then each night: a day of running",
+                30,
+                |m| {
+                    m.run(DAY);
+                    m.pause(YEAR);
+                    for _ in 0..3 {
+                        m.run(8 * HOUR);
+                        m.pause(16 * HOUR);
+                    }
+                    m.look()
                 },
                 0,
                 0,

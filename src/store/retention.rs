@@ -42,24 +42,32 @@ fn stored(reading: Option<Reading>) -> StoredReading {
 
 /// Returns defaults if the row is missing (deleted by hand).
 pub(crate) fn read(conn: &mut SqliteConnection) -> QueryResult<StoredRetention> {
-    type Stored = (Option<i64>, Option<i64>, StoredReading, StoredReading, StoredReading);
+    type Stored = (Option<i64>, Option<i64>, StoredReading, Option<i64>, StoredReading, StoredReading);
     let row: Option<Stored> = dsl::memory_retrieval_retention
         .select((
             dsl::failures_days,
             dsl::attempts_days,
             (dsl::trusted_at, dsl::trusted_boot, dsl::trusted_since_boot),
+            dsl::trusted_unexplained,
             (dsl::ahead_at, dsl::ahead_boot, dsl::ahead_since_boot),
             (dsl::behind_at, dsl::behind_boot, dsl::behind_since_boot),
         ))
         .first(conn)
         .optional()?;
-    let Some((failures, attempts, trusted, ahead, behind)) = row else { return Ok(StoredRetention::default()) };
+    let Some((failures, attempts, trusted, unexplained, ahead, behind)) = row else {
+        return Ok(StoredRetention::default());
+    };
     // No logger writes a negative or too large number: the default is safer than 0.
     let days = |days: Option<i64>| days.and_then(|days| u32::try_from(days).ok());
     Ok(StoredRetention {
         failures_days: days(failures),
         attempts_days: days(attempts),
-        clock: reading(trusted).map(|trusted| ClockState { trusted, ahead: reading(ahead), behind: reading(behind) }),
+        clock: reading(trusted).map(|trusted| ClockState {
+            trusted,
+            unexplained: unexplained.unwrap_or(0),
+            ahead: reading(ahead),
+            behind: reading(behind),
+        }),
     })
 }
 
@@ -74,6 +82,7 @@ pub(super) fn write(conn: &mut SqliteConnection, retention: &StoredRetention) ->
             dsl::failures_days.eq(failures_days.map(i64::from)),
             dsl::attempts_days.eq(attempts_days.map(i64::from)),
             (dsl::trusted_at.eq(trusted.0), dsl::trusted_boot.eq(trusted.1), dsl::trusted_since_boot.eq(trusted.2)),
+            dsl::trusted_unexplained.eq(clock.map(|clock| clock.unexplained)),
             (dsl::ahead_at.eq(ahead.0), dsl::ahead_boot.eq(ahead.1), dsl::ahead_since_boot.eq(ahead.2)),
             (dsl::behind_at.eq(behind.0), dsl::behind_boot.eq(behind.1), dsl::behind_since_boot.eq(behind.2)),
         ))
@@ -94,7 +103,12 @@ mod tests {
             StoredRetention {
                 failures_days: Some(0),
                 attempts_days: Some(u32::MAX),
-                clock: Some(ClockState { trusted: at(1, 2), ahead: Some(at(3, 4)), behind: Some(at(5, 6)) }),
+                clock: Some(ClockState {
+                    trusted: at(1, 2),
+                    unexplained: 7,
+                    ahead: Some(at(3, 4)),
+                    behind: Some(at(5, 6)),
+                }),
             },
             StoredRetention {
                 failures_days: None,

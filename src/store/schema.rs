@@ -83,6 +83,7 @@ diesel::table! {
         trusted_at -> Nullable<BigInt>,
         trusted_boot -> Nullable<Text>,
         trusted_since_boot -> Nullable<BigInt>,
+        trusted_unexplained -> Nullable<BigInt>,
         ahead_at -> Nullable<BigInt>,
         ahead_boot -> Nullable<Text>,
         ahead_since_boot -> Nullable<BigInt>,

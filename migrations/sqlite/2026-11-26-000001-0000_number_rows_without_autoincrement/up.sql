@@ -79,6 +79,8 @@ CREATE TABLE memory_retrieval_retention (
     trusted_at         INTEGER,
     trusted_boot       TEXT,
     trusted_since_boot INTEGER,
+    -- Milliseconds of it that are trusted although the time since that boot does not explain them.
+    trusted_unexplained INTEGER,
     -- The first reading that was too far ahead of it, or too far behind, as long as none in between agreed with it.
     ahead_at           INTEGER,
     ahead_boot         TEXT,
