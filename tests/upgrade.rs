@@ -221,6 +221,47 @@ fn upgrade_leaves_what_users_added_to_the_table() {
 }
 
 #[test]
+fn upgrade_leaves_what_users_added_to_the_statuses() {
+    let db = fixture();
+    db.execute(
+        "ALTER TABLE memory_retrieval_question_marks ADD COLUMN ticket TEXT DEFAULT 'open'; \
+         UPDATE memory_retrieval_question_marks SET ticket = 'of ' || question; \
+         CREATE INDEX users_index ON memory_retrieval_question_marks (ticket); \
+         CREATE VIEW users_view AS SELECT ticket FROM memory_retrieval_question_marks; \
+         CREATE VIEW users_broken_view AS SELECT * FROM a_table_that_is_gone; \
+         CREATE TABLE users_log (question TEXT); \
+         CREATE TRIGGER users_trigger AFTER DELETE ON memory_retrieval_question_marks \
+         BEGIN INSERT INTO users_log VALUES (OLD.question); END;",
+    );
+    let logger = open(&db);
+    let noted = "SELECT count(*) FROM memory_retrieval_question_marks INDEXED BY users_index WHERE ticket LIKE 'of %'";
+    assert_eq!((db.integer(noted), db.integer("SELECT count(*) FROM users_view")), (2, 2));
+    // A status that is set once more keeps them, too.
+    block_on(logger.mark_question("Where is key 1?", QuestionStatus::Open)).unwrap();
+    block_on(logger.shutdown()).unwrap();
+    let open = "SELECT count(*) FROM memory_retrieval_question_marks WHERE status = 'open' AND ticket LIKE 'of %'";
+    assert_eq!((db.integer(noted), db.integer(open)), (2, 1));
+    assert_eq!(db.integer("SELECT count(*) FROM users_log"), 0);
+    db.execute("DELETE FROM memory_retrieval_question_marks WHERE status = 'open'");
+    assert_eq!(db.integer("SELECT count(*) FROM users_log"), 1);
+    sound(&db);
+}
+
+#[test]
+fn upgrade_of_rewritten_statuses_fails_and_changes_nothing() {
+    let db = fixture();
+    db.execute(
+        "PRAGMA writable_schema = ON; \
+         UPDATE sqlite_schema SET sql = replace(sql, 'status = ''resolved'' OR', '\"status\" = ''resolved'' OR') \
+         WHERE name = 'memory_retrieval_question_marks'; PRAGMA writable_schema = RESET;",
+    );
+    let text = FailureLogger::spawn(config(&db)).map(drop).unwrap_err().to_string();
+    assert!(text.contains("rewrote the definition of memory_retrieval_question_marks"), "{text}");
+    assert_eq!((migrations(&mut db.connect()), db.rows()), (3, ROWS));
+    sound(&db);
+}
+
+#[test]
 fn upgrade_of_a_rewritten_definition_fails_and_changes_nothing() {
     // As tools write it that rebuild a table: with quotes, other spaces, or the words in another order.
     for (from, to) in [

@@ -1,7 +1,7 @@
 //! What people said of failing questions.
 
 use diesel::prelude::*;
-use diesel::sql_types::Bool;
+use diesel::sql_types::{BigInt, Bool};
 
 use super::schema::memory_retrieval_question_marks::dsl;
 use crate::report::QuestionStatus;
@@ -23,25 +23,24 @@ pub(crate) struct Mark {
 pub(super) fn set(conn: &mut SqliteConnection, question: &str, mark: Mark) -> QueryResult<()> {
     let last: Option<i64> =
         dsl::memory_retrieval_question_marks.select(diesel::dsl::max(dsl::sequence)).get_result(conn)?;
-    let sequence = last.unwrap_or(0) + 1;
-    diesel::replace_into(dsl::memory_retrieval_question_marks)
-        .values((
-            dsl::question.eq(question),
-            dsl::status.eq(mark.status.as_str()),
-            dsl::marked_at.eq(mark.marked_at),
-            dsl::sequence.eq(sequence),
-        ))
+    let values = (
+        dsl::status.eq(mark.status.as_str()),
+        dsl::marked_at.eq(mark.marked_at),
+        dsl::sequence.eq(last.unwrap_or(0).saturating_add(1)),
+    );
+    // Not REPLACE, which would empty columns that users added.
+    diesel::insert_into(dsl::memory_retrieval_question_marks)
+        .values((dsl::question.eq(question), values))
+        .on_conflict(dsl::question)
+        .do_update()
+        .set(values)
         .execute(conn)?;
-    let too_old = dsl::memory_retrieval_question_marks
-        .order(dsl::sequence.desc())
-        .offset(MAX_MARKS)
-        .limit(1)
-        .select(dsl::sequence)
-        .first::<i64>(conn)
-        .optional()?;
-    if let Some(too_old) = too_old {
-        diesel::delete(dsl::memory_retrieval_question_marks.filter(dsl::sequence.le(too_old))).execute(conn)?;
-    }
+    diesel::sql_query(
+        "DELETE FROM memory_retrieval_question_marks WHERE question IN \
+         (SELECT question FROM memory_retrieval_question_marks ORDER BY sequence DESC LIMIT -1 OFFSET ?)",
+    )
+    .bind::<BigInt, _>(MAX_MARKS)
+    .execute(conn)?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
-use diesel::sql_types::BigInt;
+use diesel::sql_types::Text;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
 use super::schema::memory_retrieval_failures::dsl;
@@ -11,13 +11,14 @@ use crate::error::StoreError;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
-/// Counts the parts of the table's definition that the migration to rows without AUTOINCREMENT replaces. It replaces
-/// them in the text of the schema, where it finds nothing if another program wrote that text.
-const OLD_DEFINITIONS: &str = "SELECT \
-     (SELECT count(*) FROM pragma_table_info('memory_retrieval_failures') \
-        WHERE \"notnull\" = 1 AND (name = 'turn_index' OR name = 'result_count' OR name = 'latency_ms')) \
-     + (SELECT count(*) FROM sqlite_schema \
-        WHERE type = 'table' AND name = 'memory_retrieval_failures' AND sql LIKE '%AUTOINCREMENT%') AS count";
+/// Names the tables that still have a part of their old definition, which the migration to rows without AUTOINCREMENT
+/// replaces. It replaces it in the text of the schema, where it finds nothing if another program wrote that text.
+const OLD_DEFINITIONS: &str = "SELECT name FROM sqlite_schema \
+     WHERE type = 'table' AND name = 'memory_retrieval_failures' AND (sql LIKE '%AUTOINCREMENT%' OR EXISTS (\
+        SELECT 1 FROM pragma_table_info('memory_retrieval_failures') AS part WHERE part.\"notnull\" = 1 \
+        AND (part.name = 'turn_index' OR part.name = 'result_count' OR part.name = 'latency_ms'))) \
+     OR type = 'table' AND name = 'memory_retrieval_question_marks' \
+        AND instr(sql, 'CHECK (status = ''open'' OR status = ''resolved'' OR status = ''ignored'')') = 0";
 
 /// Reason for which a schema was not updated. The database is as it was.
 #[derive(Debug)]
@@ -60,14 +61,15 @@ fn run(conn: &mut SqliteConnection) -> Result<(), String> {
 fn check(conn: &mut SqliteConnection) -> Result<(), String> {
     #[derive(QueryableByName)]
     struct Found {
-        #[diesel(sql_type = BigInt)]
-        count: i64,
+        #[diesel(sql_type = Text)]
+        name: String,
     }
-    match diesel::sql_query(OLD_DEFINITIONS).get_result::<Found>(conn) {
-        Ok(Found { count: 0 }) => Ok(()),
-        Ok(_) => Err("another program rewrote the definition of memory_retrieval_failures, which cannot be updated; \
-                      restore the definition that failure-logger created"
-            .into()),
+    match diesel::sql_query(OLD_DEFINITIONS).load::<Found>(conn).map(|found| found.into_iter().next()) {
+        Ok(None) => Ok(()),
+        Ok(Some(Found { name })) => Err(format!(
+            "another program rewrote the definition of {name}, which cannot be updated; restore the definition that \
+             failure-logger created"
+        )),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -71,7 +71,7 @@ diesel::table! {
         question -> Text,
         status -> Text,
         marked_at -> BigInt,
-        sequence -> BigInt,
+        sequence -> Nullable<BigInt>,
     }
 }
 

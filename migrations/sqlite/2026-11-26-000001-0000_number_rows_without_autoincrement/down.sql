@@ -5,16 +5,18 @@ CREATE TABLE memory_retrieval_clock (
 INSERT INTO memory_retrieval_clock SELECT 1, trusted_at FROM memory_retrieval_retention WHERE trusted_at > 0;
 DROP TABLE memory_retrieval_retention;
 
-CREATE TEMP TABLE memory_retrieval_question_marks_before AS SELECT * FROM main.memory_retrieval_question_marks;
-DROP TABLE main.memory_retrieval_question_marks;
-CREATE TABLE memory_retrieval_question_marks (
-    question   TEXT    NOT NULL PRIMARY KEY,
-    status     TEXT    NOT NULL CHECK (status = 'resolved' OR status = 'ignored'),
-    marked_at  INTEGER NOT NULL
-) WITHOUT ROWID;
-INSERT INTO memory_retrieval_question_marks
-SELECT question, status, marked_at FROM temp.memory_retrieval_question_marks_before WHERE status <> 'open';
-DROP TABLE temp.memory_retrieval_question_marks_before;
+DELETE FROM memory_retrieval_question_marks WHERE status = 'open';
+DROP INDEX memory_retrieval_question_marks_sequence;
+ALTER TABLE memory_retrieval_question_marks DROP COLUMN sequence;
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema
+SET sql = replace(replace(
+    sql,
+    'question   TEXT    NOT NULL PRIMARY KEY CHECK (length(question) <= 1024)', 'question   TEXT    NOT NULL PRIMARY KEY'),
+    'CHECK (status = ''open'' OR status = ''resolved'' OR status = ''ignored'')',
+    'CHECK (status = ''resolved'' OR status = ''ignored'')')
+WHERE type = 'table' AND name = 'memory_retrieval_question_marks';
+PRAGMA writable_schema = RESET;
 
 -- What is counted from rows is counted in a table of its own again. Four bytes of zero: may be added up at once.
 INSERT INTO memory_retrieval_attempts_recent (delta_id, started_at, strategy, outcome, attempts, unobserved)

@@ -45,23 +45,27 @@ END;
 
 -- Statuses of groups of queries. `open` is stored as well: it holds against an earlier status of another text of the
 -- group. No query is longer than 512 characters, which are 1023 at most in lower case and without punctuation.
--- Copied and not renamed, because ALTER TABLE .. RENAME changes users' views too, and fails if one of them is broken.
-CREATE TEMP TABLE memory_retrieval_question_marks_before AS SELECT * FROM main.memory_retrieval_question_marks;
-DROP TABLE main.memory_retrieval_question_marks;
-CREATE TABLE memory_retrieval_question_marks (
-    -- The question in lower case and without punctuation.
-    question   TEXT    NOT NULL PRIMARY KEY CHECK (length(question) <= 1024),
-    status     TEXT    NOT NULL CHECK (status = 'open' OR status = 'resolved' OR status = 'ignored'),
-    -- Unix milliseconds, UTC. A resolved question that fails later is open again.
-    marked_at  INTEGER NOT NULL,
-    -- The larger one was set later, whatever the clock said.
-    sequence   INTEGER NOT NULL UNIQUE
-) WITHOUT ROWID;
-INSERT INTO memory_retrieval_question_marks
-SELECT question, status, marked_at, row_number() OVER (ORDER BY marked_at, question)
-FROM temp.memory_retrieval_question_marks_before
-WHERE length(question) <= 1024;
-DROP TABLE temp.memory_retrieval_question_marks_before;
+-- Changed in place, so that columns, indexes and triggers of users stay.
+DELETE FROM memory_retrieval_question_marks WHERE length(question) > 1024;
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema
+SET sql = replace(replace(
+    sql,
+    'question   TEXT    NOT NULL PRIMARY KEY', 'question   TEXT    NOT NULL PRIMARY KEY CHECK (length(question) <= 1024)'),
+    'CHECK (status = ''resolved'' OR status = ''ignored'')',
+    'CHECK (status = ''open'' OR status = ''resolved'' OR status = ''ignored'')')
+WHERE type = 'table' AND name = 'memory_retrieval_question_marks';
+PRAGMA writable_schema = RESET;
+-- The larger one was set later, whatever the clock said.
+ALTER TABLE memory_retrieval_question_marks ADD COLUMN sequence INTEGER;
+UPDATE memory_retrieval_question_marks AS mark
+SET sequence = before.place
+FROM (
+    SELECT question AS of_question, row_number() OVER (ORDER BY marked_at, question) AS place
+    FROM memory_retrieval_question_marks
+) AS before
+WHERE mark.question = before.of_question;
+CREATE UNIQUE INDEX memory_retrieval_question_marks_sequence ON memory_retrieval_question_marks (sequence);
 
 -- The logger that wrote a delta and may write it once more; 0: none. It stood in the last bytes of delta_id.
 ALTER TABLE memory_retrieval_attempts_recent ADD COLUMN owner INTEGER NOT NULL DEFAULT 0;
