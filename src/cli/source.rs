@@ -110,18 +110,26 @@ impl Service {
             Ok(request) => request.content_type("application/x-ndjson"),
             Err(failure) => return Sent::Refused { reason: failure.text() },
         };
+        let sent = lines.iter().filter(|byte| **byte == b'\n').count();
         let answer = match self.received(request.send_body(lines).await).await {
             Ok(answer) => answer,
             // The service may have taken lines, and its response was lost.
             Err(failure) => return Sent::None { reason: failure.text(), retry_after: Duration::ZERO },
         };
-        if answer.status.is_success() {
-            return Sent::All(Posted::of(&answer.json));
-        }
         let retry_after = answer.retry_after;
+        let posted = Posted::of(&answer.json);
+        if answer.status.is_success() {
+            let told = answer.json["accepted"].is_u64() && answer.json["rejected"].is_u64();
+            return if told && usize::try_from(posted.accepted.saturating_add(posted.rejected)).ok() == Some(sent) {
+                Sent::All(posted)
+            } else {
+                Sent::None { reason: self.foreign(&answer).text(), retry_after }
+            };
+        }
         let lines = answer.json["line"].as_u64().and_then(|line| usize::try_from(line).ok()).unwrap_or(0);
+        let lines = if lines > sent { 0 } else { lines };
         match answer.status.as_u16() {
-            408 | 413 | 429 | 503 if lines > 0 => Sent::Some { lines, posted: Posted::of(&answer.json), retry_after },
+            408 | 413 | 429 | 503 if lines > 0 => Sent::Some { lines, posted, retry_after },
             // Without its line, it is not known what was taken: nothing is counted that is sent again.
             408 | 429 | 502 | 503 | 504 => Sent::None { reason: self.refusal(&answer).text(), retry_after },
             _ => Sent::Refused { reason: self.refusal(&answer).text() },
@@ -138,7 +146,8 @@ impl Service {
         let sent = self.request(awc::http::Method::GET, "/readyz", &[])?.send().await;
         let answer = self.received(sent).await?;
         match (answer.status.as_u16(), self.refusal(&answer)) {
-            (200..=299, _) => Ok(()),
+            (200..=299, _) if answer.json["status"].is_string() => Ok(()),
+            (200..=299, _) => Err(self.foreign(&answer)),
             (503, Failure::Unreachable(text)) => Err(Failure::No(text)),
             (_, failure) => Err(failure),
         }
@@ -181,7 +190,12 @@ impl Service {
         S: Stream<Item = Result<Bytes, awc::error::PayloadError>>,
     {
         let answer = self.received(sent).await?;
-        if answer.status.is_success() { Ok(answer.json) } else { Err(self.refusal(&answer)) }
+        match answer.status {
+            awc::http::StatusCode::NO_CONTENT => Ok(answer.json),
+            status if !status.is_success() => Err(self.refusal(&answer)),
+            _ if answer.json.is_null() => Err(self.foreign(&answer)),
+            _ => Ok(answer.json),
+        }
     }
 
     async fn received<S>(
@@ -199,6 +213,11 @@ impl Service {
             json: serde_json::from_slice(&body).unwrap_or(Value::Null),
             retry_after: seconds.map_or(TRY_AGAIN_AFTER, Duration::from_secs).clamp(TRY_AGAIN_AFTER, TIMEOUT),
         })
+    }
+
+    /// The error of a success that is no response of this service, such as a page of another server.
+    fn foreign(&self, answer: &Answer) -> Failure {
+        Failure::Unreachable(format!("{} answered {}, and is not a failure-logger service", self.url, answer.status))
     }
 
     /// What the service says of a question or a post that it refuses.
