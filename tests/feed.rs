@@ -162,10 +162,68 @@ fn what_a_proxy_says_of_a_service_that_is_away_is_no_end() {
             String::from_utf8(sent).unwrap().rsplit("\r\n\r\n").next().unwrap().to_owned()
         })
         .into();
-    assert!(bodies.iter().all(|body| *body == bodies[0]), "the same, under the same id: {bodies:?}");
-    assert!(bodies[0].contains("\"event_id\":\"") && bodies[0].contains("\"created_at\":\""), "{bodies:?}");
+    let id = |body: &str| body.split("\"event_id\":\"").nth(1).map(|rest| rest[..36].to_owned()).expect("an id");
+    assert!(bodies.iter().all(|body| id(body) == id(&bodies[0])), "the same, under the same id: {bodies:?}");
+    assert!(!bodies[0].contains("created_at"), "the service dates what is sent at once: {bodies:?}");
     let (code, out, _) = feeder.close();
     assert_eq!((code, out.as_str()), (Some(0), "1 failures stored, 0 lines refused\n"));
+}
+
+/// Takes a request, and answers it: its body.
+fn answered(listener: &TcpListener, head: &str, body: &str) -> String {
+    let (mut stream, _) = listener.accept().unwrap();
+    let sent = request(&stream);
+    let length = body.len();
+    write!(stream, "HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}").unwrap();
+    String::from_utf8(sent).unwrap().rsplit("\r\n\r\n").next().unwrap().to_owned()
+}
+
+#[test]
+fn date_of_the_senders_clock_costs_no_line() {
+    let db = TestDb::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut feeder = Feeder::new(&db, &["--url", &format!("http://{}", listener.local_addr().unwrap())]);
+    feeder.send(&lines(2));
+    let first = answered(&listener, "503 Service Unavailable\r\nRetry-After: 6", "{}");
+    // The second line is too old by the service's clock.
+    let errors = r#"[{"line": 2, "reason": "too old"}]"#;
+    let late = answered(&listener, "202 Accepted", &format!(r#"{{"accepted": 1, "rejected": 1, "errors": {errors}}}"#));
+    let last = answered(&listener, "202 Accepted", r#"{"accepted": 2, "rejected": 0, "errors": []}"#);
+    assert_eq!(late.matches("\"created_at\":\"").count(), 2, "they waited: {late}");
+    assert_eq!(first, last, "the service dates them");
+    let (code, out, _) = feeder.close();
+    assert_eq!((code, out.as_str()), (Some(0), "2 failures stored, 0 lines refused\n"));
+}
+
+#[test]
+fn response_of_another_server_is_an_outage() {
+    let db = TestDb::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut feeder = Feeder::new(&db, &["--url", &format!("http://{}", listener.local_addr().unwrap())]);
+    feeder.send(&lines(3));
+    for body in ["<html>welcome</html>", "{}", r#"{"accepted": 2, "rejected": 0, "errors": []}"#, "null"] {
+        answered(&listener, "200 OK", body);
+    }
+    answered(&listener, "503 Service Unavailable", r#"{"line": 4, "accepted": 4, "rejected": 0}"#);
+    let says = feeder.says();
+    assert!(says.starts_with("line 1 waits") && says.contains("is not a failure-logger service"), "{says}");
+    answered(&listener, "202 Accepted", r#"{"accepted": 3, "rejected": 0, "errors": []}"#);
+    let (code, out, _) = feeder.close();
+    assert_eq!((code, out.as_str()), (Some(0), "3 failures stored, 0 lines refused\n"));
+}
+
+#[test]
+fn signal_after_a_partial_response_names_the_next_line() {
+    let db = TestDb::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut feeder = Feeder::new(&db, &["--url", &format!("http://{}", listener.local_addr().unwrap())]);
+    feeder.send(&lines(5));
+    let body = r#"{"line": 3, "accepted": 3}"#;
+    answered(&listener, "503 Service Unavailable\r\nRetry-After: 60", body);
+    feeder.signal("TERM");
+    let (code, _, said) = feeder.end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("3 failures stored, stopped at line 4: 2 lines that were read"), "{said}");
 }
 
 #[test]

@@ -35,6 +35,9 @@ const LINES_PER_POST: usize = 1000;
 const BYTES_PER_POST: usize = 8 << 20;
 /// Longest time that a line waits for further lines before it is sent.
 const SEND_AFTER: Duration = Duration::from_secs(1);
+/// Time after which lines that wait are sent with the moment at which they came. Before, the service dates them, whose
+/// clock may be the better one.
+const DATE_AFTER: Duration = Duration::from_secs(5);
 /// Bytes of a line at most, so that memory is bounded whatever comes in.
 const MAX_LINE_BYTES: usize = 1 << 20;
 /// Bytes that are read from standard input at a time, and how many such blocks wait.
@@ -404,13 +407,19 @@ impl Feed {
     /// Sends the lines that wait to the service, and waits for it as long as it takes none.
     async fn send(&mut self, stop: &Stop) -> Result<(), Stopped> {
         let mut rest = Bytes::from(std::mem::take(&mut self.post));
+        let came = jiff::Timestamp::now();
+        let mut may_date = true;
         while let Some(first) = self.numbers.front().copied() {
             let Sink::Service(service) = &self.sink else { return Ok(()) };
+            let is_dated = may_date && self.since.elapsed() >= DATE_AFTER;
+            let lines = if is_dated { dated(&rest, came) } else { rest.clone() };
             let sent = tokio::select! {
-                sent = service.post("/v1/failures", rest.clone()) => sent,
+                sent = service.post("/v1/failures", lines) => sent,
                 () = stop.passed() => return Err(self.too_late(first)),
             };
             match sent {
+                // The date may be the reason, if this clock is wrong. Lines that were taken are stored once.
+                Sent::All(posted) | Sent::Some { posted, .. } if is_dated && posted.rejected > 0 => may_date = false,
                 Sent::All(posted) => {
                     self.count(&posted);
                     self.numbers.clear();
@@ -421,10 +430,10 @@ impl Feed {
                     self.waiting.over(&self.bar);
                     self.numbers.drain(..lines.min(self.numbers.len()));
                     rest = after_lines(&rest, lines);
-                    if !self.numbers.is_empty() {
+                    if let Some(next) = self.numbers.front().copied() {
                         tokio::select! {
                             () = sleep(retry_after) => {}
-                            () = stop.passed() => return Err(self.too_late(first)),
+                            () = stop.passed() => return Err(self.too_late(next)),
                         }
                     }
                 }
@@ -507,21 +516,33 @@ impl Waiting {
     }
 }
 
-/// A line with what makes sending it again harmless: an `event_id`, and the moment at which it came.
+/// Returns a line with an `event_id`, which makes sending it again harmless.
 fn identified(text: &[u8]) -> Vec<u8> {
-    let with_id = || {
+    with_field(text, "event_id", || Uuid::now_v7().to_string())
+}
+
+/// Returns lines with the moment at which they came.
+fn dated(lines: &[u8], came: jiff::Timestamp) -> Bytes {
+    let mut dated = Vec::new();
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        dated.append(&mut with_field(line.trim_ascii_end(), "created_at", || came.to_string()));
+        dated.push(b'\n');
+    }
+    dated.into()
+}
+
+/// Returns a line with the field `name`, unless it has one or has no room for it.
+fn with_field(text: &[u8], name: &str, value: impl FnOnce() -> String) -> Vec<u8> {
+    let with_field = || {
         let mut fields: Map<String, Value> = serde_json::from_slice(text).ok()?;
-        let values = [("event_id", Uuid::now_v7().to_string()), ("created_at", jiff::Timestamp::now().to_string())];
-        for (name, value) in values {
-            if fields.get(name).is_none_or(Value::is_null) {
-                fields.insert(name.into(), value.into());
-            }
+        if fields.get(name).is_none_or(Value::is_null) {
+            fields.insert(name.into(), value().into());
         }
         // A line that a service takes must not become one that it does not take.
         let line = serde_json::to_vec(&fields).ok()?;
         (line.len() <= DEFAULT_MAX_LINE_BYTES).then_some(line)
     };
-    with_id().unwrap_or_else(|| text.to_vec())
+    with_field().unwrap_or_else(|| text.to_vec())
 }
 
 /// Returns the lines after the first `count`.
@@ -572,12 +593,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_gets_an_id_and_a_moment_unless_it_has_them() {
-        let fields =
-            |text: &str| -> Map<String, Value> { serde_json::from_slice(&identified(text.as_bytes())).unwrap() };
+    fn line_gets_an_id_and_a_moment_unless_it_has_them() {
+        let fields = |text: &str| -> Map<String, Value> {
+            let came = "2026-02-03T04:05:06Z".parse().unwrap();
+            serde_json::from_slice(&dated(&identified(text.as_bytes()), came)).unwrap()
+        };
         let line = fields(r#"{"query_text": "with event_id", "event_id": null, "top_score": 0.1}"#);
         assert!(line["event_id"].as_str().unwrap().parse::<Uuid>().unwrap().get_version_num() == 7);
-        assert!(line["created_at"].as_str().unwrap().ends_with('Z'));
+        assert_eq!(line["created_at"], "2026-02-03T04:05:06Z");
         assert_eq!((&line["query_text"], &line["top_score"]), (&"with event_id".into(), &0.1.into()));
         let kept =
             fields(r#"{"event_id": "0198c0de-0000-7000-8000-000000000001", "created_at": "2026-01-01T00:00:00Z"}"#);
@@ -585,5 +608,6 @@ mod tests {
         assert_eq!(kept["created_at"], "2026-01-01T00:00:00Z");
         let long = format!(r#"{{"query_text": "{}"}}"#, "q".repeat(DEFAULT_MAX_LINE_BYTES - 20));
         assert_eq!(identified(long.as_bytes()), long.as_bytes(), "there is no room for more");
+        assert_eq!(dated(format!("{long}\n{long}\n").as_bytes(), jiff::Timestamp::now()).len(), 2 * long.len() + 2);
     }
 }
