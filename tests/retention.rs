@@ -229,6 +229,21 @@ fn idle_logger_writes_nothing_for_its_retention() {
     });
 }
 
+#[test]
+fn drops_with_a_reason_of_a_newer_version_are_purged() {
+    let db = TestDb::new();
+    let logger = spawn(db.config().cleanup_every(1));
+    purge(&logger);
+    db.execute(
+        "INSERT INTO memory_retrieval_drops SELECT unixepoch() * 1000 - days * 86400000, 'of_a_newer_version', 1 \
+         FROM (SELECT 300 AS days UNION SELECT 402)",
+    );
+    eventually("the purge", || {
+        purge(&logger);
+        db.integer("SELECT count(*) FROM memory_retrieval_drops") == 1
+    });
+}
+
 #[cfg(feature = "cli")]
 mod commands {
     use std::io::Write as _;

@@ -28,6 +28,12 @@ pub(super) fn expire(conn: &mut SqliteConnection, before: i64) -> QueryResult<us
         .execute(conn)
 }
 
+/// Returns `true` if `expire` would delete rows, also rows with a reason of a newer version.
+pub(super) fn any_expired(conn: &mut SqliteConnection, before: i64) -> QueryResult<bool> {
+    let expired = dsl::memory_retrieval_drops.filter(dsl::started_at.lt(Resolution::Day.ended_before(before)));
+    diesel::select(diesel::dsl::exists(expired)).get_result(conn)
+}
+
 /// What was lost in the minutes that begin from `from` up to `to`, in Unix milliseconds.
 pub(crate) fn within(conn: &mut SqliteConnection, from: i64, to: i64) -> QueryResult<DropCounts> {
     let stored: Vec<(String, i64)> = dsl::memory_retrieval_drops

@@ -681,9 +681,7 @@ impl Store for SqliteStore {
     fn expire_drops(&mut self, before: i64) -> Result<(), StoreError> {
         let mut conn = self.connection()?;
         // Not worth a lock that others wait for.
-        let known = drops::within(&mut conn, i64::MIN, Resolution::Day.ended_before(before))
-            .map_err(|error| classify_upkeep(&error))?;
-        if known.total() == 0 {
+        if !drops::any_expired(&mut conn, before).map_err(|error| classify_upkeep(&error))? {
             return Ok(());
         }
         drop(conn);
