@@ -26,6 +26,7 @@ use super::migrate::{MigrationError, migrate};
 use super::models::{self, Row};
 use super::reader::Source;
 use super::retention::{self, StoredRetention};
+#[cfg(feature = "cli")]
 use super::schema::memory_retrieval_failures::dsl;
 use super::{CommitGate, Inserted, Store, uncounted};
 use crate::attempts::{AttemptBatch, Owner};
