@@ -379,12 +379,18 @@ async fn followers_see_what_is_stored_and_go_on_where_they_were() {
     let again = service.get("/v1/tail").insert_header(("last-event-id", ids[0])).send().await.unwrap();
     let text = read(again, 2).await;
     assert!(text.contains("another type") && text.contains("after") && !text.contains("replaced"), "{text}");
+    // An id of the version before, which tells no log: what comes from now on.
+    let again = service.get("/v1/tail").insert_header(("last-event-id", "7")).send().await.unwrap();
+    assert_eq!(again.status(), StatusCode::OK);
+    service.post("/v1/failures", LINES, failure("later").to_string()).await;
+    let text = read(again, 1).await;
+    assert!(text.contains("later") && !text.contains("after") && !text.contains("replaced"), "{text}");
     // A position in another log, and what is no position.
     let other = format!("{}.7", uuid::Uuid::nil().simple());
     let again = service.get("/v1/tail").insert_header(("last-event-id", other)).send().await.unwrap();
     let text = read(again, 3).await;
     assert!(text.contains("event: replaced") && text.contains("before"), "{text}");
-    for id in ["7", "-1", "x.1"] {
+    for id in ["-1", "x.1", "", "7.", "99999999999999999999", "+7", "7 8"] {
         let refused = service.get("/v1/tail").insert_header(("last-event-id", id)).send().await.unwrap();
         assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{id}");
     }

@@ -74,8 +74,8 @@ pub(super) async fn tail(
     };
     let place = Place::take(api.into_inner())?;
     let reader = place.0.logger.reader();
-    let position = match request.headers().get("last-event-id") {
-        Some(id) => position_of(id)?,
+    let position = match request.headers().get("last-event-id").map(position_of).transpose()?.flatten() {
+        Some(position) => position,
         None => reader.follow(filter.clone(), None, 1).await?.position,
     };
     let tail = Tail { place, reader, filter, position, ready: VecDeque::new(), looks: 0, more: false };
@@ -86,8 +86,15 @@ pub(super) async fn tail(
         .streaming(events))
 }
 
-fn position_of(id: &HeaderValue) -> Result<Position, Problem> {
-    id.to_str().ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
+/// Returns the position that an id tells; `None` for an id of the version before, a number alone, which tells no log:
+/// a client that was connected during the upgrade resumes from now.
+fn position_of(id: &HeaderValue) -> Result<Option<Position>, Problem> {
+    let parse = || {
+        let id = id.to_str().ok()?;
+        let is_number = id.bytes().all(|byte| byte.is_ascii_digit()) && id.parse::<i64>().is_ok();
+        if is_number { Some(None) } else { id.parse().ok().map(Some) }
+    };
+    parse().ok_or_else(|| {
         Problem::bad_request(format!("Last-Event-ID = {id:?}: expected an id that an event of this stream had"))
     })
 }
