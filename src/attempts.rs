@@ -405,6 +405,7 @@ impl Attempts {
     }
 
     /// Counts an attempt that ends now.
+    #[inline]
     pub(crate) fn push(&self, series: &Series, attempt: &Attempt, now: i64) {
         let Some(inbox) = self.inbox.get() else { return };
         let sample = Sample::new(series, attempt, now);

@@ -228,6 +228,7 @@ impl<Limit> StrategyMonitor<Limit> {
     }
 
     /// Counts an attempt of which the outcome is known already, and logs it if it is a failure.
+    #[inline]
     pub fn record(&self, outcome: Outcome<'_>) {
         let Outcome { kind, latency, top_score, at, .. } = outcome;
         let attempt = Attempt { kind, latency, top_score };
@@ -251,6 +252,7 @@ impl<Limit> StrategyMonitor<Limit> {
     /// What to [`record`](Self::record) of a retrieval that gave `result`, judged as
     /// [`observe`](StrategyMonitor::observe) does: for retrievals that are no futures. On a monitor with a timeout, a
     /// `latency` beyond it is a timeout, whatever the result.
+    #[inline]
     pub fn judge<'a, T: Retrieved, E: Display>(
         &self,
         query: &'a str,

@@ -168,6 +168,13 @@ struct Moment {
     attempt_too_old: bool,
 }
 
+impl Moment {
+    /// The moment of a call, which the retention has nothing to say about.
+    fn now(now: i64) -> Self {
+        Self { at: now, redated: false, failure_too_old: false, attempt_too_old: false }
+    }
+}
+
 impl Shared {
     pub(crate) fn new(config: LoggerConfig, writer: Writer) -> Self {
         let source = config.enabled.then(|| writer.database.source());
@@ -215,27 +222,48 @@ impl Shared {
         at: Option<i64>,
         failure: impl FnOnce() -> Option<RetrievalFailureRecord>,
     ) -> LogOutcome {
-        if self.closed_door().is_none() {
-            let moment = self.moment(at);
-            if moment.attempt_too_old {
-                if let Some(record) = failure() {
-                    self.accept(record, &moment, Origin::Observed);
-                }
-                return LogOutcome::Dropped(DropReason::TooOld);
-            }
-            self.note_redated(&moment);
-            if at.is_some() {
-                self.attempts.add(series, attempt, moment.at);
-            } else {
-                self.attempts.push(series, attempt, moment.at);
-            }
-            if let Some(record) = failure() {
-                self.accept(record, &moment, Origin::Observed);
-            }
-        } else if let Some(record) = failure() {
-            self.log(record, at, Origin::Observed);
+        if at.is_some() || self.closed_door().is_some() {
+            return self.observe_dated(series, attempt, at, failure());
+        }
+        // Nothing but this on the way of an attempt that ends now.
+        let now = clock::now();
+        self.attempts.push(series, attempt, now);
+        if let Some(record) = failure() {
+            self.accept_observed(record, &Moment::now(now));
         }
         LogOutcome::Queued
+    }
+
+    /// The same for an attempt that ended at another time, or comes after the end.
+    #[inline(never)]
+    fn observe_dated(
+        &self,
+        series: &Series,
+        attempt: &Attempt,
+        at: Option<i64>,
+        failure: Option<RetrievalFailureRecord>,
+    ) -> LogOutcome {
+        if self.closed_door().is_some() {
+            if let Some(record) = failure {
+                self.log(record, at, Origin::Observed);
+            }
+            return LogOutcome::Queued;
+        }
+        let moment = self.moment(at);
+        if !moment.attempt_too_old {
+            self.note_redated(&moment);
+            self.attempts.add(series, attempt, moment.at);
+        }
+        if let Some(record) = failure {
+            self.accept_observed(record, &moment);
+        }
+        if moment.attempt_too_old { LogOutcome::Dropped(DropReason::TooOld) } else { LogOutcome::Queued }
+    }
+
+    /// Out of line, so that an attempt that is no failure does not pay for the record.
+    #[inline(never)]
+    fn accept_observed(&self, record: RetrievalFailureRecord, moment: &Moment) {
+        self.accept(record, moment, Origin::Observed);
     }
 
     /// Takes a failure that a monitor saw from a caller who retries it, and counts it if it was taken, or is too old
@@ -266,12 +294,14 @@ impl Shared {
 
     /// Returns the moment of a record that its caller dates `at`, and what the retention makes of it. The one rule for
     /// dates, on every way in.
+    #[inline]
     fn moment(&self, at: Option<i64>) -> Moment {
-        let now = clock::now();
         // A call's own moment is right by definition, and costs no comparison.
-        let Some(claimed) = at else {
-            return Moment { at: now, redated: false, failure_too_old: false, attempt_too_old: false };
-        };
+        at.map_or_else(|| Moment::now(clock::now()), |claimed| self.dated(claimed))
+    }
+
+    fn dated(&self, claimed: i64) -> Moment {
+        let now = clock::now();
         let at = self.retention.dated(claimed, now);
         let (failures, attempts) = self.retention.cutoffs(now);
         Moment { at, redated: at != claimed, failure_too_old: at < failures, attempt_too_old: at < attempts }
@@ -322,6 +352,7 @@ impl Shared {
         taken
     }
 
+    #[inline]
     fn take(&self, mut record: RetrievalFailureRecord, moment: &Moment, origin: Origin) -> Result<(), DropReason> {
         // Before the redactor's work is done in vain.
         if self.buffer.is_sealed() {

@@ -541,3 +541,20 @@ fn attempts_are_counted_once_though_the_store_refuses_one() {
     assert_eq!((db.attempts(), logger.stats().attempts_persisted), (42, 41));
     assert_eq!(logger.health(), Ok(()));
 }
+
+#[test]
+fn latency_of_zero_is_unknown_in_small_and_large_batches() {
+    use failure_logger::RetrievalFailureRecord;
+    for records in [2, 100] {
+        let db = TestDb::new();
+        let logger = common::spawn(db.config().batch_size(1000).flush_interval(24 * HOUR));
+        for latency_ms in [0, 100] {
+            for _ in 0..records {
+                let record = RetrievalFailureRecord { latency_ms, ..common::no_hit(0) };
+                logger.log(record);
+            }
+        }
+        let latency = rates(&logger).latency.unwrap();
+        assert!((latency.p50 - 100.0).abs() < 1.0, "{records}: {latency:?}");
+    }
+}

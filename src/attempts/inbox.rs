@@ -93,6 +93,7 @@ impl Inbox {
     }
 
     /// Counts an attempt. Allocates nothing.
+    #[inline]
     pub(super) fn push(&self, sample: Sample) -> Pushed {
         self.with_free_list(|list, waiting| {
             if waiting.sealed {
