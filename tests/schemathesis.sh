@@ -8,8 +8,9 @@ folder=$(mktemp -d)
 trap 'kill "$service" 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 
 cd "$folder"
-# It asks more than one address may.
-"$binary" --db failures.db --listen 127.0.0.1:0 --set max_questions_per_second=0 > listening 2> log &
+# It asks more than one address may, and sends dates of any age: the description does not know the retention.
+"$binary" --db failures.db --listen 127.0.0.1:0 --set max_questions_per_second=0 \
+    --set retention_days=0 --set attempts_retention_days=0 > listening 2> log &
 service=$!
 until grep -q '^listening on ' listening; do
     kill -0 "$service" || { cat log; exit 1; }
