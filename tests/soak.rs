@@ -117,7 +117,7 @@ fn two_loggers_restarted_each_minute_store_each_row_once() {
         // In the middle of each minute: a panic in one minute, an orderly restart in the next.
         if step % (60 * STEPS_PER_SECOND) == 30 * STEPS_PER_SECOND {
             let minute = step / (60 * STEPS_PER_SECOND);
-            if u64::is_multiple_of(minute, 2) {
+            if minute.is_multiple_of(2) {
                 fail::cfg("flush-committed", "1*panic->off").unwrap();
                 panicked.store(true, Ordering::Relaxed);
             } else {

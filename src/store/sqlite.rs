@@ -155,7 +155,6 @@ impl Database {
             threads,
             checkpointer,
             file: Arc::new(OpenFile { file, identity, known: Arc::clone(&self.known) }),
-            known: Arc::clone(&self.known),
         })
     }
 
@@ -392,7 +391,6 @@ struct SqliteStore {
     threads: Arc<ScheduledThreadPool>,
     checkpointer: Option<Checkpointer>,
     file: Arc<OpenFile>,
-    known: Arc<Known>,
 }
 
 /// The file that the pool has open.
@@ -458,7 +456,7 @@ impl SqliteStore {
     /// Notes whether others have tables in the file by now: a file that they share is never renamed.
     fn note_foreign_tables(&self, conn: &mut SqliteConnection) {
         if let Ok(foreign) = has_foreign_tables(conn) {
-            *lock(&self.known.has_foreign_tables) = Some(foreign);
+            *lock(&self.file.known.has_foreign_tables) = Some(foreign);
         }
     }
 }
