@@ -5,7 +5,7 @@
 //! held. A record that got lost on the way would not vanish from the books: it would stay
 //! `buffered` for ever, and `shutdown` would report it as unsaved.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
@@ -40,6 +40,8 @@ pub(crate) enum Origin {
 pub(crate) struct Buffer {
     queue: ArrayQueue<Entry>,
     capacity: u64,
+    /// Records held at most if they come from a call. The places above are for those in the mailbox.
+    call_limit: AtomicU64,
     batch_size: usize,
     /// Records that were let in, and whether the door is [`SEALED`]. The only counter that callers
     /// contend for.
@@ -51,6 +53,18 @@ pub(crate) struct Buffer {
     /// Whether somebody is looking after the buffer already, so that no caller need wake anybody.
     attended: CachePadded<AtomicBool>,
     wake: Notify,
+    /// `true` if a task waits for room.
+    room_wanted: AtomicBool,
+    room: Notify,
+}
+
+/// For which records there is room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    ForAll,
+    /// Only for those that were sent to the mailbox.
+    ForMailbox,
+    None,
 }
 
 /// Set in `accepted` when nothing is let in any more, in one step with the count: what was
@@ -103,13 +117,23 @@ impl Buffer {
         Self {
             queue: ArrayQueue::new(capacity),
             capacity: capacity as u64,
+            call_limit: AtomicU64::new(capacity as u64),
             batch_size,
             accepted: CachePadded::default(),
             settled: CachePadded::default(),
             refused: CachePadded::default(),
             attended: CachePadded::default(),
             wake: Notify::new(),
+            room_wanted: AtomicBool::new(false),
+            room: Notify::new(),
         }
+    }
+
+    /// Keeps `places` for records in the mailbox. Returns `true` if they were not kept before.
+    pub(crate) fn reserve(&self, places: usize) -> bool {
+        let limit = self.capacity.saturating_sub(places as u64);
+        // A load, because an address is asked for often.
+        self.call_limit.load(Ordering::Relaxed) != limit && self.call_limit.swap(limit, Ordering::AcqRel) != limit
     }
 
     /// Takes `entry`, and wakes the writer if it completes a batch that nobody is looking after.
@@ -117,6 +141,12 @@ impl Buffer {
     /// The bound covers all that is held, also the batch that is being written.
     pub(crate) fn push(&self, entry: Entry) -> Result<(), DropReason> {
         let admission = self.admit()?;
+        self.enqueue(entry, admission)
+    }
+
+    /// The same for a record from the mailbox.
+    pub(crate) fn push_sent(&self, entry: Entry) -> Result<(), DropReason> {
+        let admission = self.admit_below(self.capacity)?;
         self.enqueue(entry, admission)
     }
 
@@ -154,6 +184,10 @@ impl Buffer {
 
     /// Counts one more record if there is room.
     pub(crate) fn admit(&self) -> Result<Admission, DropReason> {
+        self.admit_below(self.call_limit.load(Ordering::Relaxed))
+    }
+
+    fn admit_below(&self, limit: u64) -> Result<Admission, DropReason> {
         let mut accepted = self.accepted.load(Ordering::Acquire);
         loop {
             if accepted & SEALED != 0 {
@@ -161,7 +195,7 @@ impl Buffer {
             }
             // Saturating: records accepted since the load above may be settled by now.
             let held = accepted.saturating_sub(self.settled.total());
-            if held >= self.capacity {
+            if held >= limit {
                 return Err(DropReason::BufferFull);
             }
             match self.accepted.compare_exchange_weak(accepted, accepted + 1, Ordering::AcqRel, Ordering::Acquire) {
@@ -174,7 +208,51 @@ impl Buffer {
     /// Whether there is room, as of now: also for those who ask at the same moment.
     #[cfg(feature = "http")]
     pub(crate) fn has_room(&self) -> bool {
-        self.ticket().saturating_sub(self.settled()) < self.capacity - self.capacity / 64
+        let limit = self.call_limit.load(Ordering::Relaxed);
+        self.ticket().saturating_sub(self.settled()) < limit - limit / 64
+    }
+
+    /// Returns for which records there is room now. A sealed buffer keeps no record waiting: it refuses all.
+    pub(crate) fn room(&self) -> Room {
+        let settled = self.settled();
+        let held = self.ticket().saturating_sub(settled);
+        if self.is_sealed() || held < self.call_limit.load(Ordering::Relaxed) {
+            Room::ForAll
+        } else if held < self.capacity {
+            Room::ForMailbox
+        } else {
+            Room::None
+        }
+    }
+
+    /// Waits until there is room for all records, or at least for those in the mailbox.
+    pub(crate) async fn wait_for(&self, wanted: Room) {
+        loop {
+            let notified = self.room.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            self.room_wanted.store(true, Ordering::Relaxed);
+            // Pairs with the fence of `settle`: either it sees that room is wanted, or the look below sees what it
+            // settled.
+            fence(Ordering::SeqCst);
+            match (wanted, self.room()) {
+                (_, Room::ForAll) | (Room::ForMailbox | Room::None, Room::ForMailbox) => return,
+                _ => notified.await,
+            }
+        }
+    }
+
+    fn settle(&self, counter: &AtomicU64, records: u64) {
+        counter.fetch_add(records, Ordering::AcqRel);
+        self.tell_of_room();
+    }
+
+    fn tell_of_room(&self) {
+        fence(Ordering::SeqCst);
+        if self.room_wanted.load(Ordering::Relaxed) {
+            self.room_wanted.store(false, Ordering::Relaxed);
+            self.room.notify_waiters();
+        }
     }
 
     /// Counts a record that was turned away.
@@ -199,16 +277,17 @@ impl Buffer {
     }
 
     pub(crate) fn persisted(&self, records: u64) {
-        self.settled.persisted.fetch_add(records, Ordering::AcqRel);
+        self.settle(&self.settled.persisted, records);
     }
 
     pub(crate) fn rejected(&self, records: u64) {
-        self.settled.rejected.fetch_add(records, Ordering::AcqRel);
+        self.settle(&self.settled.rejected, records);
     }
 
     /// Lets nothing in any more.
     pub(crate) fn seal(&self) {
         self.accepted.fetch_or(SEALED, Ordering::AcqRel);
+        self.tell_of_room();
     }
 
     pub(crate) fn is_sealed(&self) -> bool {

@@ -33,6 +33,8 @@ pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest pause between two attempts after a failure.
 pub const DEFAULT_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// Part of the buffer that the mailbox has, unless it is set.
+const DEFAULT_MAILBOX_SHARE: usize = 8;
 const BUFFER_CAPACITY: RangeInclusive<usize> = 1..=1 << 20;
 const POOL_SIZE: RangeInclusive<u32> = 1..=64;
 /// Also the longest time that `Instant` arithmetic is asked for.
@@ -60,6 +62,8 @@ type Redactor = Arc<dyn Fn(&mut RetrievalFailureRecord) + Send + Sync>;
 pub struct LoggerConfig {
     pub(crate) database_url: String,
     pub(crate) buffer_capacity: usize,
+    /// `None`: an eighth of the buffer.
+    pub(crate) mailbox_capacity: Option<usize>,
     pub(crate) batch_size: usize,
     #[serde(rename = "flush_interval_ms", with = "milliseconds")]
     pub(crate) flush_interval: Duration,
@@ -136,6 +140,7 @@ impl LoggerConfig {
         let mut config = Self::default();
         read!(config.database_url, "FAILURE_LOGGER_DATABASE_URL", "a path");
         read!(config.buffer_capacity, "FAILURE_LOGGER_BUFFER_CAPACITY", "a whole number");
+        read_optional!(config.mailbox_capacity, "FAILURE_LOGGER_MAILBOX_CAPACITY", "a whole number");
         read!(config.batch_size, "FAILURE_LOGGER_BATCH_SIZE", "a whole number");
         read!(ms config.flush_interval, "FAILURE_LOGGER_FLUSH_INTERVAL_MS");
         read_optional!(config.retention_days, "FAILURE_LOGGER_RETENTION_DAYS", "a whole number of days");
@@ -157,6 +162,25 @@ impl LoggerConfig {
     pub fn buffer_capacity(mut self, records: usize) -> Self {
         self.buffer_capacity = records;
         self
+    }
+
+    /// Records in the actor's mailbox at most, 1 to the buffer's capacity; `try_send` hands back more. Part of
+    /// `buffer_capacity`: once the actor's address is in use, [`log`](crate::LoggerHandle::log) and monitors leave twice
+    /// this number of places for what is sent to it, because a full mailbox is read on into the buffer. Default: an
+    /// eighth of the buffer.
+    pub fn mailbox_capacity(mut self, records: usize) -> Self {
+        self.mailbox_capacity = Some(records);
+        self
+    }
+
+    /// Capacity of the mailbox while the buffer has room.
+    pub(crate) fn mailbox_places(&self) -> usize {
+        self.mailbox_capacity.unwrap_or(self.buffer_capacity / DEFAULT_MAILBOX_SHARE).max(1)
+    }
+
+    /// Places of the buffer that only records from the mailbox may take. One is left for a call.
+    pub(crate) fn mailbox_reserve(&self) -> usize {
+        (2 * self.mailbox_places()).min(self.buffer_capacity - 1)
     }
 
     /// Records that are written at once, without waiting for the timer; at most the buffer's
@@ -244,6 +268,11 @@ impl LoggerConfig {
         if !BUFFER_CAPACITY.contains(&self.buffer_capacity) {
             return refuse("buffer_capacity", &self.buffer_capacity, "1 to 1048576 records");
         }
+        if let Some(records) = self.mailbox_capacity
+            && !(1..=self.buffer_capacity).contains(&records)
+        {
+            return refuse("mailbox_capacity", &records, "1 record to the buffer_capacity");
+        }
         if !(1..=self.buffer_capacity).contains(&self.batch_size) {
             return refuse("batch_size", &self.batch_size, "1 record to the buffer_capacity");
         }
@@ -283,6 +312,7 @@ impl Default for LoggerConfig {
         Self {
             database_url: DEFAULT_DATABASE_URL.into(),
             buffer_capacity: DEFAULT_BUFFER_CAPACITY,
+            mailbox_capacity: None,
             batch_size: DEFAULT_BATCH_SIZE,
             flush_interval: DEFAULT_FLUSH_INTERVAL,
             retention_days: None,
@@ -304,6 +334,7 @@ impl fmt::Debug for LoggerConfig {
         f.debug_struct("LoggerConfig")
             .field("database_url", &self.database_url)
             .field("buffer_capacity", &self.buffer_capacity)
+            .field("mailbox_capacity", &self.mailbox_places())
             .field("batch_size", &self.batch_size)
             .field("flush_interval", &self.flush_interval)
             .field("retention_days", &self.retention_days)

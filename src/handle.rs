@@ -1,20 +1,21 @@
 //! What an application holds: cheap to clone, usable from any thread and any runtime.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use actix::Addr;
 use actix::dev::channel::channel as mailbox;
-
+use actix::{Addr, AsyncContext as _, Context, Handler, Message, MessageResult, SystemService};
+use futures_timer::Delay;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actor::{FailureLogger, FlushFor, MarkQuestion, Shutdown, Thread};
-use crate::buffer::Origin;
+use crate::actor::{Control, FailureLogger, Flush, MailboxMarker, MarkQuestion, Shutdown, Thread, finish};
+use crate::buffer::{Origin, Room};
 use crate::clock;
-use crate::error::{LoggerError, MarkError, StoreError, Unhealthy};
+use crate::config::LoggerConfig;
+use crate::error::{LoggerError, MarkError, StartError, StoreError, Unhealthy};
 use crate::monitor::StrategyMonitor;
 use crate::record::RetrievalFailureRecord;
 use crate::report::{FailureReader, MAX_QUESTION_CHARACTERS, QuestionStatus, normalized};
@@ -38,22 +39,126 @@ pub struct LoggerHandle {
 
 struct Inner {
     shared: Arc<Shared>,
-    addr: Addr<FailureLogger>,
-    /// `None`: the logger is disabled.
+    control: Addr<Control>,
+    /// Empty until the actor is started.
+    addr: Arc<OnceLock<Addr<FailureLogger>>>,
+    /// Stands in for it.
+    closed_addr: Addr<FailureLogger>,
+    /// The logger's own thread, which ends with the last handle.
     thread: Option<Mutex<Thread>>,
 }
 
-impl LoggerHandle {
-    pub(crate) fn new(shared: Arc<Shared>, addr: Addr<FailureLogger>, thread: Thread) -> Self {
-        Self { inner: Arc::new(Inner { shared, addr, thread: Some(Mutex::new(thread)) }) }
+impl FailureLogger {
+    /// Opens the database, brings its schema up to date, and returns the actor, to be started in the application's own
+    /// system. Blocks while the database is opened, usually for a few milliseconds.
+    ///
+    /// ```
+    /// use actix::prelude::*;
+    /// use failure_logger::{FailureLogger, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
+    ///
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("failures.db").to_string_lossy().into_owned();
+    /// let actor = FailureLogger::new(LoggerConfig::new(path))?;
+    /// let logger = actor.handle();
+    /// let addr = actor.start();
+    /// let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "where is the key?");
+    /// if let Err(SendError::Full(record)) = addr.try_send(record) {
+    ///     eprintln!("not logged: {}", record.query_text);
+    /// }
+    /// assert_eq!(logger.shutdown().await?.stats.persisted, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The logger ends when [`shutdown`](LoggerHandle::shutdown) is called, when no address and no handle is left, or
+    /// when its event loop is dropped. In each case it commits what was accepted, within the `shutdown_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub fn new(config: LoggerConfig) -> Result<Self, StartError> {
+        let location = config.validate()?;
+        if config.enabled { Self::open(config, &location) } else { Ok(Self::with_shared(Arc::new(Shared::disabled()))) }
     }
 
+    /// Opens the database, brings its schema up to date, and starts the actor on a thread of its own. Works from any
+    /// thread, with or without a runtime. Blocks while the database is opened, usually for a few milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// Settings that are not accepted, and a database that cannot be opened, by what to do about it. Nothing is
+    /// overwritten.
+    pub fn spawn(config: LoggerConfig) -> Result<LoggerHandle, StartError> {
+        let mut actor = Self::new(config)?;
+        if !actor.shared.config.enabled {
+            return Ok(LoggerHandle::disabled());
+        }
+        // Its address is not known to anyone before a handle gives it away.
+        actor.shared.buffer.reserve(0);
+        let mut inner = actor.inner();
+        let (addr, thread) = Thread::start(actor)?;
+        let _ = inner.addr.set(addr);
+        inner.thread = Some(Mutex::new(thread));
+        Ok(LoggerHandle { inner: Arc::new(inner) })
+    }
+
+    /// Returns a handle to this logger. Dropping it does not end the logger.
+    pub fn handle(&mut self) -> LoggerHandle {
+        LoggerHandle { inner: Arc::new(self.inner()) }
+    }
+
+    fn inner(&mut self) -> Inner {
+        let addr = self.address.upgrade().unwrap_or_default();
+        self.address = Arc::downgrade(&addr);
+        Inner::new(Arc::clone(&self.shared), self.control.clone(), addr)
+    }
+}
+
+/// Requests a handle to the logger, for those who have only its address, such as that of the
+/// [system registry](SystemService::from_registry).
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "LoggerHandle")]
+pub struct GetHandle;
+
+impl Handler<GetHandle> for FailureLogger {
+    type Result = MessageResult<GetHandle>;
+
+    fn handle(&mut self, _: GetHandle, ctx: &mut Context<Self>) -> Self::Result {
+        let handle = FailureLogger::handle(self);
+        let _ = handle.inner.addr.set(ctx.address());
+        MessageResult(handle)
+    }
+}
+
+/// A logger with the settings of the environment, for the system registry. If they are not accepted, or the database
+/// cannot be opened, its [health](LoggerHandle::health) is [`Unavailable`](Unhealthy::Unavailable): it buffers records,
+/// and opens the database as soon as that is possible. With settings that are not accepted it drops every record as
+/// [`Unavailable`](DropReason::Unavailable).
+impl Default for FailureLogger {
+    fn default() -> Self {
+        let config = LoggerConfig::from_env().and_then(|config| Ok((config.validate()?, config)));
+        match config {
+            Err(error) => Self::unconfigured(&error),
+            Ok((_, config)) if !config.enabled => Self::with_shared(Arc::new(Shared::disabled())),
+            Ok((location, config)) => {
+                Self::open(config.clone(), &location).unwrap_or_else(|error| Self::unopened(config, &location, &error))
+            }
+        }
+    }
+}
+
+/// Registered by `SystemRegistry::set(FailureLogger::new(config)?.start())`, or with [`Default`] when it is first asked
+/// for.
+impl SystemService for FailureLogger {}
+
+impl LoggerHandle {
     /// A handle that does nothing: there is no thread and no database. Records given to it are
     /// dropped as [`Disabled`](crate::DropReason::Disabled), and not counted.
     pub fn disabled() -> Self {
-        // Its receiver is gone, so that the address is closed.
-        let (sender, _) = mailbox(1);
-        Self { inner: Arc::new(Inner { shared: Arc::new(Shared::disabled()), addr: Addr::new(sender), thread: None }) }
+        let shared = Arc::new(Shared::disabled());
+        Self { inner: Arc::new(Inner::new(shared, closed_address(), Arc::default())) }
     }
 
     /// Records a failed retrieval. Never blocks, never panics, allocates nothing, and makes no
@@ -62,6 +167,20 @@ impl LoggerHandle {
     /// The record's moment is that of the call.
     pub fn log(&self, record: RetrievalFailureRecord) -> LogOutcome {
         self.inner.shared.log(record, None, Origin::Logged)
+    }
+
+    /// Waits at most `timeout` until the buffer has room, then records a failed retrieval as [`log`](Self::log) does.
+    /// Works on any runtime. The record's moment is that of its admission.
+    pub async fn log_within(&self, record: RetrievalFailureRecord, timeout: Duration) -> LogOutcome {
+        let room = self.inner.shared.buffer.wait_for(Room::ForAll);
+        if self.inner.shared.closed_door().is_none() {
+            tokio::select! {
+                biased;
+                () = room => {}
+                () = Delay::new(timeout) => {}
+            }
+        }
+        self.log(record)
     }
 
     /// The same for a retrieval that failed at another moment: one that another process reports,
@@ -102,15 +221,21 @@ impl LoggerHandle {
     }
 
     /// The actor's address, for other actors: `addr.try_send(record)`, or
-    /// `addr.clone().recipient::<RetrievalFailureRecord>()`. Its mailbox holds as many messages as
-    /// the buffer holds records.
+    /// `addr.clone().recipient::<RetrievalFailureRecord>()`. It is closed before the actor is started, and after the end.
     ///
-    /// Share one clone of it, for each further clone enlarges the mailbox by one (actix issue 329).
+    /// From the first call on, the mailbox has its part of the buffer. Share one clone of the address, for each further
+    /// clone enlarges the mailbox by one (actix issue 329).
     pub fn addr(&self) -> &Addr<FailureLogger> {
-        &self.inner.addr
+        let Some(addr) = self.inner.addr.get() else { return &self.inner.closed_addr };
+        let shared = &self.inner.shared;
+        if shared.buffer.reserve(shared.config.mailbox_reserve()) {
+            // The actor compares the room with the new bound before it takes a record.
+            addr.do_send(MailboxMarker(oneshot::channel().0));
+        }
+        addr
     }
 
-    /// Returns when everything that was logged before the call is committed.
+    /// Returns when everything that was logged before the call is committed, and what was sent to the actor before.
     ///
     /// # Errors
     ///
@@ -118,15 +243,15 @@ impl LoggerHandle {
     /// pause before the next try the store is not tried earlier: the call returns the last failure at
     /// once.
     pub async fn flush(&self) -> Result<FlushReport, LoggerError> {
-        if self.inner.thread.is_none() {
+        if !self.inner.shared.config.enabled {
             return Ok(FlushReport::default());
         }
         let (reply, answer) = oneshot::channel();
-        self.inner.addr.do_send(FlushFor(reply));
+        self.inner.control.do_send(Flush(reply));
         let mut phases = self.inner.shared.phases();
         tokio::select! {
             biased;
-            answer = answer => answer.unwrap_or(Err(LoggerError::Closed)),
+            Ok(answer) = answer => answer,
             phase = phases.wait_for(|phase| matches!(phase, Phase::Unavailable { .. } | Phase::Closed { .. })) => {
                 match phase.as_deref() {
                     Ok(Phase::Unavailable { cause }) => Err(LoggerError::Unavailable { cause: cause.clone() }),
@@ -149,12 +274,12 @@ impl LoggerHandle {
         if question.chars().nth(MAX_QUESTION_CHARACTERS).is_some() {
             return Err(MarkError::TooLong { characters: question.chars().count() });
         }
-        if self.inner.thread.is_none() {
+        if !self.inner.shared.config.enabled {
             return Err(MarkError::Closed);
         }
         let (reply, answer) = oneshot::channel();
         let mark = Mark { status, marked_at: clock::now() };
-        self.inner.addr.do_send(MarkQuestion { question: normalized(question), mark, reply });
+        self.inner.control.do_send(MarkQuestion { question: normalized(question), mark, reply });
         answer.await.unwrap_or(Err(StoreError::GiveUp(String::new()))).map_err(|error| match error {
             StoreError::GiveUp(_) => MarkError::Closed,
             error => MarkError::Store(error),
@@ -198,11 +323,20 @@ impl LoggerHandle {
     ///
     /// [`Unsaved`](LoggerError::Unsaved): the deadline passed first. It says what is lost.
     pub async fn shutdown(&self) -> Result<ShutdownReport, LoggerError> {
-        if self.inner.thread.is_none() {
+        let shared = &self.inner.shared;
+        if !shared.config.enabled {
             return Ok(ShutdownReport::default());
         }
-        self.inner.close(self.inner.shared.config.shutdown_timeout);
-        self.inner.shared.result().await
+        self.inner.close(shared.config.shutdown_timeout);
+        tokio::select! {
+            biased;
+            result = shared.result() => result,
+            () = Delay::new(shared.config.shutdown_timeout + GRACE) => {
+                // Something else blocks the thread of the actor, or it was not started.
+                finish(shared);
+                shared.result().await
+            }
+        }
     }
 }
 
@@ -213,12 +347,19 @@ impl fmt::Debug for LoggerHandle {
 }
 
 impl Inner {
+    fn new(shared: Arc<Shared>, control: Addr<Control>, addr: Arc<OnceLock<Addr<FailureLogger>>>) -> Self {
+        Self { shared, control, addr, closed_addr: closed_address(), thread: None }
+    }
+
     fn close(&self, timeout: Duration) {
         self.shared.close(Instant::now() + timeout);
-        // Behind all records that other actors sent. A message, because the future of a request
-        // takes it back when it is dropped.
-        self.addr.do_send(Shutdown);
+        self.control.do_send(Shutdown);
     }
+}
+
+/// An address without an actor.
+fn closed_address<A: actix::Actor>() -> Addr<A> {
+    Addr::new(mailbox(1).0)
 }
 
 impl Drop for Inner {

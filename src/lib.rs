@@ -41,7 +41,7 @@ mod sketch;
 mod stats;
 mod store;
 
-pub use actor::{FailureLogger, Flush, GetStats, Shutdown};
+pub use actor::FailureLogger;
 pub use attempts::{OutcomeKind, ScoreDirection};
 pub use config::{
     DEFAULT_ATTEMPTS_RETENTION_DAYS, DEFAULT_BACKOFF, DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY,
@@ -49,7 +49,7 @@ pub use config::{
     DEFAULT_SHUTDOWN_TIMEOUT, LoggerConfig,
 };
 pub use error::{ConfigError, LoggerError, MarkError, ReadError, StartError, StoreError, Unhealthy};
-pub use handle::LoggerHandle;
+pub use handle::{GetHandle, LoggerHandle};
 pub use import::{ImportError, ImportReport};
 pub use monitor::{Found, NoTimeout, Outcome, Retrieved, Scored, StrategyMonitor, Timeout, TimeoutOr};
 pub use record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType};

@@ -6,6 +6,8 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::stats::LogOutcome;
+
 /// One retrieval that failed. At most about 8 KB, whatever it was built from.
 ///
 /// ```
@@ -83,9 +85,9 @@ impl RetrievalFailureRecord {
     }
 }
 
-/// Sent to [`FailureLogger`](crate::FailureLogger) by other actors; there is nothing to answer.
+/// Sent to [`FailureLogger`](crate::FailureLogger) by other actors. The result says what became of it.
 impl actix::Message for RetrievalFailureRecord {
-    type Result = ();
+    type Result = LogOutcome;
 }
 
 /// How a retrieval failed.

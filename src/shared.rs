@@ -43,6 +43,10 @@ pub(crate) struct Shared {
     writer: Mutex<Writer>,
     phase: watch::Sender<Phase>,
     drained: AtomicBool,
+    /// `true` while the actor leaves its mailbox unread.
+    pub(crate) mailbox_is_full: AtomicBool,
+    /// Held while the end is drawn: the control actor, a handle and a drop of both may do so.
+    finishing: Mutex<()>,
     /// What failed last.
     failure: Mutex<String>,
     losses: Mutex<Losses>,
@@ -152,6 +156,8 @@ enum Door {
     Open,
     /// Open, but a full buffer has a worse reason than speed.
     Unavailable,
+    /// There is no database, and will be none.
+    Unusable,
     Closed,
     Disabled,
 }
@@ -189,6 +195,8 @@ impl Shared {
             writer: Mutex::new(writer),
             phase: watch::Sender::new(Phase::Running),
             drained: AtomicBool::new(false),
+            mailbox_is_full: AtomicBool::new(false),
+            finishing: Mutex::default(),
             failure: Mutex::default(),
             losses: Mutex::default(),
             config,
@@ -205,8 +213,8 @@ impl Shared {
     /// Takes a record from a handle; `at` is in Unix milliseconds, UTC, now by default.
     pub(crate) fn log(&self, record: RetrievalFailureRecord, at: Option<i64>, origin: Origin) -> LogOutcome {
         match self.closed_door() {
-            Some(DropReason::Closed) => self.refuse(DropReason::Closed),
-            Some(reason) => LogOutcome::Dropped(reason),
+            Some(DropReason::Disabled) => LogOutcome::Dropped(DropReason::Disabled),
+            Some(reason) => self.refuse(reason),
             None => self.accept(record, &self.moment(at), origin),
         }
     }
@@ -319,13 +327,22 @@ impl Shared {
         match self.door.load(Ordering::Acquire) {
             door if door == Door::Disabled as u8 => Some(DropReason::Disabled),
             door if door == Door::Closed as u8 => Some(DropReason::Closed),
+            door if door == Door::Unusable as u8 => Some(DropReason::Unavailable),
             _ => None,
         }
     }
 
-    /// Takes a record from the actor's mailbox.
-    pub(crate) fn accept_now(&self, record: RetrievalFailureRecord) -> LogOutcome {
-        self.accept(record, &self.moment(None), Origin::Logged)
+    /// Takes a record from the actor's mailbox. It comes in until the buffer is sealed, and may use the places that
+    /// calls may not.
+    pub(crate) fn accept_sent(&self, record: RetrievalFailureRecord) -> LogOutcome {
+        // Not those of a shutdown, which has what was sent before it taken.
+        if let Some(reason @ (DropReason::Disabled | DropReason::Unavailable)) = self.closed_door() {
+            return if reason == DropReason::Disabled { LogOutcome::Dropped(reason) } else { self.refuse(reason) };
+        }
+        match self.take_into(record, &self.moment(None), Origin::Logged, Buffer::push_sent) {
+            Ok(()) => LogOutcome::Queued,
+            Err(reason) => self.refuse(reason),
+        }
     }
 
     /// Takes a record, unless it is too old or the buffer is full.
@@ -353,7 +370,18 @@ impl Shared {
     }
 
     #[inline]
-    fn take(&self, mut record: RetrievalFailureRecord, moment: &Moment, origin: Origin) -> Result<(), DropReason> {
+    fn take(&self, record: RetrievalFailureRecord, moment: &Moment, origin: Origin) -> Result<(), DropReason> {
+        self.take_into(record, moment, origin, Buffer::push)
+    }
+
+    #[inline]
+    fn take_into(
+        &self,
+        record: RetrievalFailureRecord,
+        moment: &Moment,
+        origin: Origin,
+        push: impl FnOnce(&Buffer, Entry) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
         // Before the redactor's work is done in vain.
         if self.buffer.is_sealed() {
             return Err(DropReason::Closed);
@@ -361,9 +389,41 @@ impl Shared {
         if moment.failure_too_old {
             return Err(DropReason::TooOld);
         }
-        let _span = tracing::debug_span!("memory.retrieval_failure.log").entered();
+        if tracing::level_enabled!(tracing::Level::DEBUG) {
+            self.push_traced(record, moment, origin, push)
+        } else {
+            self.redact_and_push(record, moment, origin, push)
+        }
+    }
+
+    /// Pushes within a span. A subscriber that panics costs the span, not the record.
+    #[cold]
+    fn push_traced(
+        &self,
+        record: RetrievalFailureRecord,
+        moment: &Moment,
+        origin: Origin,
+        push: impl FnOnce(&Buffer, Entry) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        let enter = || tracing::debug_span!("memory.retrieval_failure.log").entered();
+        let span = catch_unwind(AssertUnwindSafe(enter));
+        let pushed = self.redact_and_push(record, moment, origin, push);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(span))) {
+            std::mem::forget(panic);
+        }
+        pushed
+    }
+
+    #[inline]
+    fn redact_and_push(
+        &self,
+        mut record: RetrievalFailureRecord,
+        moment: &Moment,
+        origin: Origin,
+        push: impl FnOnce(&Buffer, Entry) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
         self.redact(&mut record);
-        self.buffer.push(Entry { record, logged_at: moment.at, origin }).map_err(|reason| match reason {
+        push(&self.buffer, Entry { record, logged_at: moment.at, origin }).map_err(|reason| match reason {
             DropReason::BufferFull if self.door.load(Ordering::Acquire) == Door::Unavailable as u8 => {
                 DropReason::Unavailable
             }
@@ -410,6 +470,7 @@ impl Shared {
             attempts,
             attempts_persisted,
             duplicates: self.counters.duplicates.load(Ordering::Acquire),
+            mailbox_full: self.mailbox_is_full.load(Ordering::Acquire),
             last_flush: (last_flush > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(last_flush)),
         }
     }
@@ -483,6 +544,13 @@ impl Shared {
         });
     }
 
+    /// Every record is dropped, for this reason.
+    pub(crate) fn unusable(&self, cause: &str) {
+        self.failed(cause.into());
+        self.unavailable(cause);
+        self.move_door(Door::Unavailable, Door::Unusable);
+    }
+
     /// The store works again: whether it did not before.
     pub(crate) fn available(&self) -> bool {
         self.phase.send_if_modified(|phase| {
@@ -532,6 +600,11 @@ impl Shared {
 
     pub(crate) fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Acquire)
+    }
+
+    /// Keeps everyone else from drawing the end.
+    pub(crate) fn finishing(&self) -> MutexGuard<'_, ()> {
+        self.finishing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn closed(&self, result: Result<ShutdownReport, LoggerError>) {

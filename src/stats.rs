@@ -165,6 +165,9 @@ pub struct Stats {
     /// Of these, the ones that are committed to the database. The rest is held in memory, a few
     /// numbers for each minute, strategy and outcome.
     pub attempts_persisted: u64,
+    /// `true` while the actor leaves its mailbox unread because the buffer is full. Each address then holds one record
+    /// at most that is not received yet; `do_send` may force in more.
+    pub mailbox_full: bool,
     /// When a batch was committed last.
     pub last_flush: Option<SystemTime>,
 }

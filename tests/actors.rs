@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use common::{Lock, TestDb, block_on, no_hit, spawn};
-use failure_logger::{FailureLogger, Flush, GetStats, RetrievalFailureRecord, Shutdown};
+use failure_logger::{DropReason, FailureLogger, LogOutcome, RetrievalFailureRecord};
 
 /// Passes each number on as a record, in one of the two ways.
 struct Reporter {
@@ -46,7 +46,7 @@ async fn records_sent_by_other_actors_are_stored_in_order() {
         by_addr.send(Report(turn)).await.unwrap();
         by_recipient.send(Report(100 + turn)).await.unwrap();
     }
-    let report = logger.addr().send(Flush).await.unwrap().unwrap();
+    let report = logger.flush().await.unwrap();
     assert_eq!((report.persisted, report.rejected), (20, 0));
     assert_eq!(db.turns(), (0..10).flat_map(|turn| [turn, 100 + turn]).collect::<Vec<_>>());
     for (column, value) in
@@ -54,7 +54,7 @@ async fn records_sent_by_other_actors_are_stored_in_order() {
     {
         assert_eq!(db.texts(column), vec![Some(value.to_owned()); 20], "{column}");
     }
-    let stats = logger.addr().send(GetStats).await.unwrap();
+    let stats = logger.stats();
     assert_eq!((stats.received, stats.persisted, stats.buffered, stats.dropped.total()), (20, 20, 0, 0));
 }
 
@@ -68,38 +68,153 @@ async fn a_full_batch_of_messages_is_flushed_before_the_interval_has_passed() {
     common::eventually("the batch", || logger.stats().persisted == 8);
 }
 
+/// Sends until a record is handed back. Returns the number of those that were not.
+fn fill(addr: &Addr<FailureLogger>, most: i64) -> i64 {
+    for turn in 0..=most {
+        match addr.try_send(no_hit(turn)) {
+            Ok(()) => {}
+            Err(SendError::Full(record)) => {
+                assert_eq!(record.turn_index, turn, "the record itself");
+                return turn;
+            }
+            Err(SendError::Closed(_)) => panic!("the actor runs"),
+        }
+    }
+    panic!("a mailbox without a bound");
+}
+
 #[test]
 fn mailbox_holds_its_capacity_from_the_first_message_on() {
-    // More and less than the default of 16.
-    for capacity in [1, 100, 5000] {
+    // More and less than the default of 16; without a setting it is an eighth of the buffer.
+    for (setting, capacity) in [(Some(1), 1), (Some(100), 100), (Some(5000), 5000), (None, 1024)] {
         let db = TestDb::new();
         let (open, gate) = std::sync::mpsc::channel::<()>();
         let (enter, entered) = std::sync::mpsc::channel();
         let gate = std::sync::Mutex::new(gate);
-        let config = db.config().buffer_capacity(capacity).batch_size(1).redactor(move |_| {
+        let mut config = db.config();
+        if let Some(setting) = setting {
+            config = config.mailbox_capacity(setting);
+        }
+        let logger = FailureLogger::spawn(config.redactor(move |_| {
             enter.send(()).unwrap();
             let _ = gate.lock().unwrap().recv();
-        });
-        let logger = FailureLogger::spawn(config).unwrap();
+        }))
+        .unwrap();
         // The actor hangs in the first message, so that it takes no other out of the mailbox.
         logger.addr().try_send(no_hit(0)).unwrap();
         entered.recv().unwrap();
-        let mut held = 0;
-        let refused = loop {
-            match logger.addr().try_send(no_hit(held + 1)) {
-                Ok(()) => held += 1,
-                Err(refused) => break refused,
-            }
-            assert!(held <= 2 * 5000, "a mailbox without a bound");
-        };
-        assert!(matches!(refused, SendError::Full(_)), "{refused:?}");
-        // Above the capacity, actix has room for one message of each sender.
-        assert!((capacity as i64..=capacity as i64 + 4).contains(&held), "{held} messages, capacity {capacity}");
+        assert_eq!(fill(logger.addr(), 2 * 5000), capacity);
+        // actix gives each clone of an address a place.
+        let clones: Vec<_> = (0..3).map(|_| logger.addr().clone()).collect();
+        assert_eq!(clones.iter().map(|clone| fill(clone, 2)).sum::<i64>(), 3);
         drop(open);
-        let stats = block_on(logger.addr().send(GetStats)).unwrap();
-        assert_eq!(stats.received, held as u64 + 1);
-        assert!(stats.is_balanced());
+        let sent = capacity as u64 + 4;
+        common::eventually("all records", || logger.stats().received == sent);
+        block_on(logger.shutdown()).unwrap();
+        assert_eq!(logger.stats().persisted, sent);
     }
+}
+
+#[test]
+fn full_buffer_hands_records_back_and_loses_none_that_was_taken() {
+    let db = TestDb::new();
+    let config = db.config().buffer_capacity(100).mailbox_capacity(10).batch_size(50);
+    let logger = spawn(config.backoff(Duration::from_millis(1), Duration::from_millis(5)));
+    let lock = Lock::new(&db);
+    // Senders never pause, until the mailbox has been looked at.
+    let (mut taken, mut handed_back) = (Vec::new(), Vec::new());
+    let mut turn = 0;
+    common::eventually("the actor to leave its mailbox unread", || {
+        match logger.addr().try_send(no_hit(turn)) {
+            Ok(()) => taken.push(turn),
+            Err(full) => handed_back.push(full.into_inner().turn_index),
+        }
+        turn += 1;
+        logger.stats().mailbox_full && handed_back.len() > 10_000
+    });
+    assert!((80..=101).contains(&taken.len()), "{} records in a buffer of 100", taken.len());
+    let stats = logger.stats();
+    assert_eq!(stats.dropped.total(), 0);
+    assert!(taken.len() as u64 - stats.received <= 1, "all but one are visible: {stats:?}");
+    assert!(stats.is_balanced());
+    drop(lock);
+    block_on(logger.flush()).unwrap();
+    assert_eq!(db.turns(), taken, "each once, in order");
+    // The mailbox is read again, and has its capacity.
+    common::eventually("an open mailbox", || !logger.stats().mailbox_full);
+    logger.addr().try_send(no_hit(turn)).unwrap();
+    block_on(logger.shutdown()).unwrap();
+    assert_eq!(logger.stats().received, taken.len() as u64 + 1, "what was handed back is not received");
+}
+
+#[test]
+fn calls_have_the_whole_buffer_until_the_address_is_asked_for() {
+    let db = TestDb::new();
+    let logger = spawn(db.config().buffer_capacity(100).mailbox_capacity(10).batch_size(50));
+    let lock = Lock::new(&db);
+    let queued = (0..200).filter(|turn| logger.log(no_hit(*turn)) == LogOutcome::Queued).count();
+    assert_eq!(queued, 100);
+    drop(lock);
+    block_on(logger.flush()).unwrap();
+    logger.addr();
+    let lock = Lock::new(&db);
+    let queued = (0..200).filter(|turn| logger.log(no_hit(*turn)) == LogOutcome::Queued).count();
+    assert_eq!(queued, 80, "twice the mailbox's capacity is kept for it");
+    let sent = fill(logger.addr(), 20);
+    assert!(sent >= 1, "also while calls find no room");
+    drop(lock);
+    block_on(logger.shutdown()).unwrap();
+    assert_eq!(logger.stats().persisted, 180 + sent.unsigned_abs());
+}
+
+#[test]
+fn records_forced_into_a_full_mailbox_are_dropped_and_counted() {
+    let db = TestDb::new();
+    let config = db.config().buffer_capacity(10).mailbox_capacity(1).batch_size(1);
+    let logger = spawn(config.backoff(Duration::from_millis(1), Duration::from_millis(5)));
+    let lock = Lock::new(&db);
+    for turn in 0..5000 {
+        logger.addr().do_send(no_hit(turn));
+    }
+    common::eventually("all of them to be seen", || logger.stats().received == 5000);
+    let stats = logger.stats();
+    assert_eq!((stats.buffered, stats.dropped.buffer_full), (10, 4990));
+    drop(lock);
+    block_on(logger.flush()).unwrap();
+    assert_eq!(db.turns(), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn send_resolves_to_what_became_of_the_record() {
+    let db = TestDb::new();
+    let logger = spawn(db.config());
+    let sent = block_on(logger.addr().send(no_hit(0))).unwrap();
+    assert_eq!(sent, LogOutcome::Queued);
+    block_on(logger.shutdown()).unwrap();
+    common::eventually("the end of the actor", || !logger.addr().connected());
+    assert!(block_on(logger.addr().send(no_hit(1))).is_err());
+    assert_eq!(db.turns(), [0]);
+}
+
+#[test]
+fn call_that_may_wait_for_room_gets_it_or_says_that_there_was_none() {
+    let db = TestDb::new();
+    let config = db.config().buffer_capacity(1).batch_size(1);
+    let logger = spawn(config.backoff(Duration::from_millis(1), Duration::from_millis(5)));
+    let lock = Lock::new(&db);
+    assert_eq!(logger.log(no_hit(0)), LogOutcome::Queued);
+    let in_time = block_on(logger.log_within(no_hit(1), Duration::from_millis(20)));
+    assert_eq!(in_time, LogOutcome::Dropped(DropReason::BufferFull));
+    let mut waiting = Box::pin(logger.log_within(no_hit(2), Duration::from_secs(3600)));
+    assert!(futures_util::FutureExt::now_or_never(&mut waiting).is_none());
+    drop(lock);
+    assert_eq!(block_on(waiting), LogOutcome::Queued);
+    block_on(logger.shutdown()).unwrap();
+    assert_eq!(db.turns(), [0, 2]);
+    let closed = block_on(logger.log_within(no_hit(3), Duration::from_secs(3600)));
+    assert_eq!(closed, LogOutcome::Dropped(DropReason::Closed));
+    let stats = logger.stats();
+    assert_eq!((stats.received, stats.dropped.buffer_full, stats.dropped.closed), (4, 1, 1));
 }
 
 #[actix::test]
@@ -109,30 +224,11 @@ async fn what_was_sent_before_a_shutdown_is_saved_and_later_sends_are_refused() 
     for turn in 0..100 {
         logger.addr().try_send(no_hit(turn)).unwrap();
     }
-    let report = logger.addr().send(Shutdown).await.unwrap().unwrap();
+    let report = logger.shutdown().await.unwrap();
     assert_eq!((report.drained, report.unsaved), (100, 0));
     assert_eq!(db.turns(), (0..100).collect::<Vec<_>>());
     common::eventually("the end of the actor", || !logger.addr().connected());
     assert!(matches!(logger.addr().try_send(no_hit(0)), Err(SendError::Closed(_))));
-}
-
-#[test]
-fn records_in_the_mailbox_beyond_the_buffer_are_counted_as_dropped() {
-    let db = TestDb::new();
-    let config = db.config().buffer_capacity(10).batch_size(1).flush_interval(Duration::from_secs(3600));
-    let logger = spawn(config);
-    let lock = Lock::new(&db);
-    let mut sent = 0;
-    while sent < 30 {
-        if logger.addr().try_send(no_hit(sent)).is_ok() {
-            sent += 1;
-        }
-    }
-    let stats = block_on(logger.addr().send(GetStats)).unwrap();
-    assert_eq!((stats.received, stats.buffered, stats.dropped.buffer_full), (30, 10, 20));
-    drop(lock);
-    block_on(logger.flush()).unwrap();
-    assert_eq!(logger.stats().persisted, 10);
 }
 
 #[test]

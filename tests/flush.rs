@@ -68,14 +68,15 @@ fn a_partial_batch_waits_and_is_flushed_by_the_timer() {
 #[test]
 fn a_partial_batch_is_not_flushed_without_timer_or_request() {
     let db = TestDb::new();
-    let logger = spawn(db.config().batch_size(16).flush_interval(NEVER));
+    let logger = spawn(db.config().batch_size(17).flush_interval(NEVER));
     for turn in 0..15 {
         logger.log(no_hit(turn));
     }
-    // The actor answers, so it has seen its messages; and yet it has written nothing.
-    let stats = block_on(logger.addr().send(failure_logger::GetStats)).unwrap();
-    assert_eq!((stats.persisted, stats.buffered), (0, 15));
-    assert_eq!(block_on(logger.flush()).unwrap().persisted, 15);
+    // The actor responds, so it has seen its messages; and yet it has written nothing.
+    assert_eq!(block_on(logger.addr().send(no_hit(15))).unwrap(), LogOutcome::Queued);
+    let stats = logger.stats();
+    assert_eq!((stats.persisted, stats.buffered), (0, 16));
+    assert_eq!(block_on(logger.flush()).unwrap().persisted, 16);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{TestDb, block_on, eventually, no_hit, spawn};
 use fail::FailScenario;
-use failure_logger::{Flush, LoggerConfig, LoggerError, LoggerHandle, MarkError, QuestionStatus, Shutdown};
+use failure_logger::{GetHandle, LoggerConfig, LoggerError, LoggerHandle, MarkError, QuestionStatus};
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -32,7 +32,7 @@ fn jobs() -> Arc<AtomicU64> {
 /// Returns when the actor has seen all messages that were sent to it, and its timer.
 fn settle(logger: &LoggerHandle) {
     for _ in 0..20 {
-        block_on(logger.addr().send(failure_logger::GetStats)).unwrap();
+        block_on(logger.addr().send(GetHandle)).unwrap();
     }
 }
 
@@ -56,7 +56,6 @@ fn a_failing_store_is_tried_once_in_a_pause_whatever_callers_ask() {
         logger.addr().try_send(no_hit(1000 + turn)).unwrap();
         let waits = block_on(logger.flush()).unwrap_err();
         assert!(matches!(&waits, LoggerError::Waiting { cause, .. } if cause.contains("injected")), "{waits:?}");
-        assert!(block_on(logger.addr().send(Flush)).unwrap().is_err());
         let marked = block_on(logger.mark_question("where", QuestionStatus::Ignored)).unwrap_err();
         assert!(matches!(&marked, MarkError::Store(error) if error.to_string().contains("injected")), "{marked:?}");
     }
@@ -100,16 +99,16 @@ fn every_failing_job_begins_a_pause() {
 fn a_restart_of_the_actor_does_not_end_a_pause() {
     let _scenario = FailScenario::setup();
     let db = TestDb::new();
-    let logger = spawn(db.config().flush_interval(NEVER).backoff(Duration::from_millis(1), HOUR));
+    let logger = spawn(db.config().flush_interval(Duration::from_millis(5)).backoff(Duration::from_millis(1), HOUR));
     fail::cfg("store-insert", "return").unwrap();
     logger.log(no_hit(0));
     let _ = block_on(logger.flush());
     // The next pause is three seconds long at least, and that of the supervisor a millisecond.
     eventually("a long pause", || logger.stats().failed_flushes == 13);
     let tries = jobs();
-    fail::cfg("actor-record", "1*panic->off").unwrap();
-    logger.addr().try_send(no_hit(1)).unwrap();
+    fail::cfg("actor-tick", "1*panic->off").unwrap();
     eventually("the restart", || logger.stats().restarts == 1);
+    logger.addr().try_send(no_hit(1)).unwrap();
     settle(&logger);
     assert_eq!(tries.load(Ordering::Acquire), 0);
     fail::remove("store-insert");
@@ -157,10 +156,11 @@ fn shutdowns_shorten_a_pause_and_do_not_remove_it() {
     logger.log(no_hit(0));
     eventually("the first failure", || logger.stats().failed_flushes == 1);
     let tries = jobs();
-    let answers: Vec<_> = (0..200).map(|_| logger.addr().send(Shutdown)).collect();
-    let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else { panic!("cannot be saved") };
-    assert_eq!(report.unsaved, 1);
-    drop(answers);
+    let requests = futures_util::future::join_all((0..200).map(|_| logger.shutdown()));
+    for result in block_on(requests) {
+        let Err(LoggerError::Unsaved { report, .. }) = result else { panic!("cannot be saved") };
+        assert_eq!(report.unsaved, 1);
+    }
     // Two seconds, and 187 to 250 ms between two tries.
     let tries = tries.load(Ordering::Acquire);
     assert!((1..=13).contains(&tries), "{tries} tries");

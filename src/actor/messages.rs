@@ -1,34 +1,21 @@
-//! What the actor can be asked, besides being sent records.
+//! Messages within the logger. Applications send records, and call the handle for everything else.
 
 use actix::Message;
 use tokio::sync::oneshot;
 
 use crate::error::{LoggerError, StoreError};
-use crate::stats::{FlushReport, ShutdownReport, Stats};
+use crate::stats::FlushReport;
 use crate::store::marks::Mark;
 
-/// Asks to commit everything that was logged before; answered when it is done, or has failed.
-/// Records that the same sender sent to the actor before are included.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "Result<FlushReport, LoggerError>")]
-pub struct Flush;
-
-/// Asks for the counters.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "Stats")]
-pub struct GetStats;
-
-/// Asks to refuse new records, commit what was accepted, and end, within the configured
-/// `shutdown_timeout`.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "Result<ShutdownReport, LoggerError>")]
-pub struct Shutdown;
-
-/// [`Flush`], from a handle. Sent without the mailbox's bound: a request that waits for an answer
-/// would be refused, and never asked again, while the mailbox is full of records.
+/// Requests that everything that was logged or sent before is committed.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct FlushFor(pub(crate) oneshot::Sender<Result<FlushReport, LoggerError>>);
+pub(crate) struct Flush(pub(crate) oneshot::Sender<Result<FlushReport, LoggerError>>);
+
+/// Requests that the logger commits what was accepted, and ends. The deadline is in the phase.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Shutdown;
 
 /// Marks a question, from a handle.
 #[derive(Debug, Message)]
@@ -39,3 +26,18 @@ pub(crate) struct MarkQuestion {
     pub(crate) mark: Mark,
     pub(crate) reply: oneshot::Sender<Result<(), StoreError>>,
 }
+
+/// Stands behind all records that were sent to the mailbox before. Answered, or dropped, when they are taken out.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct MailboxMarker(pub(crate) oneshot::Sender<()>);
+
+/// Ends what the actor reads of its mailbox at once. 0: the end of the logger.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct MailboxEnd(pub(crate) u64);
+
+/// Records wait in the mailbox for room in the buffer.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct RoomWanted;

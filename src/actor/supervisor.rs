@@ -1,8 +1,7 @@
-//! The logger's thread, and the supervisor that restarts the actor there.
+//! The supervisor of the control actor, its end, and the logger's own thread.
 //!
-//! Everything that depends on actix's internals is in this file: `actix::Supervisor` restarts an
-//! actor whose context ends, but not one that panics (actix issue 157), so the context's future is
-//! polled by hand.
+//! Everything that depends on actix's internals is in this file and in `mod.rs`: `actix::Supervisor` restarts an
+//! actor whose context ends, but not one that panics (actix issue 157), so the context's future is polled by hand.
 
 use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
@@ -10,17 +9,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::task::{Context as TaskContext, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use actix::dev::ContextFut;
-use actix::dev::channel::{AddressReceiver, channel as mailbox};
-use actix::{Addr, Context};
-use tokio::sync::watch;
+use actix::dev::channel::AddressReceiver;
+use actix::{Actor as _, Addr, Context, WeakAddr};
+use tokio::sync::{oneshot, watch};
 
-use super::{FailureLogger, RECORDS_PER_TURN, flush};
+use super::{Control, FailureLogger, MailboxMarker, flush};
 use crate::error::{LoggerError, StartError};
 use crate::shared::{Phase, Shared};
 use crate::stats::ShutdownReport;
@@ -32,6 +31,9 @@ const COMMIT_PATIENCE: Duration = Duration::from_millis(500);
 /// The longest pause before a restart while a shutdown waits for it.
 const PAUSE_WHILE_CLOSING: Duration = Duration::from_millis(100);
 
+/// How long the end of the logger waits for what is in the mailbox of records, to count it.
+const MAILBOX_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// A logger's thread, seen from outside.
 pub(crate) struct Thread {
     pub(crate) id: thread::ThreadId,
@@ -39,94 +41,99 @@ pub(crate) struct Thread {
     pub(crate) ended: Receiver<()>,
 }
 
-/// Starts the actor on a thread of its own, which runs an actix system of its own.
-pub(crate) fn start(shared: &Arc<Shared>) -> Result<(Addr<FailureLogger>, Thread), StartError> {
-    // Made here, so that the mailbox has its capacity from the first message on.
-    let (sender, receiver) = mailbox(shared.config.buffer_capacity);
-    let (ready, started) = sync_channel(1);
-    let (alive, ended) = channel();
-    let shared = Arc::clone(shared);
-    let thread = thread::Builder::new()
-        .name("failure-logger".into())
-        .spawn(move || run(&shared, receiver, &ready, alive))
-        .map_err(StartError::Thread)?;
-    match started.recv() {
-        Ok(()) => Ok((Addr::new(sender), Thread { id: thread.thread().id(), ended })),
-        Err(_) => Err(StartError::Thread(std::io::Error::other("no event loop"))),
+impl Thread {
+    /// Runs the actor in an actix system of its own. Returns when the actor is started.
+    pub(crate) fn start(logger: FailureLogger) -> Result<(Addr<FailureLogger>, Self), StartError> {
+        let (ready, started) = sync_channel(1);
+        let (alive, ended) = channel();
+        let thread = thread::Builder::new()
+            .name("failure-logger".into())
+            .spawn(move || run_thread(logger, &ready, alive))
+            .map_err(StartError::Thread)?;
+        match started.recv() {
+            Ok(addr) => Ok((addr, Self { id: thread.thread().id(), ended })),
+            Err(_) => Err(StartError::Thread(std::io::Error::other("no event loop"))),
+        }
     }
 }
 
-fn run(
-    shared: &Arc<Shared>,
-    receiver: AddressReceiver<FailureLogger>,
-    ready: &std::sync::mpsc::SyncSender<()>,
-    alive: Sender<()>,
-) {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let system = actix_rt::System::new();
-        // The caller waits for it, so it is there.
-        let _ = ready.send(());
-        system.block_on(async {
-            let context = Context::with_receiver(receiver);
-            let mut actor = context.into_future(FailureLogger::new(Arc::clone(shared)));
-            supervise(shared, &mut actor).await;
-            finish(shared, Some(&mut actor));
+fn run_thread(logger: FailureLogger, ready: &SyncSender<Addr<FailureLogger>>, alive: Sender<()>) {
+    let shared = Arc::clone(&logger.shared);
+    // If it panics, the logger is dropped, which commits what was accepted.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        actix_rt::System::new().block_on(async {
+            // The caller waits for it, so it is there.
+            let _ = ready.send(logger.start());
+            let _ = shared.result().await;
             drop(alive);
-            // Tasks of this system answer the actors that asked for the shutdown: they get a turn,
+            // Tasks of this system respond to callers, and the actor counts what is in its mailbox: they get a turn,
             // about sixty of them at each yield.
             for _ in 0..16 {
                 tokio::task::yield_now().await;
             }
-            // An actor that panics while it is dropped changes nothing any more.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(actor)));
         });
     }));
-    if outcome.is_err() && !matches!(*shared.phases().borrow(), Phase::Closed { .. }) {
-        // The supervisor itself failed. What was accepted is saved all the same.
-        quietly(|| tracing::error!("the logger's thread panicked; it writes what it has, and ends"));
-        shared.close(Instant::now());
-        let _ = catch_unwind(AssertUnwindSafe(|| flush::flush(shared)));
-        finish(shared, None);
-    }
 }
 
-/// Runs the actor until it has drained the buffer for a shutdown, or the shutdown's deadline has
-/// passed. Restarts it whenever it stops or panics.
-async fn supervise(shared: &Shared, actor: &mut ContextFut<FailureLogger, Context<FailureLogger>>) {
-    let mut pauses = Backoff::new(&shared.config);
-    // Of the same clock as the timers.
-    let mut last_restart: Option<tokio::time::Instant> = None;
-    let mut in_vain = 0;
+/// Starts the control actor in the current arbiter.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    mailbox: AddressReceiver<Control>,
+    records: WeakAddr<FailureLogger>,
+    drain: Arc<DrainOnDrop>,
+) {
+    let shared = Arc::clone(shared);
+    actix_rt::spawn(async move {
+        let run = pin!(run(&shared, mailbox, records));
+        if Guarded(run).await.is_err() {
+            quietly(|| tracing::error!("the supervisor panicked; the logger commits what it has, and ends"));
+            let _ = actix_rt::task::spawn_blocking({
+                let drain = Arc::clone(&drain);
+                move || drain.drain()
+            })
+            .await;
+        }
+        // Also if this task is dropped with its event loop.
+        drop(drain);
+    });
+}
+
+async fn run(shared: &Arc<Shared>, mailbox: AddressReceiver<Control>, records: WeakAddr<FailureLogger>) {
+    let context = Context::with_receiver(mailbox);
+    let mut actor = context.into_future(Control::new(Arc::clone(shared), records.clone()));
+    supervise(shared, &mut actor).await;
+    shared.seal();
+    mailbox_is_empty(&records).await;
+    let last = Arc::clone(shared);
+    // On a thread that may block.
+    let _ = actix_rt::task::spawn_blocking(move || finish(&last)).await;
+    // An actor that panics while it is dropped changes nothing any more.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(actor)));
+}
+
+/// Ends when the records in the mailbox are counted, or soon. Others may go on sending.
+async fn mailbox_is_empty(records: &WeakAddr<FailureLogger>) {
+    let Some(records) = records.upgrade() else { return };
+    let (marker, reached) = oneshot::channel();
+    records.do_send(MailboxMarker(marker));
+    drop(records);
+    let _ = tokio::time::timeout(MAILBOX_TIMEOUT, reached).await;
+}
+
+/// Runs the control actor until it has drained the buffer for a shutdown, or the shutdown's deadline has passed.
+/// Restarts it whenever it stops or panics.
+async fn supervise(shared: &Shared, actor: &mut ContextFut<Control, Context<Control>>) {
+    let mut restarts = Restarts::new(&shared.config);
     loop {
         let cause = tokio::select! {
             biased;
-            cause = Guarded(actor) => cause,
+            ended = Guarded(&mut *actor) => ended.err(),
             () = deadline(shared) => return,
         };
         if shared.is_drained() {
             return;
         }
-        // A flush that succeeds proves little: what fails may be the timer, or the purge.
-        if last_restart.is_some_and(|at| at.elapsed() >= 2 * shared.config.longest_backoff) {
-            in_vain = 0;
-            pauses.reset();
-        }
-        in_vain += 1;
-        shared.counters.restarts.fetch_add(1, Ordering::AcqRel);
-        if let Some(panic) = cause {
-            shared.failed(format!("panic: {panic}"));
-        }
-        let cause = shared.last_failure();
-        let pause = pauses.next();
-        let pause_ms = pause.as_millis();
-        if in_vain >= FAILED_RESTARTS {
-            shared.unavailable(&cause);
-            quietly(|| {
-                tracing::error!(cause, in_vain, pause_ms, "the logger cannot be restarted; what is buffered is kept");
-            });
-        } else {
-            quietly(|| tracing::warn!(cause, pause_ms, "the logger failed, and is restarted"));
-        }
+        let pause = restarts.failed(shared, cause);
         tokio::select! {
             () = pause_before_restart(shared, pause) => {}
             () = deadline(shared) => return,
@@ -136,12 +143,56 @@ async fn supervise(shared: &Shared, actor: &mut ContextFut<FailureLogger, Contex
         if catch_unwind(AssertUnwindSafe(|| actor.restart())).is_err() {
             shared.failed("panic while restarting".into());
         }
-        last_restart = Some(tokio::time::Instant::now());
+        restarts.restarted();
+    }
+}
+
+/// Restarts of one actor: counts them, and spaces them out.
+pub(super) struct Restarts {
+    pauses: Backoff,
+    longest: Duration,
+    /// Of the same clock as the timers.
+    last: Option<tokio::time::Instant>,
+    in_vain: u32,
+}
+
+impl Restarts {
+    pub(super) fn new(config: &crate::LoggerConfig) -> Self {
+        Self { pauses: Backoff::new(config), longest: config.longest_backoff, last: None, in_vain: 0 }
+    }
+
+    /// Notes that the actor failed. Returns the pause before its restart.
+    pub(super) fn failed(&mut self, shared: &Shared, panic: Option<String>) -> Duration {
+        // A flush that succeeds proves little: what fails may be the timer, or the purge.
+        if self.last.is_some_and(|at| at.elapsed() >= 2 * self.longest) {
+            self.in_vain = 0;
+            self.pauses.reset();
+        }
+        self.in_vain += 1;
+        shared.counters.restarts.fetch_add(1, Ordering::AcqRel);
+        if let Some(panic) = panic {
+            shared.failed(format!("panic: {panic}"));
+        }
+        let (cause, in_vain, pause) = (shared.last_failure(), self.in_vain, self.pauses.next());
+        let pause_ms = pause.as_millis();
+        if in_vain >= FAILED_RESTARTS {
+            shared.unavailable(&cause);
+            quietly(|| {
+                tracing::error!(cause, in_vain, pause_ms, "the logger cannot be restarted; what is buffered is kept");
+            });
+        } else {
+            quietly(|| tracing::warn!(cause, pause_ms, "the logger failed, and is restarted"));
+        }
+        pause
+    }
+
+    pub(super) fn restarted(&mut self) {
+        self.last = Some(tokio::time::Instant::now());
     }
 }
 
 /// Ends after `pause`, or soon if a shutdown waits.
-async fn pause_before_restart(shared: &Shared, pause: Duration) {
+pub(super) async fn pause_before_restart(shared: &Shared, pause: Duration) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
         () = async { wait_for_closing(shared).await; tokio::time::sleep(PAUSE_WHILE_CLOSING.min(pause)).await } => {}
@@ -163,15 +214,73 @@ async fn wait_for_closing(shared: &Shared) -> Instant {
     }
 }
 
-/// Draws the line: nothing is accepted or committed after it, and what is left is lost, and
-/// reported.
-fn finish(shared: &Shared, actor: Option<&mut ContextFut<FailureLogger, Context<FailureLogger>>>) {
+/// Commits what was accepted if the logger is dropped before its end: with an event loop that stops, or unstarted.
+///
+/// Shared by the actor and its control actor; the last one drops it.
+pub(crate) struct DrainOnDrop(pub(super) Arc<Shared>);
+
+impl Drop for DrainOnDrop {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
+
+impl DrainOnDrop {
+    /// Blocks until everything is committed, at most until the deadline of the shutdown.
+    fn drain(&self) {
+        let shared = &self.0;
+        if !shared.config.enabled || matches!(*shared.phases().borrow(), Phase::Closed { .. }) {
+            return;
+        }
+        shared.close(Instant::now() + shared.config.shutdown_timeout);
+        let deadline = match *shared.phases().borrow() {
+            Phase::Closing { deadline, .. } => deadline,
+            _ => Instant::now(),
+        };
+        shared.seal();
+        let (done, wait) = sync_channel(1);
+        let last = Arc::clone(shared);
+        // On a thread of its own, because a statement may wait for a lock beyond the deadline.
+        let drain = move || {
+            let _ = catch_unwind(AssertUnwindSafe(|| flush_until_empty(&last)));
+            let _ = done.send(());
+        };
+        match thread::Builder::new().name("failure-logger-end".into()).spawn(drain) {
+            Ok(_) => {
+                let _ = wait.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            }
+            Err(error) => shared.failed(error.to_string()),
+        }
+        finish(shared);
+    }
+}
+
+fn flush_until_empty(shared: &Shared) {
+    while !shared.gate.is_closed() {
+        match flush::flush(shared) {
+            Ok(()) if shared.buffer.balance().buffered == 0 && shared.attempts.are_written() => {
+                flush::close(shared);
+                return;
+            }
+            Ok(()) => thread::yield_now(),
+            Err(error) => {
+                shared.failed(error.to_string());
+                thread::sleep(shared.longest_pause_while_closing().min(shared.config.first_backoff));
+            }
+        }
+    }
+}
+
+/// Draws the line: nothing is accepted or committed after it, and what is left is lost, and reported. Blocks for a
+/// commit that is on its way. Does nothing if the line is drawn already.
+pub(crate) fn finish(shared: &Shared) {
+    let _one = shared.finishing();
+    if matches!(*shared.phases().borrow(), Phase::Closed { .. }) {
+        return;
+    }
     shared.seal();
     let in_doubt = shared.gate.close(COMMIT_PATIENCE);
     let unsaved = shared.buffer.abandon();
-    if let Some(actor) = actor {
-        count_mailbox(shared, actor);
-    }
     let persisted_before = match *shared.phases().borrow() {
         Phase::Closing { persisted_before, .. } => persisted_before,
         _ => 0,
@@ -220,34 +329,16 @@ fn quietly(log: impl FnOnce()) {
     }
 }
 
-/// Has the actor take what is left in its mailbox, if it can: nothing is accepted any more, so the
-/// records are counted as dropped.
-fn count_mailbox(shared: &Shared, actor: &mut ContextFut<FailureLogger, Context<FailureLogger>>) {
-    let capacity = shared.config.buffer_capacity;
-    let _ = catch_unwind(AssertUnwindSafe(|| {
-        actor.restart();
-        // A turn at a time, and no more than there was room for: others may go on sending.
-        for _ in 0..=2 * capacity / RECORDS_PER_TURN as usize {
-            let before = shared.buffer.balance().dropped.closed;
-            let _ = Pin::new(&mut *actor).poll(&mut TaskContext::from_waker(std::task::Waker::noop()));
-            if shared.buffer.balance().dropped.closed == before {
-                return;
-            }
-        }
-    }));
-}
+/// Polls a future, and turns a panic into its end, with what the panic said.
+struct Guarded<F>(F);
 
-/// Polls the actor, and turns a panic into the end of the poll, with what the panic said.
-struct Guarded<'a>(&'a mut ContextFut<FailureLogger, Context<FailureLogger>>);
-
-impl Future for Guarded<'_> {
-    type Output = Option<String>;
+impl<F: Future + Unpin> Future for Guarded<F> {
+    type Output = Result<F::Output, String>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        match catch_unwind(AssertUnwindSafe(|| pin!(&mut *self.0).poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(())) => Poll::Ready(None),
-            Err(panic) => Poll::Ready(Some(panic_message(&*panic))),
+        match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut self.0).poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic_message(&*panic))),
         }
     }
 }
@@ -286,6 +377,8 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use actix::dev::channel::channel as mailbox;
+
     use super::*;
     use crate::config::LoggerConfig;
 
@@ -327,9 +420,10 @@ mod tests {
         })
         .unwrap();
         in_virtual_time(async {
-            let (_sender, receiver) = mailbox(8);
+            let (_control, control_mailbox) = mailbox(8);
+            let records = Addr::<FailureLogger>::new(mailbox(8).0).downgrade();
             let mut actor =
-                Context::with_receiver(receiver).into_future(FailureLogger::new(Arc::clone(&fixture.shared)));
+                Context::with_receiver(control_mailbox).into_future(Control::new(Arc::clone(&fixture.shared), records));
             let mut phases = fixture.shared.phases();
             let script = async {
                 for round in 1..=20 {

@@ -3,13 +3,13 @@
 use std::future::Future;
 use std::path::PathBuf;
 
-use actix::Addr;
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use tokio::time::sleep;
 
 use super::*;
+use crate::LoggerHandle;
 use crate::attempts::{Attempt, OutcomeKind};
 use crate::buffer::{Entry, Origin};
 use crate::record::RetrievalFailureType;
@@ -89,17 +89,19 @@ pub(super) fn at_fault_point(point: &str, action: impl Fn() + Send + Sync + 'sta
 }
 
 /// Starts the actor, and returns when it has done what it does at its start.
-async fn start(fixture: &Fixture) -> Addr<FailureLogger> {
-    let addr = FailureLogger::new(Arc::clone(&fixture.shared)).start();
+async fn start(fixture: &Fixture) -> LoggerHandle {
+    let mut actor = FailureLogger::with_shared(Arc::clone(&fixture.shared));
+    let handle = actor.handle();
+    actor.start();
     sleep(Duration::from_millis(1)).await;
-    addr
+    handle
 }
 
 #[test]
 fn old_rows_are_purged_every_hour_without_a_flush() {
     in_virtual_time(async {
         let fixture = Fixture::new(|config| config.retention_days(30));
-        let _addr = start(&fixture).await;
+        let _logger = start(&fixture).await;
         let rows = || fixture.integer("SELECT count(*) FROM memory_retrieval_failures");
         for hour in 1..=3 {
             fixture.execute(
@@ -121,19 +123,19 @@ fn old_rows_are_purged_every_hour_without_a_flush() {
 fn flush_waits_for_a_record_that_is_counted_and_not_yet_queued() {
     in_virtual_time(async {
         let fixture = Fixture::new(|config| config);
-        let addr = start(&fixture).await;
+        let logger = start(&fixture).await;
         let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "s", "q");
         let buffer = &fixture.shared.buffer;
         // A caller between the two halves of its call.
         let admission = buffer.admit().unwrap();
-        let flushed = addr.send(Flush);
+        let flushed = logger.flush();
         let late = async {
             sleep(SECOND).await;
             buffer.enqueue(Entry { record, logged_at: 0, origin: Origin::Logged }, admission).unwrap();
         };
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let (flushed, ()) = tokio::join!(flushed, late);
-        assert_eq!(flushed.unwrap().unwrap().persisted, 1);
+        assert_eq!(flushed.unwrap().persisted, 1);
         assert!(began.elapsed() < MINUTE, "the timer of a day is not waited for");
     });
 }
@@ -142,14 +144,14 @@ fn flush_waits_for_a_record_that_is_counted_and_not_yet_queued() {
 fn attempts_are_rolled_up_every_minute() {
     in_virtual_time(async {
         let fixture = Fixture::new(|config| config);
-        let addr = start(&fixture).await;
+        let logger = start(&fixture).await;
         let recent = || fixture.integer("SELECT count(*) FROM memory_retrieval_attempts_recent");
         let rolled_up = || {
             fixture.integer("SELECT coalesce(sum(attempts), 0) FROM memory_retrieval_attempts WHERE resolution = 60")
         };
         for round in 1..=3 {
             fixture.observe();
-            addr.send(Flush).await.unwrap().unwrap();
+            logger.flush().await.unwrap();
             sleep(59 * SECOND).await;
             assert_eq!((recent(), rolled_up()), (1, round - 1));
             sleep(SECOND).await;
@@ -162,7 +164,7 @@ fn attempts_are_rolled_up_every_minute() {
 fn drops_are_stored_by_reason_every_minute() {
     in_virtual_time(async {
         let fixture = Fixture::new(|config| config);
-        let _addr = start(&fixture).await;
+        let _logger = start(&fixture).await;
         let stored = |reason: DropReason| {
             let of_reason = format!("WHERE reason = '{}'", reason.as_str());
             fixture.integer(&format!("SELECT coalesce(sum(records), 0) FROM memory_retrieval_drops {of_reason}"))
@@ -203,7 +205,7 @@ fn counts_expire_by_their_resolution_and_the_setting() {
                 "INSERT INTO memory_retrieval_drops SELECT started_at, 'rejected', 1 FROM memory_retrieval_attempts \
                  WHERE resolution = 86400",
             );
-            let _addr = start(&fixture).await;
+            let _logger = start(&fixture).await;
             sleep(MINUTE + SECOND).await;
             let ages = |column: &str, table: &str| {
                 let sql = format!(
@@ -232,7 +234,7 @@ fn roll_up_waits_for_attempts_that_are_in_doubt() {
     fixture.observe();
     let flush = || flush::flush(&fixture.shared);
     let fault = at_fault_point("flush-committed", || panic!("injected"));
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(flush)).unwrap_err();
+    catch_unwind(AssertUnwindSafe(flush)).unwrap_err();
     fault.teardown();
     assert_eq!((recent(), fixture.shared.stats().attempts_persisted), (1, 0), "committed and not acknowledged");
     for _ in 0..2 {
@@ -254,13 +256,13 @@ fn attempts_keep_their_latencies_however_long_the_interval() {
     const ATTEMPTS: u64 = 8192;
     in_virtual_time(async {
         let fixture = Fixture::new(|config| config);
-        let addr = start(&fixture).await;
+        let logger = start(&fixture).await;
         for _ in 0..ROUNDS {
             (0..ATTEMPTS).for_each(|_| fixture.observe());
             // The writer is woken, and collects them.
             sleep(SECOND).await;
         }
-        addr.send(Flush).await.unwrap().unwrap();
+        logger.flush().await.unwrap();
         sleep(MINUTE).await;
         assert_eq!(fixture.shared.stats().attempts_persisted, ROUNDS * ATTEMPTS);
         let (mut attempts, mut latencies) = (0, 0);

@@ -1,0 +1,622 @@
+//! The control actor: decides when to flush and when to purge, and runs one job at a time.
+//!
+//! It has a mailbox of its own. Records fill the mailbox of [`FailureLogger`], and actix stops the timers of an
+//! actor that leaves its mailbox unread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use actix::fut::{ActorFutureExt as _, wrap_future};
+use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, SpawnHandle, Supervised, WeakAddr};
+use tokio::sync::oneshot;
+use tokio::task::JoinError;
+
+use super::messages::{Flush, MailboxMarker, MarkQuestion, RoomWanted, Shutdown};
+use super::supervisor::{Backoff, panic_message};
+use super::{FailureLogger, flush};
+use crate::error::{LoggerError, StoreError};
+use crate::shared::Shared;
+use crate::stats::{FlushReport, Stats};
+
+/// Old rows are purged at least this often, however quiet the system.
+const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// How often attempts are added to their minutes, hours and days.
+const COMPACT_INTERVAL: Duration = Duration::from_secs(60);
+/// Losses are told apart by the minute.
+const NOTE_LOSSES_EVERY: Duration = Duration::from_secs(10);
+/// How soon to look again for a record that is counted but not yet in the queue.
+const SOON: Duration = Duration::from_millis(1);
+
+/// Writes what is in the buffer. Owns timers, jobs and retries.
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    /// Whether a job is on the blocking thread: one at a time.
+    busy: bool,
+    /// Where records come in.
+    records: WeakAddr<FailureLogger>,
+    /// Number of markers sent to the mailbox of records.
+    markers: u64,
+    /// Whether the timer found something to flush.
+    due: bool,
+    /// After a failure: the pause before the next try. No job begins in it, whoever asks.
+    pause: Option<Pause>,
+    backoff: Backoff,
+    waiters: Vec<Waiter>,
+    marks: VecDeque<MarkQuestion>,
+    /// Flushes that have been begun.
+    jobs: u64,
+    /// Attempts that the store refused are tried once more then.
+    attempts_timer: Option<SpawnHandle>,
+    compact_due: bool,
+    purge_due: bool,
+    /// Where both are wanted, flushes and chunks of a chore take turns.
+    chore_turn: bool,
+    /// Number of flushes at the last purge.
+    flushes_at_purge: u64,
+    drops_reported: u64,
+    closing: Option<Closing>,
+}
+
+/// Progress of a shutdown.
+enum Closing {
+    /// Records that were sent to the mailbox before the shutdown are taken out, up to this marker.
+    Mailbox { marker: u64 },
+    /// The mailbox is taken out.
+    Buffer,
+    /// No record comes in any more. Only a flush that begins after this one finds everything that is in.
+    Sealed { jobs: u64 },
+}
+
+/// The pause after a failed job, at whose end the only pending retry begins.
+#[derive(Clone, Copy)]
+struct Pause {
+    failed_at: Instant,
+    until: Instant,
+    timer: SpawnHandle,
+}
+
+/// A flush that was requested.
+struct Waiter {
+    from: From,
+    before: Stats,
+    reply: oneshot::Sender<Result<FlushReport, LoggerError>>,
+}
+
+/// Records that a requested flush covers.
+enum From {
+    /// Those in the mailbox up to this marker.
+    Marker(u64),
+    /// Those up to this ticket of the buffer, and the attempts that jobs after this one find.
+    Ticket { ticket: u64, jobs: u64 },
+}
+
+impl Control {
+    pub(super) fn new(shared: Arc<Shared>, records: WeakAddr<FailureLogger>) -> Self {
+        Self {
+            backoff: Backoff::new(&shared.config),
+            shared,
+            busy: false,
+            records,
+            markers: 0,
+            due: false,
+            pause: None,
+            waiters: Vec::new(),
+            marks: VecDeque::new(),
+            jobs: 0,
+            attempts_timer: None,
+            compact_due: false,
+            purge_due: false,
+            chore_turn: false,
+            flushes_at_purge: 0,
+            drops_reported: 0,
+            closing: None,
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        failpoint!("actor-tick");
+        self.report_drops();
+        self.shared.note_losses(None);
+        self.shared.attempts.collect();
+        self.due = self.shared.buffer.balance().buffered > 0 || self.attempts_due();
+        self.compact_due |= self.shared.attempts.are_many();
+        if !self.due && !self.busy && self.pause.is_none() {
+            self.shared.counters.well();
+        }
+        self.advance(ctx);
+    }
+
+    /// Returns `true` if attempts are to be written now, though there are no failures to write.
+    fn attempts_due(&self) -> bool {
+        self.shared.attempts.due() && self.shared.attempts_refusal().is_none()
+    }
+
+    /// One line an interval, never one a record.
+    fn report_drops(&mut self) {
+        let dropped = self.shared.buffer.balance().dropped;
+        let news = dropped.total() - self.drops_reported;
+        if news > 0 {
+            self.drops_reported = dropped.total();
+            tracing::warn!(
+                dropped = news,
+                buffer_full = dropped.buffer_full,
+                unavailable = dropped.unavailable,
+                closed = dropped.closed,
+                rejected = dropped.rejected,
+                too_old = dropped.too_old,
+                "records were dropped (totals by reason)"
+            );
+        }
+    }
+
+    /// Starts the next job, if there is one and none is running.
+    fn advance(&mut self, ctx: &mut Context<Self>) {
+        if self.busy || self.pause.is_some() || self.shared.gate.is_closed() {
+            return;
+        }
+        let full = self.shared.buffer.waiting() >= self.shared.config.batch_size;
+        let waited_for = self.waiters.iter().any(|waiter| matches!(waiter.from, From::Ticket { .. }));
+        // Without a record to write, a shutdown waits for its marker.
+        let closes = match self.closing {
+            None => false,
+            Some(Closing::Mailbox { .. }) => self.shared.buffer.waiting() > 0,
+            Some(Closing::Buffer | Closing::Sealed { .. }) => true,
+        };
+        let flush = full || self.due || closes || waited_for;
+        let chore = !self.marks.is_empty() || (self.compact_due || self.purge_due) && self.closing.is_none();
+        if flush && !(chore && self.chore_turn) {
+            self.flush(ctx);
+        } else if chore {
+            self.chore(ctx);
+        } else if !self.shared.buffer.leave() {
+            self.flush(ctx);
+        }
+    }
+
+    fn flush(&mut self, ctx: &mut Context<Self>) {
+        self.due = false;
+        self.jobs += 1;
+        self.chore_turn = true;
+        self.run(ctx, flush::flush, Self::flushed);
+    }
+
+    fn chore(&mut self, ctx: &mut Context<Self>) {
+        self.chore_turn = false;
+        if let Some(MarkQuestion { question, mark, reply }) = self.marks.pop_front() {
+            let job = move |shared: &Shared| flush::mark(shared, &question, mark);
+            self.run(ctx, job, |actor, outcome, ctx| actor.marked(reply, outcome, ctx));
+        } else if self.compact_due {
+            self.run(ctx, flush::compact, Self::compacted);
+        } else {
+            self.run(ctx, flush::purge, Self::purged);
+        }
+    }
+
+    /// Has `job` done on a thread that may block. The buffer is attended to until its end: nobody
+    /// needs to wake the actor.
+    fn run<T: Send + 'static>(
+        &mut self,
+        ctx: &mut Context<Self>,
+        job: impl FnOnce(&Shared) -> T + Send + 'static,
+        done: impl FnOnce(&mut Self, Result<T, JoinError>, &mut Context<Self>) + 'static,
+    ) {
+        self.busy = true;
+        self.shared.buffer.attend();
+        let shared = Arc::clone(&self.shared);
+        let job = actix_rt::task::spawn_blocking(move || job(&shared));
+        ctx.spawn(wrap_future(job).map(move |outcome, actor: &mut Self, ctx| {
+            actor.busy = false;
+            done(actor, outcome, ctx);
+        }));
+    }
+
+    fn flushed(&mut self, outcome: Result<Result<(), StoreError>, JoinError>, ctx: &mut Context<Self>) {
+        match outcome {
+            Ok(Ok(())) => self.succeeded(ctx),
+            Ok(Err(error)) => {
+                self.shared.counters.failed_flushes.fetch_add(1, Ordering::AcqRel);
+                self.failed(&error, ctx);
+            }
+            Err(panic) => self.panicked(panic, ctx),
+        }
+    }
+
+    fn succeeded(&mut self, ctx: &mut Context<Self>) {
+        self.healthy();
+        self.retry_attempts(ctx);
+        self.answer_waiters();
+        let flushes = self.shared.counters.flushes.load(Ordering::Acquire);
+        if flushes - self.flushes_at_purge >= u64::from(self.shared.config.cleanup_every) {
+            self.want_purge();
+        }
+        let closing = self.closing.is_some();
+        if let Some(Closing::Buffer) = self.closing {
+            self.shared.seal();
+            self.closing = Some(Closing::Sealed { jobs: self.jobs });
+        }
+        let buffered = self.shared.buffer.balance().buffered;
+        let flushed = matches!(self.closing, Some(Closing::Sealed { jobs }) if jobs < self.jobs)
+            && self.shared.attempts.are_written();
+        if flushed && buffered == 0 {
+            self.run(ctx, flush::close, |actor, _, ctx| {
+                actor.shared.drained();
+                ctx.terminate();
+            });
+        } else if (closing || self.waiters.iter().any(|waiter| waiter.is_due(self.jobs)))
+            && buffered > 0
+            && self.shared.buffer.waiting() == 0
+        {
+            // A caller has been counted, but its record is not in the queue yet.
+            ctx.run_later(SOON, Self::advance_later);
+        } else if closing && buffered == 0 && self.attempts_timer.is_some() {
+            // Only attempts are left that the store refuses.
+        } else {
+            self.advance(ctx);
+        }
+    }
+
+    /// Has attempts that the store refused tried once more, after their pause. One timer at a time.
+    fn retry_attempts(&mut self, ctx: &mut Context<Self>) {
+        let Some(refusal) = self.shared.attempts_refusal() else { return };
+        let longest = if self.closing.is_some() { self.shared.longest_pause_while_closing() } else { Duration::MAX };
+        if let Some(timer) = self.attempts_timer.take() {
+            ctx.cancel_future(timer);
+        }
+        self.attempts_timer = Some(ctx.run_later(refusal.retry_in(longest), |actor, ctx| {
+            actor.attempts_timer = None;
+            actor.due = true;
+            actor.advance(ctx);
+        }));
+    }
+
+    fn advance_later(&mut self, ctx: &mut Context<Self>) {
+        self.advance(ctx);
+    }
+
+    fn purged(&mut self, outcome: Result<Result<bool, StoreError>, JoinError>, ctx: &mut Context<Self>) {
+        match outcome {
+            Ok(Ok(finished)) => {
+                self.healthy();
+                self.purge_due = !finished;
+                self.advance(ctx);
+            }
+            Ok(Err(error)) => {
+                // Rows that are a little too old harm nobody: the next purge takes them.
+                self.purge_due = false;
+                self.failed(&error, ctx);
+            }
+            Err(panic) => {
+                self.purge_due = false;
+                self.panicked(panic, ctx);
+            }
+        }
+    }
+
+    fn compacted(&mut self, outcome: Result<Result<bool, StoreError>, JoinError>, ctx: &mut Context<Self>) {
+        // The next one takes what this one could not.
+        self.compact_due = matches!(outcome, Ok(Ok(false)));
+        match outcome {
+            Ok(Ok(_)) => {
+                self.healthy();
+                self.advance(ctx);
+            }
+            Ok(Err(StoreError::Split(cause))) => {
+                // No reason to keep records waiting.
+                tracing::warn!(cause, "the store refuses to add attempts up; they are kept, and records are stored");
+                self.advance(ctx);
+            }
+            Ok(Err(error)) => self.failed(&error, ctx),
+            Err(panic) => self.panicked(panic, ctx),
+        }
+    }
+
+    fn marked(
+        &mut self,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+        outcome: Result<Result<(), StoreError>, JoinError>,
+        ctx: &mut Context<Self>,
+    ) {
+        // Whoever does not wait any more needs no answer.
+        match outcome {
+            Ok(Ok(())) => {
+                let _ = reply.send(Ok(()));
+                self.healthy();
+                self.advance(ctx);
+            }
+            // No fault of the store.
+            Ok(Err(error @ (StoreError::Split(_) | StoreError::GiveUp(_)))) => {
+                let _ = reply.send(Err(error));
+                self.advance(ctx);
+            }
+            Ok(Err(error)) => {
+                self.failed(&error, ctx);
+                let _ = reply.send(Err(error));
+            }
+            Err(panic) => {
+                self.panicked(panic, ctx);
+                let _ = reply.send(Err(StoreError::Retry(self.shared.last_failure())));
+            }
+        }
+    }
+
+    fn want_purge(&mut self) {
+        self.flushes_at_purge = self.shared.counters.flushes.load(Ordering::Acquire);
+        self.purge_due = self.shared.config.applies_retention;
+    }
+
+    fn healthy(&mut self) {
+        self.backoff.reset();
+        self.shared.counters.well();
+        if self.shared.available() {
+            tracing::info!("the logger is available again");
+        }
+    }
+
+    fn failed(&mut self, error: &StoreError, ctx: &mut Context<Self>) {
+        let buffered = self.shared.buffer.balance().buffered;
+        self.shared.failed(error.to_string());
+        match error {
+            StoreError::GiveUp(_) => {}
+            StoreError::Reopen(_) | StoreError::Corrupt(_) => ctx.terminate(),
+            StoreError::Retry(_) | StoreError::Split(_) => {
+                let longest =
+                    if self.closing.is_some() { self.shared.longest_pause_while_closing() } else { Duration::MAX };
+                let pause = self.backoff.next().min(longest);
+                tracing::warn!(cause = %error, buffered, pause_ms = pause.as_millis(), "the store failed; records are kept, and written later");
+                self.due = buffered > 0 || self.attempts_due();
+                let now = Instant::now();
+                self.pause(now, now + pause, ctx);
+            }
+        }
+        // Last, so that whoever is told finds the warning in the log.
+        self.fail_waiters(&LoggerError::Waiting { buffered, cause: error.to_string() });
+        for MarkQuestion { reply, .. } in self.marks.drain(..) {
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+
+    /// Begins no job before `until`, and tries again then. There is one timer: an earlier pause ends
+    /// with this one.
+    fn pause(&mut self, failed_at: Instant, until: Instant, ctx: &mut Context<Self>) {
+        if let Some(earlier) = self.pause.take() {
+            ctx.cancel_future(earlier.timer);
+        }
+        let timer = ctx.run_later(until.saturating_duration_since(Instant::now()), |actor, ctx| {
+            actor.pause = None;
+            actor.advance(ctx);
+        });
+        self.pause = Some(Pause { failed_at, until, timer });
+    }
+
+    fn panicked(&mut self, error: JoinError, ctx: &mut Context<Self>) {
+        let cause = match error.try_into_panic() {
+            Ok(panic) => format!("panic: {}", panic_message(&*panic)),
+            Err(error) => error.to_string(),
+        };
+        let buffered = self.shared.buffer.balance().buffered;
+        self.fail_waiters(&LoggerError::Waiting { buffered, cause: cause.clone() });
+        self.shared.failed(cause);
+        ctx.terminate();
+    }
+
+    /// Sends a marker behind the records in their mailbox. Returns its number, which [`Self::reached`] gets when all
+    /// of them are in the buffer.
+    fn mark_mailbox(&mut self, ctx: &mut Context<Self>) -> u64 {
+        self.markers += 1;
+        let number = self.markers;
+        let (marker, reached) = oneshot::channel();
+        if let Some(records) = self.records.upgrade() {
+            records.do_send(MailboxMarker(marker));
+        } else {
+            drop(marker);
+        }
+        // An actor that has ended has nothing in its mailbox.
+        ctx.spawn(wrap_future(reached).map(move |_, actor: &mut Self, ctx| actor.reached(number, ctx)));
+        number
+    }
+
+    /// Everything that was sent before marker `number` is in the buffer.
+    fn reached(&mut self, number: u64, ctx: &mut Context<Self>) {
+        let (ticket, jobs) = (self.shared.buffer.ticket(), self.jobs);
+        for waiter in &mut self.waiters {
+            if matches!(waiter.from, From::Marker(marker) if marker <= number) {
+                waiter.from = From::Ticket { ticket, jobs };
+            }
+        }
+        if matches!(self.closing, Some(Closing::Mailbox { marker }) if marker <= number) {
+            self.closing = Some(Closing::Buffer);
+        }
+        self.advance(ctx);
+    }
+
+    fn answer_waiters(&mut self) {
+        let (jobs, settled) = (self.jobs, self.shared.buffer.settled());
+        let after = self.shared.stats();
+        let refusal = self.shared.attempts.refusal();
+        let refused = refusal.map(|refusal| format!("attempts cannot be counted: {}", refusal.cause));
+        let is_settled =
+            |waiter: &mut Waiter| waiter.is_due(jobs) && waiter.ticket().is_some_and(|ticket| ticket <= settled);
+        for waiter in self.waiters.extract_if(.., is_settled) {
+            let report = FlushReport {
+                persisted: after.persisted - waiter.before.persisted,
+                rejected: after.dropped.rejected - waiter.before.dropped.rejected,
+            };
+            let answer = match &refused {
+                Some(cause) => Err(LoggerError::Waiting { buffered: after.buffered, cause: cause.clone() }),
+                None => Ok(report),
+            };
+            // Whoever does not wait any more needs no answer.
+            let _ = waiter.reply.send(answer);
+        }
+    }
+
+    fn fail_waiters(&mut self, error: &LoggerError) {
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.reply.send(Err(error.clone()));
+        }
+    }
+}
+
+impl Waiter {
+    /// Returns `true` if a job that covers it was begun.
+    fn is_due(&self, begun: u64) -> bool {
+        matches!(self.from, From::Ticket { jobs, .. } if jobs < begun)
+    }
+
+    fn ticket(&self) -> Option<u64> {
+        match self.from {
+            From::Marker(_) => None,
+            From::Ticket { ticket, .. } => Some(ticket),
+        }
+    }
+}
+
+impl Actor for Control {
+    type Context = Context<Self>;
+
+    /// Also after a restart, which drops all timers.
+    fn started(&mut self, ctx: &mut Self::Context) {
+        failpoint!("actor-started");
+        ctx.run_interval(self.shared.config.flush_interval, Self::tick);
+        // The interval of flushes may be long.
+        ctx.run_interval(NOTE_LOSSES_EVERY, |actor, _| actor.shared.note_losses(None));
+        ctx.run_interval(PURGE_INTERVAL, |actor, ctx| {
+            actor.want_purge();
+            actor.advance(ctx);
+        });
+        ctx.run_interval(COMPACT_INTERVAL, |actor, ctx| {
+            actor.compact_due = true;
+            actor.advance(ctx);
+        });
+        let shared = Arc::clone(&self.shared);
+        ctx.spawn(wrap_future(listen(shared, ctx.address().downgrade())));
+        let shared = Arc::clone(&self.shared);
+        ctx.spawn(wrap_future(listen_for_attempts(shared, ctx.address().downgrade())));
+        self.want_purge();
+        // The markers of the last incarnation went with its context.
+        let waits = self.waiters.iter().any(|waiter| matches!(waiter.from, From::Marker(_)))
+            || matches!(self.closing, Some(Closing::Mailbox { .. }));
+        if waits {
+            self.mark_mailbox(ctx);
+        }
+        // A pause goes on after a restart, which is no reason to try a failing store earlier.
+        if let Some(Pause { failed_at, until, .. }) = self.pause.take() {
+            self.pause(failed_at, until, ctx);
+        }
+        self.advance(ctx);
+    }
+}
+
+/// Tells the actor when a caller has completed a batch.
+async fn listen(shared: Arc<Shared>, actor: WeakAddr<Control>) {
+    loop {
+        shared.buffer.woken().await;
+        let Some(actor) = actor.upgrade() else { return };
+        actor.do_send(BatchComplete);
+    }
+}
+
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct BatchComplete;
+
+impl Handler<BatchComplete> for Control {
+    type Result = ();
+
+    fn handle(&mut self, _: BatchComplete, ctx: &mut Context<Self>) {
+        self.due = true;
+        self.advance(ctx);
+    }
+}
+
+/// Tells the actor when many attempts wait to be collected.
+async fn listen_for_attempts(shared: Arc<Shared>, actor: WeakAddr<Control>) {
+    loop {
+        shared.attempts.many_samples().await;
+        let Some(actor) = actor.upgrade() else { return };
+        actor.do_send(ManyAttempts);
+    }
+}
+
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct ManyAttempts;
+
+impl Handler<ManyAttempts> for Control {
+    type Result = ();
+
+    /// Makes room for more. They are written when that is due.
+    fn handle(&mut self, _: ManyAttempts, ctx: &mut Context<Self>) {
+        self.shared.attempts.collect();
+        self.due |= self.attempts_due();
+        self.advance(ctx);
+    }
+}
+
+impl Supervised for Control {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        // The job's future went with the old context; the job itself may go on, under its lock.
+        self.busy = false;
+        self.attempts_timer = None;
+        // Opens the store where necessary, and writes what the last incarnation left.
+        self.due = true;
+    }
+}
+
+impl Handler<RoomWanted> for Control {
+    type Result = ();
+
+    /// Nobody waits for the timer while the buffer is full.
+    fn handle(&mut self, _: RoomWanted, ctx: &mut Context<Self>) {
+        self.due = true;
+        self.advance(ctx);
+    }
+}
+
+impl Handler<Flush> for Control {
+    type Result = ();
+
+    fn handle(&mut self, Flush(reply): Flush, ctx: &mut Context<Self>) {
+        let before = self.shared.stats();
+        if self.pause.is_some() {
+            // Whoever asks wants to know now, and the store is not tried for it.
+            let cause = self.shared.last_failure();
+            let _ = reply.send(Err(LoggerError::Waiting { buffered: before.buffered, cause }));
+            return;
+        }
+        let from = From::Marker(self.mark_mailbox(ctx));
+        self.waiters.push(Waiter { from, before, reply });
+    }
+}
+
+impl Handler<MarkQuestion> for Control {
+    type Result = ();
+
+    /// A job like the others: while the store fails, it is not tried for a mark either.
+    fn handle(&mut self, mark: MarkQuestion, ctx: &mut Context<Self>) {
+        if self.pause.is_some() {
+            let _ = mark.reply.send(Err(StoreError::Retry(self.shared.last_failure())));
+            return;
+        }
+        self.marks.push_back(mark);
+        self.advance(ctx);
+    }
+}
+
+impl Handler<Shutdown> for Control {
+    type Result = ();
+
+    /// Covers all records that were sent to the mailbox before.
+    fn handle(&mut self, _: Shutdown, ctx: &mut Context<Self>) {
+        if self.closing.is_none() {
+            self.closing = Some(Closing::Mailbox { marker: self.mark_mailbox(ctx) });
+        }
+        // Counted from the failure, so that a shutdown that is asked for often ends no further pause.
+        if let Some(Pause { failed_at, until, .. }) = self.pause {
+            self.pause(failed_at, until.min(failed_at + self.shared.longest_pause_while_closing()), ctx);
+        }
+        self.advance(ctx);
+    }
+}
