@@ -79,6 +79,7 @@ pub struct LoggerConfig {
     pub(crate) first_backoff: Duration,
     #[serde(rename = "longest_backoff_ms", with = "milliseconds")]
     pub(crate) longest_backoff: Duration,
+    pub(crate) migrate: bool,
     pub(crate) enabled: bool,
     #[serde(skip)]
     pub(crate) redactor: Option<Redactor>,
@@ -154,6 +155,7 @@ impl LoggerConfig {
         read!(ms config.shutdown_timeout, "FAILURE_LOGGER_SHUTDOWN_TIMEOUT_MS");
         read!(ms config.first_backoff, "FAILURE_LOGGER_FIRST_BACKOFF_MS");
         read!(ms config.longest_backoff, "FAILURE_LOGGER_LONGEST_BACKOFF_MS");
+        read!(config.migrate, "FAILURE_LOGGER_MIGRATE", "true or false");
         read!(config.enabled, "FAILURE_LOGGER_ENABLED", "true or false");
         Ok(config)
     }
@@ -254,6 +256,15 @@ impl LoggerConfig {
         self
     }
 
+    /// `false`: never creates or changes the schema. A schema that is missing or too old is an error then
+    /// ([`StartError::SchemaTooOld`](crate::StartError::SchemaTooOld)); the application updates it when it wants, by
+    /// [`sqlite::run_migrations`](crate::sqlite::run_migrations). Without effect on `:memory:`, which begins empty.
+    /// Default: `true`, the logger updates the schema when it opens the database.
+    pub fn migrate(mut self, migrate: bool) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
     /// `false`: a handle that does nothing and opens nothing. Default: `true`.
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
@@ -322,6 +333,7 @@ impl Default for LoggerConfig {
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
             first_backoff: DEFAULT_BACKOFF.0,
             longest_backoff: DEFAULT_BACKOFF.1,
+            migrate: true,
             enabled: true,
             redactor: None,
             applies_retention: true,
@@ -344,6 +356,7 @@ impl fmt::Debug for LoggerConfig {
             .field("shutdown_timeout", &self.shutdown_timeout)
             .field("first_backoff", &self.first_backoff)
             .field("longest_backoff", &self.longest_backoff)
+            .field("migrate", &self.migrate)
             .field("enabled", &self.enabled)
             .field("redactor", &self.redactor.as_ref().map(|_| ".."))
             .finish()
@@ -455,6 +468,7 @@ mod tests {
             "FAILURE_LOGGER_DATABASE_URL" => Some("env.db".into()),
             "FAILURE_LOGGER_FLUSH_INTERVAL_MS" => Some(" 250 ".into()),
             "FAILURE_LOGGER_RETENTION_DAYS" => Some("0".into()),
+            "FAILURE_LOGGER_MIGRATE" => Some("false".into()),
             "FAILURE_LOGGER_ENABLED" => Some("false".into()),
             _ => None,
         })
@@ -463,7 +477,7 @@ mod tests {
         assert_eq!(config.flush_interval, Duration::from_millis(250));
         assert_eq!(config.batch_size, DEFAULT_BATCH_SIZE);
         assert_eq!((config.retention_days, config.attempts_retention_days), (Some(0), None), "set, though to 0");
-        assert!(!config.enabled);
+        assert!(!config.migrate && !config.enabled);
 
         let error = LoggerConfig::from_variables(|name| (name == "FAILURE_LOGGER_BATCH_SIZE").then(|| "many".into()));
         assert_eq!(error.unwrap_err().to_string(), "FAILURE_LOGGER_BATCH_SIZE = many: expected a whole number");
@@ -473,9 +487,11 @@ mod tests {
     fn settings_survive_serde_and_unknown_keys_are_errors() {
         let config: LoggerConfig = serde_json::from_str(r#"{"database_url":"s.db","flush_interval_ms":7}"#).unwrap();
         assert_eq!(config.flush_interval, Duration::from_millis(7));
-        assert!(config.applies_retention);
+        assert!(config.migrate && config.applies_retention);
+        let config = config.migrate(false);
         let again: LoggerConfig = serde_json::from_value(serde_json::to_value(&config).unwrap()).unwrap();
         assert_eq!(format!("{again:?}"), format!("{config:?}"));
+        assert!(!again.migrate && format!("{again:?}").contains("migrate: false"));
         assert!(serde_json::from_str::<LoggerConfig>(r#"{"flush_intervall_ms":7}"#).is_err());
     }
 }

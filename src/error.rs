@@ -34,14 +34,43 @@ pub enum StartError {
         /// What the system said.
         cause: String,
     },
-    /// Choose another file: this database has a table of the same name that is not ours, or was
-    /// written by a newer version.
+    /// Choose another file: this database has a table of the same name that is not ours.
     #[error("database_url = {}: the database does not fit this version ({cause}); name another file", path.display())]
     Incompatible {
         /// The file.
         path: PathBuf,
         /// What does not fit.
         cause: String,
+    },
+    /// Call [`sqlite::run_migrations`](crate::sqlite::run_migrations), or start a logger once with
+    /// [`migrate(true)`](crate::LoggerConfig::migrate): the schema is missing or too old, and this logger may not
+    /// change it.
+    #[error(
+        "database_url = {}: the schema is missing or too old (versions found: {}; needed: {}); \
+         call sqlite::run_migrations, or start once with migrate = true",
+        path.display(), listed(found), listed(needed)
+    )]
+    SchemaTooOld {
+        /// The file.
+        path: PathBuf,
+        /// Versions that the database has, in ascending order.
+        found: Vec<String>,
+        /// Versions that this program needs, in ascending order.
+        needed: Vec<String>,
+    },
+    /// Use a newer version of this crate: one has updated the schema.
+    #[error(
+        "database_url = {}: the schema is too new (versions found: {}; needed: {}); \
+         use a newer version of failure-logger, or name another file",
+        path.display(), listed(found), listed(needed)
+    )]
+    SchemaTooNew {
+        /// The file.
+        path: PathBuf,
+        /// Versions that the database has, in ascending order.
+        found: Vec<String>,
+        /// Versions that this program needs, in ascending order. It knows no others.
+        needed: Vec<String>,
     },
     /// Do what the [`StoreError`] says. The database file may have been created.
     #[error("the store cannot be opened: {0}")]
@@ -83,6 +112,34 @@ pub enum StoreError {
     /// Give up: the deadline of the shutdown has passed.
     #[error("{0}")]
     GiveUp(String),
+}
+
+/// Why [`sqlite::run_migrations`](crate::sqlite::run_migrations) did not update a schema. The database is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MigrationError {
+    /// Use a newer version of this crate: one has updated the schema.
+    #[error(
+        "the schema is too new (versions found: {}; needed: {}); use a newer version of failure-logger",
+        listed(found),
+        listed(needed)
+    )]
+    TooNew {
+        /// Versions that the database has, in ascending order.
+        found: Vec<String>,
+        /// Versions that this program needs, in ascending order. It knows no others.
+        needed: Vec<String>,
+    },
+    /// Choose another database, or restore the definitions of its tables: another program created or changed them.
+    #[error("the database does not fit this version: {0}")]
+    Incompatible(String),
+    /// Do what the [`StoreError`] says.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn listed(versions: &[String]) -> String {
+    if versions.is_empty() { "none".into() } else { versions.join(", ") }
 }
 
 /// Why a question to the database has no answer.

@@ -38,6 +38,7 @@ mod report;
 mod retention;
 mod shared;
 mod sketch;
+pub mod sqlite;
 mod stats;
 mod store;
 

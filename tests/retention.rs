@@ -168,7 +168,7 @@ fn migration_redates_rows_of_the_future_by_their_own_ids() {
     };
     db.execute(
         &[
-            "DELETE FROM __diesel_schema_migrations WHERE version = '202611260000010000';".to_owned(),
+            "DELETE FROM memory_retrieval_migrations WHERE version = '202611260000010000';".to_owned(),
             format!("INSERT INTO memory_retrieval_clock VALUES (1, {now} - 5000) ON CONFLICT DO UPDATE SET believed_at = excluded.believed_at;"),
             row(0, &id(now), &format!("{now} + 200000")),
             row(1, &id(&format!("({now} - 60000)")), end),

@@ -118,7 +118,7 @@ struct Look {
 impl FailureLogger {
     /// Returns the actor for a validated configuration, with the database open.
     pub(crate) fn open(config: LoggerConfig, location: &Location) -> Result<Self, StartError> {
-        let database = Database::new(location, config.pool_size);
+        let database = Database::new(location, config.pool_size).migrate(config.migrate);
         let store = database.open()?;
         let logger = Self::with_writer(config, Writer::new(database, Some(store)));
         flush::begin_retention(&logger.shared);
@@ -127,7 +127,7 @@ impl FailureLogger {
 
     /// Returns the actor with a database that could not be opened yet.
     pub(crate) fn unopened(config: LoggerConfig, location: &Location, error: &StartError) -> Self {
-        let database = Database::new(location, config.pool_size);
+        let database = Database::new(location, config.pool_size).migrate(config.migrate);
         let logger = Self::with_writer(config, Writer::new(database, None));
         logger.shared.unavailable(&error.to_string());
         logger.shared.failed(error.to_string());

@@ -43,9 +43,10 @@ pub(super) async fn backup(settings: &Settings, Backup { target }: &Backup) -> R
 pub(super) async fn restore(settings: &Settings, Restore { backup }: &Restore) -> Result<(), Failure> {
     let target = file(settings.logger.validate().map_err(|error| Failure::Usage(error.to_string()))?)?;
     let bar = spinner("checking and restoring")?;
-    let (from, to) = (backup.clone(), target.clone());
+    let (from, to, migrate) = (backup.clone(), target.clone(), settings.logger.migrate);
     let restored =
-        unless_interrupted(Temporary::for_restore(&target), move |work| backup::restore(&from, &to, work)).await?;
+        unless_interrupted(Temporary::for_restore(&target), move |work| backup::restore(&from, &to, migrate, work))
+            .await?;
     bar.finish_and_clear();
     if let Some(quarantined) = restored.quarantined {
         writeln!(io::stderr(), "the damaged database is {} now", quarantined.display()).unwrap_or_default();

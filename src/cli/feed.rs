@@ -44,7 +44,7 @@ pub(super) fn purge(settings: &Settings, purge: &Purge) -> Result<(), Failure> {
     let age = age.transpose()?;
     let location = existing(settings)?;
     let unreachable = |error: crate::error::StoreError| Failure::Unreachable(error.to_string());
-    let mut store = Database::new(&location, 1).open()?;
+    let mut store = Database::new(&location, 1).migrate(settings.logger.migrate).open()?;
     let mut clock = RetentionClock::default();
     let in_force = if purge.dry_run {
         retention::read(&mut *store, &mut clock)

@@ -443,6 +443,11 @@ mod tests {
         assert_eq!(settings.logger.attempts_retention_days, None, "a default is not written to the database");
         let origins = ["retention_days", "batch_size", "pool_size"].map(|key| settings.values[key].1.to_string());
         assert_eq!(origins, ["command line", "$FAILURE_LOGGER_BATCH_SIZE", "default"]);
+        assert_eq!(settings.values["migrate"], (true.into(), Origin::Default));
+        let (_file, flags) = file("migrate = false");
+        assert!(!loaded(flags, &[]).unwrap().logger.migrate);
+        let (_file, flags) = file("migrate = false");
+        assert!(loaded(flags, &[("FAILURE_LOGGER_MIGRATE", "true")]).unwrap().logger.migrate);
         assert_eq!(settings.service.listen, DEFAULT_LISTEN);
     }
 
@@ -460,6 +465,8 @@ mod tests {
         assert!(said.starts_with("retention_days = \"x\" (") && said.contains("invalid type"), "{said}");
         let said = loaded(Flags::default(), &[("FAILURE_LOGGER_POOL_SIZE", "many")]).err().unwrap();
         assert!(said.starts_with("pool_size = \"many\" ($FAILURE_LOGGER_POOL_SIZE)"), "{said}");
+        let said = loaded(Flags::default(), &[("FAILURE_LOGGER_MIGRATE", "never")]).err().unwrap();
+        assert!(said.starts_with("migrate = \"never\" ($FAILURE_LOGGER_MIGRATE)"), "{said}");
         let said = loaded(Flags { others: vec!["pool_size=0".into()], ..Flags::default() }, &[]).err().unwrap();
         assert_eq!(said, "pool_size = 0 (command line): expected 1 to 64 connections");
     }

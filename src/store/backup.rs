@@ -87,8 +87,13 @@ fn check_free(target: &Path) -> Result<(), BackupError> {
 }
 
 /// Replaces the content of the log at `location` by that of `backup`, which may be one of an older version. A
-/// missing log is created, a damaged one is renamed.
-pub(crate) fn restore(backup: &Path, location: &Path, work: &Temporary) -> Result<Restored, BackupError> {
+/// missing log is created, a damaged one is renamed. `migrate`: the schema of the log may be changed.
+pub(crate) fn restore(
+    backup: &Path,
+    location: &Path,
+    migrate: bool,
+    work: &Temporary,
+) -> Result<Restored, BackupError> {
     let target = DatabaseFile::new(location);
     if target.identity().ok().flatten().is_some_and(|identity| Some(identity) == identity_of(backup)) {
         return Err(BackupError::Same(backup.into()));
@@ -103,7 +108,7 @@ pub(crate) fn restore(backup: &Path, location: &Path, work: &Temporary) -> Resul
     let failures = copy(backup, Source::Backup, &upgraded)?;
     drop(Database::new(&Location::File(upgraded.clone()), 1).open()?);
 
-    let database = Database::new(&Location::File(location.into()), 1);
+    let database = Database::new(&Location::File(location.into()), 1).migrate(migrate);
     let mut quarantined = None;
     if !is_sound(&database, &target)? {
         match database.quarantine()? {

@@ -1,75 +1,367 @@
-//! Brings the schema of a database up to date.
+//! Brings the schema of a database up to date, and records the versions that it has.
+//!
+//! The versions stand in a table of ours, so that an application keeps diesel's for its own migrations of the same
+//! file. Invariant: our table says what the schema is. Each migration records itself there, whichever harness runs it,
+//! and runs only if it is not recorded. An application may therefore chain [`MIGRATIONS`] with its own, before or after
+//! a logger ran them: its harness then records in diesel's table that it called them.
+//!
+//! The first versions of this crate recorded in diesel's table. [`run_migrations`] moves those versions to our table
+//! while ours is empty, and never afterwards: then an application that chains us has recorded them.
 
+use diesel::connection::{BoxableConnection, SimpleConnection};
+use diesel::migration::{self, Migration, MigrationMetadata, MigrationName, MigrationSource, MigrationVersion};
 use diesel::prelude::*;
-use diesel::result::Error as DieselError;
-use diesel::sql_types::Text;
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel::sql_types::{Bool, Text};
+use diesel::sqlite::Sqlite;
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::schema::memory_retrieval_failures::dsl;
 use super::sqlite::{classify, classify_text};
-use crate::error::StoreError;
+use crate::error::{MigrationError, StoreError};
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const EMBEDDED: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
-/// Names the tables that still have a part of their old definition, which the migration to rows without AUTOINCREMENT
-/// replaces. It replaces it in the text of the schema, where it finds nothing if another program wrote that text.
-const OLD_DEFINITIONS: &str = "SELECT name FROM sqlite_schema \
-     WHERE type = 'table' AND name = 'memory_retrieval_failures' AND (sql LIKE '%AUTOINCREMENT%' OR EXISTS (\
-        SELECT 1 FROM pragma_table_info('memory_retrieval_failures') AS part WHERE part.\"notnull\" = 1 \
-        AND (part.name = 'turn_index' OR part.name = 'result_count' OR part.name = 'latency_ms'))) \
-     OR type = 'table' AND name = 'memory_retrieval_question_marks' \
-        AND instr(sql, 'CHECK (status = ''open'' OR status = ''resolved'' OR status = ''ignored'')') = 0";
+const TABLE: &str = "memory_retrieval_migrations";
+const DIESEL_TABLE: &str = "__diesel_schema_migrations";
 
-/// Reason for which a schema was not updated. The database is as it was.
-#[derive(Debug)]
-pub(super) enum MigrationError {
-    /// The tables have not the definitions that this version expects.
-    Incompatible(String),
-    Store(StoreError),
+const CREATE_TABLE: &str = "CREATE TABLE IF NOT EXISTS memory_retrieval_migrations ( \
+     version TEXT NOT NULL PRIMARY KEY, run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP) WITHOUT ROWID";
+
+/// The migration that replaces parts of two definitions in the text of the schema, where it finds nothing if another
+/// program wrote that text.
+const REPLACES_DEFINITIONS: &str = "202611260000010000";
+/// Returns a row for each table that still has its old definition afterwards.
+const OLD_DEFINITIONS: [(&str, &str); 2] = [
+    (
+        "memory_retrieval_failures",
+        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'memory_retrieval_failures' \
+         AND (sql LIKE '%AUTOINCREMENT%' OR EXISTS (SELECT 1 FROM pragma_table_info('memory_retrieval_failures') AS part \
+         WHERE part.\"notnull\" = 1 AND part.name IN ('turn_index', 'result_count', 'latency_ms')))",
+    ),
+    (
+        "memory_retrieval_question_marks",
+        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'memory_retrieval_question_marks' \
+         AND instr(sql, 'CHECK (status = ''open'' OR status = ''resolved'' OR status = ''ignored'')') = 0",
+    ),
+];
+
+/// The migrations of the log's tables, for an application that runs them together with its own, by one harness.
+///
+/// A logger runs them by itself at its start, and [`run_migrations`] runs them at a moment of the application's
+/// choice. Both record them in the table `memory_retrieval_migrations`, so that `__diesel_schema_migrations` contains
+/// the application's migrations alone. Use this source only to chain it with the application's:
+///
+/// ```
+/// use diesel::migration::{Migration, MigrationSource, Result};
+/// use diesel::sqlite::Sqlite;
+/// # struct Own;
+/// # impl MigrationSource<Sqlite> for Own {
+/// #     fn migrations(&self) -> Result<Vec<Box<dyn Migration<Sqlite>>>> { Ok(Vec::new()) }
+/// # }
+/// # const OWN: Own = Own; // embed_migrations!()
+///
+/// struct All;
+///
+/// impl MigrationSource<Sqlite> for All {
+///     fn migrations(&self) -> Result<Vec<Box<dyn Migration<Sqlite>>>> {
+///         let mut all = OWN.migrations()?;
+///         all.extend(failure_logger::sqlite::MIGRATIONS.migrations()?);
+///         Ok(all)
+///     }
+/// }
+/// # use diesel::Connection as _;
+/// # use diesel_migrations::MigrationHarness as _;
+/// # let mut conn = diesel::SqliteConnection::establish(":memory:")?;
+/// // In one transaction with the lock, because two processes that migrate at once race.
+/// conn.immediate_transaction(|conn| conn.run_pending_migrations(All).map(drop))?;
+/// # assert!(!conn.has_pending_migration(All)?);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
+///
+/// - Each migration records itself in `memory_retrieval_migrations`, whichever harness runs it. If it is recorded there
+///   already, it does nothing. The application and loggers may therefore run them in any order. A start of the logger
+///   leaves the versions in `__diesel_schema_migrations` that the application's harness recorded.
+/// - diesel reverts by version: `revert_last_migration` of a chained source reverts one of these migrations if its
+///   version is the largest. That changes or drops tables of the log. A logger that starts runs it again.
+/// - Do not run this source alone with diesel's harness: its versions would stand in `__diesel_schema_migrations`, the
+///   application's source would not contain them, and `revert_last_migration` of the application would end with
+///   `UnknownMigrationVersion`. The same happens to an application that stops chaining. To get out of it, delete the
+///   versions from `__diesel_schema_migrations` that `memory_retrieval_migrations` contains.
+///
+/// The first versions of this crate recorded in `__diesel_schema_migrations`. The first [`run_migrations`], or the
+/// first start of a logger, moves their versions to `memory_retrieval_migrations`, if that has none. If a chained source
+/// runs first, it copies them, because the application's harness needs them where they are.
+pub const MIGRATIONS: Migrations = Migrations(());
+
+/// The type of [`MIGRATIONS`].
+#[derive(Debug, Clone, Copy)]
+pub struct Migrations(());
+
+/// Runs the migrations that the database lacks, all of them or none, under an immediate transaction.
+///
+/// For applications that choose the moment, with [`LoggerConfig::migrate(false)`](crate::LoggerConfig::migrate). If the
+/// schema is up to date, nothing changes. The connection needs no settings of ours and must not be in a transaction;
+/// its `busy_timeout` says how long to wait for other connections.
+///
+/// ```
+/// use diesel::Connection as _;
+/// use failure_logger::sqlite;
+///
+/// let mut conn = diesel::SqliteConnection::establish(":memory:")?;
+/// sqlite::run_migrations(&mut conn)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// The database is as it was, and the error says what to do.
+pub fn run_migrations(conn: &mut SqliteConnection) -> Result<(), MigrationError> {
+    // Under a lock, because two processes that migrate at once race (diesel issue 3707).
+    under_lock(conn, |conn| {
+        Versions::read(conn)?;
+        take_over(conn).map_err(|error| refusal(&error))?;
+        Recorded(conn).run_pending_migrations(MIGRATIONS).map_err(|error| refusal_of_text(error.to_string()))?;
+        failpoint!("store-migrated", |_| Err(MigrationError::Incompatible("injected".into())));
+        check_table(conn)
+    })
 }
 
-/// Runs the migrations that the database lacks, all of them or none.
-pub(super) fn migrate(conn: &mut SqliteConnection) -> Result<(), MigrationError> {
+/// Fails unless the schema can be used as it is, and the file can be written. Changes nothing.
+pub(super) fn check_usable(conn: &mut SqliteConnection) -> Result<(), MigrationError> {
+    under_lock(conn, check_table)
+}
+
+/// Rolls back after an error, which is the first one.
+fn under_lock(
+    conn: &mut SqliteConnection,
+    work: impl FnOnce(&mut SqliteConnection) -> Result<(), MigrationError>,
+) -> Result<(), MigrationError> {
     let mut cause = None;
-    // Under a lock, because two processes that migrate at once race (diesel issue 3707).
     conn.immediate_transaction(|conn| {
-        run(conn).map_err(|error| {
+        work(conn).map_err(|error| {
             cause = Some(error);
             DieselError::RollbackTransaction
         })
     })
-    .and_then(|()| {
-        dsl::memory_retrieval_failures.select((dsl::event_id, dsl::created_at)).limit(0).load::<(Vec<u8>, i64)>(conn)
-    })
-    .map(drop)
-    .map_err(|error| match (cause, classify(&error)) {
-        (Some(cause), _) | (None, StoreError::Reopen(cause)) => match classify_text(&cause) {
-            // Nothing is wrong with the definitions for it.
-            error @ (StoreError::Retry(_) | StoreError::Corrupt(_)) => MigrationError::Store(error),
-            _ => MigrationError::Incompatible(cause),
-        },
-        (None, other) => MigrationError::Store(other),
-    })
+    .map_err(|error| cause.unwrap_or_else(|| MigrationError::Store(classify(&error))))
 }
 
-fn run(conn: &mut SqliteConnection) -> Result<(), String> {
-    let is_current = conn.run_pending_migrations(MIGRATIONS).map_err(|error| error.to_string())?.is_empty();
-    failpoint!("store-migrated", |_| Err("injected".into()));
-    if is_current { Ok(()) } else { check(conn) }
+fn check_table(conn: &mut SqliteConnection) -> Result<(), MigrationError> {
+    dsl::memory_retrieval_failures
+        .select((dsl::event_id, dsl::created_at))
+        .limit(0)
+        .load::<(Vec<u8>, i64)>(conn)
+        .map(drop)
+        .map_err(|error| refusal(&error))
 }
 
-fn check(conn: &mut SqliteConnection) -> Result<(), String> {
-    #[derive(QueryableByName)]
-    struct Found {
-        #[diesel(sql_type = Text)]
-        name: String,
+/// Versions of a schema, in ascending order.
+pub(super) struct Versions {
+    pub(super) found: Vec<String>,
+    pub(super) needed: Vec<String>,
+}
+
+impl Versions {
+    /// Looks into both tables. Fails if the database has a version that this program does not know.
+    pub(super) fn read(conn: &mut SqliteConnection) -> Result<Self, MigrationError> {
+        let needed = needed();
+        let mut found = recorded(conn, TABLE)?;
+        if found.is_empty() {
+            // Others are the application's.
+            found = recorded(conn, DIESEL_TABLE)?;
+            found.retain(|version| needed.contains(version));
+        }
+        if found.iter().any(|version| !needed.contains(version)) {
+            return Err(MigrationError::TooNew { found, needed });
+        }
+        Ok(Self { found, needed })
     }
-    match diesel::sql_query(OLD_DEFINITIONS).load::<Found>(conn).map(|found| found.into_iter().next()) {
-        Ok(None) => Ok(()),
-        Ok(Some(Found { name })) => Err(format!(
-            "another program rewrote the definition of {name}, which cannot be updated; restore the definition that \
-             failure-logger created"
-        )),
-        Err(error) => Err(error.to_string()),
+
+    pub(super) fn are_current(&self) -> bool {
+        self.needed.iter().all(|version| self.found.contains(version))
+    }
+}
+
+/// Returns the versions of [`MIGRATIONS`], in ascending order.
+pub(super) fn needed() -> Vec<String> {
+    // Embedded ones are always there.
+    let migrations = MIGRATIONS.migrations().unwrap_or_default();
+    let mut versions: Vec<_> = migrations.iter().map(|migration| migration.name().version().to_string()).collect();
+    versions.sort_unstable();
+    versions
+}
+
+/// Returns the versions in one of the two tables; none if there is no such table.
+fn recorded(conn: &mut SqliteConnection, table: &str) -> Result<Vec<String>, MigrationError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Text)]
+        version: String,
+    }
+    let exists = exists(conn, table).map_err(|error| refusal(&error))?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let rows = diesel::sql_query(format!("SELECT version FROM {table} ORDER BY version")).load::<Row>(conn);
+    match rows {
+        Ok(rows) => Ok(rows.into_iter().map(|row| row.version).collect()),
+        Err(error) => Err(match refusal(&error) {
+            MigrationError::Incompatible(cause) => {
+                MigrationError::Incompatible(format!("another program created the table {table}: {cause}"))
+            }
+            other => other,
+        }),
+    }
+}
+
+fn exists(conn: &mut SqliteConnection, table: &str) -> QueryResult<bool> {
+    diesel::select(
+        diesel::dsl::sql::<Bool>("EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ").bind::<Text, _>(table).sql(")"),
+    )
+    .get_result(conn)
+}
+
+/// Moves our versions from diesel's table to ours while ours is empty.
+fn take_over(conn: &mut SqliteConnection) -> QueryResult<()> {
+    let is_first = !exists(conn, TABLE)?
+        || diesel::select(diesel::dsl::sql::<Bool>("NOT EXISTS (SELECT 1 FROM memory_retrieval_migrations)"))
+            .get_result(conn)?;
+    adopt(conn)?;
+    if is_first && exists(conn, DIESEL_TABLE)? {
+        conn.batch_execute(
+            "DELETE FROM __diesel_schema_migrations WHERE version IN (SELECT version FROM memory_retrieval_migrations)",
+        )?;
+    }
+    Ok(())
+}
+
+/// Creates our table, and copies our versions from diesel's table while ours is empty.
+fn adopt<C: SimpleConnection + ?Sized>(conn: &mut C) -> QueryResult<()> {
+    conn.batch_execute(CREATE_TABLE)?;
+    let copied = conn.batch_execute(&format!(
+        "INSERT INTO memory_retrieval_migrations (version, run_on) \
+         SELECT version, run_on FROM __diesel_schema_migrations WHERE version IN ('{}') \
+         AND NOT EXISTS (SELECT 1 FROM memory_retrieval_migrations)",
+        needed().join("', '")
+    ));
+    match copied {
+        Err(DieselError::DatabaseError(_, info)) if info.message() == "no such table: __diesel_schema_migrations" => {
+            Ok(())
+        }
+        copied => copied,
+    }
+}
+
+impl MigrationSource<Sqlite> for Migrations {
+    fn migrations(&self) -> migration::Result<Vec<Box<dyn Migration<Sqlite>>>> {
+        let embedded: Vec<Box<dyn Migration<Sqlite>>> = EMBEDDED.migrations()?;
+        Ok(embedded.into_iter().map(|migration| Box::new(Recording(migration)) as _).collect())
+    }
+}
+
+/// A migration that records itself in our table, and runs once.
+///
+/// It knows of the connection only that it executes statements: an application's may be pooled or wrapped.
+struct Recording(Box<dyn Migration<Sqlite>>);
+
+impl Recording {
+    fn version(&self) -> String {
+        self.0.name().version().to_string()
+    }
+
+    /// Returns `false` if it was recorded already.
+    fn record(&self, conn: &mut dyn BoxableConnection<Sqlite>) -> QueryResult<bool> {
+        adopt(conn)?;
+        let version = self.version();
+        match conn.batch_execute(&format!("INSERT INTO memory_retrieval_migrations (version) VALUES ('{version}')")) {
+            Ok(()) => Ok(true),
+            Err(DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Migration<Sqlite> for Recording {
+    fn run(&self, conn: &mut dyn BoxableConnection<Sqlite>) -> migration::Result<()> {
+        if !self.record(conn)? {
+            return Ok(());
+        }
+        self.0.run(conn)?;
+        if self.version() == REPLACES_DEFINITIONS { check_definitions(conn) } else { Ok(()) }
+    }
+
+    fn revert(&self, conn: &mut dyn BoxableConnection<Sqlite>) -> migration::Result<()> {
+        if !self.record(conn)? {
+            self.0.revert(conn)?;
+        }
+        let version = self.version();
+        Ok(conn.batch_execute(&format!("DELETE FROM memory_retrieval_migrations WHERE version = '{version}'"))?)
+    }
+
+    fn metadata(&self) -> &dyn MigrationMetadata {
+        self.0.metadata()
+    }
+
+    fn name(&self) -> &dyn MigrationName {
+        self.0.name()
+    }
+}
+
+/// Fails if a table still has its old definition.
+fn check_definitions(conn: &mut dyn BoxableConnection<Sqlite>) -> migration::Result<()> {
+    for (table, is_old) in OLD_DEFINITIONS {
+        // A statement can tell what it found only by its failure: no version is NULL.
+        let checked = conn.batch_execute(&format!(
+            "INSERT INTO memory_retrieval_migrations (version) SELECT NULL WHERE EXISTS ({is_old})"
+        ));
+        match checked {
+            Err(DieselError::DatabaseError(DatabaseErrorKind::NotNullViolation, _)) => {
+                return Err(format!(
+                    "another program rewrote the definition of {table}, which cannot be updated; restore the \
+                     definition that failure-logger created"
+                )
+                .into());
+            }
+            checked => checked?,
+        }
+    }
+    Ok(())
+}
+
+/// Runs [`MIGRATIONS`] by the versions in our table.
+struct Recorded<'a>(&'a mut SqliteConnection);
+
+impl MigrationHarness<Sqlite> for Recorded<'_> {
+    fn run_migration(&mut self, migration: &dyn Migration<Sqlite>) -> migration::Result<MigrationVersion<'static>> {
+        // It records itself.
+        migration.run(self.0)?;
+        Ok(migration.name().version().as_owned())
+    }
+
+    fn revert_migration(&mut self, migration: &dyn Migration<Sqlite>) -> migration::Result<MigrationVersion<'static>> {
+        migration.revert(self.0)?;
+        Ok(migration.name().version().as_owned())
+    }
+
+    fn applied_migrations(&mut self) -> migration::Result<Vec<MigrationVersion<'static>>> {
+        // The trait wants them in descending order.
+        Ok(recorded(self.0, TABLE)?.into_iter().rev().map(MigrationVersion::from).collect())
+    }
+}
+
+fn refusal(error: &DieselError) -> MigrationError {
+    match error {
+        DieselError::DatabaseError(_, info) => refusal_of_text(info.message().into()),
+        DieselError::DeserializationError(_) => MigrationError::Incompatible(error.to_string()),
+        other => MigrationError::Store(classify(other)),
+    }
+}
+
+fn refusal_of_text(cause: String) -> MigrationError {
+    match classify_text(&cause) {
+        // Nothing is wrong with the definitions then.
+        error @ (StoreError::Retry(_) | StoreError::Corrupt(_)) => MigrationError::Store(error),
+        StoreError::Split(_) | StoreError::Reopen(_) | StoreError::GiveUp(_) => MigrationError::Incompatible(cause),
     }
 }

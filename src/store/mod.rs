@@ -8,7 +8,7 @@ pub(crate) mod drops;
 mod file;
 pub(crate) mod log;
 pub(crate) mod marks;
-mod migrate;
+pub(crate) mod migrate;
 mod models;
 pub(crate) mod reader;
 pub(crate) mod retention;

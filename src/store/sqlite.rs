@@ -22,7 +22,7 @@ use super::checkpoint::Checkpointer;
 use super::drops;
 use super::file::{DatabaseFile, Identity};
 use super::marks::{self, Mark};
-use super::migrate::{MigrationError, migrate};
+use super::migrate::{self, Versions};
 use super::models::{self, Row};
 use super::reader::Source;
 use super::retention::{self, StoredRetention};
@@ -32,7 +32,7 @@ use super::{CommitGate, Inserted, Store, uncounted};
 use crate::attempts::{AttemptBatch, Owner};
 use crate::clock;
 use crate::config::Location;
-use crate::error::{StartError, StoreError};
+use crate::error::{MigrationError, StartError, StoreError};
 use crate::stats::DropCounts;
 
 /// How long a statement waits for a lock before it gives up.
@@ -54,6 +54,8 @@ pub(crate) struct Database {
     file: Option<DatabaseFile>,
     memory_url: String,
     pool_size: u32,
+    /// `false`: the schema is used as it is.
+    migrates: bool,
     /// A database in memory lives as long as one connection to it.
     anchor: Mutex<Option<SqliteConnection>>,
     known: Arc<Known>,
@@ -97,7 +99,13 @@ impl Database {
     }
 
     fn with(file: Option<DatabaseFile>, memory_url: String, pool_size: u32) -> Self {
-        Self { file, memory_url, pool_size, anchor: Mutex::default(), known: Arc::default() }
+        Self { file, memory_url, pool_size, migrates: true, anchor: Mutex::default(), known: Arc::default() }
+    }
+
+    /// `false`: opening it fails unless its schema is up to date. A database in memory begins without one.
+    pub(crate) fn migrate(mut self, migrate: bool) -> Self {
+        self.migrates = migrate || self.file.is_none();
+        self
     }
 
     /// What a reader needs to find the database.
@@ -119,6 +127,9 @@ impl Database {
         self.move_orphaned_journal()?;
         let file = file.resolved();
         file.check_type()?;
+        if !self.migrates && file.identity().map_err(|error| self.inaccessible(error))?.is_none() {
+            return Err(StartError::SchemaTooOld { path: self.path(), found: Vec::new(), needed: migrate::needed() });
+        }
         *lock(&self.known.name) = Some(file.clone());
         let _lock = file.lock()?;
         // By hand, because the pool hides why it cannot connect.
@@ -261,6 +272,11 @@ impl Database {
             StoreError::Corrupt(cause) => StartError::Damaged { path: path(), cause },
             other => StartError::Store(other),
         };
+        let refused = |error: MigrationError| match error {
+            MigrationError::TooNew { found, needed } => StartError::SchemaTooNew { path: path(), found, needed },
+            MigrationError::Incompatible(cause) => StartError::Incompatible { path: path(), cause },
+            MigrationError::Store(error) => unusable(error),
+        };
         let mut run = |statement: &str| conn.batch_execute(statement).map_err(|error| unusable(classify(&error)));
         run(&format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()))?;
         // Before anything is written: what is not ours stays as it is. A table that does not exist
@@ -270,6 +286,11 @@ impl Database {
             && !cause.starts_with("no such table")
         {
             return Err(StartError::Incompatible { path: path(), cause });
+        }
+        let versions = Versions::read(conn).map_err(refused)?;
+        if !self.migrates && !versions.are_current() {
+            let Versions { found, needed } = versions;
+            return Err(StartError::SchemaTooOld { path: path(), found, needed });
         }
         let foreign = has_foreign_tables(conn).map_err(|error| unusable(classify(&error)))?;
         *lock(&self.known.has_foreign_tables) = Some(foreign);
@@ -282,10 +303,8 @@ impl Database {
         }
         run(Pragmas::STATEMENTS)?;
 
-        migrate(conn).map_err(|error| match error {
-            MigrationError::Incompatible(cause) => StartError::Incompatible { path: path(), cause },
-            MigrationError::Store(error) => unusable(error),
-        })?;
+        let prepare = if self.migrates { migrate::run_migrations } else { migrate::check_usable };
+        prepare(conn).map_err(refused)?;
 
         let version =
             diesel::select(diesel::dsl::sql::<diesel::sql_types::Text>("sqlite_version()")).get_result::<String>(conn);
@@ -321,7 +340,26 @@ impl Database {
 
 /// Returns `true` if the schema has anything that is not ours.
 fn has_foreign_tables(conn: &mut SqliteConnection) -> QueryResult<bool> {
-    diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(FOREIGN)).get_result(conn)
+    let mut holds = |condition: &str| {
+        diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(condition)).get_result::<bool>(conn)
+    };
+    if holds(FOREIGN)? {
+        return Ok(true);
+    }
+    // Loggers of the first versions created diesel's table, too.
+    if !holds("EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '__diesel_schema_migrations')")? {
+        return Ok(false);
+    }
+    let ours = migrate::needed().join("', '");
+    holds(&format!("EXISTS (SELECT 1 FROM __diesel_schema_migrations WHERE version NOT IN ('{ours}'))")).or_else(
+        |error| {
+            match classify(&error) {
+                // Another table of that name.
+                StoreError::Reopen(_) | StoreError::Split(_) => Ok(true),
+                StoreError::Retry(_) | StoreError::Corrupt(_) | StoreError::GiveUp(_) => Err(error),
+            }
+        },
+    )
 }
 
 /// The same for a database whose schema cannot be parsed. `None` if it cannot even be read.
@@ -829,7 +867,7 @@ pub(super) fn classify_text(text: &str) -> StoreError {
 #[cfg(test)]
 pub(crate) fn migrated() -> SqliteConnection {
     let mut conn = SqliteConnection::establish(":memory:").unwrap();
-    migrate(&mut conn).unwrap();
+    migrate::run_migrations(&mut conn).unwrap();
     super::reader::teach(&mut conn).unwrap();
     conn
 }
