@@ -130,6 +130,9 @@ pub enum MigrationError {
         /// Versions that this program needs, in ascending order. It knows no others.
         needed: Vec<String>,
     },
+    /// Call it outside of a transaction: it needs one of its own.
+    #[error("a transaction is open on the connection; call sqlite::run_migrations outside of it")]
+    InTransaction,
     /// Choose another database, or restore the definitions of its tables: another program created or changed them.
     #[error("the database does not fit this version: {0}")]
     Incompatible(String),

@@ -335,3 +335,62 @@ fn command_that_is_interrupted_leaves_no_copy() {
     drop(lock);
     assert_eq!(other.rows(), 1);
 }
+
+/// A database of the first versions, which recorded their migrations in diesel's table.
+fn first_version() -> TestDb {
+    let db = TestDb::new();
+    for suffix in ["", "-wal"] {
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/2026-11-25/failures.db");
+        fs::copy(format!("{fixture}{suffix}"), format!("{}{suffix}", db.url())).unwrap();
+    }
+    db
+}
+
+/// Numbers of versions in diesel's table and in ours.
+fn versions(db: &TestDb) -> (i64, i64) {
+    let count = |table: &str| match db.integer(&format!("SELECT count(*) FROM sqlite_schema WHERE name = '{table}'")) {
+        0 => 0,
+        _ => db.integer(&format!("SELECT count(*) FROM {table}")),
+    };
+    (count("__diesel_schema_migrations"), count("memory_retrieval_migrations"))
+}
+
+#[test]
+fn restore_leaves_the_versions_of_the_target() {
+    let old = first_version();
+    let backup = old.folder.path().join("backup.db");
+    done(&old, &["backup", backup.to_str().unwrap()]);
+    assert_eq!(versions(&old), (3, 0), "a backup changes nothing");
+    // A new log, an old one, and one of an application that chains our migrations with its own.
+    for (db, expected) in [(TestDb::new(), (0, 4)), (first_version(), (0, 4)), (TestDb::new(), (5, 4))] {
+        if expected.0 > 0 {
+            ingest(&db, 1);
+            db.execute(
+                "CREATE TABLE orders (id); CREATE TABLE __diesel_schema_migrations (version VARCHAR(50) PRIMARY KEY NOT \
+                 NULL, run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP); INSERT INTO __diesel_schema_migrations \
+                 SELECT * FROM memory_retrieval_migrations UNION SELECT '20990101000000', CURRENT_TIMESTAMP",
+            );
+        }
+        assert!(done(&db, &["restore", backup.to_str().unwrap()]).starts_with("89 failures restored"));
+        assert_eq!((versions(&db), db.rows()), (expected, 89));
+        sound(&db);
+    }
+}
+
+#[test]
+fn commands_change_no_schema_if_they_may_not() {
+    let (_keep, backup) = backup_of(3);
+    let (old, missing) = (first_version(), TestDb::new());
+    for arguments in [&["restore", backup.to_str().unwrap()][..], &["purge", "--dry-run"], &["ingest"]] {
+        for db in [&old, &missing] {
+            let (code, _, said) = run(db, &[arguments, &["--set", "migrate=false"]].concat(), "");
+            assert_eq!(code, 3, "{arguments:?}: {said}");
+        }
+        let (_, _, said) = run(&old, &[arguments, &["--set", "migrate=false"]].concat(), "");
+        assert!(said.contains("found: 202611230000010000, 202611240000010000, 202611250000010000; needed"), "{said}");
+        assert_eq!((versions(&old), old.rows()), ((3, 0), 89));
+        assert!(names(&missing).is_empty(), "{:?}", names(&missing));
+    }
+    assert!(done(&old, &["restore", backup.to_str().unwrap()]).starts_with("3 failures restored"));
+    assert!(done(&old, &["restore", backup.to_str().unwrap(), "--set", "migrate=false"]).starts_with("3 failures"));
+}

@@ -454,11 +454,8 @@ fn run_migrations_says_what_to_do() {
     assert_eq!(error, MigrationError::Store(StoreError::Retry("database is locked".into())));
     drop(lock);
 
-    let error = conn.transaction(|conn| {
-        let error = sqlite::run_migrations(conn).unwrap_err();
-        QueryResult::Ok(error)
-    });
-    assert!(error.unwrap().to_string().contains("transaction"));
+    let within: QueryResult<_> = conn.transaction(|conn| Ok(sqlite::run_migrations(conn)));
+    assert_eq!(within, Ok(Err(MigrationError::InTransaction)));
 
     let mut reader = SqliteConnection::establish(&format!("file:{}?mode=ro", db.url())).unwrap();
     let error = sqlite::run_migrations(&mut reader).unwrap_err();

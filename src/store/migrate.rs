@@ -144,7 +144,11 @@ fn under_lock(
             DieselError::RollbackTransaction
         })
     })
-    .map_err(|error| cause.unwrap_or_else(|| MigrationError::Store(classify(&error))))
+    .map_err(|error| match (cause, error) {
+        (Some(cause), _) => cause,
+        (None, DieselError::AlreadyInTransaction) => MigrationError::InTransaction,
+        (None, error) => MigrationError::Store(classify(&error)),
+    })
 }
 
 fn check_table(conn: &mut SqliteConnection) -> Result<(), MigrationError> {
@@ -363,5 +367,61 @@ fn refusal_of_text(cause: String) -> MigrationError {
         // Nothing is wrong with the definitions then.
         error @ (StoreError::Retry(_) | StoreError::Corrupt(_)) => MigrationError::Store(error),
         StoreError::Split(_) | StoreError::Reopen(_) | StoreError::GiveUp(_) => MigrationError::Incompatible(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::migrated;
+
+    fn recorded_in_ours(conn: &mut SqliteConnection) -> Vec<String> {
+        recorded(conn, TABLE).unwrap()
+    }
+
+    #[test]
+    fn needed_versions_are_those_of_the_folders_in_ascending_order() {
+        let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite")).unwrap();
+        let mut versions: Vec<_> = folders
+            .map(|folder| folder.unwrap().file_name().into_string().unwrap())
+            .map(|name| name.split('_').next().unwrap().replace('-', ""))
+            .collect();
+        versions.sort();
+        assert_eq!(needed(), versions);
+        assert!(versions.iter().any(|version| version == REPLACES_DEFINITIONS));
+    }
+
+    #[test]
+    fn harness_reverts_and_runs_by_our_table() {
+        let mut conn = migrated();
+        let (all, last) = (needed(), REPLACES_DEFINITIONS.to_owned());
+        assert_eq!(Recorded(&mut conn).revert_last_migration(MIGRATIONS).unwrap().to_string(), last);
+        assert_eq!(recorded_in_ours(&mut conn), all[..3]);
+        assert!(Recorded(&mut conn).has_pending_migration(MIGRATIONS).unwrap());
+        run_migrations(&mut conn).unwrap();
+        assert_eq!(recorded_in_ours(&mut conn), all);
+        assert_eq!(Recorded(&mut conn).revert_all_migrations(MIGRATIONS).unwrap().len(), all.len());
+        assert!(!exists(&mut conn, "memory_retrieval_failures").unwrap() && recorded_in_ours(&mut conn).is_empty());
+        assert!(!exists(&mut conn, DIESEL_TABLE).unwrap());
+    }
+
+    #[test]
+    fn versions_of_an_application_are_neither_ours_nor_too_new() {
+        let mut conn = SqliteConnection::establish(":memory:").unwrap();
+        conn.batch_execute(
+            "CREATE TABLE __diesel_schema_migrations (version VARCHAR(50) PRIMARY KEY NOT NULL, \
+             run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP); \
+             INSERT INTO __diesel_schema_migrations (version) VALUES ('202611240000010000'), ('20990101000000')",
+        )
+        .unwrap();
+        let versions = Versions::read(&mut conn).unwrap();
+        assert_eq!((versions.found.len(), versions.are_current()), (1, false));
+        adopt(&mut conn).unwrap();
+        assert_eq!(recorded_in_ours(&mut conn), ["202611240000010000"]);
+        // Ours is not empty any more.
+        conn.batch_execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('202611250000010000')").unwrap();
+        take_over(&mut conn).unwrap();
+        assert_eq!(recorded_in_ours(&mut conn), ["202611240000010000"]);
+        assert_eq!(recorded(&mut conn, DIESEL_TABLE).unwrap().len(), 3);
     }
 }

@@ -276,6 +276,7 @@ impl Database {
             MigrationError::TooNew { found, needed } => StartError::SchemaTooNew { path: path(), found, needed },
             MigrationError::Incompatible(cause) => StartError::Incompatible { path: path(), cause },
             MigrationError::Store(error) => unusable(error),
+            error @ MigrationError::InTransaction => StoreError::Retry(error.to_string()).into(),
         };
         let mut run = |statement: &str| conn.batch_execute(statement).map_err(|error| unusable(classify(&error)));
         run(&format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()))?;
