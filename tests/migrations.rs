@@ -714,6 +714,32 @@ fn loggers_and_applications_that_migrate_at_once_all_succeed() {
 }
 
 #[test]
+fn chained_migrations_wait_for_a_logger_that_writes() {
+    let db = TestDb::new();
+    log(&db);
+    App::Alone(&VERSIONS).run(&db);
+    let mut conn = db.connect();
+    conn.batch_execute("PRAGMA busy_timeout = 60000").unwrap();
+    let lock = common::Lock::new(&db);
+    std::thread::scope(|scope| {
+        let done = scope.spawn(move || {
+            conn.run_pending_migrations(App::Chained(&VERSIONS))
+                .map(|versions| versions.len())
+                .map_err(|e| e.to_string())
+        });
+        // A statement that cannot wait fails at once.
+        for _ in 0..100_000 {
+            if done.is_finished() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        drop(lock);
+        assert_eq!(done.join().unwrap(), Ok(OURS.len()));
+    });
+}
+
+#[test]
 fn versions_in_diesels_table_alone_make_a_file_shared() {
     let db = TestDb::new();
     db.execute("PRAGMA journal_mode = DELETE");

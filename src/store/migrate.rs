@@ -242,6 +242,8 @@ fn take_over(conn: &mut SqliteConnection) -> QueryResult<()> {
 
 /// Creates our table, and copies our versions from diesel's table while ours is empty.
 fn adopt<C: SimpleConnection + ?Sized>(conn: &mut C) -> QueryResult<()> {
+    // Begins a transaction of the application's with the write lock: one that has read does not wait for it.
+    unless_missing(TABLE, conn.batch_execute("DELETE FROM memory_retrieval_migrations WHERE version IS NULL"))?;
     conn.batch_execute(CREATE_TABLE)?;
     let copied = conn.batch_execute(&format!(
         "INSERT INTO memory_retrieval_migrations (version, run_on) \
@@ -249,11 +251,14 @@ fn adopt<C: SimpleConnection + ?Sized>(conn: &mut C) -> QueryResult<()> {
          AND NOT EXISTS (SELECT 1 FROM memory_retrieval_migrations)",
         needed().join("', '")
     ));
-    match copied {
-        Err(DieselError::DatabaseError(_, info)) if info.message() == "no such table: __diesel_schema_migrations" => {
-            Ok(())
-        }
-        copied => copied,
+    unless_missing(DIESEL_TABLE, copied)
+}
+
+/// Ignores that there is no such table.
+fn unless_missing(table: &str, executed: QueryResult<()>) -> QueryResult<()> {
+    match executed {
+        Err(DieselError::DatabaseError(_, info)) if info.message() == format!("no such table: {table}") => Ok(()),
+        executed => executed,
     }
 }
 
