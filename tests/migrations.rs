@@ -272,7 +272,7 @@ fn program_of_the_first_versions_fails_after_the_take_over_and_changes_nothing()
             })
         });
         assert!(cause.contains("table memory_retrieval_failures already exists"), "{cause}");
-        // Whoever runs it without a transaction around all creates diesel's table, and no more.
+        // Without one transaction around all, it creates diesel's table, and no more.
         assert_eq!((schema(&db), db.rows()), (before.clone(), rows));
         assert!(conn.run_pending_migrations(FIRST_VERSIONS).is_err());
         let (definitions, ours, diesels) = schema(&db);
@@ -645,12 +645,17 @@ fn read_only_file_is_refused_whatever_migrate_says() {
         }
         return;
     }
-    for db in [first_version(), first_version_of_today()] {
+    // Of an application, whose settings no start changes.
+    let shared = TestDb::new();
+    App::Alone(&VERSIONS).run(&shared);
+    log(&shared);
+    for db in [first_version(), first_version_of_today(), shared] {
         let before = schema(&db);
         let set = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         set(db.folder.path(), 0o777);
         for entry in fs::read_dir(db.folder.path()).unwrap() {
-            set(&entry.unwrap().path(), 0o444);
+            let path = entry.unwrap().path();
+            set(&path, if path.ends_with("failures.db-lock") { 0o666 } else { 0o444 });
         }
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         command.args([NAME, "--exact", "--test-threads=1"]).env(DATABASE, db.url());

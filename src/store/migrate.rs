@@ -6,7 +6,8 @@
 //! a logger ran them: its harness then records in diesel's table that it called them.
 //!
 //! The first versions of this crate recorded in diesel's table. [`run_migrations`] moves those versions to our table
-//! while ours is empty, and never afterwards: then an application that chains us has recorded them.
+//! while ours is empty. Versions that stand in diesel's table later were recorded by an application that chains us. Its
+//! harness needs them there.
 
 use diesel::connection::{BoxableConnection, SimpleConnection};
 use diesel::migration::{self, Migration, MigrationMetadata, MigrationName, MigrationSource, MigrationVersion};
@@ -129,7 +130,11 @@ pub fn run_migrations(conn: &mut SqliteConnection) -> Result<(), MigrationError>
 
 /// Fails unless the schema can be used as it is, and the file can be written. Changes nothing.
 pub(super) fn check_usable(conn: &mut SqliteConnection) -> Result<(), MigrationError> {
-    under_lock(conn, check_table)
+    under_lock(conn, |conn| {
+        check_table(conn)?;
+        // Locking alone does not fail on a file that is read-only.
+        conn.batch_execute("DELETE FROM memory_retrieval_failures WHERE FALSE").map_err(|error| refusal(&error))
+    })
 }
 
 /// Rolls back after an error, which is the first one.
