@@ -26,7 +26,7 @@ pub const DEFAULT_RETENTION_DAYS: u32 = 90;
 pub const DEFAULT_ATTEMPTS_RETENTION_DAYS: u32 = 400;
 /// Flushes between two purges.
 pub const DEFAULT_CLEANUP_EVERY: u32 = 500;
-/// Connections to the database at most.
+/// Connections to the database at most, once started.
 pub const DEFAULT_POOL_SIZE: u32 = 4;
 /// How long a shutdown may take.
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -229,7 +229,13 @@ impl LoggerConfig {
         self
     }
 
-    /// Connections to the database at most, 1 to 64, opened as they are needed. Default: 4.
+    /// Connections to the database at most, once started, 1 to 64. They are opened as they are needed. Default: 4.
+    ///
+    /// The writer, the [reader](crate::LoggerHandle::reader) of the same logger and checkpoints share them. Readers and
+    /// checkpoints leave one to the writer. With 1 they take turns with it, and a query ends after one second, whatever
+    /// its reader's timeout. Above 4, each connection more is one for a query more at the same time.
+    ///
+    /// A database in memory has one, and another one that keeps it alive and does nothing.
     pub fn pool_size(mut self, connections: u32) -> Self {
         self.pool_size = connections;
         self

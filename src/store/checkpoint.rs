@@ -1,5 +1,6 @@
 //! Checkpoints beside the writer: what it commits goes to the write-ahead log (WAL), and from
-//! there into the database file on a thread of its own, so that no flush waits for it.
+//! there into the database file on a thread of its own, so that no flush waits for it. The thread has a connection of
+//! the pool for the time of a checkpoint.
 //!
 //! SQLite reuses the WAL from its start only when a checkpoint has caught up with the writer. A writer that
 //! never rests would never let it, so the writer finishes a checkpoint that is nearly done, and
@@ -11,9 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use diesel::sql_types::Integer;
+
+use super::pool::{Connections, Purpose};
+use super::reader::Deadline;
 
 /// Pages of the WAL that are not in the database file yet, after which a checkpoint begins: SQLite's own limit.
 const EVERY_PAGES: u64 = 1000;
@@ -25,6 +28,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const WAIT_AT_PAGES: u64 = 8192;
 /// Time without a commit after which the WAL is emptied.
 const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// How long a checkpoint waits for a connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time between two attempts to empty the WAL while a reader prevents it.
 const LONGEST_IDLE: Duration = Duration::from_secs(640);
 
@@ -39,7 +44,10 @@ pub(super) struct Checkpointer {
 }
 
 struct State {
-    conn: Mutex<SqliteConnection>,
+    connections: Arc<Connections>,
+    /// Held during a checkpoint: SQLite refuses a second one at the same time. Only taken with a connection in hand, so
+    /// that the writer, which has one, never waits for a thread that waits for one.
+    running: Mutex<()>,
     /// Pages that the last checkpoint could not copy.
     left: AtomicU64,
     /// Number of commits; only its changes matter.
@@ -79,14 +87,10 @@ impl Pages {
 }
 
 impl Checkpointer {
-    /// Empties the WAL, so that the database file has all tables and rows. `conn` must not
-    /// checkpoint by itself, nor may the writer's.
-    pub(super) fn start(mut conn: SqliteConnection) -> std::io::Result<Self> {
-        // A checkpoint that waits for a reader would keep other processes from writing.
-        let _ = conn.batch_execute("PRAGMA busy_timeout = 0");
-        checkpoint(&mut conn, Mode::Truncate);
+    pub(super) fn start(connections: Arc<Connections>) -> std::io::Result<Self> {
         let state = Arc::new(State {
-            conn: Mutex::new(conn),
+            connections,
+            running: Mutex::new(()),
             left: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             is_watching: AtomicBool::new(false),
@@ -110,7 +114,8 @@ impl Checkpointer {
         if pages.all >= self.wait_at {
             // If a reader holds on to the WAL, waiting does not help: not again before it has
             // grown as much as before.
-            self.wait_at = self.state.checkpoint(Mode::Passive).map_or(pages.all, |pages| pages.all) + WAIT_AT_PAGES;
+            self.wait_at =
+                self.state.checkpoint_with(conn, Mode::Passive).map_or(pages.all, |pages| pages.all) + WAIT_AT_PAGES;
         } else if pages.all >= EVERY_PAGES && (1..=PAGES_TO_FINISH).contains(&left) {
             checkpoint(conn, Mode::Passive);
         } else if left >= EVERY_PAGES
@@ -187,12 +192,26 @@ fn watch(state: &State, asked: &Receiver<Ask>) -> Option<Ask> {
 }
 
 impl State {
+    /// Checkpoints with a connection of the pool. `None` also if there is none: the writer asks once more, or waits for a
+    /// checkpoint by itself if the WAL has grown too long.
     fn checkpoint(&self, mode: Mode) -> Option<Pages> {
-        let mut conn = self.conn.lock().unwrap_or_else(PoisonError::into_inner);
-        let pages = checkpoint(&mut conn, mode)?;
+        let deadline = Deadline::after(CONNECTION_TIMEOUT);
+        let mut conn = self.connections.get(Purpose::Checkpoint, deadline).ok()?;
+        self.checkpoint_with(&mut conn, mode)
+    }
+
+    fn checkpoint_with(&self, conn: &mut SqliteConnection, mode: Mode) -> Option<Pages> {
+        let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let pages = checkpoint(conn, mode)?;
         self.left.store(pages.left(), Ordering::Release);
         Some(pages)
     }
+}
+
+/// Empties the WAL, so that the database file has all tables and rows, unless a reader or writer prevents it. A
+/// `conn` with a busy timeout would wait for them.
+pub(super) fn empty(conn: &mut SqliteConnection) {
+    checkpoint(conn, Mode::Truncate);
 }
 
 /// `None`: there is no WAL, or another process is just checkpointing or recovering it.
@@ -223,6 +242,10 @@ fn checkpoint(conn: &mut SqliteConnection, mode: Mode) -> Option<Pages> {
 
 #[cfg(test)]
 mod tests {
+    use diesel::connection::SimpleConnection as _;
+    use scheduled_thread_pool::ScheduledThreadPool;
+
+    use super::super::pool::{self, Owner};
     use super::*;
 
     struct Database {
@@ -248,6 +271,11 @@ mod tests {
             conn
         }
 
+        fn checkpointer(&self) -> Checkpointer {
+            let pool = pool::build(self.url.clone(), 2, Arc::new(ScheduledThreadPool::new(1))).unwrap();
+            Checkpointer::start(Connections::new(pool, Owner::Logger, None)).unwrap()
+        }
+
         fn journal(&self) -> u64 {
             std::fs::metadata(format!("{}-wal", self.url)).map_or(0, |file| file.len())
         }
@@ -271,20 +299,10 @@ mod tests {
     }
 
     #[test]
-    fn start_empties_the_journal() {
-        let database = Database::new();
-        let mut conn = database.connect();
-        write(&mut conn, 10);
-        assert!(database.journal() > 0);
-        let _checkpointer = Checkpointer::start(database.connect()).unwrap();
-        assert_eq!(database.journal(), 0);
-    }
-
-    #[test]
     fn checkpoint_begins_at_a_thousand_pages() {
         let database = Database::new();
         let mut conn = database.connect();
-        let mut checkpointer = Checkpointer::start(database.connect()).unwrap();
+        let mut checkpointer = database.checkpointer();
         for pages in [400, 400] {
             write(&mut conn, pages);
             checkpointer.before_transaction(&mut conn);
@@ -300,7 +318,7 @@ mod tests {
     fn writer_finishes_a_checkpoint_that_is_nearly_done() {
         let database = Database::new();
         let mut conn = database.connect();
-        let mut checkpointer = Checkpointer::start(database.connect()).unwrap();
+        let mut checkpointer = database.checkpointer();
         write(&mut conn, 1200);
         // All pages are copied, but the reader keeps SQLite from reusing the WAL from its start.
         let mut reader = database.connect();
@@ -317,7 +335,7 @@ mod tests {
     fn writer_waits_for_a_checkpoint_of_a_long_journal() {
         let database = Database::new();
         let mut conn = database.connect();
-        let mut checkpointer = Checkpointer::start(database.connect()).unwrap();
+        let mut checkpointer = database.checkpointer();
         write(&mut conn, WAIT_AT_PAGES + 100);
         checkpointer.before_transaction(&mut conn);
         assert_eq!(count(&mut conn).left(), 0);
@@ -327,7 +345,7 @@ mod tests {
     fn journal_is_emptied_once_after_the_last_commit() {
         let database = Database::new();
         let mut conn = database.connect();
-        let checkpointer = Checkpointer::start(database.connect()).unwrap();
+        let checkpointer = database.checkpointer();
         for _ in 0..2 {
             write(&mut conn, 10);
             checkpointer.committed();

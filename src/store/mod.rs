@@ -10,6 +10,7 @@ pub(crate) mod log;
 pub(crate) mod marks;
 pub(crate) mod migrate;
 mod models;
+pub(crate) mod pool;
 pub(crate) mod reader;
 pub(crate) mod retention;
 mod schema;

@@ -1,6 +1,10 @@
-//! Read-only connections, and the few threads on which queries run.
+//! The few threads on which queries run, and the connections that read.
+//!
+//! Readers draw on the pool of the store while it is open. Without one they open connections of their own: beside a
+//! logger of another process, after the logger has ended, and while its store is reopened.
 
 use std::fmt;
+use std::ops::DerefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,18 +17,21 @@ use scheduled_thread_pool::ScheduledThreadPool;
 use tokio::sync::oneshot;
 
 use super::file::{DatabaseFile, Identity};
+use super::pool::{Checkout, NoConnection, Purpose, Slot};
 use super::sqlite::classify;
 use crate::error::{ReadError, StoreError};
 use crate::report::texts_are_nearly_the_same;
 
-/// Queries that run at the same time; the others wait.
+/// Queries that run at the same time; the others wait. More of them in a pool that has room for more.
 const THREADS: usize = 2;
+/// Connections of a pool that are not for readers: the writer's, and one for checkpoints.
+const NOT_FOR_READERS: usize = 2;
 /// Queries that run or wait at most.
 const MAX_QUERIES: usize = 64;
 /// How soon to try again where a writer holds a lock: only in databases in memory.
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
 
-/// Where a database is, and the connections that read it. Cheap to clone: clones share them.
+/// Where a database is, and how it is read. Cheap to clone: clones share them.
 #[derive(Clone)]
 pub(crate) struct ReadPool {
     inner: Arc<Inner>,
@@ -33,7 +40,7 @@ pub(crate) struct ReadPool {
 struct Inner {
     /// `None`: there is no database.
     source: Option<Source>,
-    idle: Mutex<Vec<Opened>>,
+    idle: Mutex<Vec<OwnConnection>>,
     /// Started with the first query.
     threads: OnceLock<ScheduledThreadPool>,
     queries: AtomicUsize,
@@ -44,27 +51,56 @@ pub(crate) struct Source {
     url: String,
     /// `None`: the database lives in memory.
     file: Option<DatabaseFile>,
+    /// Where the connections of the store are while it is open. `None`: another process has the store.
+    slot: Option<Arc<Slot>>,
+    threads: usize,
 }
 
 impl Source {
     /// The file at `path`, which is not created if it is missing.
     pub(crate) fn file(path: &Path) -> Self {
         let file = DatabaseFile::new(path);
-        Self { url: file.read_only_url(), file: Some(file) }
+        Self { url: file.read_only_url(), file: Some(file), slot: None, threads: THREADS }
     }
 
     /// The database in memory that a logger of this process holds.
     pub(crate) fn memory(url: &str) -> Self {
-        Self { url: url.into(), file: None }
+        Self { url: url.into(), file: None, slot: None, threads: THREADS }
+    }
+
+    /// The same, of a logger of this process with a pool of so many connections.
+    pub(super) fn of_store(self, slot: &Arc<Slot>, pool_size: u32) -> Self {
+        let threads = THREADS.max((pool_size as usize).saturating_sub(NOT_FOR_READERS));
+        Self { slot: Some(Arc::clone(slot)), threads, ..self }
     }
 
     fn path(&self) -> Option<&Path> {
         self.file.as_ref().map(DatabaseFile::path)
     }
+
+    /// Which file has the name now; `None` in memory.
+    fn identity(&self) -> Result<Option<Identity>, ReadError> {
+        let Some(file) = &self.file else { return Ok(None) };
+        match file.identity() {
+            Ok(Some(identity)) => Ok(Some(identity)),
+            Ok(None) => Err(self.inaccessible("there is no such file".into())),
+            Err(error) => Err(self.inaccessible(error.to_string())),
+        }
+    }
+
+    fn inaccessible(&self, cause: String) -> ReadError {
+        ReadError::Inaccessible { path: self.path().map(Path::to_owned).unwrap_or_default(), cause }
+    }
 }
 
-/// A connection, and which file it leads to.
-struct Opened {
+/// A connection for one query.
+enum ReadConnection {
+    Pooled(Checkout),
+    Own(OwnConnection),
+}
+
+/// A connection of the reader's own, and which file it leads to.
+struct OwnConnection {
     conn: SqliteConnection,
     identity: Option<Identity>,
 }
@@ -78,6 +114,11 @@ impl Deadline {
         let now = Instant::now();
         // Beyond what can be told, a year is as good.
         Self(now.checked_add(patience).unwrap_or(now + Duration::from_secs(365 * 24 * 60 * 60)))
+    }
+
+    /// The same, or `time` from now if that is earlier.
+    pub(super) fn at_most(self, time: Duration) -> Self {
+        Self(self.0.min(Self::after(time).0))
     }
 
     pub(crate) fn passed(self) -> bool {
@@ -143,7 +184,8 @@ impl fmt::Debug for ReadPool {
 impl Inner {
     fn threads(&self) -> &ScheduledThreadPool {
         self.threads.get_or_init(|| {
-            ScheduledThreadPool::builder().num_threads(THREADS).thread_name_pattern("failure-logger-read-{}").build()
+            let threads = self.source.as_ref().map_or(THREADS, |source| source.threads);
+            ScheduledThreadPool::builder().num_threads(threads).thread_name_pattern("failure-logger-read-{}").build()
         })
     }
 
@@ -154,22 +196,30 @@ impl Inner {
     ) -> Result<T, ReadError> {
         loop {
             deadline.check()?;
-            let mut connection = self.connect()?;
-            let result = connection.conn.transaction(|conn| query(conn, deadline));
+            let mut connection = self.connect(deadline)?;
+            let result = match &mut connection {
+                ReadConnection::Pooled(connection) => {
+                    let turn = connection.deadline();
+                    connection.deref_mut().transaction(|conn| query(conn, turn))
+                }
+                ReadConnection::Own(OwnConnection { conn, .. }) => conn.transaction(|conn| query(conn, deadline)),
+            };
             match result {
                 Err(ReadError::Store(StoreError::Retry(cause))) if cause.contains("locked") && !deadline.passed() => {
+                    drop(connection);
                     std::thread::sleep(AGAIN_AFTER);
                 }
                 // A connection that only reads cannot update them.
                 Err(ReadError::Store(StoreError::Reopen(cause))) if cause.starts_with("no such ") => {
-                    let path = self.source.as_ref().and_then(Source::path).map(Path::to_owned).unwrap_or_default();
                     let cause =
                         format!("{cause}; if an earlier version wrote it, start the logger on it once to update it");
-                    return Err(ReadError::Inaccessible { path, cause });
+                    return Err(self.source.as_ref().map_or(ReadError::Disabled, |source| source.inaccessible(cause)));
                 }
                 Err(error) => return Err(error),
                 done => {
-                    self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+                    if let ReadConnection::Own(connection) = connection {
+                        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+                    }
                     return done;
                 }
             }
@@ -177,38 +227,52 @@ impl Inner {
     }
 
     /// A connection to the file that has the name now.
-    fn connect(&self) -> Result<Opened, ReadError> {
+    fn connect(&self, deadline: Deadline) -> Result<ReadConnection, ReadError> {
         let source = self.source.as_ref().ok_or(ReadError::Disabled)?;
-        let inaccessible = |cause: String| {
-            let path = source.path().map(Path::to_owned).unwrap_or_default();
-            ReadError::Inaccessible { path, cause }
-        };
-        let identity = || match &source.file {
-            None => Ok(None),
-            Some(file) => match file.identity() {
-                Ok(Some(identity)) => Ok(Some(identity)),
-                Ok(None) => Err(inaccessible("there is no such file".into())),
-                Err(error) => Err(inaccessible(error.to_string())),
-            },
-        };
-        let now = identity()?;
+        while let Some(connections) = source.slot.as_ref().and_then(|slot| slot.connections(deadline)) {
+            let now = source.identity()?;
+            if !connections.leads_to(now) {
+                // The store is about to be reopened.
+                break;
+            }
+            // They would be more connections than the pool has.
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            match connections.get(Purpose::Read, deadline) {
+                // It may have been opened just now.
+                Ok(_) if source.identity()? != now => return Err(replaced()),
+                Ok(connection) => return Ok(ReadConnection::Pooled(connection)),
+                Err(NoConnection::Closed) => deadline.check()?,
+                Err(NoConnection::Busy(_)) => return Err(ReadError::Busy),
+                Err(NoConnection::Failed(error)) => return Err(error.into()),
+            }
+        }
+        self.own_connection(source).map(ReadConnection::Own)
+    }
+
+    fn own_connection(&self, source: &Source) -> Result<OwnConnection, ReadError> {
+        let now = source.identity()?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|connection| connection.identity == now);
         if let Some(connection) = idle.pop() {
             return Ok(connection);
         }
         drop(idle);
-        let mut conn = SqliteConnection::establish(&source.url).map_err(|error| inaccessible(error.to_string()))?;
+        let mut conn =
+            SqliteConnection::establish(&source.url).map_err(|error| source.inaccessible(error.to_string()))?;
         conn.batch_execute(
             "PRAGMA query_only = ON; PRAGMA busy_timeout = 1000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8000;",
         )?;
         teach(&mut conn)?;
         // Which of the two was opened is not known: the next call begins with this name's file.
-        if identity()? != now {
-            return Err(ReadError::Store(StoreError::Reopen("the database file was replaced".into())));
+        if source.identity()? != now {
+            return Err(replaced());
         }
-        Ok(Opened { conn, identity: now })
+        Ok(OwnConnection { conn, identity: now })
     }
+}
+
+fn replaced() -> ReadError {
+    ReadError::Store(StoreError::Reopen("the database file was replaced".into()))
 }
 
 #[diesel::declare_sql_function]
@@ -220,6 +284,11 @@ extern "SQL" {
 /// Adds to SQL what questions ask with.
 pub(super) fn teach(conn: &mut SqliteConnection) -> QueryResult<()> {
     nearly_the_same_utils::register_impl(conn, |one: String, other: String| texts_are_nearly_the_same(&one, &other))
+}
+
+/// Returns `true` if SQL has what queries need.
+pub(super) fn is_taught(conn: &mut SqliteConnection) -> bool {
+    diesel::select(nearly_the_same("", "")).get_result::<bool>(conn).is_ok()
 }
 
 fn panicked() -> ReadError {

@@ -11,20 +11,20 @@ use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
-use diesel::r2d2::{self, ConnectionManager, CustomizeConnection, PooledConnection};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{BigInt, Integer};
 use scheduled_thread_pool::ScheduledThreadPool;
 use uuid::Uuid;
 
 use super::attempts::{self, Resolution};
-use super::checkpoint::Checkpointer;
+use super::checkpoint::{self, Checkpointer};
 use super::drops;
 use super::file::{DatabaseFile, Identity};
 use super::marks::{self, Mark};
 use super::migrate::{self, Versions};
 use super::models::{self, Row};
-use super::reader::Source;
+use super::pool::{self, Checkout, Connections, Owner as PoolOwner, Purpose, Slot};
+use super::reader::{Deadline, Source};
 use super::retention::{self, StoredRetention};
 #[cfg(feature = "cli")]
 use super::schema::memory_retrieval_failures::dsl;
@@ -41,8 +41,11 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const NOT_A_DATABASE: &str = "file is not a database";
 /// How soon to try again to open a database that others are opening.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(10);
-/// Longer than a statement can wait, so that SQLite's own error is seen first.
+/// How long the writer waits for a connection. Longer than a statement can wait, so that SQLite's own error is seen
+/// first.
 const POOL_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long the end of a store waits for queries that have a connection.
+const READERS_TIMEOUT: Duration = Duration::from_millis(500);
 /// The oldest version without the WAL corruption bug (sqlite.org/wal.html, "WAL-reset bug").
 const SAFE_SQLITE: (u32, u32, u32) = (3, 51, 3);
 /// Pages given back to the file system after each chunk of a purge: 2 MiB of 4 KiB pages.
@@ -59,6 +62,8 @@ pub(crate) struct Database {
     /// A database in memory lives as long as one connection to it.
     anchor: Mutex<Option<SqliteConnection>>,
     known: Arc<Known>,
+    /// Where readers find the connections of the store.
+    slot: Arc<Slot>,
 }
 
 /// What is known of the file behind a database. Shared with the store, which keeps it up to date.
@@ -99,7 +104,15 @@ impl Database {
     }
 
     fn with(file: Option<DatabaseFile>, memory_url: String, pool_size: u32) -> Self {
-        Self { file, memory_url, pool_size, migrates: true, anchor: Mutex::default(), known: Arc::default() }
+        Self {
+            file,
+            memory_url,
+            pool_size,
+            migrates: true,
+            anchor: Mutex::default(),
+            known: Arc::default(),
+            slot: Arc::default(),
+        }
     }
 
     /// `false`: opening it fails unless its schema is up to date. A database in memory begins without one.
@@ -110,10 +123,11 @@ impl Database {
 
     /// What a reader needs to find the database.
     pub(crate) fn source(&self) -> Source {
-        match &self.file {
+        let source = match &self.file {
             Some(file) => Source::file(file.path()),
             None => Source::memory(&self.memory_url),
-        }
+        };
+        source.of_store(&self.slot, self.pool_size)
     }
 
     /// Creates the file if it is missing, for its owner only, brings the schema up to date, and connects.
@@ -122,7 +136,7 @@ impl Database {
             let conn = self.connect(&self.memory_url)?;
             *lock(&self.anchor) = Some(conn);
             // A database in memory has no journal, but must be held on to.
-            return Ok(Box::new(self.store(self.memory_url.clone(), None, None)?));
+            return Ok(Box::new(self.store(self.memory_url.clone(), None)?));
         };
         self.move_orphaned_journal()?;
         let file = file.resolved();
@@ -132,40 +146,35 @@ impl Database {
         }
         *lock(&self.known.name) = Some(file.clone());
         let _lock = file.lock()?;
-        // By hand, because the pool hides why it cannot connect.
-        let (conn, identity) = self.first_connection(&file)?;
-        let checkpointer = Checkpointer::start(conn).map_err(|error| StoreError::Retry(error.to_string()))?;
+        // By hand, because the pool hides why it cannot connect. It is closed before the pool opens its first one.
+        let (mut conn, identity) = self.first_connection(&file)?;
+        // A checkpoint that waits for a reader would keep other processes from writing.
+        let _ = conn.batch_execute("PRAGMA busy_timeout = 0");
+        checkpoint::empty(&mut conn);
+        drop(conn);
         let url = file.url().map_err(|error| self.inaccessible(error))?;
-        Ok(Box::new(self.store(url, Some(checkpointer), Some((file, identity)))?))
+        Ok(Box::new(self.store(url, Some((file, identity)))?))
     }
 
-    fn store(
-        &self,
-        url: String,
-        checkpointer: Option<Checkpointer>,
-        file: Option<(DatabaseFile, Identity)>,
-    ) -> Result<SqliteStore, StoreError> {
+    fn store(&self, url: String, file: Option<(DatabaseFile, Identity)>) -> Result<SqliteStore, StoreError> {
         let (file, identity) = file.unzip();
         let threads = Arc::new(ScheduledThreadPool::new(1));
-        let pool = r2d2::Pool::builder()
-            .max_size(self.pool_size)
-            // Connections are opened when they are needed, and none in reserve.
-            .min_idle(Some(0))
-            // Connections to a file neither die nor age.
-            .test_on_check_out(false)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .connection_timeout(POOL_TIMEOUT)
-            .connection_customizer(Box::new(Pragmas))
-            .error_handler(Box::new(Quiet))
-            .thread_pool(Arc::clone(&threads))
-            .build(ConnectionManager::new(url))
+        let pool = pool::build(url, self.pool_size, Arc::clone(&threads))
             .map_err(|error| StoreError::Retry(error.to_string()))?;
+        let connections = Connections::new(pool, PoolOwner::Logger, identity);
+        let checkpointer = match &file {
+            Some(_) => {
+                Some(Checkpointer::start(Arc::clone(&connections)).map_err(|e| StoreError::Retry(e.to_string()))?)
+            }
+            None => None,
+        };
+        self.slot.open(&connections);
         Ok(SqliteStore {
-            pool: Some(pool),
+            connections,
             threads,
             checkpointer,
             file: Arc::new(OpenFile { file, identity, known: Arc::clone(&self.known) }),
+            slot: Arc::clone(&self.slot),
         })
     }
 
@@ -302,7 +311,7 @@ impl Database {
             run("PRAGMA auto_vacuum = INCREMENTAL")?;
             run("PRAGMA journal_mode = WAL")?;
         }
-        run(Pragmas::STATEMENTS)?;
+        run(pool::STATEMENTS)?;
 
         let prepare = if self.migrates { migrate::run_migrations } else { migrate::check_usable };
         prepare(conn).map_err(refused)?;
@@ -387,49 +396,18 @@ fn parse_version(version: &str) -> Option<(u32, u32, u32)> {
     Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
-/// What every connection is told.
-#[derive(Debug)]
-struct Pragmas;
-
-impl Pragmas {
-    const STATEMENTS: &'static str = "
-        PRAGMA synchronous = NORMAL;
-        PRAGMA foreign_keys = ON;
-        PRAGMA temp_store = MEMORY;
-        PRAGMA cache_size = -8000;
-        PRAGMA wal_autocheckpoint = 0;
-        PRAGMA journal_size_limit = 67108864;";
-}
-
-impl CustomizeConnection<SqliteConnection, r2d2::Error> for Pragmas {
-    fn on_acquire(&self, conn: &mut SqliteConnection) -> Result<(), r2d2::Error> {
-        conn.batch_execute(&format!("PRAGMA busy_timeout = {};{}", BUSY_TIMEOUT.as_millis(), Self::STATEMENTS))
-            .map_err(r2d2::Error::QueryError)
-    }
-}
-
-/// The pool retries by itself; whoever waits for a connection gets the error that counts.
-#[derive(Debug)]
-struct Quiet;
-
-impl r2d2::HandleError<r2d2::Error> for Quiet {
-    fn handle_error(&self, error: r2d2::Error) {
-        tracing::debug!(%error, "the pool could not connect, and tries again");
-    }
-}
-
 // A row that the roll-up has not seen may not be counted yet.
 const PURGE: &str = "DELETE FROM memory_retrieval_failures WHERE id IN ( \
      SELECT id FROM memory_retrieval_failures WHERE created_at >= ? AND created_at < ? \
      AND id <= (SELECT rolled_up_to FROM memory_retrieval_log) ORDER BY created_at LIMIT ?)";
 
 struct SqliteStore {
-    /// `None` only while it is dropped.
-    pool: Option<r2d2::Pool<ConnectionManager<SqliteConnection>>>,
+    connections: Arc<Connections>,
     /// One thread, on which the pool opens connections.
     threads: Arc<ScheduledThreadPool>,
     checkpointer: Option<Checkpointer>,
     file: Arc<OpenFile>,
+    slot: Arc<Slot>,
 }
 
 /// The file that the pool has open.
@@ -441,7 +419,7 @@ struct OpenFile {
 
 /// A connection, and the file that must have the name when it commits.
 struct StoreConnection {
-    conn: PooledConnection<ConnectionManager<SqliteConnection>>,
+    conn: Checkout,
     file: Arc<OpenFile>,
 }
 
@@ -463,8 +441,7 @@ impl SqliteStore {
     /// A connection, provided that it leads to the file that has the name now.
     fn connection(&self) -> Result<StoreConnection, StoreError> {
         self.file.has_the_name()?;
-        let pool = self.pool.as_ref().ok_or_else(closed)?;
-        let conn = pool.get().map_err(|error| StoreError::Retry(error.to_string()))?;
+        let conn = self.connections.get(Purpose::Write, Deadline::after(POOL_TIMEOUT))?;
         Ok(StoreConnection { conn, file: Arc::clone(&self.file) })
     }
 
@@ -523,15 +500,25 @@ impl OpenFile {
 }
 
 impl Drop for SqliteStore {
-    /// Closes the connections before it returns, so that the file is complete.
+    /// Closes the connections before it returns, so that the file is complete. A query that takes longer than that
+    /// keeps its connection, whose end completes the file.
     fn drop(&mut self) {
-        self.pool = None;
+        // A connection that a reader opens now would keep SQLite from completing the file.
+        self.slot.closing();
+        if !self.connections.close(READERS_TIMEOUT)
+            && let Ok(mut conn) = self.connections.get(Purpose::Write, Deadline::after(READERS_TIMEOUT))
+        {
+            let _ = conn.batch_execute("PRAGMA busy_timeout = 0");
+            checkpoint::empty(&mut conn);
+        }
+        self.checkpointer = None;
+        self.connections.end();
         // The thread that opens connections holds the pool for a moment longer. It has one thread, so that a job
         // behind that one ends after it.
         let (done, wait) = channel::<()>();
         self.threads.execute(move || drop(done));
         let _ = wait.recv();
-        self.checkpointer = None;
+        self.slot.closed();
     }
 }
 
@@ -873,6 +860,16 @@ pub(crate) fn migrated() -> SqliteConnection {
     conn
 }
 
+/// Waits until `done` says yes.
+#[cfg(test)]
+pub(super) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "still waiting: {what}");
+        std::thread::yield_now();
+    }
+}
+
 /// How SQLite goes about `sql`, step by step.
 #[cfg(test)]
 pub(crate) fn plan(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
@@ -888,6 +885,7 @@ pub(crate) fn plan(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reader::ReadPool;
     use super::*;
 
     #[test]
@@ -920,6 +918,78 @@ mod tests {
             plan(&mut conn, stored),
             ["SEARCH memory_retrieval_failures USING COVERING INDEX memory_retrieval_failures_event_id (event_id=?)"]
         );
+    }
+
+    /// A store, its readers, and the file without its journal.
+    fn store_and_readers() -> (tempfile::TempDir, PathBuf, Box<dyn Store>, ReadPool) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        let database = Database::new(&Location::File(path.clone()), 4);
+        let mut store = database.open().unwrap();
+        let readers = ReadPool::new(Some(database.source()));
+        store.mark("q", Mark { status: crate::report::QuestionStatus::Resolved, marked_at: 1 }).unwrap();
+        (folder, path, store, readers)
+    }
+
+    fn marks(readers: &ReadPool) -> Result<i64, crate::error::ReadError> {
+        futures_executor::block_on(readers.run(Duration::from_secs(60), |conn, _| {
+            Ok(super::super::schema::memory_retrieval_question_marks::table.count().get_result(conn)?)
+        }))
+    }
+
+    fn journal_bytes(path: &std::path::Path) -> u64 {
+        std::fs::metadata(path.with_extension("db-wal")).map_or(0, |journal| journal.len())
+    }
+
+    #[test]
+    fn a_query_that_outlives_the_store_keeps_its_connection_and_completes_the_file() {
+        let (_folder, path, store, readers) = store_and_readers();
+        let (begin, begun) = channel();
+        let (end, ended) = channel::<()>();
+        let ended = Mutex::new(ended);
+        let query = std::thread::spawn({
+            let readers = readers.clone();
+            move || {
+                futures_executor::block_on(readers.run(Duration::from_secs(60), move |conn, _| {
+                    let count = || super::super::schema::memory_retrieval_question_marks::table.count();
+                    let before: i64 = count().get_result(conn)?;
+                    begin.send(()).unwrap();
+                    let _ = lock(&ended).recv();
+                    Ok((before, count().get_result::<i64>(conn)?))
+                }))
+            }
+        });
+        begun.recv().unwrap();
+        drop(store);
+        // The query sees all that was committed, and so does the file; only its journal stays.
+        let copy = path.with_extension("copy");
+        std::fs::copy(&path, &copy).unwrap();
+        assert_eq!(marks(&ReadPool::new(Some(Source::file(&copy)))), Ok(1));
+        assert_eq!(marks(&readers), Ok(1), "over a connection of its own");
+        drop(end);
+        assert_eq!(query.join().unwrap(), Ok((1, 1)));
+    }
+
+    #[test]
+    fn queries_that_never_pause_let_the_store_close() {
+        let (_folder, path, store, readers) = store_and_readers();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (begin, begun) = channel();
+            for _ in 0..4 {
+                let (begin, readers, over) = (begin.clone(), &readers, &over);
+                scope.spawn(move || {
+                    while !over.load(std::sync::atomic::Ordering::Acquire) {
+                        assert_eq!(marks(readers), Ok(1));
+                        let _ = begin.send(());
+                    }
+                });
+            }
+            begun.recv().unwrap();
+            drop(store);
+            over.store(true, std::sync::atomic::Ordering::Release);
+        });
+        assert_eq!(journal_bytes(&path), 0, "it was gone before any reader came back");
     }
 
     #[test]
