@@ -279,6 +279,12 @@ impl LoggerConfig {
 
     /// Checks every setting, and says where the database is.
     pub(crate) fn validate(&self) -> Result<Location, ConfigError> {
+        self.validate_without_url()?;
+        Location::parse(&self.database_url)
+    }
+
+    /// Checks every setting but the `database_url`.
+    pub(crate) fn validate_without_url(&self) -> Result<(), ConfigError> {
         let refuse = |setting, value: &dyn fmt::Display, expected| {
             Err(ConfigError { setting, value: value.to_string(), expected })
         };
@@ -320,7 +326,7 @@ impl LoggerConfig {
                 "at least the first backoff",
             );
         }
-        Location::parse(&self.database_url)
+        Ok(())
     }
 }
 

@@ -72,6 +72,13 @@ pub enum StartError {
         /// Versions that this program needs, in ascending order. It knows no others.
         needed: Vec<String>,
     },
+    /// Correct the pool, or the file that it leads to: see
+    /// [`with_pool`](crate::FailureLogger::with_pool).
+    #[error("the pool cannot be used: {cause}")]
+    Pool {
+        /// What is wrong, and what to do about it.
+        cause: String,
+    },
     /// Do what the [`StoreError`] says. The database file may have been created.
     #[error("the store cannot be opened: {0}")]
     Store(#[from] StoreError),

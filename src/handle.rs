@@ -20,7 +20,9 @@ use crate::monitor::StrategyMonitor;
 use crate::record::RetrievalFailureRecord;
 use crate::report::{FailureReader, MAX_QUESTION_CHARACTERS, QuestionStatus, normalized};
 use crate::shared::{Phase, Shared};
+use crate::sqlite;
 use crate::stats::{DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};
+use crate::store::Database;
 use crate::store::marks::Mark;
 
 /// How long dropping the last handle may take.
@@ -80,7 +82,48 @@ impl FailureLogger {
     /// As [`spawn`](Self::spawn).
     pub fn new(config: LoggerConfig) -> Result<Self, StartError> {
         let location = config.validate()?;
-        if config.enabled { Self::open(config, &location) } else { Ok(Self::with_shared(Arc::new(Shared::disabled()))) }
+        if !config.enabled {
+            return Ok(Self::with_shared(Arc::new(Shared::disabled())));
+        }
+        let database = Database::new(&location, config.pool_size);
+        Self::open(config, database)
+    }
+
+    /// Returns the actor with the connections of `pool`, which the application built and goes on to use: its tables and the
+    /// logger's are in one file.
+    ///
+    /// The pool says where the file is and how many connections there are: `database_url` and
+    /// [`pool_size`](LoggerConfig::pool_size) have no effect. The logger takes a connection for each transaction, and
+    /// up to one less than the pool has for queries and checkpoints at the same time. In a pool of one connection it
+    /// takes turns with itself, and with the application. If the application has all of them for longer than the pool's
+    /// `connection_timeout` (6 s at most), records wait in the buffer, and the logger tries again.
+    ///
+    /// The logger creates its tables and keeps them up to date. It changes nothing else about the file: no journal mode,
+    /// no page size, no permissions, no vacuum, no statistics. It never renames the file, not even a damaged one. On a
+    /// connection it sets `query_only` for a query, and `busy_timeout`, and restores both before it returns it; and it
+    /// adds one SQL function. [`CustomizeConnection`](crate::sqlite::CustomizeConnection) says what else suits the
+    /// logger. Without it, SQLite's own checkpoints are the only ones.
+    ///
+    /// The pool stays open when the logger has ended. If its file is deleted or replaced, records are kept in memory,
+    /// and the logger is [`Unavailable`](crate::Unhealthy::Unavailable) until the file is back.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Pool`]: a pool of a database in memory or of a temporary one, whose connections may not write, or
+    /// whose file is missing, was replaced, is damaged, or has a table of the same name that is not ours. All that is
+    /// wrong is said with its remedy. [`StartError::Store`] with [`StoreError::Retry`]: another connection holds a
+    /// lock, or all connections are in use.
+    pub fn with_pool(config: LoggerConfig, pool: sqlite::Pool) -> Result<Self, StartError> {
+        config.validate_without_url()?;
+        if !config.enabled {
+            return Ok(Self::with_shared(Arc::new(Shared::disabled())));
+        }
+        let database = Database::of_application(pool)?;
+        let (pool_size, setting) = (database.pool_size(), config.pool_size);
+        if pool_size != setting {
+            tracing::info!(pool_size, setting, "the size of the application's pool counts, not the setting pool_size");
+        }
+        Self::open(config, database)
     }
 
     /// Opens the database, brings its schema up to date, and starts the actor on a thread of its own. Works from any
@@ -91,14 +134,23 @@ impl FailureLogger {
     /// Settings that are not accepted, and a database that cannot be opened, by what to do about it. Nothing is
     /// overwritten.
     pub fn spawn(config: LoggerConfig) -> Result<LoggerHandle, StartError> {
-        let mut actor = Self::new(config)?;
-        if !actor.shared.config.enabled {
+        Self::new(config)?.start_on_thread()
+    }
+
+    /// Starts the actor on a thread of its own, which ends with the last handle. Works from any thread, with or without a
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Thread`](StartError::Thread): the system gives no thread, or no event loop.
+    pub fn start_on_thread(mut self) -> Result<LoggerHandle, StartError> {
+        if !self.shared.config.enabled {
             return Ok(LoggerHandle::disabled());
         }
         // Its address is not known to anyone before a handle gives it away.
-        actor.shared.buffer.reserve(0);
-        let mut inner = actor.inner();
-        let (addr, thread) = Thread::start(actor)?;
+        self.shared.buffer.reserve(0);
+        let mut inner = self.inner();
+        let (addr, thread) = Thread::start(self)?;
         let _ = inner.addr.set(addr);
         inner.thread = Some(Mutex::new(thread));
         Ok(LoggerHandle { inner: Arc::new(inner) })
@@ -143,7 +195,9 @@ impl Default for FailureLogger {
             Err(error) => Self::unconfigured(&error),
             Ok((_, config)) if !config.enabled => Self::with_shared(Arc::new(Shared::disabled())),
             Ok((location, config)) => {
-                Self::open(config.clone(), &location).unwrap_or_else(|error| Self::unopened(config, &location, &error))
+                let database = || Database::new(&location, config.pool_size);
+                Self::open(config.clone(), database())
+                    .unwrap_or_else(|error| Self::unopened(config.clone(), database(), &error))
             }
         }
     }

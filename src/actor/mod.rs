@@ -30,7 +30,7 @@ pub(crate) use supervisor::{DrainOnDrop, Thread, finish};
 use supervisor::{Restarts, panic_message, pause_before_restart};
 
 use crate::buffer::Room;
-use crate::config::{Location, LoggerConfig};
+use crate::config::LoggerConfig;
 use crate::error::{ConfigError, StartError};
 use crate::record::RetrievalFailureRecord;
 use crate::shared::{Phase, Shared, Writer};
@@ -117,8 +117,8 @@ struct Look {
 
 impl FailureLogger {
     /// Returns the actor for a validated configuration, with the database open.
-    pub(crate) fn open(config: LoggerConfig, location: &Location) -> Result<Self, StartError> {
-        let database = Database::new(location, config.pool_size).migrate(config.migrate);
+    pub(crate) fn open(config: LoggerConfig, database: Database) -> Result<Self, StartError> {
+        let database = database.migrate(config.migrate);
         let store = database.open()?;
         let logger = Self::with_writer(config, Writer::new(database, Some(store)));
         flush::begin_retention(&logger.shared);
@@ -126,8 +126,8 @@ impl FailureLogger {
     }
 
     /// Returns the actor with a database that could not be opened yet.
-    pub(crate) fn unopened(config: LoggerConfig, location: &Location, error: &StartError) -> Self {
-        let database = Database::new(location, config.pool_size).migrate(config.migrate);
+    pub(crate) fn unopened(config: LoggerConfig, database: Database, error: &StartError) -> Self {
+        let database = database.migrate(config.migrate);
         let logger = Self::with_writer(config, Writer::new(database, None));
         logger.shared.unavailable(&error.to_string());
         logger.shared.failed(error.to_string());

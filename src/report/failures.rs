@@ -525,7 +525,7 @@ macro_rules! that_match {
         "AND (?6 IS NULL OR failure_type = ?6) AND (?7 IS NULL OR retrieval_strategy = ?7) \
          AND (?8 IS NULL OR conversation_id = ?8) \
          AND (?9 IS NULL OR query_text LIKE ?9 ESCAPE '\\' OR error_context LIKE ?9 ESCAPE '\\') \
-         AND (?10 IS NULL OR query_text = ?10) AND (?11 IS NULL OR nearly_the_same(query_text, ?11)) "
+         AND (?10 IS NULL OR query_text = ?10) AND (?11 IS NULL OR memory_retrieval_nearly_the_same(query_text, ?11)) "
     };
 }
 const BY_EVENT_ID: &str = concat!(columns!(), "WHERE event_id = ?1");

@@ -228,6 +228,16 @@ fn identity(path: &Path) -> io::Result<Option<Identity>> {
     }
 }
 
+/// Returns `false` if this process has no descriptor of the file: a connection that was opened under its name leads to
+/// another one then. Looks at descriptors, and opens nothing. `true` on systems that do not tell.
+pub(crate) fn is_open_here(file: Identity) -> bool {
+    if !cfg!(target_os = "linux") {
+        return true;
+    }
+    let Ok(descriptors) = fs::read_dir("/proc/self/fd") else { return true };
+    descriptors.flatten().any(|descriptor| identity(&descriptor.path()).ok().flatten() == Some(file))
+}
+
 fn file_url(path: &Path) -> String {
     format!("file:{}", escaped(path))
 }
@@ -256,6 +266,19 @@ mod tests {
 
     fn file(folder: &tempfile::TempDir) -> DatabaseFile {
         DatabaseFile::new(&folder.path().join("x.db"))
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn file_that_is_open_is_told_from_one_that_took_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = file(&folder);
+        fs::write(folder.path().join("elsewhere"), "").unwrap();
+        let open = File::create(database.path()).unwrap();
+        assert!(is_open_here(database.identity().unwrap().unwrap()));
+        fs::rename(folder.path().join("elsewhere"), database.path()).unwrap();
+        assert!(!is_open_here(database.identity().unwrap().unwrap()));
+        drop(open);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a store does, and who may commit to it.
 
+mod application;
 pub(crate) mod attempts;
 #[cfg(feature = "cli")]
 pub(crate) mod backup;

@@ -26,7 +26,14 @@ use crate::error::StoreError;
 const LONGEST_TURN: Duration = Duration::from_secs(1);
 /// Longest wait of a reader for a lock: it tries again until its own deadline.
 const READER_BUSY_TIMEOUT: Duration = Duration::from_secs(1);
-pub(crate) type Pool = r2d2::Pool<ConnectionManager<SqliteConnection>>;
+/// How long the writer waits for a connection. Longer than a statement can wait, so that SQLite's own error is seen
+/// first.
+pub(super) const WRITER_TIMEOUT: Duration = Duration::from_secs(6);
+/// SQLite's own checkpoints, for connections of an application: 64 MiB of 4 KiB pages. The logger checkpoints long
+/// before, and SQLite does when the logger has ended.
+pub(super) const APPLICATION_AUTOCHECKPOINT: i64 = 16384;
+
+pub(super) type Pool = r2d2::Pool<ConnectionManager<SqliteConnection>>;
 
 /// What is executed on each new connection of the logger's own pool.
 pub(super) const STATEMENTS: &str = "
@@ -50,6 +57,12 @@ impl r2d2::CustomizeConnection<SqliteConnection, r2d2::Error> for Customizer {
 fn customize(conn: &mut SqliteConnection) -> QueryResult<()> {
     conn.batch_execute(&format!("PRAGMA busy_timeout = {};{STATEMENTS}", BUSY_TIMEOUT.as_millis()))?;
     reader::teach(conn)
+}
+
+/// The same for a pool that an application builds, whose connections it goes on to use when the logger has ended.
+pub(crate) fn customize_for_application(conn: &mut SqliteConnection) -> QueryResult<()> {
+    customize(conn)?;
+    conn.batch_execute(&format!("PRAGMA wal_autocheckpoint = {APPLICATION_AUTOCHECKPOINT}"))
 }
 
 /// The pool retries by itself; the caller that waits for a connection gets the error that counts.
@@ -76,6 +89,22 @@ pub(super) fn build(url: String, size: u32, threads: Arc<ScheduledThreadPool>) -
         .error_handler(Box::new(Quiet))
         .thread_pool(threads)
         .build(ConnectionManager::new(url))
+}
+
+/// How long to wait for a connection of the pool: as long as its builder wants to, within limits.
+pub(super) fn timeout(pool: &Pool) -> Duration {
+    pool.connection_timeout().min(WRITER_TIMEOUT)
+}
+
+/// What failed at the last attempt to connect. `None`: nothing did, and all connections are in use.
+pub(super) fn last_error(error: &r2d2::PoolError) -> Option<String> {
+    let text = error.to_string();
+    text.split_once(": ").map(|(_, cause)| cause.to_owned())
+}
+
+/// Says that an application's pool has no connection left.
+pub(super) fn all_in_use(size: u32) -> String {
+    format!("all {size} connections of the pool are in use; return them sooner, or build the pool with more")
 }
 
 /// Who built the pool, and uses its connections as well.
@@ -145,7 +174,12 @@ impl Connections {
     pub(super) fn get(self: &Arc<Self>, purpose: Purpose, deadline: Deadline) -> Result<Checkout, NoConnection> {
         let place = self.admit(purpose.class(), deadline)?;
         let pool = lock(&self.pool).clone().ok_or(NoConnection::Closed)?;
-        let mut conn = pool.get_timeout(deadline.left()).map_err(|error| self.no_connection(&error))?;
+        let timeout = match self.owner {
+            Owner::Logger => deadline.left(),
+            // Its connections may be in use for other things.
+            Owner::Application => deadline.left().min(timeout(&pool)),
+        };
+        let mut conn = pool.get_timeout(timeout).map_err(|error| self.no_connection(&error))?;
         drop(pool);
         // Behind the wait: it is the time with the connection that is limited.
         let deadline = if self.size == 1 { deadline.at_most(LONGEST_TURN) } else { deadline };
@@ -160,10 +194,6 @@ impl Connections {
 
     pub(super) fn leads_to(&self, identity: Option<Identity>) -> bool {
         self.identity == identity
-    }
-
-    pub(super) fn owner(&self) -> Owner {
-        self.owner
     }
 
     /// Ends the admission of readers and checkpoints, and waits for those that have a connection. Returns `false` if
@@ -208,10 +238,8 @@ impl Connections {
     }
 
     fn no_connection(&self, error: &r2d2::PoolError) -> NoConnection {
-        let text = error.to_string();
-        match text.split_once(": ") {
-            // The last error of an attempt to connect.
-            Some((_, cause)) => NoConnection::Failed(StoreError::Retry(cause.into())),
+        match last_error(error) {
+            Some(cause) => NoConnection::Failed(StoreError::Retry(cause)),
             None => NoConnection::Busy(self.all_in_use()),
         }
     }
@@ -220,9 +248,7 @@ impl Connections {
         let size = self.size;
         match self.owner {
             Owner::Logger => format!("all connections are in use; raise pool_size (now {size})"),
-            Owner::Application => format!(
-                "all {size} connections of the pool are in use; return them sooner, or build the pool with more"
-            ),
+            Owner::Application => all_in_use(size),
         }
     }
 

@@ -278,6 +278,7 @@ fn replaced() -> ReadError {
 #[diesel::declare_sql_function]
 extern "SQL" {
     /// Whether two questions are nearly the same.
+    #[sql_name = "memory_retrieval_nearly_the_same"]
     fn nearly_the_same(one: diesel::sql_types::Text, other: diesel::sql_types::Text) -> diesel::sql_types::Bool;
 }
 

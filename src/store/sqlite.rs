@@ -16,6 +16,7 @@ use diesel::sql_types::{BigInt, Integer};
 use scheduled_thread_pool::ScheduledThreadPool;
 use uuid::Uuid;
 
+use super::application::{self, ApplicationPool};
 use super::attempts::{self, Resolution};
 use super::checkpoint::{self, Checkpointer};
 use super::drops;
@@ -23,7 +24,7 @@ use super::file::{DatabaseFile, Identity};
 use super::marks::{self, Mark};
 use super::migrate::{self, Versions};
 use super::models::{self, Row};
-use super::pool::{self, Checkout, Connections, Owner as PoolOwner, Purpose, Slot};
+use super::pool::{self, Checkout, Connections, Owner as PoolOwner, Pool, Purpose, Slot, WRITER_TIMEOUT};
 use super::reader::{Deadline, Source};
 use super::retention::{self, StoredRetention};
 #[cfg(feature = "cli")]
@@ -41,9 +42,6 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const NOT_A_DATABASE: &str = "file is not a database";
 /// How soon to try again to open a database that others are opening.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(10);
-/// How long the writer waits for a connection. Longer than a statement can wait, so that SQLite's own error is seen
-/// first.
-const POOL_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long the end of a store waits for queries that have a connection.
 const READERS_TIMEOUT: Duration = Duration::from_millis(500);
 /// The oldest version without the WAL corruption bug (sqlite.org/wal.html, "WAL-reset bug").
@@ -56,6 +54,8 @@ pub(crate) struct Database {
     /// `None`: the database lives in memory, under `memory_url`.
     file: Option<DatabaseFile>,
     memory_url: String,
+    /// The pool of an application. `None`: each store has one of its own.
+    application: Option<ApplicationPool>,
     pool_size: u32,
     /// `false`: the schema is used as it is.
     migrates: bool,
@@ -103,10 +103,18 @@ impl Database {
         Self::with(None, format!("file:failure-logger-{}?mode=memory&cache=shared", Uuid::new_v4()), 1)
     }
 
+    /// The database behind the pool of an application.
+    pub(crate) fn of_application(pool: Pool) -> Result<Self, StartError> {
+        let application = ApplicationPool::new(pool)?;
+        let database = Self::with(Some(application.file.clone()), String::new(), application.pool.max_size());
+        Ok(Self { application: Some(application), ..database })
+    }
+
     fn with(file: Option<DatabaseFile>, memory_url: String, pool_size: u32) -> Self {
         Self {
             file,
             memory_url,
+            application: None,
             pool_size,
             migrates: true,
             anchor: Mutex::default(),
@@ -117,8 +125,13 @@ impl Database {
 
     /// `false`: opening it fails unless its schema is up to date. A database in memory begins without one.
     pub(crate) fn migrate(mut self, migrate: bool) -> Self {
-        self.migrates = migrate || self.file.is_none();
+        self.migrates = migrate || self.file.is_none() && self.application.is_none();
         self
+    }
+
+    /// Connections that there are at most.
+    pub(crate) fn pool_size(&self) -> u32 {
+        self.pool_size
     }
 
     /// What a reader needs to find the database.
@@ -132,11 +145,19 @@ impl Database {
 
     /// Creates the file if it is missing, for its owner only, brings the schema up to date, and connects.
     pub(crate) fn open(&self) -> Result<Box<dyn Store>, StartError> {
+        let store = match &self.application {
+            Some(application) => self.open_pool(application).map_err(|error| application.start_error(error)),
+            None => self.open_own(),
+        };
+        Ok(Box::new(store?))
+    }
+
+    fn open_own(&self) -> Result<SqliteStore, StartError> {
         let Some(file) = &self.file else {
             let conn = self.connect(&self.memory_url)?;
             *lock(&self.anchor) = Some(conn);
             // A database in memory has no journal, but must be held on to.
-            return Ok(Box::new(self.store(self.memory_url.clone(), None)?));
+            return Ok(self.store(self.memory_url.clone(), None)?);
         };
         self.move_orphaned_journal()?;
         let file = file.resolved();
@@ -153,7 +174,43 @@ impl Database {
         checkpoint::empty(&mut conn);
         drop(conn);
         let url = file.url().map_err(|error| self.inaccessible(error))?;
-        Ok(Box::new(self.store(url, Some((file, identity)))?))
+        Ok(self.store(url, Some((file, identity)))?)
+    }
+
+    /// Brings the schema up to date over a connection of the application's pool. All else stays as it is.
+    fn open_pool(&self, application: &ApplicationPool) -> Result<SqliteStore, StartError> {
+        let ApplicationPool { pool, file, identity, is_customized } = application;
+        *lock(&self.known.name) = Some(file.clone());
+        *lock(&self.known.file) = Some(*identity);
+        *lock(&self.known.journal) = None;
+        let _lock = file.lock()?;
+        let connections = Connections::new(pool.clone(), PoolOwner::Application, Some(*identity));
+        let mut conn = connections.get(Purpose::Write, Deadline::after(WRITER_TIMEOUT)).map_err(StoreError::from)?;
+        // With a connection in hand, so that the file is open.
+        application.check_identity()?;
+        self.set_up(&mut conn)?;
+        let has_wal = application::has_wal(&mut conn).map_err(|error| classify(&error))?;
+        drop(conn);
+        let checkpointer = (*is_customized && has_wal).then(|| Checkpointer::start(Arc::clone(&connections)));
+        let checkpointer = checkpointer.transpose().map_err(|error| StoreError::Retry(error.to_string()))?;
+        let file = OpenFile {
+            file: Some(file.clone()),
+            identity: Some(*identity),
+            journal: if has_wal { Journal::OfApplication } else { Journal::None },
+            known: Arc::clone(&self.known),
+        };
+        Ok(self.opened(connections, None, checkpointer, file))
+    }
+
+    fn opened(
+        &self,
+        connections: Arc<Connections>,
+        threads: Option<Arc<ScheduledThreadPool>>,
+        checkpointer: Option<Checkpointer>,
+        file: OpenFile,
+    ) -> SqliteStore {
+        self.slot.open(&connections);
+        SqliteStore { connections, threads, checkpointer, file: Arc::new(file), slot: Arc::clone(&self.slot) }
     }
 
     fn store(&self, url: String, file: Option<(DatabaseFile, Identity)>) -> Result<SqliteStore, StoreError> {
@@ -168,14 +225,8 @@ impl Database {
             }
             None => None,
         };
-        self.slot.open(&connections);
-        Ok(SqliteStore {
-            connections,
-            threads,
-            checkpointer,
-            file: Arc::new(OpenFile { file, identity, known: Arc::clone(&self.known) }),
-            slot: Arc::clone(&self.slot),
-        })
+        let file = OpenFile { file, identity, journal: Journal::Own, known: Arc::clone(&self.known) };
+        Ok(self.opened(connections, Some(threads), checkpointer, file))
     }
 
     /// If the file was deleted or replaced while this process had it open, its journal is still there, and
@@ -288,7 +339,9 @@ impl Database {
             error @ MigrationError::InTransaction => StoreError::Retry(error.to_string()).into(),
         };
         let mut run = |statement: &str| conn.batch_execute(statement).map_err(|error| unusable(classify(&error)));
-        run(&format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()))?;
+        if self.application.is_none() {
+            run(&format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()))?;
+        }
         // Before anything is written: what is not ours stays as it is. A table that does not exist
         // yet is made by the migrations.
         if let Err(StartError::Store(StoreError::Reopen(cause))) =
@@ -304,14 +357,17 @@ impl Database {
         }
         let foreign = has_foreign_tables(conn).map_err(|error| unusable(classify(&error)))?;
         *lock(&self.known.has_foreign_tables) = Some(foreign);
+        let is_own = self.application.is_none();
         let mut run = |statement: &str| conn.batch_execute(statement).map_err(|error| unusable(classify(&error)));
         // How an application keeps its own file is the application's business.
-        if !foreign {
+        if is_own && !foreign {
             // Before WAL, and before the first table: it is ignored afterwards.
             run("PRAGMA auto_vacuum = INCREMENTAL")?;
             run("PRAGMA journal_mode = WAL")?;
         }
-        run(pool::STATEMENTS)?;
+        if is_own {
+            run(pool::STATEMENTS)?;
+        }
 
         let prepare = if self.migrates { migrate::run_migrations } else { migrate::check_usable };
         prepare(conn).map_err(refused)?;
@@ -329,6 +385,9 @@ impl Database {
     /// Renames the damaged file, with its journal, so that a new database can be created. It never
     /// renames a file that holds tables of others, nor one that another process has put there since.
     pub(crate) fn quarantine(&self) -> Result<Quarantine, StartError> {
+        if self.application.is_some() {
+            return Ok(Quarantine::Shared);
+        }
         let (Some(file), Some(damaged)) = (lock(&self.known.name).clone(), *lock(&self.known.file)) else {
             return Ok(Quarantine::NotNeeded);
         };
@@ -403,8 +462,8 @@ const PURGE: &str = "DELETE FROM memory_retrieval_failures WHERE id IN ( \
 
 struct SqliteStore {
     connections: Arc<Connections>,
-    /// One thread, on which the pool opens connections.
-    threads: Arc<ScheduledThreadPool>,
+    /// One thread, on which a pool of the logger's own opens connections.
+    threads: Option<Arc<ScheduledThreadPool>>,
     checkpointer: Option<Checkpointer>,
     file: Arc<OpenFile>,
     slot: Arc<Slot>,
@@ -414,7 +473,19 @@ struct SqliteStore {
 struct OpenFile {
     file: Option<DatabaseFile>,
     identity: Option<Identity>,
+    journal: Journal,
     known: Arc<Known>,
+}
+
+/// Who may remove the journal while the store is open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Journal {
+    /// Only the store, whose connections stay open.
+    Own,
+    /// SQLite, between two transactions, when the application's pool has closed all connections.
+    OfApplication,
+    /// The application's file has none that stays.
+    None,
 }
 
 /// A connection, and the file that must have the name when it commits.
@@ -440,8 +511,11 @@ impl DerefMut for StoreConnection {
 impl SqliteStore {
     /// A connection, provided that it leads to the file that has the name now.
     fn connection(&self) -> Result<StoreConnection, StoreError> {
+        if self.file.journal == Journal::OfApplication {
+            *lock(&self.file.known.journal) = None;
+        }
         self.file.has_the_name()?;
-        let conn = self.connections.get(Purpose::Write, Deadline::after(POOL_TIMEOUT))?;
+        let conn = self.connections.get(Purpose::Write, Deadline::after(WRITER_TIMEOUT))?;
         Ok(StoreConnection { conn, file: Arc::clone(&self.file) })
     }
 
@@ -453,6 +527,11 @@ impl SqliteStore {
             checkpointer.before_transaction(&mut conn);
         }
         Ok(conn)
+    }
+
+    /// Returns `false` if the pool is an application's.
+    fn is_own(&self) -> bool {
+        self.threads.is_some()
     }
 
     fn committed(&self) {
@@ -491,9 +570,20 @@ impl OpenFile {
         // store brings it into the database.
         let mut journal = lock(&self.known.journal);
         match (*journal, file.journal_identity().ok().flatten()) {
+            _ if self.journal == Journal::None => {}
             (None, now) => *journal = now,
             (Some(then), Some(now)) if then == now => {}
             (Some(_), _) => return Err(StoreError::Reopen("the database's journal was removed".into())),
+        }
+        Ok(())
+    }
+
+    /// Notes the journal of a transaction that has begun: until its end it must stay.
+    fn note_journal(&self) -> Result<(), StoreError> {
+        if self.journal == Journal::OfApplication {
+            let journal = self.file.as_ref().and_then(|file| file.journal_identity().ok().flatten());
+            let removed = || StoreError::Reopen("the database's journal was removed; restart the application".into());
+            *lock(&self.known.journal) = Some(journal.ok_or_else(removed)?);
         }
         Ok(())
     }
@@ -505,6 +595,14 @@ impl Drop for SqliteStore {
     fn drop(&mut self) {
         // A connection that a reader opens now would keep SQLite from completing the file.
         self.slot.closing();
+        let Some(threads) = &self.threads else {
+            // The application's pool stays open, and so do its connections.
+            self.connections.close(Duration::ZERO);
+            self.checkpointer = None;
+            self.connections.end();
+            self.slot.closed();
+            return;
+        };
         if !self.connections.close(READERS_TIMEOUT)
             && let Ok(mut conn) = self.connections.get(Purpose::Write, Deadline::after(READERS_TIMEOUT))
         {
@@ -516,7 +614,7 @@ impl Drop for SqliteStore {
         // The thread that opens connections holds the pool for a moment longer. It has one thread, so that a job
         // behind that one ends after it.
         let (done, wait) = channel::<()>();
-        self.threads.execute(move || drop(done));
+        threads.execute(move || drop(done));
         let _ = wait.recv();
         self.slot.closed();
     }
@@ -635,7 +733,9 @@ impl Store for SqliteStore {
         })?;
         // The rows are gone, whatever becomes of their space: the next purge tries again.
         if deleted > 0 {
-            if let Err(error) = give_space_back(&mut conn) {
+            if self.is_own()
+                && let Err(error) = give_space_back(&mut conn)
+            {
                 tracing::debug!(%error, "the space of purged rows was not given back");
             }
             self.committed();
@@ -719,7 +819,8 @@ impl Store for SqliteStore {
     }
 
     fn close(&mut self) {
-        if let Ok(mut conn) = self.connection()
+        if self.is_own()
+            && let Ok(mut conn) = self.connection()
             && let Err(error) = conn.batch_execute("PRAGMA optimize")
         {
             tracing::debug!(%error, "the query planner's statistics were not updated");
@@ -788,7 +889,7 @@ fn transact<T>(
     let mut cause = None;
     let StoreConnection { conn, file } = conn;
     conn.immediate_transaction(|conn| {
-        let done = work(conn).and_then(|done| {
+        let done = file.note_journal().and_then(|()| work(conn)).and_then(|done| {
             failpoint!("store-before-commit");
             file.has_the_name()?;
             Ok(done)
@@ -825,7 +926,7 @@ pub(super) fn classify(error: &DieselError) -> StoreError {
 
 /// diesel passes no code on, only SQLite's text. Whole phrases, because triggers may say anything.
 pub(super) fn classify_text(text: &str) -> StoreError {
-    const RETRY: [&str; 9] = [
+    const RETRY: [&str; 10] = [
         "database is locked",
         "database table is locked",
         "database schema is locked",
@@ -835,6 +936,8 @@ pub(super) fn classify_text(text: &str) -> StoreError {
         "unable to open database file",
         "locking protocol",
         "out of memory",
+        // Of an application, whose pool has got it back like that.
+        "cannot start a transaction within a transaction",
     ];
     let says = |phrase: &&str| text.ends_with(*phrase) || text.starts_with(*phrase);
     if RETRY.iter().any(says) || text.starts_with("Unable to open the database file") {
@@ -990,6 +1093,37 @@ mod tests {
             over.store(true, std::sync::atomic::Ordering::Release);
         });
         assert_eq!(journal_bytes(&path), 0, "it was gone before any reader came back");
+    }
+
+    /// What an application's store keeps of a pool whose connections are set up with `customize`.
+    fn application_store(journal_mode: &str, customize: bool) -> (tempfile::TempDir, SqliteStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = folder.path().join("x.db").to_str().unwrap().to_owned();
+        SqliteConnection::establish(&url)
+            .unwrap()
+            .batch_execute(&format!("PRAGMA journal_mode = {journal_mode}"))
+            .unwrap();
+        let builder = Pool::builder().max_size(2);
+        let builder = match customize {
+            true => builder.connection_customizer(Box::new(crate::sqlite::CustomizeConnection)),
+            false => builder,
+        };
+        let pool = builder.build(diesel::r2d2::ConnectionManager::new(url)).unwrap();
+        let database = Database::of_application(pool).unwrap();
+        let store = database.open_pool(database.application.as_ref().unwrap()).unwrap();
+        (folder, store)
+    }
+
+    #[test]
+    fn checkpoints_of_an_application_stay_its_own_unless_it_left_them() {
+        for (journal_mode, customize, checkpoints) in
+            [("WAL", true, true), ("WAL", false, false), ("DELETE", true, false), ("DELETE", false, false)]
+        {
+            let (_folder, store) = application_store(journal_mode, customize);
+            assert_eq!(store.checkpointer.is_some(), checkpoints, "{journal_mode} {customize}");
+            let journal = if journal_mode == "WAL" { Journal::OfApplication } else { Journal::None };
+            assert!(store.file.journal == journal);
+        }
     }
 
     #[test]
