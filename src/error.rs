@@ -156,10 +156,10 @@ fn listed(versions: &[String]) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// Ask for a shorter range of time, or allow more: the query was given up.
+    /// Ask for a shorter range of time, or allow more: the query was given up. A `pool_size` of 1 allows one second.
     #[error("the query took too long; ask for a shorter range of time, or raise the reader's timeout")]
     TimedOut,
-    /// Ask again later: too many queries wait already.
+    /// Ask again later: too many queries wait already, or no connection came free in time.
     #[error("too many queries at once; ask again later")]
     Busy,
     /// Correct the question.

@@ -37,8 +37,9 @@ pub const DEFAULT_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers questions about failures and attempts. Cheap to clone.
 ///
-/// Its futures work on any runtime, and do not block it: queries run on two threads of the
-/// reader's own, over connections that cannot write. Each is bounded in time and in rows.
+/// Its futures work on any runtime, and do not block it: queries run on threads of the reader's own, two unless
+/// [`pool_size`](crate::LoggerConfig::pool_size) allows more, over connections that cannot write meanwhile. The reader of a
+/// logger draws on its pool. Each query is bounded in time and in rows.
 ///
 /// ```
 /// # use std::time::Duration;
