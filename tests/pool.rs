@@ -97,7 +97,10 @@ fn manager(url: &str) -> r2d2::ConnectionManager<SqliteConnection> {
 
 /// The pool of an application that has a table in the same file.
 fn pool(db: &TestDb, size: u32, kind: Kind) -> Pool {
-    let builder = Pool::builder().max_size(size).connection_timeout(Duration::from_millis(100));
+    pool_with(Pool::builder().max_size(size), db, kind)
+}
+
+fn pool_with(builder: r2d2::Builder<r2d2::ConnectionManager<SqliteConnection>>, db: &TestDb, kind: Kind) -> Pool {
     let pool = match kind {
         Kind::Customized => builder.connection_customizer(Box::new(CustomizeConnection)).build(manager(&db.url())),
         Kind::Plain => builder.build(manager(&db.url())),
@@ -362,7 +365,8 @@ fn a_damaged_file_is_never_renamed() {
 fn a_pool_in_use_is_waited_for_and_nothing_is_lost() {
     for size in [1, 3] {
         let db = TestDb::new();
-        let pool = pool(&db, size, Kind::Plain);
+        let builder = Pool::builder().max_size(size).connection_timeout(Duration::from_millis(500));
+        let pool = pool_with(builder, &db, Kind::Plain);
         let logger = start(&pool).unwrap();
         block_on(logger.flush()).unwrap();
         let held: Vec<_> = (0..size).map(|_| pool.get().unwrap()).collect();

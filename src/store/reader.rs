@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use diesel::connection::SimpleConnection as _;
+use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
 use scheduled_thread_pool::ScheduledThreadPool;
 use tokio::sync::oneshot;
@@ -197,13 +197,19 @@ impl Inner {
         loop {
             deadline.check()?;
             let mut connection = self.connect(deadline)?;
-            let result = match &mut connection {
+            let (conn, turn) = match &mut connection {
                 ReadConnection::Pooled(connection) => {
                     let turn = connection.deadline();
-                    connection.deref_mut().transaction(|conn| query(conn, turn))
+                    (connection.deref_mut(), turn)
                 }
-                ReadConnection::Own(OwnConnection { conn, .. }) => conn.transaction(|conn| query(conn, deadline)),
+                ReadConnection::Own(OwnConnection { conn, .. }) => (conn, deadline),
             };
+            let result = catch_unwind(AssertUnwindSafe(|| conn.transaction(|conn| query(conn, turn))));
+            let result = result.unwrap_or_else(|_| {
+                // Of no use to others within a transaction.
+                let _ = AnsiTransactionManager::rollback_transaction(conn);
+                Err(panicked())
+            });
             match result {
                 Err(ReadError::Store(StoreError::Retry(cause))) if cause.contains("locked") && !deadline.passed() => {
                     drop(connection);

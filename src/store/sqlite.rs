@@ -339,7 +339,8 @@ impl Database {
             error @ MigrationError::InTransaction => StoreError::Retry(error.to_string()).into(),
         };
         let mut run = |statement: &str| conn.batch_execute(statement).map_err(|error| unusable(classify(&error)));
-        if self.application.is_none() {
+        let is_own = self.application.is_none();
+        if is_own {
             run(&format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()))?;
         }
         // Before anything is written: what is not ours stays as it is. A table that does not exist
@@ -357,7 +358,6 @@ impl Database {
         }
         let foreign = has_foreign_tables(conn).map_err(|error| unusable(classify(&error)))?;
         *lock(&self.known.has_foreign_tables) = Some(foreign);
-        let is_own = self.application.is_none();
         let mut run = |statement: &str| conn.batch_execute(statement).map_err(|error| unusable(classify(&error)));
         // How an application keeps its own file is the application's business.
         if is_own && !foreign {
@@ -1023,11 +1023,11 @@ mod tests {
         );
     }
 
-    /// A store, its readers, and the file without its journal.
-    fn store_and_readers() -> (tempfile::TempDir, PathBuf, Box<dyn Store>, ReadPool) {
+    /// A store with a row, and its readers.
+    fn store_and_readers(pool_size: u32) -> (tempfile::TempDir, PathBuf, Box<dyn Store>, ReadPool) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.db");
-        let database = Database::new(&Location::File(path.clone()), 4);
+        let database = Database::new(&Location::File(path.clone()), pool_size);
         let mut store = database.open().unwrap();
         let readers = ReadPool::new(Some(database.source()));
         store.mark("q", Mark { status: crate::report::QuestionStatus::Resolved, marked_at: 1 }).unwrap();
@@ -1046,7 +1046,7 @@ mod tests {
 
     #[test]
     fn a_query_that_outlives_the_store_keeps_its_connection_and_completes_the_file() {
-        let (_folder, path, store, readers) = store_and_readers();
+        let (_folder, path, store, readers) = store_and_readers(4);
         let (begin, begun) = channel();
         let (end, ended) = channel::<()>();
         let ended = Mutex::new(ended);
@@ -1074,8 +1074,27 @@ mod tests {
     }
 
     #[test]
+    fn a_query_that_panics_costs_neither_its_connection_nor_the_journal() {
+        // With one connection, its end would be that of the journal, for which the store is reopened.
+        for pool_size in [1, 4] {
+            let (_folder, _path, mut store, readers) = store_and_readers(pool_size);
+            let lost: Result<(), _> = futures_executor::block_on(readers.run(Duration::from_secs(60), |conn, _| {
+                let rows = super::super::schema::memory_retrieval_question_marks::table
+                    .select(diesel::dsl::sql::<BigInt>("1"));
+                for _ in rows.load_iter::<i64, diesel::connection::DefaultLoadingMode>(conn)? {
+                    panic!("injected");
+                }
+                Ok(())
+            }));
+            assert!(lost.is_err());
+            store.mark("r", Mark { status: crate::report::QuestionStatus::Ignored, marked_at: 2 }).unwrap();
+            assert_eq!(marks(&readers), Ok(2));
+        }
+    }
+
+    #[test]
     fn queries_that_never_pause_let_the_store_close() {
-        let (_folder, path, store, readers) = store_and_readers();
+        let (_folder, path, store, readers) = store_and_readers(4);
         let over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let (begin, begun) = channel();
