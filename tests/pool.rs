@@ -492,3 +492,37 @@ fn a_journal_that_is_removed_is_no_place_for_records() {
     });
     assert_eq!(logger.stats().buffered, 10);
 }
+
+/// Runs `work` and returns what it logged on this thread.
+fn logged(work: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+}
+
+#[test]
+fn a_pool_of_another_size_than_the_setting_is_said_and_counts() {
+    for (size, setting, is_said) in [(2, 2, false), (2, 4, true)] {
+        let db = TestDb::new();
+        let pool = pool(&db, size, Kind::Plain);
+        let config = LoggerConfig::default().pool_size(setting);
+        let log = logged(|| {
+            let logger = FailureLogger::spawn_with_pool(config, pool.clone()).unwrap();
+            log(&logger, 0..10);
+            assert_eq!(end(&logger, &db), (0..10).collect::<Vec<_>>());
+        });
+        assert_eq!(log.contains("pool_size=2 setting=4"), is_said, "{log}");
+    }
+}
