@@ -1081,10 +1081,9 @@ mod tests {
             let lost: Result<(), _> = futures_executor::block_on(readers.run(Duration::from_secs(60), |conn, _| {
                 let rows = super::super::schema::memory_retrieval_question_marks::table
                     .select(diesel::dsl::sql::<BigInt>("1"));
-                for _ in rows.load_iter::<i64, diesel::connection::DefaultLoadingMode>(conn)? {
-                    panic!("injected");
-                }
-                Ok(())
+                let mut rows = rows.load_iter::<i64, diesel::connection::DefaultLoadingMode>(conn)?;
+                rows.next().transpose()?;
+                panic!("injected");
             }));
             assert!(lost.is_err());
             store.mark("r", Mark { status: crate::report::QuestionStatus::Ignored, marked_at: 2 }).unwrap();
