@@ -519,7 +519,8 @@ fn a_pool_of_another_size_than_the_setting_is_said_and_counts() {
         let pool = pool(&db, size, Kind::Plain);
         let config = LoggerConfig::default().pool_size(setting);
         let log = logged(|| {
-            let logger = FailureLogger::spawn_with_pool(config, pool.clone()).unwrap();
+            let logger =
+                FailureLogger::with_pool(config, pool.clone()).and_then(FailureLogger::start_on_thread).unwrap();
             log(&logger, 0..10);
             assert_eq!(end(&logger, &db), (0..10).collect::<Vec<_>>());
         });
