@@ -234,7 +234,7 @@ impl Shared {
             return self.observe_dated(series, attempt, at, failure());
         }
         // Nothing but this on the way of an attempt that ends now.
-        let now = clock::now();
+        let now = clock::coarse_now();
         self.attempts.push(series, attempt, now);
         if let Some(record) = failure() {
             self.accept_observed(record, &Moment::now(now));

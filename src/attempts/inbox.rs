@@ -4,6 +4,7 @@
 //! all of them are taken. The reader swaps a list for an empty one, and reads it without a lock. Seal, count and
 //! sample change under one lock: an attempt that is counted is in a list, and none comes after the seal.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, TryLockError};
@@ -172,10 +173,17 @@ impl List {
 /// The list that the present thread tries first.
 fn home() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
+    const UNSET: usize = usize::MAX;
     thread_local! {
-        static HOME: usize = THREADS.fetch_add(1, Ordering::Relaxed) % LISTS;
+        // Constant, so that reading it needs no look at its initialization.
+        static HOME: Cell<usize> = const { Cell::new(UNSET) };
     }
-    HOME.with(|home| *home)
+    HOME.with(|home| {
+        if home.get() == UNSET {
+            home.set(THREADS.fetch_add(1, Ordering::Relaxed) % LISTS);
+        }
+        home.get()
+    })
 }
 
 #[cfg(test)]
