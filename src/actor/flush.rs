@@ -433,6 +433,15 @@ mod tests {
     }
 
     #[test]
+    fn roll_up_is_wanted_once_for_the_same_rows() {
+        let logger = Logger::new();
+        logger.shared.attempts.are_behind(1 << 40);
+        assert!(logger.shared.attempts.are_many());
+        assert!(compact(&logger.shared).unwrap());
+        assert!(!logger.shared.attempts.are_many());
+    }
+
+    #[test]
     fn a_purge_counts_what_it_deletes() {
         let logger = Logger::new();
         logger.log(21);
