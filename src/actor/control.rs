@@ -36,8 +36,9 @@ pub(crate) struct Control {
     busy: bool,
     /// Where records come in.
     records: WeakAddr<FailureLogger>,
-    /// Number of markers sent to the mailbox of records.
+    /// Number of the marker that was sent last to the mailbox of records.
     markers: u64,
+    marker_is_under_way: bool,
     /// Whether the timer found something to flush.
     due: bool,
     /// After a failure: the pause before the next try. No job begins in it, whoever asks.
@@ -100,6 +101,7 @@ impl Control {
             busy: false,
             records,
             markers: 0,
+            marker_is_under_way: false,
             due: false,
             pause: None,
             waiters: Vec::new(),
@@ -401,10 +403,19 @@ impl Control {
         ctx.terminate();
     }
 
-    /// Sends a marker behind the records in their mailbox. Returns its number, which [`Self::reached`] gets when all
-    /// of them are in the buffer.
+    /// Has a marker sent behind the records in their mailbox. Returns its number, which [`Self::reached`] gets when all
+    /// of them are in the buffer. One is under way at a time, however many callers flush.
     fn mark_mailbox(&mut self, ctx: &mut Context<Self>) -> u64 {
+        if self.marker_is_under_way {
+            return self.markers + 1;
+        }
+        self.send_marker(ctx);
+        self.markers
+    }
+
+    fn send_marker(&mut self, ctx: &mut Context<Self>) {
         self.markers += 1;
+        self.marker_is_under_way = true;
         let number = self.markers;
         let (marker, reached) = oneshot::channel();
         if let Some(records) = self.records.upgrade() {
@@ -414,11 +425,17 @@ impl Control {
         }
         // An actor that has ended has nothing in its mailbox.
         ctx.spawn(wrap_future(reached).map(move |_, actor: &mut Self, ctx| actor.reached(number, ctx)));
-        number
+    }
+
+    /// Returns `true` if a flush or the shutdown waits for a marker.
+    fn wants_marker(&self) -> bool {
+        self.waiters.iter().any(|waiter| matches!(waiter.from, From::Marker(_)))
+            || matches!(self.closing, Some(Closing::Mailbox { .. }))
     }
 
     /// Everything that was sent before marker `number` is in the buffer.
     fn reached(&mut self, number: u64, ctx: &mut Context<Self>) {
+        self.marker_is_under_way = false;
         let (ticket, jobs) = (self.shared.buffer.ticket(), self.jobs);
         for waiter in &mut self.waiters {
             if matches!(waiter.from, From::Marker(marker) if marker <= number) {
@@ -427,6 +444,9 @@ impl Control {
         }
         if matches!(self.closing, Some(Closing::Mailbox { marker }) if marker <= number) {
             self.closing = Some(Closing::Buffer);
+        }
+        if self.wants_marker() {
+            self.send_marker(ctx);
         }
         self.advance(ctx);
     }
@@ -495,11 +515,12 @@ impl Actor for Control {
         let shared = Arc::clone(&self.shared);
         ctx.spawn(wrap_future(listen_for_attempts(shared, ctx.address().downgrade())));
         self.want_purge();
-        // The markers of the last incarnation went with its context.
-        let waits = self.waiters.iter().any(|waiter| matches!(waiter.from, From::Marker(_)))
-            || matches!(self.closing, Some(Closing::Mailbox { .. }));
-        if waits {
-            self.mark_mailbox(ctx);
+        // The marker of the last incarnation went with its context.
+        self.marker_is_under_way = false;
+        if self.wants_marker() {
+            // Above all numbers that were given out.
+            self.markers += 1;
+            self.send_marker(ctx);
         }
         // A pause goes on after a restart, which is no reason to try a failing store earlier.
         if let Some(Pause { failed_at, until, .. }) = self.pause.take() {
