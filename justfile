@@ -28,6 +28,10 @@ soak folder="/var/tmp" seconds="1800":
     FAILURE_LOGGER_SOAK_FOLDER={{folder}} FAILURE_LOGGER_SOAK_SECONDS={{seconds}} \
         cargo test --release --features failpoints --test soak -- --ignored --nocapture
 
+# Four senders that never pause, while the database is locked for half of the time; 4 GB for temporary files.
+flood seconds="600":
+    FAILURE_LOGGER_FLOOD_SECONDS={{seconds}} cargo test --release --test flood -- --ignored --nocapture
+
 # The search application over this repository's documents.
 run:
     cargo run --release --example search_app

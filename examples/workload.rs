@@ -45,6 +45,11 @@ enum Workload {
         #[arg(long, default_value_t = 100_000)]
         n: u64,
     },
+    /// Send `n` records to the actor's mailbox, of which 200 wait at most: what one `try_send` costs.
+    Send {
+        #[arg(long, default_value_t = 100_000)]
+        n: u64,
+    },
     /// Log `n` records, then wait until all are committed: records a second.
     Drain {
         #[arg(long, default_value_t = 100_000)]
@@ -107,6 +112,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     match args.workload {
         Workload::Latency { rate, n, threads } => latency(&logger, rate, n, threads),
         Workload::Saturate { threads, n } => saturate(&logger, threads, n),
+        Workload::Send { n } => send(&logger, n),
         Workload::Drain { n } => {
             let start = Instant::now();
             for i in 0..n {
@@ -328,6 +334,27 @@ fn saturate(logger: &LoggerHandle, threads: u64, n: u64) {
         spent.as_nanos() as f64 / (threads * n) as f64,
         logger.stats().dropped.total()
     );
+}
+
+fn send(logger: &LoggerHandle, n: u64) {
+    let mut spent = Duration::ZERO;
+    for first in (0..n).step_by(200) {
+        let records: Vec<_> = (first..n.min(first + 200)).map(record).collect();
+        let sent = records.len() as u64;
+        let start = Instant::now();
+        for record in records {
+            assert!(logger.addr().try_send(record).is_ok(), "there is room");
+        }
+        spent += start.elapsed();
+        while logger.stats().received < first + sent {
+            std::thread::yield_now();
+        }
+        // Nor in the buffer.
+        while logger.stats().buffered > 1000 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    println!("workload=send n={n} mean_ns={:.0}", spent.as_nanos() as f64 / n as f64);
 }
 
 fn offer(logger: &LoggerHandle, rate: u64, seconds: u64) {

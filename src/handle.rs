@@ -223,15 +223,20 @@ impl LoggerHandle {
         self.inner.shared.log(record, None, Origin::Logged)
     }
 
-    /// Waits at most `timeout` until the buffer has room, then records a failed retrieval as [`log`](Self::log) does.
-    /// Works on any runtime. The record's moment is that of its admission.
+    /// Waits at most `timeout` for room in the buffer, then records a failed retrieval as [`log`](Self::log) does. Works
+    /// on any runtime. The record's moment is that of its admission.
     pub async fn log_within(&self, record: RetrievalFailureRecord, timeout: Duration) -> LogOutcome {
-        let room = self.inner.shared.buffer.wait_for(Room::ForAll);
-        if self.inner.shared.closed_door().is_none() {
+        let shared = &self.inner.shared;
+        let mut timeout = Delay::new(timeout);
+        while shared.closed_door().is_none() {
+            // Another caller may take the room that this one waited for.
+            if shared.offer(record.clone(), None, Origin::Logged).is_ok() {
+                return LogOutcome::Queued;
+            }
             tokio::select! {
                 biased;
-                () = room => {}
-                () = Delay::new(timeout) => {}
+                () = shared.buffer.wait_for(Room::ForAll) => {}
+                () = &mut timeout => break,
             }
         }
         self.log(record)

@@ -218,6 +218,19 @@ fn call_that_may_wait_for_room_gets_it_or_says_that_there_was_none() {
     assert_eq!((stats.received, stats.dropped.buffer_full, stats.dropped.closed), (4, 1, 1));
 }
 
+#[test]
+fn calls_that_wait_for_room_all_get_it() {
+    let db = TestDb::new();
+    let config = db.config().buffer_capacity(2).batch_size(1);
+    let logger = spawn(config.backoff(Duration::from_millis(1), Duration::from_millis(5)));
+    // More than fit at once, so that some find the room taken that they waited for.
+    let calls = (0..50).map(|turn| logger.log_within(no_hit(turn), Duration::from_secs(3600)));
+    let outcomes = block_on(futures_util::future::join_all(calls));
+    assert!(outcomes.iter().all(|outcome| *outcome == LogOutcome::Queued), "{outcomes:?}");
+    block_on(logger.shutdown()).unwrap();
+    assert_eq!((db.rows(), logger.stats().dropped.total()), (50, 0));
+}
+
 #[actix::test]
 async fn what_was_sent_before_a_shutdown_is_saved_and_later_sends_are_refused() {
     let db = TestDb::new();
