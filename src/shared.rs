@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::attempts::{Attempt, AttemptBatch, Attempts, Refusal, Series};
 use crate::buffer::{Buffer, Entry, Origin};
@@ -45,6 +45,10 @@ pub(crate) struct Shared {
     drained: AtomicBool,
     /// `true` while the actor leaves its mailbox unread.
     pub(crate) mailbox_is_full: AtomicBool,
+    /// `true` once a shutdown has taken what was in the mailbox: what comes later is handed back.
+    pub(crate) mailbox_has_ended: AtomicBool,
+    /// At the end of a shutdown: the actor counts what is in its mailbox.
+    pub(crate) mailbox_counted: Notify,
     /// Held while the end is drawn: the control actor, a handle and a drop of both may do so.
     finishing: Mutex<()>,
     /// What failed last.
@@ -196,6 +200,8 @@ impl Shared {
             phase: watch::Sender::new(Phase::Running),
             drained: AtomicBool::new(false),
             mailbox_is_full: AtomicBool::new(false),
+            mailbox_has_ended: AtomicBool::new(false),
+            mailbox_counted: Notify::new(),
             finishing: Mutex::default(),
             failure: Mutex::default(),
             losses: Mutex::default(),
@@ -578,6 +584,7 @@ impl Shared {
 
     /// Draws the line of a shutdown: no record and no attempt comes in after it.
     pub(crate) fn seal(&self) {
+        self.mailbox_has_ended.store(true, Ordering::Release);
         self.buffer.seal();
         self.attempts.seal();
     }

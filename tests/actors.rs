@@ -231,6 +231,32 @@ fn calls_that_wait_for_room_all_get_it() {
     assert_eq!((db.rows(), logger.stats().dropped.total()), (50, 0));
 }
 
+#[test]
+fn mailbox_is_left_unread_while_a_shutdown_commits() {
+    let db = TestDb::new();
+    let config = db.config().mailbox_capacity(10).shutdown_timeout(Duration::from_millis(300));
+    let logger = spawn(config.backoff(Duration::from_millis(1), Duration::from_millis(5)));
+    let lock = Lock::new(&db);
+    logger.log(no_hit(0));
+    let (mut taken, mut handed_back) = (0, 0);
+    std::thread::scope(|scope| {
+        let shutdown = scope.spawn(|| block_on(logger.shutdown()));
+        common::eventually("the end", || {
+            match logger.addr().try_send(no_hit(1)) {
+                Ok(()) => taken += 1,
+                Err(_) => handed_back += 1,
+            }
+            shutdown.is_finished()
+        });
+    });
+    drop(lock);
+    let stats = logger.stats();
+    assert!(handed_back > 1000, "{taken} taken, {handed_back} handed back; {stats}");
+    // One was logged, and two at most were sent in the moment in which the actor ended.
+    assert!((stats.received - 1..=stats.received + 1).contains(&taken), "{taken} taken, {stats}");
+    assert!(stats.dropped.closed <= 20, "{stats:?}");
+}
+
 #[actix::test]
 async fn what_was_sent_before_a_shutdown_is_saved_and_later_sends_are_refused() {
     let db = TestDb::new();

@@ -76,7 +76,8 @@ fn flooded_mailbox_keeps_its_bound_and_every_record_it_took() {
             }
             std::thread::sleep(Duration::from_millis(200));
             let stats = logger.stats();
-            assert!(stats.is_balanced() && stats.buffered <= 8192, "{stats:?}");
+            assert!(stats.dropped.closed < 1000, "{stats:?}");
+    assert!(stats.is_balanced() && stats.buffered <= 8192, "{stats:?}");
             let memory = memory();
             most = most.max(memory);
             if lock.is_some() {
@@ -104,9 +105,10 @@ fn flooded_mailbox_keeps_its_bound_and_every_record_it_took() {
     println!("memory: {idle} MB idle, {most} MB at most, {locked_most} MB at most while locked");
     println!("flushes {flushes}, refused in a pause {refusals}, restarts {}", stats.restarts);
     assert!(flushes > 0 && handed_back > 0);
+    assert!(stats.dropped.closed < 1000, "{stats:?}");
     assert!(stats.is_balanced() && stats.buffered == 0 && stats.dropped.unsaved == 0, "{stats:?}");
     // What is sent in the moment in which the actor ends is neither.
-    assert!((0..=SENDERS).contains(&(taken - i64::try_from(stats.received).unwrap())), "{taken} taken, {stats}");
+    assert!((0..=2 * SENDERS).contains(&(taken - i64::try_from(stats.received).unwrap())), "{taken} taken, {stats}");
     assert_eq!(stats.persisted, db.rows().unsigned_abs());
     assert!(most <= idle + MEMORY_MB, "{most} MB, {idle} MB idle");
 }

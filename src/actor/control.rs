@@ -444,6 +444,7 @@ impl Control {
         }
         if matches!(self.closing, Some(Closing::Mailbox { marker }) if marker <= number) {
             self.closing = Some(Closing::Buffer);
+            self.shared.mailbox_has_ended.store(true, Ordering::Release);
         }
         if self.wants_marker() {
             self.send_marker(ctx);

@@ -103,6 +103,8 @@ enum Intake {
     Looking,
     /// Unread.
     Closed,
+    /// A shutdown has taken what was in it. Unread until the end, when what came later is counted.
+    Ended,
 }
 
 /// When a closed mailbox is read all the same.
@@ -171,8 +173,12 @@ impl FailureLogger {
 
     /// Opens or closes the mailbox as the buffer has room, and leaves it unread while there is none.
     fn regulate(&mut self, ctx: &mut Context<Self>) {
+        if self.shared.mailbox_has_ended.load(Ordering::Acquire) {
+            self.end(ctx);
+            return;
+        }
         match (self.intake, self.shared.buffer.room()) {
-            (Intake::Open, Room::ForAll) | (Intake::Looking | Intake::Closed, _) => {}
+            (Intake::Open, Room::ForAll) | (Intake::Looking | Intake::Closed | Intake::Ended, _) => {}
             (Intake::Open, Room::ForMailbox | Room::None) => self.close(ctx),
             (Intake::Closing, Room::None) => self.wait_for(Room::ForMailbox, ctx),
             (Intake::Closing, Room::ForMailbox | Room::ForAll) => {}
@@ -240,8 +246,32 @@ impl FailureLogger {
                 // The last job may have ended before it made enough room.
                 self.control.do_send(RoomWanted);
             }
-            (Intake::Open | Intake::Looking, _) => {}
+            (Intake::Open | Intake::Looking | Intake::Ended, _) => {}
         }
+    }
+
+    /// Hands records back to their senders until the shutdown is done.
+    fn end(&mut self, ctx: &mut Context<Self>) {
+        if self.intake == Intake::Ended {
+            return;
+        }
+        self.intake = Intake::Ended;
+        self.shared.mailbox_is_full.store(true, Ordering::Release);
+        ctx.set_mailbox_capacity(CLOSED_CAPACITY);
+        self.wait_for_end(ctx);
+    }
+
+    /// Leaves the mailbox unread until what is in it is to be counted, or the shutdown is done.
+    fn wait_for_end(&mut self, ctx: &mut Context<Self>) {
+        let shared = Arc::clone(&self.shared);
+        let wait = async move {
+            let mut phases = shared.phases();
+            tokio::select! {
+                () = shared.mailbox_counted.notified() => {}
+                _ = phases.wait_for(|phase| matches!(phase, Phase::Closed { .. })) => {}
+            }
+        };
+        self.wait(ctx, wait, |_, _| {});
     }
 
     /// After some records, or some time, timers and other actors get a turn. actix empties the mailbox first, however
@@ -377,7 +407,10 @@ impl Handler<MailboxMarker> for FailureLogger {
     fn handle(&mut self, MailboxMarker(reached): MailboxMarker, ctx: &mut Context<Self>) {
         // Whoever does not wait any more needs no answer.
         let _ = reached.send(());
-        self.guard(ctx, Self::regulate);
+        self.guard(ctx, |actor, ctx| match actor.intake {
+            Intake::Ended => actor.wait_for_end(ctx),
+            _ => actor.regulate(ctx),
+        });
     }
 }
 

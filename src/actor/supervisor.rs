@@ -103,6 +103,7 @@ async fn run(shared: &Arc<Shared>, mailbox: AddressReceiver<Control>, records: W
     let mut actor = context.into_future(Control::new(Arc::clone(shared), records.clone()));
     supervise(shared, &mut actor).await;
     shared.seal();
+    shared.mailbox_counted.notify_one();
     mailbox_is_empty(&records).await;
     let last = Arc::clone(shared);
     // On a thread that may block.
