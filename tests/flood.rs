@@ -77,7 +77,7 @@ fn flooded_mailbox_keeps_its_bound_and_every_record_it_took() {
             std::thread::sleep(Duration::from_millis(200));
             let stats = logger.stats();
             assert!(stats.dropped.closed < 1000, "{stats:?}");
-    assert!(stats.is_balanced() && stats.buffered <= 8192, "{stats:?}");
+            assert!(stats.is_balanced() && stats.buffered <= 8192, "{stats:?}");
             let memory = memory();
             most = most.max(memory);
             if lock.is_some() {

@@ -103,7 +103,9 @@ enum Intake {
     Looking,
     /// Unread.
     Closed,
-    /// A shutdown has taken what was in it. Unread until the end, when what came later is counted.
+    /// A shutdown has taken what was sent before. What came meanwhile is read.
+    Ending,
+    /// Unread until the shutdown is done, when what came later is counted.
     Ended,
 }
 
@@ -178,7 +180,7 @@ impl FailureLogger {
             return;
         }
         match (self.intake, self.shared.buffer.room()) {
-            (Intake::Open, Room::ForAll) | (Intake::Looking | Intake::Closed | Intake::Ended, _) => {}
+            (Intake::Open, Room::ForAll) | (Intake::Looking | Intake::Closed | Intake::Ending | Intake::Ended, _) => {}
             (Intake::Open, Room::ForMailbox | Room::None) => self.close(ctx),
             (Intake::Closing, Room::None) => self.wait_for(Room::ForMailbox, ctx),
             (Intake::Closing, Room::ForMailbox | Room::ForAll) => {}
@@ -211,6 +213,11 @@ impl FailureLogger {
 
     /// Everything that was in the mailbox when its end was marked is taken.
     fn reached_end(&mut self, ctx: &mut Context<Self>) {
+        if self.intake == Intake::Ending {
+            self.intake = Intake::Ended;
+            self.wait_for_end(ctx);
+            return;
+        }
         if self.shared.buffer.room() == Room::ForAll {
             self.open_mailbox(ctx);
             return;
@@ -246,19 +253,25 @@ impl FailureLogger {
                 // The last job may have ended before it made enough room.
                 self.control.do_send(RoomWanted);
             }
-            (Intake::Open | Intake::Looking | Intake::Ended, _) => {}
+            (Intake::Open | Intake::Looking | Intake::Ending | Intake::Ended, _) => {}
         }
     }
 
     /// Hands records back to their senders until the shutdown is done.
     fn end(&mut self, ctx: &mut Context<Self>) {
-        if self.intake == Intake::Ended {
-            return;
+        match self.intake {
+            Intake::Open | Intake::Closing | Intake::Looking | Intake::Closed => {
+                self.intake = Intake::Ending;
+                self.shared.mailbox_is_full.store(true, Ordering::Release);
+                ctx.set_mailbox_capacity(CLOSED_CAPACITY);
+                self.mark_end(ctx);
+            }
+            Intake::Ending if self.shared.buffer.room() == Room::None => {
+                self.look.at = Instant::now() + LONGEST_LOOK;
+                self.wait_for(Room::ForMailbox, ctx);
+            }
+            Intake::Ending | Intake::Ended => {}
         }
-        self.intake = Intake::Ended;
-        self.shared.mailbox_is_full.store(true, Ordering::Release);
-        ctx.set_mailbox_capacity(CLOSED_CAPACITY);
-        self.wait_for_end(ctx);
     }
 
     /// Leaves the mailbox unread until what is in it is to be counted, or the shutdown is done.
@@ -420,7 +433,7 @@ impl Handler<MailboxEnd> for FailureLogger {
     fn handle(&mut self, MailboxEnd(end): MailboxEnd, ctx: &mut Context<Self>) {
         if matches!(*self.shared.phases().borrow(), Phase::Closed { .. }) {
             ctx.terminate();
-        } else if end == self.look.end && matches!(self.intake, Intake::Closing | Intake::Looking) {
+        } else if end == self.look.end && matches!(self.intake, Intake::Closing | Intake::Looking | Intake::Ending) {
             self.guard(ctx, Self::reached_end);
         }
     }
