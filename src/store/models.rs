@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::schema::memory_retrieval_failures as failures;
 use super::uncounted;
-use crate::attempts::{OTHER_STRATEGIES, UncountedFailure};
+use crate::attempts::UncountedFailure;
 use crate::buffer::{Entry, Origin};
 use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType, whole_json_list};
 
@@ -102,13 +102,11 @@ impl Row {
         self.uncounted_failure()
     }
 
-    /// The failure, if it is counted from its row.
+    /// The failure under its own strategy, if it is counted from its row. `Attempts` finds by itself that a strategy is one
+    /// of too many.
     pub(crate) fn counted_from_row(&self) -> Option<UncountedFailure<'_>> {
         match self.counting {
-            Counting::FromRow { as_other: false } => Some(self.uncounted_failure()),
-            Counting::FromRow { as_other: true } => {
-                Some(UncountedFailure { strategy: OTHER_STRATEGIES, ..self.uncounted_failure() })
-            }
+            Counting::FromRow { as_other: _ } => Some(self.uncounted_failure()),
             Counting::Elsewhere | Counting::Undecided => None,
         }
     }
