@@ -59,20 +59,12 @@ impl Sketch {
 
     /// How many values are smaller than `limit`, as near as the relative error allows.
     pub(crate) fn below(&self, limit: f64) -> u64 {
-        match (self.min(), self.max()) {
-            (Some(min), _) if limit <= min => 0,
-            (_, Some(max)) if limit > max => self.count(),
-            _ => self.ranks_where(|value| value < limit),
-        }
+        self.ranks_where(|value| value < limit)
     }
 
     /// How many values are not greater than `limit`, as near as the relative error allows.
     pub(crate) fn up_to(&self, limit: f64) -> u64 {
-        match (self.min(), self.max()) {
-            (Some(min), _) if limit < min => 0,
-            (_, Some(max)) if limit >= max => self.count(),
-            _ => self.ranks_where(|value| value <= limit),
-        }
+        self.ranks_where(|value| value <= limit)
     }
 
     /// The value at a rank, from 0 to the count without 1: about as many values are smaller.
@@ -153,10 +145,16 @@ mod tests {
     fn a_limit_parts_the_values_exactly_where_they_are_well_apart() {
         let sketch = of([-2.0, -1.0, 0.0, 0.2, 0.2, 0.3, 7.0]);
         for (limit, below) in [(-3.0, 0), (-1.5, 1), (-0.5, 2), (0.1, 3), (0.25, 5), (0.31, 6), (8.0, 7)] {
-            assert_eq!(sketch.below(limit), below, "{limit}");
+            assert_eq!((sketch.below(limit), sketch.up_to(limit)), (below, below), "{limit}");
         }
-        assert_eq!(of([0.5]).below(0.6), 1);
-        assert_eq!(of([]).below(0.6), 0);
+        // The smallest and the largest value are exact.
+        for (limit, below, up_to) in [(-2.0, 0, 1), (7.0, 6, 7), (f64::NEG_INFINITY, 0, 0), (f64::INFINITY, 7, 7)] {
+            assert_eq!((sketch.below(limit), sketch.up_to(limit)), (below, up_to), "{limit}");
+        }
+        for (limit, below, up_to) in [(0.4, 0, 0), (0.5, 0, 1), (0.6, 1, 1)] {
+            assert_eq!((of([0.5]).below(limit), of([0.5]).up_to(limit)), (below, up_to), "{limit}");
+            assert_eq!((of([]).below(limit), of([]).up_to(limit)), (0, 0), "{limit}");
+        }
     }
 
     #[test]
