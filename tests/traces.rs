@@ -123,6 +123,37 @@ fn a_failed_flush_is_a_warning_with_its_cause() {
 }
 
 #[test]
+fn end_that_loses_records_is_an_error_with_their_number() {
+    let (_alone, ear) = Ear::listen();
+    let db = TestDb::new();
+    let logger = spawn(db.config().shutdown_timeout(Duration::from_millis(200)));
+    let lock = Lock::new(&db);
+    for turn in 0..3 {
+        logger.log(no_hit(turn));
+    }
+    block_on(logger.shutdown()).unwrap_err();
+    drop(lock);
+    let said = ear.heard("the deadline passed before all records were stored");
+    assert_eq!(said.iter().map(|said| said.level).collect::<Vec<_>>(), [Level::ERROR]);
+    assert!(said[0].fields.starts_with("unsaved=3 "), "{}", said[0].fields);
+    assert_eq!(ear.heard("records were dropped (all in all)").len(), 1);
+}
+
+#[test]
+fn shorter_retention_is_a_warning_and_a_longer_one_is_not() {
+    let (_alone, ear) = Ear::listen();
+    let db = TestDb::new();
+    // 0 keeps everything. A new database has no retention that could become shorter.
+    for (days, warnings, infos) in [(60, 0, 1), (30, 1, 0), (40, 0, 1), (0, 0, 1), (50, 1, 0), (50, 0, 0)] {
+        ear.0.lock().unwrap().clear();
+        block_on(spawn(db.config().retention_days(days)).shutdown()).unwrap();
+        let shorter = ear.heard("the retention is shorter now: older rows are deleted");
+        assert_eq!((shorter.len(), ear.heard("the retention has changed").len()), (warnings, infos), "{days} days");
+        assert!(shorter.iter().all(|said| said.level == Level::WARN), "{shorter:?}");
+    }
+}
+
+#[test]
 fn drops_are_summed_up_and_not_said_one_by_one() {
     let (_alone, ear) = Ear::listen();
     let db = TestDb::new();
