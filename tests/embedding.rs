@@ -69,6 +69,16 @@ async fn the_last_handle_may_be_dropped_on_a_runtime_and_saves_what_it_has() {
 }
 
 #[test]
+fn handle_is_formatted_with_its_counters() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    logger.log(no_hit(1));
+    block_on(logger.shutdown()).unwrap();
+    let text = format!("{logger:?}");
+    assert!(text.starts_with("LoggerHandle") && text.contains("received: 1, persisted: 1"), "{text}");
+}
+
+#[test]
 fn two_loggers_in_one_process_do_not_mix() {
     let (left, right) = (TestDb::new(), TestDb::new());
     let loggers = [left.spawn(), right.spawn()];

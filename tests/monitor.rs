@@ -437,6 +437,9 @@ fn whatever_has_scores_can_be_judged() {
     assert_eq!(best(&[("id", 0.5_f64)]), (1, Some(0.5)));
     assert_eq!(best(&Some(("id", 0.5_f32))), (1, Some(0.5)));
     assert_eq!(best(&None::<f32>), (0, None));
+    assert_eq!(best(&vec![&("id", 0.25_f32), &("id", 0.5)]), (2, Some(0.5)));
+    assert_eq!(best(&std::sync::Arc::new(vec![0.25_f32, 0.5])), (2, Some(0.5)));
+    assert_eq!(best(&Box::new([0.25_f32, 0.5])), (2, Some(0.5)));
     assert_eq!(best(&std::sync::Arc::new(vec![f32::NAN])), (1, None), "NaN is no score");
     assert_eq!(best(&&[0.1_f32, f32::NAN, 0.3][..]), (3, Some(0.3)));
 }
