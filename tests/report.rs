@@ -71,6 +71,23 @@ fn pages_lead_back_and_forth_through_all_failures_without_gap_or_repetition() {
 }
 
 #[test]
+fn page_without_failures_leads_on_only_from_a_cursor() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let reader = flushed(&logger);
+    let list = |page| block_on(reader.list(FailureFilter::default(), page)).unwrap();
+    let empty = list(PageRequest::newest(5));
+    assert_eq!((empty.failures.len(), empty.older, empty.newer), (0, None, None));
+    logger.log(no_hit(1));
+    flushed(&logger);
+    let oldest = list(PageRequest::newest(5)).newer.unwrap();
+    let before = list(PageRequest::older_than(oldest, 5));
+    assert_eq!((before.failures.len(), before.older), (0, None));
+    let back = list(PageRequest::newer_than(before.newer.unwrap(), 5));
+    assert_eq!(back.failures.len(), 1, "the failure at the cursor");
+}
+
+#[test]
 fn filters_let_through_what_fits_them_all() {
     let db = TestDb::new();
     let logger = db.spawn();

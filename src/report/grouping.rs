@@ -327,6 +327,16 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_compared_by_their_rarest_words() {
+        // More texts have the frequent words than are compared.
+        let queries: Vec<String> = (0..8 * MAX_CANDIDATES)
+            .flat_map(|n| ["", " please"].map(|end| format!("where is the a{n} b{n} c{n} d{n}{end}")))
+            .collect();
+        let queries: Vec<&str> = queries.iter().map(String::as_str).collect();
+        assert_eq!(groups(&queries), [(2, 2); 8 * MAX_CANDIDATES]);
+    }
+
+    #[test]
     fn no_two_groups_are_nearly_the_same() {
         // Sentences of a small vocabulary, so that many are near to each other.
         let vocabulary = ["a", "b", "c", "d", "e", "f", "g", "h"];

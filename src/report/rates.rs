@@ -501,6 +501,53 @@ mod tests {
     }
 
     #[test]
+    fn resolution_is_the_finest_that_is_kept_for_the_whole_range() {
+        const NOW: i64 = 20_000 * DAY_MS;
+        use Resolution::{Day, Hour, Minute};
+        // Minutes are kept for 7 days and hours for 90; a range of minutes is at most twice MINUTES_UP_TO long.
+        for (begins, ends, expected) in [
+            (HOUR_MS, 0, Minute),
+            (4 * DAY_MS, 0, Minute),
+            (4 * DAY_MS + 1, 0, Hour),
+            (7 * DAY_MS - HOUR_MS, 5 * DAY_MS, Minute),
+            (7 * DAY_MS - HOUR_MS + 1, 5 * DAY_MS, Hour),
+            (7 * DAY_MS, 5 * DAY_MS, Hour),
+            (90 * DAY_MS - HOUR_MS, 0, Hour),
+            (90 * DAY_MS - HOUR_MS + 1, 0, Day),
+            (400 * DAY_MS, 399 * DAY_MS, Day),
+        ] {
+            let range = TimeRange { from: NOW - begins, to: NOW - ends, until_now: false };
+            assert_eq!(finest(range, NOW), expected, "from {begins} to {ends} ms ago");
+        }
+    }
+
+    #[test]
+    fn timeseries_covers_its_range_and_the_step_that_it_ends_in() {
+        const NOW: i64 = 20_000 * DAY_MS;
+        let mut conn = crate::store::migrated();
+        diesel::sql_query(
+            "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 99) \
+             INSERT INTO memory_retrieval_attempts SELECT 60, ? + n * 60000, 's', 'success', 1, 0, NULL, NULL FROM n",
+        )
+        .bind::<diesel::sql_types::BigInt, _>(NOW - HOUR_MS)
+        .execute(&mut conn)
+        .unwrap();
+        // One attempt a minute.
+        for (from, to, points) in [
+            (0, 30 * MINUTE_MS, 30),
+            (0, 30 * MINUTE_MS + 1, 31),
+            (0, 30 * MINUTE_MS - 1, 30),
+            (MINUTE_MS / 2, 30 * MINUTE_MS + MINUTE_MS / 2, 31),
+            (MINUTE_MS, MINUTE_MS, 1),
+        ] {
+            let range = TimeRange { from: NOW - HOUR_MS + from, to: NOW - HOUR_MS + to, until_now: false };
+            let series = timeseries(&mut conn, range, None, NOW, Deadline::after(std::time::Duration::MAX)).unwrap();
+            assert_eq!(series.points.iter().map(|point| point.attempts).collect::<Vec<_>>(), vec![1; points]);
+            assert!(series.range.from <= range.from && series.range.to >= range.to, "{from} {to}");
+        }
+    }
+
+    #[test]
     fn failures_without_a_monitor_count_but_make_no_rate() {
         let mut counts = Counts::default();
         counts.by_kind[OutcomeKind::NoHit as usize] = (5, 5);
