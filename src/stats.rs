@@ -213,3 +213,24 @@ pub struct ShutdownReport {
     /// The final counters.
     pub stats: Stats,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_added_and_merged_reason_by_reason() {
+        let mut all = DropCounts::default();
+        for (records, (reason, _)) in (1..).zip(DropCounts::default().by_reason()) {
+            let mut one = DropCounts::default();
+            one.add(reason.as_str(), records);
+            one.add(reason.as_str(), 10 * records);
+            all.merge(&one);
+            all.merge(&one);
+        }
+        assert_eq!(all.by_reason().map(|(_, records)| records), [22, 44, 66, 88, 110, 132]);
+        let before = all;
+        all.add("of a newer version", 1);
+        assert_eq!(all, before);
+    }
+}

@@ -414,6 +414,13 @@ mod tests {
                 0,
             ),
             (
+                "one look a year, of a program that ends at once: one run behind",
+                90,
+                |m| largest(9, |_| m.off(YEAR).look()),
+                YEAR,
+                0,
+            ),
+            (
                 "off for a year, then on: a day of use",
                 30,
                 |m| {

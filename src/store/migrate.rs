@@ -434,4 +434,18 @@ mod tests {
         assert_eq!(recorded_in_ours(&mut conn), ["202611240000010000"]);
         assert_eq!(recorded(&mut conn, DIESEL_TABLE).unwrap().len(), 3);
     }
+
+    #[test]
+    fn refusal_blames_the_schema_only_if_nothing_else_is_wrong() {
+        let text = |text: &str| text.to_owned();
+        for cause in ["database is locked", "database or disk is full", "attempt to write a readonly database"] {
+            assert_eq!(refusal_of_text(text(cause)), MigrationError::Store(StoreError::Retry(text(cause))));
+        }
+        for cause in ["database disk image is malformed", "file is not a database"] {
+            assert_eq!(refusal_of_text(text(cause)), MigrationError::Store(StoreError::Corrupt(text(cause))));
+        }
+        for cause in ["no such column: event_id", "CHECK constraint failed: status"] {
+            assert_eq!(refusal_of_text(text(cause)), MigrationError::Incompatible(text(cause)));
+        }
+    }
 }

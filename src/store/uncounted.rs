@@ -190,6 +190,7 @@ mod tests {
         assert_eq!(counted(&mut conn, 0, i64::MAX), [("other".into(), 1, 1, 1), ("s".into(), 2, 2, 2)]);
         assert_eq!(counted(&mut conn, 120_000, 240_000), [("other".into(), 1, 1, 1)], "within the range only");
         assert_eq!(oldest(&mut conn).unwrap(), Some(60_000));
+        assert_eq!([59_999, 60_000, 60_001].map(|at| has_rows_before(&mut conn, at).unwrap()), [false, false, true]);
         let mut sums = Sums::default();
         assert!(roll_up(&mut conn, &mut sums).unwrap());
         assert_eq!(sums.attempts(Resolution::Day), 3);
