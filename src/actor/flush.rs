@@ -363,9 +363,13 @@ mod tests {
 
     impl Logger {
         fn new() -> Self {
+            Self::with_capacity(100)
+        }
+
+        fn with_capacity(records: usize) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let config =
-                LoggerConfig::new(folder.path().join("x.db").to_str().unwrap()).buffer_capacity(100).batch_size(10);
+                LoggerConfig::new(folder.path().join("x.db").to_str().unwrap()).buffer_capacity(records).batch_size(10);
             let location = config.validate().unwrap();
             let writer = Writer::new(Database::new(&location, 4), None);
             Self { folder, shared: Shared::new(config, writer) }
@@ -430,6 +434,52 @@ mod tests {
         logger.connect().batch_execute("ALTER TABLE elsewhere RENAME TO memory_retrieval_attempts").unwrap();
         assert!(compact(&logger.shared).unwrap());
         assert_eq!(logger.count("SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 60"), 120);
+    }
+
+    #[test]
+    fn flush_writes_all_that_waits_in_several_transactions() {
+        let records = 2 * ROWS_PER_TRANSACTION as usize + 1;
+        let logger = Logger::with_capacity(records);
+        logger.log(records);
+        flush(&logger.shared).unwrap();
+        let stats = logger.shared.stats();
+        assert_eq!((stats.persisted, stats.flushes), (records as u64, 3));
+    }
+
+    #[test]
+    fn maintenance_goes_on_until_all_expired_counts_are_deleted() {
+        let logger = Logger::new();
+        flush(&logger.shared).unwrap();
+        logger
+            .connect()
+            .batch_execute(
+                "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2500) \
+                 INSERT INTO memory_retrieval_attempts SELECT 60, n * 60000, 's', 'success', 1, 0, NULL, NULL FROM n",
+            )
+            .unwrap();
+        let left = || logger.count("SELECT count(*) FROM memory_retrieval_attempts");
+        assert!(!compact(&logger.shared).unwrap());
+        assert!(left() > 0);
+        while !compact(&logger.shared).unwrap() {}
+        assert_eq!(left(), 0);
+    }
+
+    #[test]
+    fn close_ends_idle_connections_of_readers_and_leaves_no_journal() {
+        let logger = Logger::new();
+        flush(&logger.shared).unwrap();
+        // While the store is closed, a reader opens a connection of its own.
+        logger.shared.writer().store = None;
+        let read = logger.shared.readers.run(Duration::from_secs(60), |conn, _| {
+            Ok(conn.batch_execute("SELECT count(*) FROM memory_retrieval_failures")?)
+        });
+        futures_executor::block_on(read).unwrap();
+        logger.log(1);
+        flush(&logger.shared).unwrap();
+        let journal = logger.folder.path().join("x.db-wal");
+        assert!(journal.exists());
+        close(&logger.shared);
+        assert!(!journal.exists());
     }
 
     #[test]

@@ -21,6 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+const ATTEMPT: Attempt = Attempt { kind: OutcomeKind::Success, latency: SECOND, top_score: None };
 
 /// A file of its own, and what a logger keeps of it.
 pub(super) struct Fixture {
@@ -61,8 +62,7 @@ impl Fixture {
     /// Counts an attempt of a monitor, which ends now and has a latency.
     fn observe(&self) {
         let series = self.shared.attempts.series(&"s".into());
-        let attempt = Attempt { kind: OutcomeKind::Success, latency: SECOND, top_score: None };
-        self.shared.observe(&series, &attempt, None, || None);
+        self.shared.observe(&series, &ATTEMPT, None, || None);
     }
 }
 
@@ -137,6 +137,29 @@ fn flush_waits_for_a_record_that_is_counted_and_not_yet_queued() {
         let (flushed, ()) = tokio::join!(flushed, late);
         assert_eq!(flushed.unwrap().persisted, 1);
         assert!(began.elapsed() < MINUTE, "the timer of a day is not waited for");
+    });
+}
+
+#[test]
+fn shutdown_writes_attempts_that_come_during_its_last_flush() {
+    in_virtual_time(async {
+        let fixture = Fixture::new(|config| config);
+        let logger = start(&fixture).await;
+        let series = fixture.shared.attempts.series(&"s".into());
+        let mut lock = fixture.connect();
+        lock.batch_execute("BEGIN IMMEDIATE").unwrap();
+        logger.log(RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "s", "q"));
+        let during_the_flush = async {
+            // It has collected what was counted, and waits for the lock.
+            while fixture.shared.buffer.waiting() > 0 {
+                tokio::task::yield_now().await;
+            }
+            // A caller that found the logger open.
+            fixture.shared.attempts.push(&series, &ATTEMPT, crate::clock::now());
+            lock.batch_execute("ROLLBACK").unwrap();
+        };
+        let (report, ()) = tokio::join!(logger.shutdown(), during_the_flush);
+        assert_eq!(report.map(|report| (report.drained, report.stats.attempts_persisted)), Ok((1, 1)));
     });
 }
 
