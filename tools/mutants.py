@@ -25,12 +25,13 @@ import time
 # Files; their integration tests; those that need the service or the command line. The first line that fits counts.
 GROUPS = [
     (r"src/buffer\.rs", "flush actors hot_path shutdown", "http"),
-    (r"src/(shared|stats|handle|losses)\.rs", "flush restart shutdown embedding monitor import", "http agreement retention"),
+    (r"src/(shared|stats|handle|losses)\.rs", "flush start actors restart shutdown embedding monitor import", "http agreement retention"),
     (r"src/(attempts|sketch|monitor).*", "monitor import restart report", "http agreement cli"),
-    (r"src/actor/.*", "restart retry flush purge shutdown actors chaos subscriber", "http retention"),
-    (r"src/(clock|retention).*", "purge chaos retention", "agreement"),
+    (r"src/actor/.*", "restart retry flush purge shutdown start actors chaos subscriber traces", "http retention"),
+    (r"src/(clock|retention).*", "purge chaos retention traces", "agreement"),
     (r"src/store/(backup|log)\.rs", "position", "backup cli"),
-    (r"src/store/.*", "persistence shared_file position purge import bad_input report restart chaos journal upgrade", "http retention"),
+    (r"src/(sqlite|store/(migrate|application|pool))\.rs", "migrations pool upgrade bad_input shared_file locks", "http"),
+    (r"src/store/.*", "persistence shared_file position purge import bad_input report restart chaos journal upgrade pool migrations", "http retention"),
     (r"src/report/.*", "report position agreement", "http cli"),
 ]
 UNIT = ["--no-default-features", "--features", "failpoints", "--lib"]
