@@ -62,7 +62,7 @@ impl FailureLogger {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("failures.db").to_string_lossy().into_owned();
-    /// let actor = FailureLogger::new(LoggerConfig::new(path))?;
+    /// let mut actor = FailureLogger::new(LoggerConfig::new(path))?;
     /// let logger = actor.handle();
     /// let addr = actor.start();
     /// let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "where is the key?");

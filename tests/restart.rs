@@ -7,6 +7,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use common::ways::{WAYS, in_system, start};
 use common::{TestDb, block_on, eventually, no_hit};
 use fail::FailScenario;
 use failure_logger::{DropReason, FailureLogger, LogOutcome, LoggerConfig, LoggerError, LoggerHandle};
@@ -45,6 +46,26 @@ fn a_panic_in_the_handler() {
     block_on(logger.flush()).unwrap();
     assert_eq!(logger.stats().restarts, 2);
     nothing_is_lost(&db, &logger, 10);
+}
+
+#[test]
+fn panic_in_a_handler_costs_nothing_in_any_way_to_start_the_logger() {
+    let _scenario = FailScenario::setup();
+    for way in WAYS {
+        let db = TestDb::new();
+        in_system(async || {
+            let started = start(way, config(&db));
+            fail::cfg("actor-record", "1*panic->3*off->1*panic->off").unwrap();
+            for turn in 0..10 {
+                // The result comes although the handler panics: the record is taken.
+                assert_eq!(started.addr().send(no_hit(turn)).await.unwrap(), LogOutcome::Queued, "{way:?}");
+            }
+            started.logger.flush().await.unwrap();
+            assert_eq!(started.logger.stats().restarts, 2, "{way:?}");
+            nothing_is_lost(&db, &started.logger, 10);
+            started.logger.shutdown().await.unwrap();
+        });
+    }
 }
 
 #[test]

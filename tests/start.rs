@@ -2,67 +2,15 @@
 
 mod common;
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use actix::SystemRegistry;
 use actix::prelude::*;
+use common::ways::{Started, WAYS, Way, in_system, start, start_actor};
 use common::{Lock, TestDb, block_on, eventually, no_hit};
-use failure_logger::{
-    DropReason, FailureLogger, GetHandle, LogOutcome, LoggerConfig, LoggerError, LoggerHandle, Unhealthy,
-};
+use failure_logger::{DropReason, FailureLogger, GetHandle, LogOutcome, LoggerError, Unhealthy};
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
-    Spawn,
-    Start,
-    Arbiter,
-    Supervisor,
-    Registry,
-}
-
-const WAYS: [Way; 5] = [Way::Spawn, Way::Start, Way::Arbiter, Way::Supervisor, Way::Registry];
-
-/// A logger of one of the ways. Without `addr`, it has none of its own.
-struct Started {
-    logger: LoggerHandle,
-    addr: Option<Addr<FailureLogger>>,
-    arbiter: Option<Arbiter>,
-}
-
-impl Started {
-    fn addr(&self) -> &Addr<FailureLogger> {
-        self.addr.as_ref().unwrap_or_else(|| self.logger.addr())
-    }
-}
-
-/// Starts a logger within the current system.
-fn start(way: Way, config: LoggerConfig) -> Started {
-    if way == Way::Spawn {
-        return Started { logger: FailureLogger::spawn(config).unwrap(), addr: None, arbiter: None };
-    }
-    let mut actor = FailureLogger::new(config).unwrap();
-    let logger = actor.handle();
-    let mut arbiter = None;
-    let addr = match way {
-        Way::Spawn => unreachable!(),
-        Way::Start => actor.start(),
-        Way::Arbiter => {
-            let other = Arbiter::new();
-            let addr = FailureLogger::start_in_arbiter(&other.handle(), |_| actor);
-            arbiter = Some(other);
-            addr
-        }
-        Way::Supervisor => Supervisor::start(|_| actor),
-        Way::Registry => {
-            SystemRegistry::set(actor.start());
-            FailureLogger::from_registry()
-        }
-    };
-    Started { logger, addr: Some(addr), arbiter }
-}
 
 /// Sends ten records to the actor and logs ten.
 fn report_twenty(started: &Started) {
@@ -72,12 +20,7 @@ fn report_twenty(started: &Started) {
     }
 }
 
-/// Runs `test` in a system, on a thread that is joined after the system has ended.
-fn in_system<T: Send>(test: impl AsyncFnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| scope.spawn(|| System::new().block_on(test())).join().unwrap())
-}
-
-/// The same, and stops the system when `test` has ended, which ends its arbiters as well.
+/// As [`in_system`], and stops the system when `test` has ended, which ends its arbiters as well.
 fn in_system_that_stops<T: Send>(test: impl AsyncFnOnce() -> T + Send) -> T {
     let run = || {
         let runner = System::new();
@@ -301,14 +244,108 @@ fn logger_ends_with_the_last_address_and_handle() {
 }
 
 #[test]
-fn mailbox_of_a_started_actor_has_its_capacity_from_the_first_message_on() {
+fn handle_keeps_its_logger_without_another_address() {
+    for way in WAYS {
+        let db = TestDb::new();
+        in_system(async || {
+            let mut started = start(way, db.config().flush_interval(NEVER));
+            started.logger.flush().await.unwrap();
+            drop(started.addr.take());
+            drop(started.addr().clone());
+            started.logger.flush().await.unwrap();
+            report_twenty(&started);
+            assert_eq!(started.logger.flush().await.unwrap().persisted, 20, "{way:?}");
+            started.logger.shutdown().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn logger_on_its_own_thread_ends_with_the_last_handle_though_there_is_an_address() {
     let db = TestDb::new();
     in_system(async || {
-        let addr = FailureLogger::new(db.config().mailbox_capacity(100)).unwrap().start();
-        let sent = (0..200).filter(|turn| addr.try_send(no_hit(*turn)).is_ok()).count();
-        assert_eq!(sent, 100);
+        let started = start(Way::Spawn, db.config().flush_interval(NEVER));
+        report_twenty(&started);
+        let addr = started.logger.addr().clone();
+        drop(started);
+        assert_eq!(db.rows(), 20, "the drop waits for it");
+        eventually("the end of the actor", || !addr.connected());
     });
-    assert_eq!(db.rows(), 100);
+}
+
+#[test]
+fn registry_keeps_its_logger_without_handle_and_address() {
+    let db = TestDb::new();
+    in_system(async || {
+        let started = start(Way::Registry, db.config());
+        started.logger.flush().await.unwrap();
+        drop(started);
+        for turn in 0..10 {
+            assert_eq!(FailureLogger::from_registry().send(no_hit(turn)).await.unwrap(), LogOutcome::Queued);
+        }
+        let logger = FailureLogger::from_registry().send(GetHandle).await.unwrap();
+        assert_eq!(logger.shutdown().await.unwrap().stats.persisted, 10);
+    });
+}
+
+/// An arbiter that does nothing until something is sent.
+fn blocked_arbiter() -> (Arbiter, Sender<()>) {
+    let (enter, entered) = channel();
+    let (open, gate) = channel();
+    let arbiter = Arbiter::new();
+    arbiter.spawn_fn(move || {
+        enter.send(()).unwrap();
+        let _ = gate.recv();
+    });
+    entered.recv().unwrap();
+    (arbiter, open)
+}
+
+#[test]
+fn mailbox_before_the_first_poll_has_its_capacity_or_that_of_actix() {
+    for (way, places) in [(Way::Start, 100), (Way::Registry, 100), (Way::Arbiter, 16), (Way::Supervisor, 16)] {
+        let db = TestDb::new();
+        in_system(async || {
+            let config = db.config().mailbox_capacity(100);
+            let (other, open) = blocked_arbiter();
+            let mut actor = FailureLogger::new(config).unwrap();
+            let logger = actor.handle();
+            let addr = start_actor(way, actor, &other.handle());
+            let sent = (0..200).filter(|turn| addr.try_send(no_hit(*turn)).is_ok()).count();
+            assert_eq!(sent, places, "{way:?}");
+            open.send(()).unwrap();
+            logger.flush().await.unwrap();
+            assert_eq!(logger.shutdown().await.unwrap().stats.persisted, places as u64);
+        });
+    }
+}
+
+#[test]
+fn system_that_stops_before_the_first_poll_commits_what_was_sent_and_logged() {
+    for way in [Way::Start, Way::Supervisor, Way::Registry] {
+        let db = TestDb::new();
+        in_system_that_stops(async || report_twenty(&start(way, db.config().flush_interval(NEVER))));
+        assert_eq!(db.rows(), 20, "{way:?}");
+    }
+}
+
+#[test]
+fn arbiter_that_stops_before_it_starts_the_actor_loses_what_was_sent() {
+    let db = TestDb::new();
+    in_system(async || {
+        let (other, open) = blocked_arbiter();
+        let mut actor = FailureLogger::new(db.config()).unwrap();
+        let logger = actor.handle();
+        let addr = start_actor(Way::Arbiter, actor, &other.handle());
+        addr.try_send(no_hit(0)).unwrap();
+        logger.log(no_hit(1));
+        other.stop();
+        open.send(()).unwrap();
+        other.join().unwrap();
+        let stats = logger.shutdown().await.unwrap().stats;
+        assert_eq!((stats.received, stats.persisted), (1, 1));
+    });
+    assert_eq!(db.turns(), [1]);
 }
 
 #[test]
@@ -356,7 +393,7 @@ impl Handler<Block> for Blocker {
 
 #[test]
 fn handler_that_blocks_the_arbiter_delays_the_logger_there_and_costs_no_record() {
-    for way in [Way::Spawn, Way::Start] {
+    for way in WAYS {
         let db = TestDb::new();
         let (open, gate) = channel();
         let (give, given) = channel();
@@ -373,8 +410,10 @@ fn handler_that_blocks_the_arbiter_delays_the_logger_there_and_costs_no_record()
                 });
             });
             let (logger, addr) = given.recv().unwrap();
-            if way == Way::Spawn {
+            let is_apart = [Way::Spawn, Way::Arbiter].contains(&way);
+            if is_apart {
                 logger.log(no_hit(0));
+                assert_eq!(block_on(addr.send(no_hit(1))).unwrap(), LogOutcome::Queued, "{way:?}");
                 block_on(logger.flush()).unwrap();
             } else {
                 let queued = (0..100).filter(|turn| logger.log(no_hit(*turn)) == LogOutcome::Queued).count();
@@ -384,7 +423,7 @@ fn handler_that_blocks_the_arbiter_delays_the_logger_there_and_costs_no_record()
             }
             open.send(()).unwrap();
         });
-        assert_eq!(db.rows(), if way == Way::Spawn { 1 } else { 90 });
+        assert_eq!(db.rows(), if [Way::Spawn, Way::Arbiter].contains(&way) { 2 } else { 90 }, "{way:?}");
     }
 }
 
@@ -450,9 +489,25 @@ fn default_logger_of_this_process() {
     });
 }
 
+#[test]
+#[ignore = "started by a test of the default logger, with its variables"]
+fn default_logger_before_its_first_poll_and_after_its_end() {
+    in_system(async || {
+        let addr = FailureLogger::from_registry();
+        let sent = (0..200).filter(|turn| addr.try_send(no_hit(*turn)).is_ok()).count();
+        let logger = addr.send(GetHandle).await.unwrap();
+        logger.shutdown().await.unwrap();
+        println!("{sent}; {}; {:?}", logger.stats(), addr.send(no_hit(0)).await);
+    });
+}
+
 fn default_logger(variables: &[(&str, &str)]) -> String {
+    default_logger_in("default_logger_of_this_process", variables)
+}
+
+fn default_logger_in(test: &str, variables: &[(&str, &str)]) -> String {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "default_logger_of_this_process", "--ignored", "--nocapture"]);
+    command.args(["--exact", test, "--ignored", "--nocapture"]);
     let output = command.envs(variables.iter().copied()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -464,6 +519,14 @@ fn default_logger_has_the_settings_of_the_environment() {
     let said = default_logger(&[("FAILURE_LOGGER_DATABASE_URL", &db.url())]);
     assert!(said.contains("Queued; Ok("), "{said}");
     assert_eq!(db.rows(), 1);
+}
+
+#[test]
+fn default_logger_is_supervised_by_actix() {
+    let db = TestDb::new();
+    let variables = [("FAILURE_LOGGER_DATABASE_URL", &*db.url()), ("FAILURE_LOGGER_MAILBOX_CAPACITY", "100")];
+    let said = default_logger_in("default_logger_before_its_first_poll_and_after_its_end", &variables);
+    assert!(said.contains("16; received 16 = persisted 16 + dropped 0 + buffered 0; Ok(Dropped(Closed))"), "{said}");
 }
 
 #[test]

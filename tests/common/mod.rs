@@ -9,6 +9,7 @@
 pub mod binary;
 #[cfg(feature = "http")]
 pub mod service;
+pub mod ways;
 
 use std::path::PathBuf;
 
