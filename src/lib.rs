@@ -17,6 +17,11 @@ macro_rules! failpoint {
     ($($point:tt)*) => {};
 }
 
+/// Compiles and runs the samples of the page.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/actors.md")]
+struct ActorsPage;
+
 mod actor;
 mod attempts;
 mod buffer;
