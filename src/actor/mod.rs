@@ -64,7 +64,8 @@ const FEW_RECORDS: u64 = 1024;
 ///
 /// - Share one address, by reference or in an `Arc`: a clone for each send defeats the bound.
 /// - `do_send` ignores the bound. The actor takes what it forces in, within seconds even if the buffer stays full, and
-///   drops as [`BufferFull`](crate::DropReason::BufferFull) what has no room.
+///   drops as [`BufferFull`](crate::DropReason::BufferFull) what has no room. While a full buffer has no place left for
+///   the mailbox either, this includes one record of each address every two seconds, which `try_send` had taken.
 /// - `send(record).await` returns the [`LogOutcome`](crate::LogOutcome). With actix 0.13, a `send` that meets a full
 ///   mailbox may never resolve, whatever its timeout: its future registers no waker. Await
 ///   [`log_within`](crate::LoggerHandle::log_within) instead.
@@ -378,7 +379,7 @@ impl Actor for FailureLogger {
         ctx.spawn(end);
     }
 
-    /// The event loop is being dropped: what is in the mailbox is taken, and [`DrainOnDrop`] commits it.
+    /// The event loop is being dropped: what is in the mailbox is taken, and committed when both actors are dropped.
     fn stopping(&mut self, _: &mut Context<Self>) -> Running {
         if self.is_ending || matches!(*self.shared.phases().borrow(), Phase::Closed { .. }) {
             return Running::Stop;
