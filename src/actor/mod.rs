@@ -65,7 +65,8 @@ const FEW_RECORDS: u64 = 1024;
 /// - Share one address, by reference or in an `Arc`: a clone for each send defeats the bound.
 /// - `do_send` ignores the bound. The actor takes what it forces in, within seconds even if the buffer stays full, and
 ///   drops as [`BufferFull`](crate::DropReason::BufferFull) what has no room. While a full buffer has no place left for
-///   the mailbox either, this includes one record of each address every two seconds, which `try_send` had taken.
+///   the mailbox either, this includes some records that `try_send` had taken: those that the mailbox holds when the
+///   actor looks at it, every two seconds.
 /// - `send(record).await` returns the [`LogOutcome`](crate::LogOutcome). With actix 0.13, a `send` that meets a full
 ///   mailbox may never resolve, whatever its timeout: its future registers no waker. Await
 ///   [`log_within`](crate::LoggerHandle::log_within) instead.
