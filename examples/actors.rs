@@ -83,7 +83,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("database deleted, overseer failed 4 times: {}", logger.stats());
 
     let mut lock = SqliteConnection::establish(&path)?;
-    lock.batch_execute("BEGIN IMMEDIATE")?;
+    lock.batch_execute("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE")?;
     Reranker(reports_too, given_up.clone()).start();
     let retriever = Retriever(addr, vec![failure("retriever"); 60]).start();
     until(|| logger.stats().mailbox_full).await;
