@@ -211,6 +211,7 @@ async fn metrics_exist_from_the_start_and_count_what_happens() {
         "failure_logger_records_dropped_total{reason=\"buffer_full\"} 0",
         "failure_logger_buffer_records 0",
         "failure_logger_buffer_capacity 8192",
+        "failure_logger_mailbox_full 0",
         "failure_logger_flush_duration_seconds_count 0",
         "failure_logger_flush_batch_records_bucket{le=\"+Inf\"} 0",
         "failure_logger_flushes_total{result=\"ok\"} 0",

@@ -221,7 +221,7 @@ fn give_up_on_file<T>(writer: &mut Writer, result: Result<T, StoreError>) -> Res
 fn quarantine(writer: &Writer, cause: String) -> StoreError {
     match writer.database.quarantine() {
         Ok(Quarantine::Renamed(path)) => {
-            tracing::error!(cause, quarantined = %path.display(), "the database file is damaged; renamed it, creating a new one");
+            tracing::error!(cause, quarantined = %path.display(), "the database file is damaged; renamed it, opening a new one");
             StoreError::Corrupt(cause)
         }
         Ok(Quarantine::NotNeeded) => StoreError::Reopen(cause),

@@ -63,6 +63,8 @@ impl Collector for Scrape {
         out.counters("records_dropped", "Records lost, by reason.", "reason", &dropped)?;
         out.gauge("buffer_records", "Records held in memory.", stats.buffered as f64)?;
         out.gauge("buffer_capacity", "Records held in memory at most.", shared.config.buffer_capacity as f64)?;
+        let is_full = if stats.mailbox_full { 1.0 } else { 0.0 };
+        out.gauge("mailbox_full", "1 while records sent to the actor are handed back.", is_full)?;
         out.histogram("flush_duration_seconds", "Time of a committed batch.", &shared.counters.flush_seconds.counts())?;
         out.histogram("flush_batch_records", "Records of a committed batch.", &shared.counters.flush_records.counts())?;
         out.counters(

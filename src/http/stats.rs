@@ -25,6 +25,8 @@ pub(super) struct ServiceStats {
     buffered: u64,
     /// Records that are held in memory at most.
     buffer_capacity: u64,
+    /// `true` while records sent to the actor are handed back, because the buffer is full.
+    mailbox_full: bool,
     /// Records that were lost.
     dropped: DropCounts,
     /// Batches that were committed.
@@ -63,6 +65,7 @@ pub(super) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
         persisted: stats.persisted,
         buffered: stats.buffered,
         buffer_capacity: shared.config.buffer_capacity as u64,
+        mailbox_full: stats.mailbox_full,
         dropped: stats.dropped,
         flushes: stats.flushes,
         failed_flushes: stats.failed_flushes,
