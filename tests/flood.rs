@@ -16,6 +16,8 @@ use common::{Lock, TestDb, block_on, no_hit};
 use failure_logger::{FailureLogger, LoggerError};
 
 const SENDERS: i64 = 4;
+/// What the mailbox may hold when a shutdown has read what was sent before it.
+const MOST_CLOSED: u64 = 8192 / 8 + 2 * SENDERS.unsigned_abs();
 /// Above the memory of an idle logger: a full buffer, a batch, and the caches of SQLite.
 const MEMORY_MB: u64 = 64;
 
@@ -76,7 +78,7 @@ fn flooded_mailbox_keeps_its_bound_and_every_record_it_took() {
             }
             std::thread::sleep(Duration::from_millis(200));
             let stats = logger.stats();
-            assert!(stats.dropped.closed < 1000, "{stats:?}");
+            assert!(stats.dropped.closed <= MOST_CLOSED, "{stats:?}");
             assert!(stats.is_balanced() && stats.buffered <= 8192, "{stats:?}");
             let memory = memory();
             most = most.max(memory);
@@ -105,7 +107,7 @@ fn flooded_mailbox_keeps_its_bound_and_every_record_it_took() {
     println!("memory: {idle} MB idle, {most} MB at most, {locked_most} MB at most while locked");
     println!("flushes {flushes}, refused in a pause {refusals}, restarts {}", stats.restarts);
     assert!(flushes > 0 && handed_back > 0);
-    assert!(stats.dropped.closed < 1000, "{stats:?}");
+    assert!(stats.dropped.closed <= MOST_CLOSED, "{stats:?}");
     assert!(stats.is_balanced() && stats.buffered == 0 && stats.dropped.unsaved == 0, "{stats:?}");
     // What is sent in the moment in which the actor ends is neither.
     assert!((0..=2 * SENDERS).contains(&(taken - i64::try_from(stats.received).unwrap())), "{taken} taken, {stats}");
