@@ -147,7 +147,8 @@ impl ScoreDirection {
 /// What is counted of an attempt.
 pub(crate) struct Attempt {
     pub(crate) kind: OutcomeKind,
-    pub(crate) latency: Duration,
+    /// `None`: not measured.
+    pub(crate) latency: Option<Duration>,
     pub(crate) top_score: Option<f32>,
 }
 
@@ -247,12 +248,11 @@ pub(crate) struct Cell {
 impl Cell {
     /// Adds a failure that was logged without a monitor. Its score is left out: nobody knows those of
     /// the successes beside it.
-    pub(crate) fn add_unobserved(&mut self, latency_ms: i64) {
+    pub(crate) fn add_unobserved(&mut self, latency_ms: Option<i64>) {
         self.attempts += 1;
         self.unobserved += 1;
-        // 0: not measured.
-        if latency_ms > 0 {
-            self.latency.add((latency_ms as f64).min(LONGEST_LATENCY_MS));
+        if let Some(latency_ms) = measured(latency_ms) {
+            self.latency.add(latency_ms);
         }
     }
 
@@ -566,7 +566,7 @@ pub(crate) struct UncountedFailure<'r> {
     pub(crate) failure: RetrievalFailureType,
     /// Unix milliseconds, UTC.
     pub(crate) at: i64,
-    pub(crate) latency_ms: i64,
+    pub(crate) latency_ms: Option<i64>,
 }
 
 /// Counts while it lives, and keeps everybody else from counting.
@@ -609,7 +609,7 @@ impl Pending {
                     attempts: 1,
                     unobserved: 0,
                     // A cancelled attempt took as long as somebody was patient.
-                    latency_ms: (key.kind != OutcomeKind::Cancelled).then(|| milliseconds(latency)),
+                    latency_ms: latency.filter(|_| key.kind != OutcomeKind::Cancelled).map(milliseconds),
                     // A sketch spans nine orders of magnitude: one that is used for "no match" would blur all others.
                     top_score: (top_score.abs() <= LARGEST_SCORE).then_some(f64::from(top_score)),
                 },
@@ -619,12 +619,16 @@ impl Pending {
         });
     }
 
-    fn add_unobserved(&mut self, key: CellKey, latency_ms: i64) {
+    fn add_unobserved(&mut self, key: CellKey, latency_ms: Option<i64>) {
         *self.totals.entry((key.series, key.kind)).or_default() += 1;
-        // 0: not measured.
-        let latency_ms = (latency_ms > 0).then(|| (latency_ms as f64).min(LONGEST_LATENCY_MS));
+        let latency_ms = measured(latency_ms);
         self.cells.add(key, &Counts { attempts: 1, unobserved: 1, latency_ms, top_score: None });
     }
+}
+
+/// The latency of a logged failure. 0 is what a record has that was built without one, and what older rows have.
+fn measured(latency_ms: Option<i64>) -> Option<f64> {
+    latency_ms.filter(|latency_ms| *latency_ms > 0).map(|latency_ms| (latency_ms as f64).min(LONGEST_LATENCY_MS))
 }
 
 fn milliseconds(latency: Duration) -> f64 {

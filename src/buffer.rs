@@ -23,16 +23,37 @@ pub(crate) struct Entry {
     pub(crate) origin: Origin,
 }
 
-/// Where a record comes from.
+/// What is known of a record beside its fields.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) enum Origin {
-    /// From a caller.
-    #[default]
-    Logged,
-    /// From a monitor, which has counted the attempt already.
-    Observed,
-    /// From a caller who may send it again, under the same id.
-    Repeatable(Uuid),
+pub(crate) struct Origin {
+    /// `true` if a monitor has counted the attempt.
+    pub(crate) is_observed: bool,
+    /// The id under which its sender may send it again.
+    pub(crate) event_id: Option<Uuid>,
+    pub(crate) unmeasured: Unmeasured,
+}
+
+/// The numbers of a record that its sender did not measure. Their columns are NULL.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Unmeasured {
+    pub(crate) turn_index: bool,
+    pub(crate) result_count: bool,
+    pub(crate) latency_ms: bool,
+}
+
+/// A failure that a monitor saw.
+pub(crate) struct Observed {
+    pub(crate) record: RetrievalFailureRecord,
+    pub(crate) unmeasured: Unmeasured,
+}
+
+impl Origin {
+    /// A record from a caller.
+    pub(crate) const LOGGED: Self = Self {
+        is_observed: false,
+        event_id: None,
+        unmeasured: Unmeasured { turn_index: false, result_count: false, latency_ms: false },
+    };
 }
 
 /// Where records wait for the writer. Shared by all handles, the actor and the writer, and
@@ -365,7 +386,7 @@ mod tests {
         Entry {
             record: RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "q"),
             logged_at: 0,
-            origin: Origin::Logged,
+            origin: Origin::LOGGED,
         }
     }
 

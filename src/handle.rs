@@ -220,7 +220,7 @@ impl LoggerHandle {
     ///
     /// The record's moment is that of the call.
     pub fn log(&self, record: RetrievalFailureRecord) -> LogOutcome {
-        self.inner.shared.log(record, None, Origin::Logged)
+        self.inner.shared.log(record, None, Origin::LOGGED)
     }
 
     /// Waits at most `timeout` for room in the buffer, then records a failed retrieval as [`log`](Self::log) does. Works
@@ -230,7 +230,7 @@ impl LoggerHandle {
         let mut timeout = Delay::new(timeout);
         while shared.closed_door().is_none() {
             // Another caller may take the room that this one waited for.
-            if shared.offer(record.clone(), None, Origin::Logged).is_ok() {
+            if shared.offer(record.clone(), None, Origin::LOGGED).is_ok() {
                 return LogOutcome::Queued;
             }
             tokio::select! {
@@ -247,13 +247,17 @@ impl LoggerHandle {
     /// [`TooOld`](crate::DropReason::TooOld); one that is dated more than five minutes ahead of the clock gets the
     /// moment of the call, and is counted in [`Stats::redated`].
     pub fn log_at(&self, record: RetrievalFailureRecord, at: SystemTime) -> LogOutcome {
-        self.inner.shared.log(record, Some(clock::milliseconds_of(at)), Origin::Logged)
+        self.inner.shared.log(record, Some(clock::milliseconds_of(at)), Origin::LOGGED)
     }
 
     /// The same for a record that may come more than once, because its sender repeats what was not
     /// acknowledged: it is stored once for each `event_id`, best a UUIDv7.
     pub fn log_once(&self, record: RetrievalFailureRecord, at: SystemTime, event_id: Uuid) -> LogOutcome {
-        self.inner.shared.log(record, Some(clock::milliseconds_of(at)), Origin::Repeatable(event_id))
+        self.inner.shared.log(
+            record,
+            Some(clock::milliseconds_of(at)),
+            Origin { event_id: Some(event_id), ..Origin::LOGGED },
+        )
     }
 
     /// Takes a record from a caller who retries it: one that is not taken is not lost, and not counted.
@@ -261,9 +265,8 @@ impl LoggerHandle {
         &self,
         record: RetrievalFailureRecord,
         at: Option<SystemTime>,
-        event_id: Option<Uuid>,
+        origin: Origin,
     ) -> Result<(), DropReason> {
-        let origin = event_id.map_or(Origin::Logged, Origin::Repeatable);
         self.inner.shared.offer(record, at.map(clock::milliseconds_of), origin)
     }
 

@@ -8,6 +8,7 @@ use diesel::sql_types::{BigInt, Binary, Double, Nullable};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::buffer::{Origin, Unmeasured};
 use crate::error::{LoggerError, ReadError, StoreError};
 use crate::handle::LoggerHandle;
 use crate::record::{RetrievalFailureRecord, RetrievalFailureType};
@@ -83,7 +84,7 @@ impl LoggerHandle {
             for row in page {
                 report.read += 1;
                 match row.record() {
-                    Some((event_id, at, record)) => match self.log_patiently(record, at, event_id).await? {
+                    Some((origin, at, record)) => match self.log_patiently(record, at, origin).await? {
                         LogOutcome::Queued => report.stored += 1,
                         LogOutcome::Dropped(_) => report.too_old += 1,
                     },
@@ -100,10 +101,10 @@ impl LoggerHandle {
         &self,
         record: RetrievalFailureRecord,
         at: SystemTime,
-        event_id: Uuid,
+        origin: Origin,
     ) -> Result<LogOutcome, LoggerError> {
         loop {
-            match self.offer(record.clone(), Some(at), Some(event_id)) {
+            match self.offer(record.clone(), Some(at), origin) {
                 Ok(()) => return Ok(LogOutcome::Queued),
                 Err(reason @ DropReason::TooOld) => return Ok(LogOutcome::Dropped(reason)),
                 Err(DropReason::BufferFull | DropReason::Unavailable) => {
@@ -164,7 +165,7 @@ struct ReferenceRow {
 
 impl ReferenceRow {
     /// `None`: it cannot be stored.
-    fn record(self) -> Option<(Uuid, SystemTime, RetrievalFailureRecord)> {
+    fn record(self) -> Option<(Origin, SystemTime, RetrievalFailureRecord)> {
         let created_at = self.created_at.and_then(|ms| u64::try_from(ms).ok())?;
         let text = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         let conversation = text(&self.conversation_id);
@@ -193,7 +194,13 @@ impl ReferenceRow {
             error_context: text(&self.error_context).map(Into::into),
             ..RetrievalFailureRecord::new(failure_type, strategy, &query)
         };
-        Some((event_id, UNIX_EPOCH + Duration::from_millis(created_at), record))
+        let unmeasured = Unmeasured {
+            turn_index: self.turn_index.is_none(),
+            result_count: self.result_count.is_none(),
+            latency_ms: self.latency_ms.is_none(),
+        };
+        let origin = Origin { event_id: Some(event_id), unmeasured, ..Origin::LOGGED };
+        Some((origin, UNIX_EPOCH + Duration::from_millis(created_at), record))
     }
 }
 

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::attempts::{Attempt, OutcomeKind, ScoreDirection, Series};
+use crate::buffer::{Observed, Unmeasured};
 use crate::clock;
 use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType};
 use crate::shared::Shared;
@@ -65,7 +66,7 @@ pub enum Timeout {}
 #[derive(Clone, Default)]
 struct Context {
     conversation: Option<ConversationId>,
-    turn: i64,
+    turn: Option<i64>,
     edge_types: Option<BoundedText<1024>>,
 }
 
@@ -215,9 +216,9 @@ impl<Limit> StrategyMonitor<Limit> {
         self
     }
 
-    /// The turn within the conversation. Default: 0.
+    /// The turn within the conversation. Default: unknown, NULL in the log.
     pub fn turn(mut self, turn: i64) -> Self {
-        self.context().turn = turn;
+        self.context().turn = Some(turn);
         self
     }
 
@@ -237,11 +238,15 @@ impl<Limit> StrategyMonitor<Limit> {
 
     /// The same for a caller who retries what is not taken: that is neither counted nor logged.
     #[cfg(feature = "http")]
-    pub(crate) fn offer(&self, outcome: Outcome<'_>) -> Result<(), crate::stats::DropReason> {
+    pub(crate) fn offer(
+        &self,
+        outcome: Outcome<'_>,
+        event_id: Option<uuid::Uuid>,
+    ) -> Result<(), crate::stats::DropReason> {
         let Outcome { kind, latency, top_score, at, .. } = outcome;
         let attempt = Attempt { kind, latency, top_score };
         match self.failure(&outcome) {
-            Some(failure) => self.shared.offer_observed(&self.series, &attempt, at, failure),
+            Some(failure) => self.shared.offer_observed(&self.series, &attempt, at, failure, event_id),
             None => match self.shared.observe(&self.series, &attempt, at, || None) {
                 crate::stats::LogOutcome::Queued => Ok(()),
                 crate::stats::LogOutcome::Dropped(reason) => Err(reason),
@@ -275,29 +280,36 @@ impl<Limit> StrategyMonitor<Limit> {
         };
         // An infinite score can be judged, but not stored.
         let top_score = top_score.filter(|score| score.is_finite());
-        Outcome { top_score, result_count: count, ..Outcome::new(kind, query, latency) }
+        Outcome { top_score, result_count: Some(count), ..Outcome::new(kind, query, latency) }
     }
 
     /// `None`: the outcome is no failure.
-    fn failure(&self, outcome: &Outcome<'_>) -> Option<RetrievalFailureRecord> {
+    fn failure(&self, outcome: &Outcome<'_>) -> Option<Observed> {
         let context = self.context.as_deref();
-        Some(RetrievalFailureRecord {
+        let turn = context.and_then(|context| context.turn);
+        let record = RetrievalFailureRecord {
             conversation_id: context.and_then(|context| context.conversation.clone()),
-            turn_index: context.map_or(0, |context| context.turn),
+            turn_index: turn.unwrap_or_default(),
             failure_type: outcome.kind.failure()?,
             retrieval_strategy: self.name.clone(),
             query_text: outcome.query.into(),
-            query_len: outcome.query.len(),
+            query_len: outcome.query_len.unwrap_or(outcome.query.len()),
             top_score: outcome.top_score,
             confidence_threshold: self.threshold,
-            result_count: outcome.result_count,
-            latency_ms: u64::try_from(outcome.latency.as_millis()).unwrap_or(u64::MAX),
+            result_count: outcome.result_count.unwrap_or_default(),
+            latency_ms: outcome.latency.map_or(0, whole_milliseconds),
             edge_types: context.and_then(|context| context.edge_types.clone()),
             error_context: outcome.error.map(|error| match error {
                 ErrorText::Said(error) => beginning(error),
                 ErrorText::NoResultAfter(limit) => beginning(&TimeoutOr::<std::convert::Infallible>::Timeout(limit)),
             }),
-        })
+        };
+        let unmeasured = Unmeasured {
+            turn_index: turn.is_none(),
+            result_count: outcome.result_count.is_none(),
+            latency_ms: outcome.latency.is_none(),
+        };
+        Some(Observed { record, unmeasured })
     }
 
     fn context(&mut self) -> &mut Context {
@@ -362,9 +374,10 @@ impl<Limit> Drop for Watch<'_, Limit> {
 pub struct Outcome<'a> {
     kind: OutcomeKind,
     query: &'a str,
-    latency: Duration,
+    query_len: Option<usize>,
+    latency: Option<Duration>,
     top_score: Option<f32>,
-    result_count: usize,
+    result_count: Option<usize>,
     error: Option<ErrorText<'a>>,
     at: Option<i64>,
 }
@@ -380,7 +393,16 @@ enum ErrorText<'a> {
 
 impl<'a> Outcome<'a> {
     fn new(kind: OutcomeKind, query: &'a str, latency: Duration) -> Self {
-        Self { kind, query, latency, top_score: None, result_count: 0, error: None, at: None }
+        Self {
+            kind,
+            query,
+            query_len: None,
+            latency: Some(latency),
+            top_score: None,
+            result_count: None,
+            error: None,
+            at: None,
+        }
     }
 
     /// An attempt that found something good enough, after `latency`.
@@ -410,10 +432,22 @@ impl<'a> Outcome<'a> {
         self
     }
 
-    /// How many results were found. Default: 0.
+    /// How many results were found. Default: not measured, NULL in the log.
     pub fn result_count(mut self, results: usize) -> Self {
-        self.result_count = results;
+        self.result_count = Some(results);
         self
+    }
+
+    /// An attempt as its sender describes it.
+    #[cfg(feature = "http")]
+    pub(crate) fn of(kind: OutcomeKind, query: &'a str, latency: Option<Duration>) -> Self {
+        Self { latency, ..Self::new(kind, query, Duration::ZERO) }
+    }
+
+    /// Length in bytes of the original query. Default: that of the query.
+    #[cfg(feature = "http")]
+    pub(crate) fn query_len(self, bytes: usize) -> Self {
+        Self { query_len: Some(bytes), ..self }
     }
 
     /// What the backend said; its first 256 characters are stored, with failures. Default: nothing.
@@ -592,6 +626,11 @@ pub enum TimeoutOr<E> {
     /// The retrieval's own error.
     #[error(transparent)]
     Other(E),
+}
+
+/// Rounded, as the log keeps them.
+fn whole_milliseconds(latency: Duration) -> u64 {
+    u64::try_from((latency.as_micros() + 500) / 1000).unwrap_or(u64::MAX)
 }
 
 /// The first characters of what `error` says, without ever holding more.

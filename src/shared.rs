@@ -7,9 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, watch};
+#[cfg(feature = "http")]
+use uuid::Uuid;
 
 use crate::attempts::{Attempt, AttemptBatch, Attempts, Refusal, Series};
-use crate::buffer::{Buffer, Entry, Origin};
+use crate::buffer::{Buffer, Entry, Observed, Origin};
 use crate::clock;
 use crate::config::LoggerConfig;
 use crate::error::{LoggerError, Unhealthy};
@@ -234,7 +236,7 @@ impl Shared {
         series: &Series,
         attempt: &Attempt,
         at: Option<i64>,
-        failure: impl FnOnce() -> Option<RetrievalFailureRecord>,
+        failure: impl FnOnce() -> Option<Observed>,
     ) -> LogOutcome {
         if at.is_some() || self.closed_door().is_some() {
             return self.observe_dated(series, attempt, at, failure());
@@ -242,8 +244,8 @@ impl Shared {
         // Nothing but this on the way of an attempt that ends now.
         let now = clock::coarse_now();
         self.attempts.push(series, attempt, now);
-        if let Some(record) = failure() {
-            self.accept_observed(record, &Moment::now(now));
+        if let Some(failure) = failure() {
+            self.accept_observed(failure, &Moment::now(now));
         }
         LogOutcome::Queued
     }
@@ -255,11 +257,11 @@ impl Shared {
         series: &Series,
         attempt: &Attempt,
         at: Option<i64>,
-        failure: Option<RetrievalFailureRecord>,
+        failure: Option<Observed>,
     ) -> LogOutcome {
         if self.closed_door().is_some() {
-            if let Some(record) = failure {
-                self.log(record, at, Origin::Observed);
+            if let Some(Observed { record, unmeasured }) = failure {
+                self.log(record, at, Origin { is_observed: true, event_id: None, unmeasured });
             }
             return LogOutcome::Queued;
         }
@@ -268,16 +270,16 @@ impl Shared {
             self.note_redated(&moment);
             self.attempts.add(series, attempt, moment.at);
         }
-        if let Some(record) = failure {
-            self.accept_observed(record, &moment);
+        if let Some(failure) = failure {
+            self.accept_observed(failure, &moment);
         }
         if moment.attempt_too_old { LogOutcome::Dropped(DropReason::TooOld) } else { LogOutcome::Queued }
     }
 
     /// Out of line, so that an attempt that is no failure does not pay for the record.
     #[inline(never)]
-    fn accept_observed(&self, record: RetrievalFailureRecord, moment: &Moment) {
-        self.accept(record, moment, Origin::Observed);
+    fn accept_observed(&self, Observed { record, unmeasured }: Observed, moment: &Moment) {
+        self.accept(record, moment, Origin { is_observed: true, event_id: None, unmeasured });
     }
 
     /// Takes a failure that a monitor saw from a caller who retries it, and counts it if it was taken, or is too old
@@ -288,10 +290,12 @@ impl Shared {
         series: &Series,
         attempt: &Attempt,
         at: Option<i64>,
-        failure: RetrievalFailureRecord,
+        Observed { record, unmeasured }: Observed,
+        event_id: Option<Uuid>,
     ) -> Result<(), DropReason> {
         let moment = self.moment(at);
-        match self.closed_door().map_or_else(|| self.take(failure, &moment, Origin::Observed), Err) {
+        let origin = Origin { is_observed: true, event_id, unmeasured };
+        match self.closed_door().map_or_else(|| self.take(record, &moment, origin), Err) {
             Ok(()) => {}
             Err(DropReason::TooOld) => {
                 self.refuse(DropReason::TooOld);
@@ -345,7 +349,7 @@ impl Shared {
         if let Some(reason @ (DropReason::Disabled | DropReason::Unavailable)) = self.closed_door() {
             return if reason == DropReason::Disabled { LogOutcome::Dropped(reason) } else { self.refuse(reason) };
         }
-        match self.take_into(record, &self.moment(None), Origin::Logged, Buffer::push_sent) {
+        match self.take_into(record, &self.moment(None), Origin::LOGGED, Buffer::push_sent) {
             Ok(()) => LogOutcome::Queued,
             Err(reason) => self.refuse(reason),
         }
@@ -436,7 +440,7 @@ impl Shared {
             reason => reason,
         })?;
         // That of a monitor was counted with its attempt.
-        if !matches!(origin, Origin::Observed) {
+        if !origin.is_observed {
             self.note_redated(moment);
         }
         Ok(())
@@ -662,7 +666,7 @@ mod tests {
         let shared = Shared::disabled();
         assert_eq!((shared.health(), shared.closed_door()), (Err(Unhealthy::Disabled), Some(DropReason::Disabled)));
         let record = RetrievalFailureRecord::new(crate::record::RetrievalFailureType::NoHit, "s", "q");
-        assert_eq!(shared.log(record, None, Origin::Logged), LogOutcome::Dropped(DropReason::Disabled));
+        assert_eq!(shared.log(record, None, Origin::LOGGED), LogOutcome::Dropped(DropReason::Disabled));
         assert_eq!(shared.stats(), Stats::default(), "nothing is counted");
     }
 
@@ -678,7 +682,7 @@ mod tests {
         shared.unavailable("injected");
         assert_eq!(shared.closed_door(), Some(DropReason::Closed));
         let record = || RetrievalFailureRecord::new(crate::record::RetrievalFailureType::NoHit, "s", "q");
-        assert_eq!(shared.log(record(), None, Origin::Logged), LogOutcome::Dropped(DropReason::Closed));
+        assert_eq!(shared.log(record(), None, Origin::LOGGED), LogOutcome::Dropped(DropReason::Closed));
         assert_eq!(shared.stats().dropped.closed, 1);
         let deadline = Instant::now();
         shared.close(deadline);
@@ -692,7 +696,7 @@ mod tests {
     fn full_buffer_of_an_unavailable_logger_names_that_reason() {
         let shared = shared(LoggerConfig::new(":memory:").buffer_capacity(1).batch_size(1));
         let record = || RetrievalFailureRecord::new(crate::record::RetrievalFailureType::NoHit, "s", "q");
-        let log = || shared.log(record(), None, Origin::Logged);
+        let log = || shared.log(record(), None, Origin::LOGGED);
         assert_eq!(log(), LogOutcome::Queued);
         assert_eq!(log(), LogOutcome::Dropped(DropReason::BufferFull));
         shared.unavailable("injected");

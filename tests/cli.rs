@@ -35,7 +35,7 @@ fn refused(db: &TestDb, arguments: &[&str], code: i32) -> String {
 fn lines_are_stored_and_found_again_in_every_format() {
     let db = TestDb::new();
     let output = run(&db, &["ingest"], &lines(120));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "120 failures stored, 0 lines refused\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "120 records stored, 0 lines rejected\n");
     assert_eq!(done(&db, &["list", "-n", "1000"]).lines().count(), 120, "JSON lines in a pipe");
     let page: Value = serde_json::from_str(&done(&db, &["list", "--format", "json", "--text", "q 7"])).unwrap();
     assert_eq!(page["failures"].as_array().unwrap().len(), 11);
@@ -57,7 +57,7 @@ fn what_is_wrong_is_said_with_the_exit_code_that_is_documented() {
     assert!(refused(&db, &["list"], 3).contains("there is no database"));
     let output = run(&db, &["ingest"], "bad\n{}\n");
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("line 1: expected value"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("line 1: bad: expected a JSON object"));
     assert!(refused(&db, &["list", "--since", "yesterday"], 2).contains("expected a number and s, m, h, d or w"));
     assert!(refused(&db, &["list", "--type", "bad"], 2).contains("expected no_hit"));
     assert!(refused(&db, &["list", "--url", "ftp://x"], 2).contains("http://127.0.0.1:4318"));
@@ -83,14 +83,16 @@ fn a_bad_line_is_named_by_its_number_in_the_input() {
     let db = TestDb::new();
     let input = format!("\n{}\n  \nbad\n{}", lines(1), lines(1));
     let output = run(&db, &["ingest"], &input);
-    assert!(String::from_utf8(output.stderr).unwrap().contains("line 5: expected value"));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 failures stored, 1 lines refused\n");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("line 5: bad: expected a JSON object"));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 records stored, 1 lines rejected\n");
     // One that only the service refuses, for it is too long for it.
     let service = Service::new(&db, &[]);
     let long = lines(1).replace("q 0", &"q".repeat(70_000));
     let output = run(&db, &["ingest", "--url", &service.url], &format!("\n\n{}\n{long}{}", lines(2), lines(1)));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("line 6: a line has 65536 bytes at most"));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "3 failures stored, 1 lines refused\n");
+    assert!(
+        String::from_utf8(output.stderr).unwrap().contains("line 6: a line has 65536 bytes at most (max_line_bytes)")
+    );
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "3 records stored, 1 lines rejected\n");
 }
 
 #[test]
@@ -99,7 +101,7 @@ fn a_sender_that_is_too_quick_for_the_service_comes_again() {
     let service = Service::new(&db, &["--set", "max_posts_per_second=1"]);
     // Each post has a thousand.
     let output = run(&db, &["ingest", "--url", &service.url], &lines(3000));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "3000 failures stored, 0 lines refused\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "3000 records stored, 0 lines rejected\n");
     common::eventually("the rows", || db.rows() == 3000);
 }
 
@@ -154,7 +156,7 @@ fn a_sender_goes_on_after_the_lines_that_a_full_service_has_looked_at() {
     let output = run(&db, &["ingest", "--url", &url], &format!("\n{}", lines(4)));
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 failures stored, 2 lines refused\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 records stored, 2 lines rejected\n");
     assert!(said.contains("line 3: bad for it\n") && said.contains("line 5: too bad for it\n"), "{said}");
     let sent: Vec<usize> = served.join().unwrap().iter().map(|request| request.matches("q ").count()).collect();
     assert_eq!(sent, [4, 4, 2]);
@@ -171,7 +173,7 @@ fn a_sender_that_gives_up_says_how_much_was_stored_and_where_it_stopped() {
     let output = run(&db, &["ingest", "--url", &url], &format!("\n{}", lines(1500)));
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.starts_with("error: 1005 failures stored, stopped at line 1007: "), "{said}");
+    assert!(said.starts_with("error: 1005 records stored, stopped at line 1007: "), "{said}");
     assert!(said.ends_with("403 Forbidden: not you\n"), "{said}");
     served.join().unwrap();
 }
@@ -305,7 +307,7 @@ fn a_line_without_an_end_is_refused_by_its_number_and_not_held() {
     for line in ["line 2", "line 4"] {
         assert!(said.contains(&format!("{line}: a line has 1048576 bytes at most")), "{said}");
     }
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 failures stored, 2 lines refused\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 records stored, 2 lines rejected\n");
 }
 
 #[test]
@@ -378,7 +380,7 @@ fn a_service_is_fed_and_asked_like_a_file_and_drains_when_it_is_told_to_end() {
     };
     assert_eq!(with(&["check"]), "ready\n");
     let output = run(&db, &["ingest", "--url", &service.url], &lines(2500));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2500 failures stored, 0 lines refused\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2500 records stored, 0 lines rejected\n");
     common::eventually("the rows", || db.rows() == 2500);
     assert_eq!(with(&["list", "-n", "7"]).lines().count(), 7);
     assert_eq!(with(&["export"]).lines().count(), 2500);
@@ -450,7 +452,7 @@ fn tokens_are_asked_for_and_can_be_changed_while_it_runs() {
     common::eventually("the new tokens", || ask() == Some(0));
     let token_file = ["--url", &service.url, "--url-token-file", mine.to_str().unwrap()];
     let output = run(&db, &[&["ingest"], &token_file[..]].concat(), &lines(2));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 failures stored, 0 lines refused\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 records stored, 0 lines rejected\n");
     assert_eq!(done(&db, &[&["mark", "q 1", "resolved"], &token_file[..]].concat()), "resolved\n");
 }
 

@@ -150,6 +150,7 @@ async fn provoke(of: &Services, method: &str, path: &str, status: u16) -> Answer
                 .insert_header(("host", "evil.example"));
             taken(request.content_type(JSON).send_body(one).await).await
         }
+        ("post", 422) => bring(&of.plain, method, path, JSON, r#"{"outcome": "maybe"}"#).await,
         ("post" | "put", 429) => until_refused(async || bring(&of.limited, method, path, JSON, "[]").await).await,
         ("post" | "put", 503) => bring(&of.disabled, method, path, JSON, &one).await,
         (_, 405) => taken(of.plain.request(Method::DELETE, &filled).send().await).await,

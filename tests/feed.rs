@@ -40,7 +40,7 @@ impl Feeder {
     /// Returns when it has looked at everything that was sent: it says what is wrong with the last line.
     fn heard(&mut self, line: usize) {
         self.send("nonsense\n");
-        assert!(self.says().starts_with(&format!("line {line}: expected")));
+        assert!(self.says().starts_with(&format!("line {line}: nonsense: expected")));
     }
 
     fn says(&mut self) -> String {
@@ -98,7 +98,7 @@ fn a_line_in_an_open_pipe_is_sent() {
         feeder.send(&lines(1));
         eventually("the line", || db.rows() == sent);
     }
-    assert_eq!(feeder.close(), (Some(0), "3 failures stored, 0 lines refused\n".into(), String::new()));
+    assert_eq!(feeder.close(), (Some(0), "3 records stored, 0 lines rejected\n".into(), String::new()));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_service_that_is_restarted_gets_every_line_once() {
     let _service = Service::with(&db, &["--listen", &address]);
     eventually("all lines", || db.rows() == 2020);
     let (code, out, said) = feeder.close();
-    assert_eq!((code, out.as_str()), (Some(0), "2020 failures stored, 0 lines refused\n"));
+    assert_eq!((code, out.as_str()), (Some(0), "2020 records stored, 0 lines rejected\n"));
     assert!(said.starts_with("lines are taken again, after "), "{said}");
 }
 
@@ -141,7 +141,7 @@ fn lines_whose_response_was_lost_are_stored_once() {
         stream.write_all(&response[..length.min(passed)]).unwrap();
     }
     let (code, out, _) = feeder.close();
-    assert_eq!((code, out.as_str()), (Some(0), "5 failures stored, 0 lines refused\n"));
+    assert_eq!((code, out.as_str()), (Some(0), "5 records stored, 0 lines rejected\n"));
     drop(service);
     assert_eq!((db.rows(), db.attempts()), (5, 5));
 }
@@ -162,11 +162,11 @@ fn what_a_proxy_says_of_a_service_that_is_away_is_no_end() {
             String::from_utf8(sent).unwrap().rsplit("\r\n\r\n").next().unwrap().to_owned()
         })
         .into();
-    let id = |body: &str| body.split("\"event_id\":\"").nth(1).map(|rest| rest[..36].to_owned()).expect("an id");
+    let id = |body: &str| body.split("\"event_id\": \"").nth(1).map(|rest| rest[..36].to_owned()).expect("an id");
     assert!(bodies.iter().all(|body| id(body) == id(&bodies[0])), "the same, under the same id: {bodies:?}");
     assert!(!bodies[0].contains("created_at"), "the service dates what is sent at once: {bodies:?}");
     let (code, out, _) = feeder.close();
-    assert_eq!((code, out.as_str()), (Some(0), "1 failures stored, 0 lines refused\n"));
+    assert_eq!((code, out.as_str()), (Some(0), "1 records stored, 0 lines rejected\n"));
 }
 
 /// Takes a request, and answers it: its body.
@@ -189,10 +189,10 @@ fn date_of_the_senders_clock_costs_no_line() {
     let errors = r#"[{"line": 2, "reason": "too old"}]"#;
     let late = answered(&listener, "202 Accepted", &format!(r#"{{"accepted": 1, "rejected": 1, "errors": {errors}}}"#));
     let last = answered(&listener, "202 Accepted", r#"{"accepted": 2, "rejected": 0, "errors": []}"#);
-    assert_eq!(late.matches("\"created_at\":\"").count(), 2, "they waited: {late}");
+    assert_eq!(late.matches("\"created_at\": \"").count(), 2, "they waited: {late}");
     assert_eq!(first, last, "the service dates them");
     let (code, out, _) = feeder.close();
-    assert_eq!((code, out.as_str()), (Some(0), "2 failures stored, 0 lines refused\n"));
+    assert_eq!((code, out.as_str()), (Some(0), "2 records stored, 0 lines rejected\n"));
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn response_of_another_server_is_an_outage() {
     assert!(says.starts_with("line 1 waits") && says.contains("is not a failure-logger service"), "{says}");
     answered(&listener, "202 Accepted", r#"{"accepted": 3, "rejected": 0, "errors": []}"#);
     let (code, out, _) = feeder.close();
-    assert_eq!((code, out.as_str()), (Some(0), "3 failures stored, 0 lines refused\n"));
+    assert_eq!((code, out.as_str()), (Some(0), "3 records stored, 0 lines rejected\n"));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn signal_after_a_partial_response_names_the_next_line() {
     feeder.signal("TERM");
     let (code, _, said) = feeder.end();
     assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("3 failures stored, stopped at line 4: 2 lines that were read"), "{said}");
+    assert!(said.contains("3 records stored, stopped at line 4: 2 lines that were read"), "{said}");
 }
 
 #[test]
@@ -240,10 +240,10 @@ fn a_signal_has_everything_sent_that_was_read() {
             feeder.send(lines(1).trim());
             feeder.signal(signal);
             let (code, out, said) = feeder.end();
-            assert_eq!((code, said.as_str()), (Some(1), "error: 1 lines are no failures\n"), "{arguments:?}");
+            assert_eq!((code, said.as_str()), (Some(1), "error: 1 lines were rejected\n"), "{arguments:?}");
             // It may have come after the signal.
             let stored = if out.starts_with("1501 ") { 1501 } else { 1500 };
-            assert_eq!(out, format!("{stored} failures stored, 1 lines refused\n"));
+            assert_eq!(out, format!("{stored} records stored, 1 lines rejected\n"));
             eventually("the rows", || db.rows() == before + stored);
         }
     }
@@ -262,7 +262,7 @@ fn a_signal_while_the_service_is_away_tells_where_to_go_on() {
     assert_eq!((code, out.as_str()), (Some(3), ""));
     assert!(
         said.starts_with(
-            "error: 0 failures stored, stopped at line 2: 4 lines that were read were not taken within 5 s of the signal"
+            "error: 0 records stored, stopped at line 2: 4 lines that were read were not taken within 5 s of the signal"
         ),
         "{said}"
     );
@@ -278,7 +278,7 @@ fn a_signal_ends_a_wait_for_a_service_that_says_nothing() {
     feeder.signal("TERM");
     let (code, _, said) = feeder.end();
     assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("0 failures stored, stopped at line 1: 1 lines"), "{said}");
+    assert!(said.contains("0 records stored, stopped at line 1: 1 lines"), "{said}");
     drop(silent);
 }
 
@@ -306,7 +306,7 @@ fn a_database_that_is_locked_for_long_ends_no_feed() {
     assert!(says.contains("waits, and is sent again until it is taken: ") && says.contains("locked"), "{says}");
     drop(lock);
     let (code, out, _) = feeder.close();
-    assert_eq!((code, out.as_str()), (Some(0), "101 failures stored, 0 lines refused\n"));
+    assert_eq!((code, out.as_str()), (Some(0), "101 records stored, 0 lines rejected\n"));
     assert_eq!(db.rows(), 101);
 }
 

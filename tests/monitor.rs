@@ -49,7 +49,7 @@ fn each_outcome_is_told_from_the_result_which_is_passed_on_unchanged() {
     let texts = |column| db.texts(column).into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>();
     assert_eq!(texts("query_text"), ["nothing", "low", "error"], "successes are not logged");
     assert_eq!(texts("failure_type"), ["no_hit", "low_confidence", "error"]);
-    assert_eq!(texts("result_count"), ["0", "2", "0"]);
+    assert_eq!(texts("result_count"), ["0", "2", ""], "an error has no count");
     assert_eq!(texts("error_context"), ["", "", "on fire"]);
     assert_eq!(db.texts("round(top_score, 3)")[1].as_deref(), Some("0.4"));
     assert_eq!(db.texts("round(confidence_threshold, 3)")[1].as_deref(), Some("0.5"));
@@ -153,7 +153,7 @@ fn context_is_stored_with_the_failures_and_clones_do_not_share_it() {
     }
     block_on(logger.flush()).unwrap();
     assert_eq!(db.texts("conversation_id"), [Some("chat-42".into()), None]);
-    assert_eq!(db.texts("turn_index"), [Some("7".into()), Some("0".into())]);
+    assert_eq!(db.texts("turn_index"), [Some("7".into()), None]);
     assert_eq!(db.texts("edge_types"), [Some(r#"["knows"]"#.into()), None]);
     assert_eq!(db.texts("latency_ms"), [Some("3".into()), Some("3".into())]);
 }

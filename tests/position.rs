@@ -21,7 +21,7 @@ fn follow(reader: &FailureReader, position: Option<Position>) -> Followed {
 }
 
 fn turns(followed: &Followed) -> Vec<i64> {
-    followed.failures.iter().map(|failure| failure.turn_index).collect()
+    followed.failures.iter().map(|failure| failure.turn_index.unwrap()).collect()
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn pages_lead_back_and_forth_through_all_failures_without_gap_or_repetition() {
     }
     let reader = flushed(&logger);
     let list = |page| block_on(reader.list(FailureFilter::default(), page)).unwrap();
-    let turns = |failures: &[Failure]| failures.iter().map(|failure| failure.turn_index).collect::<Vec<_>>();
+    let turns = |failures: &[Failure]| failures.iter().map(|failure| failure.turn_index.unwrap()).collect::<Vec<_>>();
     let (mut seen, mut pages) = (Vec::new(), Vec::new());
     let mut page = list(PageRequest::newest(10));
     loop {
@@ -133,7 +133,7 @@ fn a_rare_failure_is_found_among_many_others() {
     let reader = flushed(&logger);
     let filter = || FailureFilter { strategy: Some("rare".into()), ..FailureFilter::default() };
     let turns = |page: failure_logger::FailurePage| {
-        (page.failures.iter().map(|failure| failure.turn_index).collect::<Vec<_>>(), page.older.is_some())
+        (page.failures.iter().map(|failure| failure.turn_index.unwrap()).collect::<Vec<_>>(), page.older.is_some())
     };
     assert_eq!(
         turns(block_on(reader.list(filter(), PageRequest::newest(10))).unwrap()),
@@ -167,7 +167,7 @@ fn search_without_time_is_incomplete_and_goes_on_from_its_cursor() {
         page = in_no_time(PageRequest::older_than(page.older.unwrap(), 5));
         found.append(&mut page.failures);
     }
-    assert_eq!((found.len(), found[0].turn_index, page.older), (1, 0, None));
+    assert_eq!((found.len(), found[0].turn_index, page.older), (1, Some(0), None));
     // With time, it is one page.
     let whole = block_on(reader.list(filter.clone(), PageRequest::newest(5))).unwrap();
     assert_eq!((whole.complete, whole.failures, whole.older), (true, found, None));
@@ -229,7 +229,7 @@ fn a_database_in_memory_is_read_while_it_is_written() {
         logger.log(no_hit(turn));
         block_on(logger.flush()).unwrap();
         let page = block_on(reader.list(FailureFilter::default(), PageRequest::newest(1))).unwrap();
-        assert_eq!(page.failures[0].turn_index, turn);
+        assert_eq!(page.failures[0].turn_index, Some(turn));
     }
 }
 

@@ -301,7 +301,7 @@ mod commands {
         spawn(db.config().retention_days(30));
         let input = [line("2020-01-01T00:00:00Z"), line("9999-12-01T00:00:00Z")].join("\n");
         let (code, out, said) = run(&db, &["ingest"], &input);
-        assert_eq!((code, out.as_str()), (Some(1), "1 failures stored, 1 lines refused\n"));
+        assert_eq!((code, out.as_str()), (Some(1), "1 records stored, 1 lines rejected\n"));
         assert!(
             said.contains("line 1: created_at = 2020-01-01T00:00:00.000Z: older than retention_days = 30"),
             "{said}"

@@ -379,7 +379,7 @@ mod tests {
             for nth in 0..records {
                 let strategy = format!("s{}", nth % 2);
                 let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, strategy, "q");
-                let _ = self.shared.log(record, None, Origin::Logged);
+                let _ = self.shared.log(record, None, Origin::LOGGED);
             }
         }
 

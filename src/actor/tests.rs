@@ -21,7 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
-const ATTEMPT: Attempt = Attempt { kind: OutcomeKind::Success, latency: SECOND, top_score: None };
+const ATTEMPT: Attempt = Attempt { kind: OutcomeKind::Success, latency: Some(SECOND), top_score: None };
 
 /// A file of its own, and what a logger keeps of it.
 pub(super) struct Fixture {
@@ -131,7 +131,7 @@ fn flush_waits_for_a_record_that_is_counted_and_not_yet_queued() {
         let flushed = logger.flush();
         let late = async {
             sleep(SECOND).await;
-            buffer.enqueue(Entry { record, logged_at: 0, origin: Origin::Logged }, admission).unwrap();
+            buffer.enqueue(Entry { record, logged_at: 0, origin: Origin::LOGGED }, admission).unwrap();
         };
         let began = Instant::now();
         let (flushed, ()) = tokio::join!(flushed, late);

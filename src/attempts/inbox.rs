@@ -29,7 +29,7 @@ pub(super) struct Sample {
     pub(super) kind: OutcomeKind,
     /// Unix milliseconds, UTC: the end of the attempt.
     pub(super) at: i64,
-    pub(super) latency: Duration,
+    pub(super) latency: Option<Duration>,
     /// NaN: none.
     pub(super) top_score: f32,
 }
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     fn sample(at: i64) -> Sample {
-        Sample { series: 0, kind: OutcomeKind::Success, at, latency: Duration::ZERO, top_score: f32::NAN }
+        Sample { series: 0, kind: OutcomeKind::Success, at, latency: None, top_score: f32::NAN }
     }
 
     fn drained(inbox: &Inbox) -> u64 {

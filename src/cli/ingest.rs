@@ -3,7 +3,7 @@
 //! Input may be a pipe that stays open for months. A line is sent a second after it came, and is given up
 //! only after a signal: until then the input waits while the service or the database does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::os::fd::AsFd as _;
@@ -26,7 +26,10 @@ use super::source::{Posted, Sent, Service};
 use super::{Failure, Target};
 use crate::actor::FailureLogger;
 use crate::handle::LoggerHandle;
-use crate::http::{DEFAULT_MAX_LINE_BYTES, NewFailure, parse_span};
+use crate::http::wire::lines::{Line, Lines, separator};
+use crate::http::wire::{RejectReason, Rejected, Sent as Record};
+use crate::http::{DEFAULT_MAX_LINE_BYTES, parse_span};
+use crate::report::without_guards;
 use crate::stats::DropReason;
 
 /// Lines that are sent to a service at a time.
@@ -43,6 +46,8 @@ const MAX_LINE_BYTES: usize = 1 << 20;
 /// Bytes that are read from standard input at a time, and how many such blocks wait.
 const BYTES_PER_BLOCK: usize = 64 << 10;
 const BLOCKS: usize = 4;
+/// Names of unknown fields that are told.
+const MAX_NAMES: usize = 16;
 /// Lines of which it is said what is wrong with them.
 const MAX_REASONS: u64 = 10;
 /// The first pause before the same is sent again, and the longest.
@@ -76,16 +81,17 @@ pub(super) async fn ingest(settings: &Settings, ingest: &Ingest) -> Result<(), F
     let mut feed = Feed::new(sink, give_up_after)?;
     let fed = feed.run(&mut input, &stop).await;
     let stored = match &feed.sink {
-        Sink::Logger(logger) => logger.shutdown().await?.stats.persisted,
+        Sink::Logger(logger) => feed.stored.saturating_sub(logger.shutdown().await?.stats.dropped.rejected),
         Sink::Service(_) => feed.stored,
     };
     feed.bar.finish_and_clear();
     if let Err(Stopped { line, reason }) = fed {
-        return Err(Failure::Unreachable(format!("{stored} failures stored, stopped at line {line}: {reason}")));
+        return Err(Failure::Unreachable(format!("{stored} records stored, stopped at line {line}: {reason}")));
     }
     let bad = feed.bad;
-    writeln!(io::stdout(), "{stored} failures stored, {bad} lines refused")?;
-    if bad > 0 { Err(Failure::No(format!("{bad} lines are no failures"))) } else { Ok(()) }
+    feed.say_what_was_ignored();
+    writeln!(io::stdout(), "{stored} records stored, {bad} lines rejected")?;
+    if bad > 0 { Err(Failure::No(format!("{bad} lines were rejected"))) } else { Ok(()) }
 }
 
 /// Tells that a signal has asked for the end, and until when lines are sent.
@@ -185,61 +191,6 @@ impl Input {
     }
 }
 
-/// A line and its number, from 1.
-struct Line {
-    number: u64,
-    /// `None`: the line is too long, and was skipped.
-    text: Option<Vec<u8>>,
-}
-
-/// Divides input into lines of bounded length.
-#[derive(Default)]
-struct Lines {
-    begun: Vec<u8>,
-    skipping: bool,
-    /// Lines that have ended.
-    ended: u64,
-    ready: VecDeque<Line>,
-}
-
-impl Lines {
-    fn push(&mut self, block: &[u8]) {
-        for piece in block.split_inclusive(|byte| *byte == b'\n') {
-            let (text, ends) = match piece.strip_suffix(b"\n") {
-                Some(text) => (text, true),
-                None => (piece, false),
-            };
-            self.skipping |= self.begun.len() + text.len() > MAX_LINE_BYTES;
-            if self.skipping {
-                self.begun = Vec::new();
-            } else {
-                self.begun.extend_from_slice(text);
-            }
-            if ends {
-                self.end();
-            }
-        }
-    }
-
-    /// Ends the last line, which need not have a line feed.
-    fn finish(&mut self) {
-        if self.skipping || !self.begun.is_empty() {
-            self.end();
-        }
-    }
-
-    /// Ends a line. An empty one is counted, and not taken.
-    fn end(&mut self) {
-        self.ended += 1;
-        let text = std::mem::take(&mut self.begun);
-        if std::mem::take(&mut self.skipping) {
-            self.ready.push_back(Line { number: self.ended, text: None });
-        } else if !text.trim_ascii().is_empty() {
-            self.ready.push_back(Line { number: self.ended, text: Some(text) });
-        }
-    }
-}
-
 /// Destination of lines.
 enum Sink {
     Logger(LoggerHandle),
@@ -250,10 +201,14 @@ enum Sink {
 struct Feed {
     sink: Sink,
     lines: Lines,
+    /// The names of CSV, and its separator.
+    names: Option<(csv::StringRecord, u8)>,
     /// Lines that are to be sent, each with a line feed.
     post: Vec<u8>,
     /// Their numbers.
     numbers: VecDeque<u64>,
+    /// Unknown fields, and in how many records one was ignored.
+    ignored: (BTreeSet<String>, u64),
     /// When the first of them came.
     since: Instant,
     stored: u64,
@@ -273,7 +228,9 @@ impl Feed {
     fn new(sink: Sink, give_up_after: Option<Duration>) -> Result<Self, Failure> {
         Ok(Self {
             sink,
-            lines: Lines::default(),
+            lines: Lines::new(MAX_LINE_BYTES).or_csv(),
+            names: None,
+            ignored: (BTreeSet::new(), 0),
             post: Vec::new(),
             numbers: VecDeque::new(),
             since: Instant::now(),
@@ -313,14 +270,14 @@ impl Feed {
                     true
                 }
             };
-            while let Some(line) = self.lines.ready.pop_front() {
+            while let Some(line) = self.lines.next() {
                 self.take(line, stop).await?;
             }
             if end {
                 self.send(stop).await?;
                 return match block {
                     Some(Err(error)) => Err(Stopped {
-                        line: self.lines.ended + 1,
+                        line: self.lines.ended() + 1,
                         reason: format!("cannot read standard input: {error}"),
                     }),
                     _ => Ok(()),
@@ -335,34 +292,62 @@ impl Feed {
             self.refuse(number, &format_args!("a line has {MAX_LINE_BYTES} bytes at most"));
             return Ok(());
         };
-        let text = text.trim_ascii();
-        let failure = match text.first() {
-            // serde would take a list of values for a record.
-            Some(b'[') => {
-                self.refuse(number, &"expected an object");
+        let read = if self.lines.are_csv() { self.read_csv(&text) } else { read_json(&text).map(Some) };
+        let (record, json) = match read {
+            Ok(Some(read)) => read,
+            Ok(None) => return Ok(()),
+            Err(rejected) => {
+                self.refuse(number, &rejected.text);
                 return Ok(());
             }
-            _ => match serde_json::from_slice::<NewFailure>(text) {
-                Ok(failure) => failure,
-                Err(error) => {
-                    self.refuse(number, &error);
-                    return Ok(());
-                }
-            },
         };
+        if !record.unknown.is_empty() {
+            let (names, records) = &mut self.ignored;
+            let room = MAX_NAMES.saturating_sub(names.len());
+            names.extend(record.unknown.iter().take(room).cloned());
+            *records += 1;
+        }
         if matches!(self.sink, Sink::Logger(_)) {
-            return self.log(number, &failure, stop).await;
+            return self.log(number, &record, stop).await;
         }
         if self.numbers.is_empty() {
             self.since = Instant::now();
         }
-        self.post.append(&mut identified(text));
+        self.post.append(&mut if record.event_id.is_some() { json } else { identified(&json) });
         self.post.push(b'\n');
         self.numbers.push_back(number);
         if self.numbers.len() >= LINES_PER_POST || self.post.len() >= BYTES_PER_POST {
             self.send(stop).await?;
         }
         Ok(())
+    }
+
+    /// Reads a record of CSV. `None`: it is the line of names.
+    fn read_csv(&mut self, text: &[u8]) -> Result<Option<(Record, Vec<u8>)>, Rejected> {
+        let not_csv = |error: csv::Error| Rejected::new(RejectReason::NotJson, format!("this is no CSV: {error}"));
+        let separator =
+            self.names.as_ref().map(|(_, separator)| *separator).or_else(|| separator(text)).unwrap_or(b',');
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).delimiter(separator).from_reader(text);
+        let mut cells = csv::StringRecord::new();
+        reader.read_record(&mut cells).map_err(not_csv)?;
+        let Some((names, _)) = &self.names else {
+            self.names = Some((cells, separator));
+            return Ok(None);
+        };
+        let record = Record::from_csv(names, &cells, false)?;
+        let mut fields = Map::new();
+        for (name, cell) in names.iter().zip(&cells).filter(|(_, cell)| !cell.is_empty()) {
+            fields.insert(name.into(), without_guards(cell).into());
+        }
+        Ok(Some((record, Value::Object(fields).to_string().into_bytes())))
+    }
+
+    fn say_what_was_ignored(&self) {
+        let (names, records) = &self.ignored;
+        if *records > 0 {
+            let names = names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            say(&self.bar, &format_args!("ignored unknown fields of {records} records: {names}"));
+        }
     }
 
     fn refuse(&mut self, line: u64, reason: &dyn std::fmt::Display) {
@@ -372,18 +357,19 @@ impl Feed {
         }
     }
 
-    /// Logs a failure; waits while the buffer is full.
-    async fn log(&mut self, line: u64, failure: &NewFailure, stop: &Stop) -> Result<(), Stopped> {
+    /// Logs or counts a record; waits while the buffer is full.
+    async fn log(&mut self, line: u64, record: &Record, stop: &Stop) -> Result<(), Stopped> {
         loop {
             let Sink::Logger(logger) = &self.sink else { return Ok(()) };
-            let reason = match failure.offer(logger) {
+            let reason = match record.offer(logger) {
                 Ok(()) => {
+                    self.stored += 1;
                     self.waiting.over(&self.bar);
                     return Ok(());
                 }
                 Err(DropReason::TooOld) => {
-                    let reason = failure.too_old(logger);
-                    self.refuse(line, &reason);
+                    let rejected = record.too_old(logger);
+                    self.refuse(line, &rejected.text);
                     return Ok(());
                 }
                 Err(DropReason::BufferFull | DropReason::Unavailable) => {
@@ -414,7 +400,7 @@ impl Feed {
             let is_dated = may_date && self.since.elapsed() >= DATE_AFTER;
             let lines = if is_dated { dated(&rest, came) } else { rest.clone() };
             let sent = tokio::select! {
-                sent = service.post("/v1/failures", lines) => sent,
+                sent = service.post("/v1/attempts", lines) => sent,
                 () = stop.passed() => return Err(self.too_late(first)),
             };
             match sent {
@@ -449,7 +435,7 @@ impl Feed {
         self.stored += posted.accepted;
         let told = u64::try_from(posted.errors.len()).unwrap_or(u64::MAX);
         for (nth, reason) in &posted.errors {
-            let line = self.numbers.get(*nth).copied().unwrap_or(self.lines.ended);
+            let line = self.numbers.get(*nth).copied().unwrap_or(self.lines.ended());
             self.refuse(line, reason);
         }
         self.bad += posted.rejected.saturating_sub(told);
@@ -474,7 +460,7 @@ impl Feed {
     }
 
     fn too_late(&self, line: u64) -> Stopped {
-        let lines = (self.lines.ended + 1).saturating_sub(line);
+        let lines = (self.lines.ended() + 1).saturating_sub(line);
         let seconds = SEND_AFTER_SIGNAL.as_secs();
         Stopped {
             line,
@@ -516,33 +502,41 @@ impl Waiting {
     }
 }
 
-/// Returns a line with an `event_id`, which makes sending it again harmless.
-fn identified(text: &[u8]) -> Vec<u8> {
-    with_field(text, "event_id", || Uuid::now_v7().to_string())
+/// Reads an object. Returns it as it is sent, too.
+fn read_json(text: &[u8]) -> Result<(Record, Vec<u8>), Rejected> {
+    let record = Record::from_json(text, false)?;
+    Ok((record, text.trim_ascii().iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }).collect()))
+}
+
+/// Returns an object with an `event_id`, which makes sending it again harmless.
+fn identified(object: &[u8]) -> Vec<u8> {
+    with_field(object, "event_id", &Uuid::now_v7().to_string())
 }
 
 /// Returns lines with the moment at which they came.
 fn dated(lines: &[u8], came: jiff::Timestamp) -> Bytes {
     let mut dated = Vec::new();
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
-        dated.append(&mut with_field(line.trim_ascii_end(), "created_at", || came.to_string()));
+        let line = line.trim_ascii_end();
+        let has_moment = Record::from_json(line, false).is_ok_and(|record| record.created_at().is_some());
+        match has_moment {
+            true => dated.extend_from_slice(line),
+            false => dated.append(&mut with_field(line, "created_at", &came.to_string())),
+        }
         dated.push(b'\n');
     }
     dated.into()
 }
 
-/// Returns a line with the field `name`, unless it has one or has no room for it.
-fn with_field(text: &[u8], name: &str, value: impl FnOnce() -> String) -> Vec<u8> {
-    let with_field = || {
-        let mut fields: Map<String, Value> = serde_json::from_slice(text).ok()?;
-        if fields.get(name).is_none_or(Value::is_null) {
-            fields.insert(name.into(), value().into());
-        }
-        // A line that a service takes must not become one that it does not take.
-        let line = serde_json::to_vec(&fields).ok()?;
-        (line.len() <= DEFAULT_MAX_LINE_BYTES).then_some(line)
-    };
-    with_field().unwrap_or_else(|| text.to_vec())
+/// Returns an object with one more field, unless there is no room for it: a line that a service takes must not become
+/// one that it does not take. The text is not written anew, so that nothing of it changes. Of two fields with one name
+/// the last counts.
+fn with_field(object: &[u8], name: &str, value: &str) -> Vec<u8> {
+    let field = format!(r#", "{name}": "{value}"}}"#);
+    match object.strip_suffix(b"}") {
+        Some(open) if open.len() + field.len() <= DEFAULT_MAX_LINE_BYTES => [open, field.as_bytes()].concat(),
+        _ => object.to_vec(),
+    }
 }
 
 /// Returns the lines after the first `count`.
@@ -573,39 +567,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_the_same_wherever_the_input_is_divided() {
-        let long = "x".repeat(MAX_LINE_BYTES + 1);
-        let most = "y".repeat(MAX_LINE_BYTES);
-        let input = format!("one\n\n  \n{long}\n{most}\r\ntwo\nthree");
-        for size in [1, 2, 3, 7, 64 << 10, input.len()] {
-            let mut lines = Lines::default();
-            input.as_bytes().chunks(size).for_each(|block| {
-                lines.push(block);
-                assert!(lines.begun.len() <= MAX_LINE_BYTES);
-            });
-            lines.finish();
-            lines.finish();
-            let of = |line: &Line| (line.number, line.text.as_ref().map(|text| text.len()));
-            let ready: Vec<_> = lines.ready.iter().map(of).collect();
-            // The line feed is not counted, and a carriage return is.
-            assert_eq!(ready, [(1, Some(3)), (4, None), (5, None), (6, Some(3)), (7, Some(5))], "{size}");
-        }
-    }
-
-    #[test]
-    fn line_gets_an_id_and_a_moment_unless_it_has_them() {
+    fn object_gets_an_id_and_a_moment_unless_it_has_them() {
         let fields = |text: &str| -> Map<String, Value> {
             let came = "2026-02-03T04:05:06Z".parse().unwrap();
             serde_json::from_slice(&dated(&identified(text.as_bytes()), came)).unwrap()
         };
-        let line = fields(r#"{"query_text": "with event_id", "event_id": null, "top_score": 0.1}"#);
+        let object = r#"{"failure_type": "no_hit", "strategy": "s", "query_text": "with event_id", "event_id": null}"#;
+        let line = fields(object);
         assert!(line["event_id"].as_str().unwrap().parse::<Uuid>().unwrap().get_version_num() == 7);
         assert_eq!(line["created_at"], "2026-02-03T04:05:06Z");
-        assert_eq!((&line["query_text"], &line["top_score"]), (&"with event_id".into(), &0.1.into()));
-        let kept =
-            fields(r#"{"event_id": "0198c0de-0000-7000-8000-000000000001", "created_at": "2026-01-01T00:00:00Z"}"#);
-        assert_eq!(kept["event_id"], "0198c0de-0000-7000-8000-000000000001");
-        assert_eq!(kept["created_at"], "2026-01-01T00:00:00Z");
+        assert_eq!(line["query_text"], "with event_id");
+        let dated_before = object.replace("null", "null, \"created_at\": \"2026-01-01T00:00:00Z\"");
+        assert_eq!(fields(&dated_before)["created_at"], "2026-01-01T00:00:00Z");
         let long = format!(r#"{{"query_text": "{}"}}"#, "q".repeat(DEFAULT_MAX_LINE_BYTES - 20));
         assert_eq!(identified(long.as_bytes()), long.as_bytes(), "there is no room for more");
         assert_eq!(dated(format!("{long}\n{long}\n").as_bytes(), jiff::Timestamp::now()).len(), 2 * long.len() + 2);

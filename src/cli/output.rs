@@ -74,7 +74,7 @@ pub(super) fn write(format: Format, answer: &Value, rows: &[Value], columns: &[C
             lines.write_record(columns.iter().map(|column| column.name)).map_err(failed)?;
             for row in rows {
                 let cells = columns.iter().map(|column| match row.pointer(column.pointer) {
-                    Some(Value::String(text)) => crate::report::defused(text),
+                    Some(Value::String(text)) => crate::report::guarded(text),
                     value => plain(value),
                 });
                 lines.write_record(cells).map_err(failed)?;

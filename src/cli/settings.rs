@@ -84,6 +84,7 @@ pub(super) struct ServiceSettings {
     pub(super) max_connections: usize,
     pub(super) max_questions_per_second: u32,
     pub(super) max_posts_per_second: u32,
+    pub(super) reject_unknown_fields: bool,
     pub(super) workers: usize,
 }
 
@@ -99,6 +100,7 @@ impl Default for ServiceSettings {
             max_connections: 20_000,
             max_questions_per_second: DEFAULT_MAX_QUESTIONS_PER_SECOND,
             max_posts_per_second: DEFAULT_MAX_POSTS_PER_SECOND,
+            reject_unknown_fields: false,
             workers: std::thread::available_parallelism().map_or(2, usize::from).min(MAX_WORKERS),
         }
     }
@@ -245,7 +247,8 @@ impl Settings {
         let mut options = HttpOptions::default()
             .alone()
             .max_questions_per_second(self.service.max_questions_per_second)
-            .max_posts_per_second(self.service.max_posts_per_second);
+            .max_posts_per_second(self.service.max_posts_per_second)
+            .reject_unknown_fields(self.service.reject_unknown_fields);
         if !listen.ip().is_unspecified() {
             options = options.allow_host(match listen.ip() {
                 IpAddr::V4(address) => address.to_string(),

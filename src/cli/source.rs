@@ -118,7 +118,8 @@ impl Service {
         };
         let retry_after = answer.retry_after;
         let posted = Posted::of(&answer.json);
-        if answer.status.is_success() {
+        // 422: every line was rejected.
+        if answer.status.is_success() || answer.status.as_u16() == 422 {
             let told = answer.json["accepted"].is_u64() && answer.json["rejected"].is_u64();
             return if told && usize::try_from(posted.accepted.saturating_add(posted.rejected)).ok() == Some(sent) {
                 Sent::All(posted)

@@ -61,6 +61,15 @@ impl Collector for Scrape {
         )?;
         let dropped = stats.dropped.by_reason().map(|(reason, records)| (reason.as_str(), records));
         out.counters("records_dropped", "Records lost, by reason.", "reason", &dropped)?;
+        let rejections = &self.api.rejections;
+        let rejected = rejections.by_reason().map(|(reason, records)| (reason.as_str(), records));
+        out.counters(
+            "records_rejected",
+            "Records that were never received, because there was something wrong with them, by reason.",
+            "reason",
+            &rejected,
+        )?;
+        out.counter("ignored_fields", "Unknown fields of accepted records.", rejections.ignored_fields())?;
         out.gauge("buffer_records", "Records held in memory.", stats.buffered as f64)?;
         out.gauge("buffer_capacity", "Records held in memory at most.", shared.config.buffer_capacity as f64)?;
         let is_full = if stats.mailbox_full { 1.0 } else { 0.0 };

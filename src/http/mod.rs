@@ -17,7 +17,6 @@
 //! # }
 //! ```
 
-mod attempts;
 mod dashboard;
 mod guard;
 mod health;
@@ -28,8 +27,10 @@ mod openapi;
 mod problem;
 mod queries;
 mod questions;
+mod rejections;
 mod stats;
 mod tail;
+pub(crate) mod wire;
 
 use std::future::{Ready, ready};
 use std::sync::atomic::AtomicUsize;
@@ -43,8 +44,6 @@ use actix_web::web::{Data, ServiceConfig};
 use actix_web::{FromRequest, HttpRequest, web};
 
 pub use guard::{Origin, Token};
-#[cfg(feature = "cli")]
-pub(crate) use ingest::NewFailure;
 use limits::Meter;
 use problem::Problem;
 #[cfg(feature = "cli")]
@@ -82,6 +81,7 @@ pub struct HttpOptions {
     max_stream_bytes: usize,
     max_line_bytes: usize,
     max_followers: usize,
+    reject_unknown_fields: bool,
     dashboard: bool,
     /// Whether these routes are all there are.
     alone: bool,
@@ -115,6 +115,7 @@ impl Default for HttpOptions {
             max_stream_bytes: DEFAULT_MAX_STREAM_BYTES,
             max_line_bytes: DEFAULT_MAX_LINE_BYTES,
             max_followers: DEFAULT_MAX_FOLLOWERS,
+            reject_unknown_fields: false,
             dashboard: true,
             alone: false,
             ending: Arc::new(watch::Sender::new(false)),
@@ -191,6 +192,12 @@ impl HttpOptions {
         self
     }
 
+    /// Rejects a record with an unknown field. Default: the field is ignored and counted, and a warning names it.
+    pub fn reject_unknown_fields(mut self, reject: bool) -> Self {
+        self.reject_unknown_fields = reject;
+        self
+    }
+
     /// Mounts no dashboard, for applications that have a page of their own at its address.
     pub fn without_dashboard(mut self) -> Self {
         self.dashboard = false;
@@ -259,6 +266,7 @@ struct Api {
     answers: queries::Answers,
     /// Bytes of bodies that are held in memory whole.
     held: AtomicUsize,
+    rejections: rejections::Rejections,
 }
 
 /// Mounts the routes, and the dashboard at their root: give what it returns to `App::configure` or to a
@@ -276,6 +284,7 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
         received: std::sync::atomic::AtomicU64::new(0),
         answers: queries::Answers::default(),
         held: AtomicUsize::new(0),
+        rejections: rejections::Rejections::default(),
     }));
     move |config| {
         config.app_data(handle.clone());
@@ -304,7 +313,7 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
         }
         mount!("/v1/failures", ByMethod, get => questions::failures, post => ingest::failures);
         mount!("/v1/failures/{event_id}", Read, get => questions::failure);
-        mount!("/v1/attempts", Ingest, post => attempts::attempts);
+        mount!("/v1/attempts", Ingest, post => ingest::attempts);
         mount!("/v1/summary", Read, get => questions::summary);
         mount!("/v1/timeseries", Read, get => questions::timeseries);
         mount!("/v1/strategies", Read, get => questions::strategies);

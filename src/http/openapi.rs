@@ -4,14 +4,14 @@ use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
 use super::problem::Refused;
-use super::{attempts, health, ingest, metrics, queries, questions, stats, tail};
+use super::{health, ingest, metrics, queries, questions, stats, tail, wire};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "failure-logger", description = "Records failed retrievals, and answers how often and why they fail."),
     paths(
         ingest::failures,
-        attempts::attempts,
+        ingest::attempts,
         questions::failures,
         questions::failure,
         questions::summary,
@@ -29,7 +29,7 @@ use super::{attempts, health, ingest, metrics, queries, questions, stats, tail};
         health::readyz,
         openapi
     ),
-    components(schemas(crate::report::ExportFormat, ingest::FailureOrList, ingest::NewFailure, attempts::AttemptOrList, attempts::NewAttempt)),
+    components(schemas(crate::report::ExportFormat, wire::schema::FailureOrList, wire::schema::NewFailure, wire::schema::AttemptOrList, wire::schema::NewAttempt)),
     modifiers(&Tokens)
 )]
 struct Description;

@@ -64,6 +64,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, shortened(detail.into()))
     }
 
+    /// No record of the request was accepted.
+    pub(super) fn unprocessable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, shortened(detail.into()))
+    }
+
     /// Parameters that contradict each other, each of which is fine by itself.
     pub(super) fn conflict(detail: impl Into<Box<str>>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
@@ -110,7 +115,7 @@ impl Problem {
 
     /// Says what became of the request up to here.
     pub(super) fn after(self, taken: Accepted) -> Self {
-        let Accepted { accepted, rejected, errors, line } = taken;
+        let Accepted { accepted, rejected, errors, line, .. } = taken;
         let taken =
             Taken { accepted: Some(accepted), rejected: Some(rejected), errors: Some(errors), line: Some(line) };
         Self { taken: Some(Box::new(taken)), ..self }
@@ -227,7 +232,7 @@ pub(super) enum Contradicted {
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "only described")]
 pub(super) enum NotTaken {
-    /// The body, or the one record in it, is wrong.
+    /// The body is no JSON.
     #[response(status = 400, content_type = "application/problem+json")]
     BadRequest(#[to_schema] Problem),
     /// The token is missing or wrong.
@@ -255,6 +260,15 @@ pub(super) enum NotTaken {
     /// beginning. See `Retry-After`.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(#[to_schema] Problem),
+}
+
+/// What may be said of records.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only described")]
+pub(super) enum NoneAccepted {
+    /// No record was accepted; `errors` says why.
+    #[response(status = 422, content_type = "application/problem+json")]
+    Unprocessable(#[to_schema] Problem),
 }
 
 /// Says what the reader should do, without paths or what the system said: that is logged.

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::problem::{NotShown, Problem};
 use super::questions::json;
+use super::rejections::RejectCounts;
 use super::{Api, health};
 use crate::clock;
 use crate::report::rfc3339;
@@ -29,6 +30,12 @@ pub(super) struct ServiceStats {
     mailbox_full: bool,
     /// Records that were lost.
     dropped: DropCounts,
+    /// Records that were never received, because there was something wrong with them, by reason.
+    rejected: RejectCounts,
+    /// Unknown fields of accepted records, which were ignored.
+    ignored_fields: u64,
+    /// Records that were stored before under the same `event_id`, and attempts that were counted before.
+    duplicates: u64,
     /// Batches that were committed.
     flushes: u64,
     /// Attempts to commit a batch that failed; the batch was kept.
@@ -67,6 +74,9 @@ pub(super) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
         buffer_capacity: shared.config.buffer_capacity as u64,
         mailbox_full: stats.mailbox_full,
         dropped: stats.dropped,
+        rejected: api.rejections.counts(),
+        ignored_fields: api.rejections.ignored_fields(),
+        duplicates: stats.duplicates + api.rejections.repeated_attempts(),
         flushes: stats.flushes,
         failed_flushes: stats.failed_flushes,
         last_flush: stats.last_flush.map(|at| rfc3339(clock::milliseconds_of(at))),

@@ -20,8 +20,7 @@ pub enum ExportFormat {
     /// A JSON object a line.
     #[default]
     JsonLines,
-    /// Comma-separated values under a line of names. Text that a spreadsheet would run as a formula
-    /// has a `'` before it.
+    /// Comma-separated values under a line of names. Where a spreadsheet would begin a formula, a `'` comes first.
     Csv,
 }
 
@@ -135,33 +134,84 @@ const COLUMNS: [&str; 15] = [
 ];
 
 fn cells(failure: &Failure) -> [String; COLUMNS.len()] {
-    let text = |text: &Option<String>| text.as_deref().map_or_else(String::new, defused);
-    let number = |number: Option<f32>| number.map_or_else(String::new, |number| number.to_string());
+    let text = |text: &Option<String>| text.as_deref().map_or_else(String::new, guarded);
+    fn number(number: Option<impl ToString>) -> String {
+        number.map_or_else(String::new, |number| number.to_string())
+    }
     [
         failure.id.to_string(),
         failure.event_id.to_string(),
         text(&failure.conversation_id),
-        failure.turn_index.to_string(),
+        number(failure.turn_index),
         failure.failure_type.to_string(),
-        defused(&failure.retrieval_strategy),
-        defused(&failure.query_text),
+        guarded(&failure.retrieval_strategy),
+        guarded(&failure.query_text),
         failure.query_len.to_string(),
         number(failure.top_score),
         number(failure.confidence_threshold),
-        failure.result_count.to_string(),
-        failure.latency_ms.to_string(),
+        number(failure.result_count),
+        number(failure.latency_ms),
         text(&failure.edge_types),
         text(&failure.error_context),
         rfc3339(clock::milliseconds_of(failure.created_at)),
     ]
 }
 
-/// `text` as a spreadsheet shows it, and does not run it: see OWASP, "CSV Injection".
-pub(crate) fn defused(text: &str) -> String {
-    // Spreadsheets skip spaces before a formula, and take some full-width characters for it.
-    let first = text.trim_start().chars().next();
-    let formula = matches!(first, Some('=' | '+' | '-' | '@' | '＝' | '＋' | '－' | '＠'));
-    if formula || text.starts_with(['\t', '\r', '\n']) { format!("'{text}") } else { text.to_owned() }
+/// `text` with a `'` before each character at which a spreadsheet may begin a formula: see OWASP, "CSV Injection".
+///
+/// Which separator a spreadsheet believes in is not known. So a formula may begin at the beginning of the text, and
+/// behind each separator; spreadsheets skip space and quotes before it. [`without_guards`] is the reverse.
+///
+/// An empty cell is no text, and `'` is empty text.
+pub(crate) fn guarded(text: &str) -> String {
+    if is_all_guards(text) {
+        return format!("'{text}");
+    }
+    let mut guarded = String::with_capacity(text.len());
+    let mut may_begin = true;
+    for character in text.chars() {
+        if may_begin && is_formula(character) {
+            guarded.push('\'');
+        }
+        guarded.push(character);
+        may_begin = keeps_open(character, may_begin);
+    }
+    guarded
+}
+
+/// Text as it was before [`guarded`].
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "for `ingest`, which reads an export"))]
+pub(crate) fn without_guards(text: &str) -> String {
+    if is_all_guards(text) {
+        return text.get(1..).unwrap_or_default().to_owned();
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut may_begin = true;
+    for character in text.chars() {
+        if may_begin && is_formula(character) && plain.ends_with('\'') {
+            plain.pop();
+        }
+        plain.push(character);
+        may_begin = keeps_open(character, may_begin);
+    }
+    plain
+}
+
+fn is_all_guards(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b'\'')
+}
+
+fn is_formula(character: char) -> bool {
+    matches!(character, '=' | '+' | '-' | '@' | '＝' | '＋' | '－' | '＠')
+}
+
+/// Returns `true` if a formula may begin behind `character`.
+fn keeps_open(character: char, before: bool) -> bool {
+    match character {
+        ',' | ';' | '|' | '\t' | '\n' | '\r' => true,
+        '\'' | '"' => before,
+        character => before && character.is_whitespace(),
+    }
 }
 
 #[cfg(test)]
@@ -169,12 +219,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_spreadsheet_would_run_is_defused_and_other_text_is_not() {
-        for formula in ["=1+1", "+1", "-1+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\r=1", "  =1", "＝1"] {
-            assert_eq!(defused(formula), format!("'{formula}"));
+    fn what_a_spreadsheet_would_run_is_guarded_and_other_text_is_not() {
+        for (text, expected) in [
+            ("=1+1", "'=1+1"),
+            ("+1", "'+1"),
+            ("-1+cmd|' /C calc'!A0", "'-1+cmd|' /C calc'!A0"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("\t=1", "\t'=1"),
+            ("\r\n =1", "\r\n '=1"),
+            ("  =1", "  '=1"),
+            ("＝1", "'＝1"),
+            ("price;=1+1;x", "price;'=1+1;x"),
+            ("a,\"=1\"", "a,\"'=1\""),
+            ("a|-1\t@b", "a|'-1\t'@b"),
+            ("'=1", "''=1"),
+            ("", "'"),
+            ("'", "''"),
+        ] {
+            assert_eq!(guarded(text), expected);
         }
-        for text in ["", "a=b", "key?", "1-2", "'quoted'"] {
-            assert_eq!(defused(text), text);
+        for text in ["a=b", "key?", "1-2", "'quoted'", "a; b", "x - y", "e-mail@example.org"] {
+            assert_eq!(guarded(text), text);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn guards_can_be_taken_away(text in "[=+@＝a'\";,|\t\r\n -]{0,30}") {
+            proptest::prop_assert_eq!(without_guards(&guarded(&text)), text);
         }
     }
 }

@@ -35,8 +35,8 @@ pub struct Failure {
     pub event_id: Uuid,
     /// The conversation in which retrieval failed.
     pub conversation_id: Option<String>,
-    /// Turn within the conversation; 0 where unknown.
-    pub turn_index: i64,
+    /// Turn within the conversation. `None`: unknown.
+    pub turn_index: Option<i64>,
     /// How retrieval failed.
     pub failure_type: RetrievalFailureType,
     /// The strategy that was tried.
@@ -49,10 +49,10 @@ pub struct Failure {
     pub top_score: Option<f32>,
     /// The threshold at that time.
     pub confidence_threshold: Option<f32>,
-    /// Number of results that were found.
-    pub result_count: i64,
-    /// How long the retrieval took, in milliseconds.
-    pub latency_ms: i64,
+    /// Number of results that were found. `None`: not measured.
+    pub result_count: Option<i64>,
+    /// How long the retrieval took, in milliseconds. `None`: not measured.
+    pub latency_ms: Option<i64>,
     /// JSON list of the graph edge types that were followed.
     pub edge_types: Option<String>,
     /// What the backend said.
@@ -558,8 +558,8 @@ struct FailureRow {
     event_id: Vec<u8>,
     #[diesel(sql_type = Nullable<Text>)]
     conversation_id: Option<String>,
-    #[diesel(sql_type = BigInt)]
-    turn_index: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    turn_index: Option<i64>,
     #[diesel(sql_type = Text)]
     failure_type: String,
     #[diesel(sql_type = Text)]
@@ -572,10 +572,10 @@ struct FailureRow {
     top_score: Option<f32>,
     #[diesel(sql_type = Nullable<Float>)]
     confidence_threshold: Option<f32>,
-    #[diesel(sql_type = BigInt)]
-    result_count: i64,
-    #[diesel(sql_type = BigInt)]
-    latency_ms: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    result_count: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    latency_ms: Option<i64>,
     #[diesel(sql_type = Nullable<Text>)]
     edge_types: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
@@ -662,7 +662,10 @@ mod tests {
             for rounds in 1.. {
                 let found = list(&mut conn, &filter, page, in_no_time).unwrap();
                 if found.complete {
-                    return (rounds, found.failures.iter().map(|failure| failure.turn_index).collect::<Vec<_>>());
+                    return (
+                        rounds,
+                        found.failures.iter().map(|failure| failure.turn_index.unwrap()).collect::<Vec<_>>(),
+                    );
                 }
                 assert!(found.failures.is_empty());
                 page = match page.from {

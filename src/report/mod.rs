@@ -19,7 +19,9 @@ use serde::{Serialize, Serializer};
 pub use calibration::{Calibration, CurvePoint, ScoreBucket};
 pub use conversations::{Conversation, Conversations};
 #[cfg(feature = "cli")]
-pub(crate) use export::defused;
+pub(crate) use export::guarded;
+#[cfg(feature = "cli")]
+pub(crate) use export::without_guards;
 pub use export::{Export, ExportFormat};
 pub use failures::{Cursor, Failure, FailureFilter, FailurePage, Followed, PageRequest, Position};
 pub(crate) use grouping::{normalized, texts_are_nearly_the_same};

@@ -20,15 +20,15 @@ use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord, Retriev
 pub(crate) struct Row {
     event_id: Uuid,
     conversation_id: Option<ConversationId>,
-    turn_index: i64,
+    turn_index: Option<i64>,
     failure_type: RetrievalFailureType,
     retrieval_strategy: BoundedText<64>,
     query_text: BoundedText<512>,
     query_len: i64,
     top_score: Option<f32>,
     confidence_threshold: Option<f32>,
-    result_count: i64,
-    latency_ms: i64,
+    result_count: Option<i64>,
+    latency_ms: Option<i64>,
     edge_types: Option<BoundedText<1024>>,
     error_context: Option<BoundedText<256>>,
     created_at: i64,
@@ -52,29 +52,26 @@ enum Counting {
 impl Row {
     /// `event_id` is for an entry that has none.
     pub(crate) fn new(event_id: Uuid, Entry { record, logged_at, origin }: Entry) -> Self {
-        let (event_id, is_repeatable, counting) = match origin {
-            Origin::Repeatable(event_id) => (event_id, true, Counting::Undecided),
-            Origin::Logged => (event_id, false, Counting::Undecided),
-            Origin::Observed => (event_id, false, Counting::Elsewhere),
-        };
+        let Origin { is_observed, event_id: given, unmeasured } = origin;
         let finite = |score: Option<f32>| score.filter(|s| s.is_finite());
+        let measured = |number: i64, unmeasured: bool| (!unmeasured).then_some(number);
         Self {
-            event_id,
+            event_id: given.unwrap_or(event_id),
             conversation_id: record.conversation_id,
-            turn_index: record.turn_index,
+            turn_index: measured(record.turn_index, unmeasured.turn_index),
             failure_type: record.failure_type,
             retrieval_strategy: record.retrieval_strategy,
             query_text: record.query_text,
             query_len: saturating(record.query_len as u64),
             top_score: finite(record.top_score),
             confidence_threshold: finite(record.confidence_threshold),
-            result_count: saturating(record.result_count as u64),
-            latency_ms: saturating(record.latency_ms),
+            result_count: measured(saturating(record.result_count as u64), unmeasured.result_count),
+            latency_ms: measured(saturating(record.latency_ms), unmeasured.latency_ms),
             edge_types: record.edge_types.map(whole_json_list),
             error_context: record.error_context,
             created_at: logged_at,
-            counting,
-            is_repeatable,
+            counting: if is_observed { Counting::Elsewhere } else { Counting::Undecided },
+            is_repeatable: given.is_some(),
         }
     }
 
@@ -123,7 +120,10 @@ impl Row {
     /// A row of which nothing is known to be wrong.
     pub(super) fn plain() -> Self {
         let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "probe", "probe");
-        Self::new(Uuid::now_v7(), Entry { record, logged_at: 0, origin: Origin::Observed })
+        Self::new(
+            Uuid::now_v7(),
+            Entry { record, logged_at: 0, origin: Origin { is_observed: true, ..Origin::LOGGED } },
+        )
     }
 }
 
@@ -279,15 +279,15 @@ impl Row {
     fn push_values<'b>(&'b self, out: &mut AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
         push::<Binary, [u8]>(out, self.event_id.as_bytes())?;
         push_text(out, self.conversation_id.as_ref().map(ConversationId::as_str))?;
-        push::<BigInt, _>(out, &self.turn_index)?;
+        push::<Nullable<BigInt>, _>(out, &self.turn_index)?;
         push_text(out, Some(self.failure_type.as_str()))?;
         push_text(out, Some(&self.retrieval_strategy))?;
         push_text(out, Some(&self.query_text))?;
         push::<BigInt, _>(out, &self.query_len)?;
         push::<Nullable<Float>, _>(out, &self.top_score)?;
         push::<Nullable<Float>, _>(out, &self.confidence_threshold)?;
-        push::<BigInt, _>(out, &self.result_count)?;
-        push::<BigInt, _>(out, &self.latency_ms)?;
+        push::<Nullable<BigInt>, _>(out, &self.result_count)?;
+        push::<Nullable<BigInt>, _>(out, &self.latency_ms)?;
         push_text(out, self.edge_types.as_deref())?;
         push_text(out, self.error_context.as_deref())?;
         push::<BigInt, _>(out, &self.created_at)?;

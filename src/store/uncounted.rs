@@ -40,7 +40,7 @@ pub(super) fn roll_up(conn: &mut SqliteConnection, sums: &mut Sums) -> QueryResu
     let to = rows.last().filter(|_| is_full).map_or(window, |last| last.id);
     for row in rows {
         let mut cell = Cell::default();
-        cell.add_unobserved(row.latency_ms.unwrap_or(0));
+        cell.add_unobserved(row.latency_ms);
         sums.add(row.created_at, row.strategy(), &row.failure_type, &cell);
     }
     diesel::update(log::table).set(log::rolled_up_to.eq(to)).execute(conn)?;
@@ -84,7 +84,7 @@ pub(super) fn read(
         // One of a newer version is passed over.
         let Some(kind) = OutcomeKind::parse(&row.failure_type) else { continue };
         let key = (Resolution::Minute.floor(row.created_at), row.strategy().to_owned(), kind);
-        cells.entry(key).or_default().add_unobserved(row.latency_ms.unwrap_or(0));
+        cells.entry(key).or_default().add_unobserved(row.latency_ms);
     }
     for ((started_at, strategy, kind), cell) in cells {
         if !each(ReadCell::new(started_at, strategy, kind, cell)) {
