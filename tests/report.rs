@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use common::{TestDb, block_on, no_hit};
 use failure_logger::{
-    ExportFormat, Failure, FailureFilter, FailureReader, LoggerHandle, MarkError, Outcome, PageRequest, QueryFilter,
-    QuestionStatus, ReadError, RetrievalFailureRecord, RetrievalFailureType, ScoreDirection, TimeRange,
+    ExportFormat, Failure, FailureFilter, FailurePage, FailureReader, LoggerHandle, MarkError, Outcome, PageRequest,
+    QueryFilter, QuestionStatus, ReadError, RetrievalFailureRecord, RetrievalFailureType, ScoreDirection, TimeRange,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -132,7 +132,7 @@ fn a_rare_failure_is_found_among_many_others() {
     }
     let reader = flushed(&logger);
     let filter = || FailureFilter { strategy: Some("rare".into()), ..FailureFilter::default() };
-    let turns = |page: failure_logger::FailurePage| {
+    let turns = |page: FailurePage| {
         (page.failures.iter().map(|failure| failure.turn_index.unwrap()).collect::<Vec<_>>(), page.older.is_some())
     };
     assert_eq!(
@@ -740,4 +740,45 @@ fn exported_text_is_neither_run_nor_torn() {
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["query_text"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(texts, hostile);
+}
+
+#[test]
+fn newer_pages_bring_what_is_stored_late_each_once() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let now = SystemTime::now();
+    let log = |turn: i64, ago: u64| logger.log_at(no_hit(turn), now - Duration::from_secs(ago));
+    let reader = || flushed(&logger);
+    (0..10).for_each(|turn| _ = log(turn, 100 - turn.unsigned_abs()));
+    let list = |page| block_on(reader().list(FailureFilter::default(), page)).unwrap();
+    let turns = |page: &FailurePage| page.failures.iter().map(|of| of.turn_index.unwrap()).collect::<Vec<_>>();
+    let first = list(PageRequest::newest(3));
+    let older = list(PageRequest::older_than(first.older.unwrap(), 3));
+    assert_eq!((turns(&first), turns(&older)), (vec![9, 8, 7], vec![6, 5, 4]));
+
+    // Late, between and before what was seen, and one that is new.
+    let late = [(20, 200), (21, 95), (22, 1), (23, 300), (24, 92)];
+    late.iter().for_each(|(turn, ago)| _ = log(*turn, *ago));
+    let newer = list(PageRequest::newer_than(first.newer.unwrap(), 100));
+    assert_eq!(turns(&newer), [22, 24, 21, 20, 23], "by their moments");
+    assert!(turns(&list(PageRequest::newer_than(newer.newer.unwrap(), 100))).is_empty());
+
+    // From an older page, and in pages of two: the page before it, and the same.
+    let mut found = Vec::new();
+    let mut page = list(PageRequest::newer_than(older.newer.unwrap(), 2));
+    while !page.failures.is_empty() {
+        assert!(page.failures.len() <= 2);
+        found.extend(turns(&page));
+        page = list(PageRequest::newer_than(page.newer.unwrap(), 2));
+    }
+    found.sort_unstable();
+    assert_eq!(found, [7, 8, 9, 20, 21, 22, 23, 24]);
+
+    // A filter holds for them, too.
+    let filter = FailureFilter {
+        range: Some(TimeRange::between(now - Duration::from_secs(250), now).unwrap()),
+        ..Default::default()
+    };
+    let newer = block_on(reader().list(filter, PageRequest::newer_than(first.newer.unwrap(), 100))).unwrap();
+    assert_eq!(turns(&newer), [22, 24, 21, 20]);
 }

@@ -122,16 +122,26 @@ impl PageRequest {
     }
 }
 
-/// A place between failures. As text, it can be given away and parsed again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A place between failures, in the order of their moments, and the end of the log when it was given: what is stored
+/// later belongs to the newer failures, however old its moment is. As text, it can be given away and parsed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cursor {
+    at: Place,
+    /// Largest id of the log then. `None`: it was not known.
+    seen: Option<i64>,
+}
+
+/// A place in the order of moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Place {
     created_at: i64,
     id: i64,
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.created_at, self.id)
+        write!(f, "{}.{}", self.at.created_at, self.at.id)?;
+        self.seen.map_or(Ok(()), |seen| write!(f, ".{seen}"))
     }
 }
 
@@ -140,8 +150,14 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, ReadError> {
         let parse = || {
-            let (created_at, id) = text.split_once('.')?;
-            Some(Self { created_at: created_at.parse().ok()?, id: id.parse().ok()? })
+            let mut parts = text.splitn(3, '.');
+            let mut number = || parts.next().map(|part| part.parse().ok());
+            let at = Place { created_at: number()??, id: number()?? };
+            let seen = match number() {
+                None => None,
+                Some(seen) => Some(seen?),
+            };
+            Some(Self { at, seen })
         };
         parse().ok_or_else(|| ReadError::Invalid {
             parameter: "cursor",
@@ -167,7 +183,7 @@ pub struct FailurePage {
     /// For the page of older failures. `None`: there are none.
     #[cfg_attr(feature = "http", schema(value_type = Option<String>))]
     pub older: Option<Cursor>,
-    /// For the page of newer failures, also of those that are still to come.
+    /// For the page of newer failures, and of all that are stored from now on, also late with an earlier moment.
     #[cfg_attr(feature = "http", schema(value_type = Option<String>))]
     pub newer: Option<Cursor>,
     /// Whether the page is full or the end was reached. If not, the time was over before enough
@@ -330,16 +346,37 @@ pub(super) fn list(
 ) -> Result<FailurePage, ReadError> {
     filter.check()?;
     let range = filter.range.unwrap_or(TimeRange::all());
-    let (start, end) = (Cursor::at(range.from), Cursor::at(range.end(clock::now())));
+    let (start, end) = (Place::at(range.from), Place::at(range.end(clock::now())));
+    // First, so that a row that comes meanwhile is a newer one for the next page.
+    let log = store_log::edge(conn)?;
+    let seen = match page.from {
+        From::Newest => log.newest_id,
+        From::OlderThan(cursor) | From::NewerThan(cursor) => cursor.seen.unwrap_or(log.newest_id),
+    };
+    // The log was replaced by one that is shorter.
+    let seen = if seen > log.newest_id { log.starts_after.min(log.newest_id) } else { seen };
     // What is still to be looked at: from `low` up to, and without, `high`.
     let (direction, mut low, mut high) = match page.from {
         From::Newest => (Direction::Backwards, start, end),
-        From::OlderThan(cursor) => (Direction::Backwards, start, end.min(cursor)),
-        From::NewerThan(cursor) => (Direction::Forwards, start.max(cursor.next()), end),
+        From::OlderThan(cursor) => (Direction::Backwards, start, end.min(cursor.at)),
+        From::NewerThan(cursor) => (Direction::Forwards, start.max(cursor.at.next()), end),
     };
     let begin = (low, high);
+    let mut late = Late { rows: Vec::new(), seen };
+    if direction == Direction::Forwards {
+        late = late_rows(conn, filter, (start, begin.0), (seen, log.newest_id), page.limit)?;
+        if late.seen < log.newest_id {
+            // The page is full, or the next one looks further.
+            let newer = Cursor { at: begin.0.previous(), seen: Some(late.seen) };
+            late.rows.sort_by_key(|row| std::cmp::Reverse(row.place()));
+            let older = Some(Cursor { at: begin.0, seen: Some(late.seen) });
+            let complete = late.rows.len() == page.limit;
+            let failures = late.rows.into_iter().filter_map(FailureRow::read).collect();
+            return Ok(FailurePage { failures, older, newer: Some(newer), complete });
+        }
+    }
     // One more, to know whether there is another page.
-    let wanted = page.limit + 1;
+    let wanted = page.limit.saturating_sub(late.rows.len()) + 1;
     let mut window = if filter.is_selective() { FIRST_WINDOW } else { i64::try_from(wanted).unwrap_or(i64::MAX) };
     let mut rows: Vec<FailureRow> = Vec::new();
     let mut complete = true;
@@ -351,7 +388,7 @@ pub(super) fn list(
             (Direction::Backwards, Some(edge)) => (edge, high),
             (Direction::Forwards, Some(edge)) => (low, edge),
         };
-        rows.extend(direction.matches(conn, filter, from, to, wanted - rows.len())?);
+        rows.extend(direction.matches(conn, filter, (from, to), log.newest_id, wanted - rows.len())?);
         match direction {
             Direction::Backwards => high = from,
             Direction::Forwards => low = to,
@@ -370,9 +407,9 @@ pub(super) fn list(
         }
     }
     let more = rows.len() == wanted;
-    rows.truncate(page.limit);
-    let last = rows.last().map(FailureRow::cursor);
-    let first = rows.first().map(FailureRow::cursor);
+    rows.truncate(wanted - 1);
+    let last = rows.last().map(FailureRow::place);
+    let first = rows.first().map(FailureRow::place);
     let (older, newer) = match direction {
         Direction::Backwards => {
             let older = if complete { last.filter(|_| more) } else { Some(high) };
@@ -383,10 +420,53 @@ pub(super) fn list(
             (Some(first.unwrap_or(begin.0)), Some(newer))
         }
     };
-    if direction == Direction::Forwards {
-        rows.reverse();
+    rows.extend(late.rows);
+    rows.sort_by_key(|row| std::cmp::Reverse(row.place()));
+    let cursor = |at| Cursor { at, seen: Some(late.seen) };
+    Ok(FailurePage {
+        failures: rows.into_iter().filter_map(FailureRow::read).collect(),
+        older: older.map(cursor),
+        newer: newer.map(cursor),
+        complete,
+    })
+}
+
+/// Rows that were stored after the end of the log that a cursor knows, and happened before its place.
+struct Late {
+    rows: Vec<FailureRow>,
+    /// The rows up to this id were looked at.
+    seen: i64,
+}
+
+/// Reads late rows, `limit` of them at most, from one window of ids.
+fn late_rows(
+    conn: &mut SqliteConnection,
+    filter: &FailureFilter,
+    (start, end): (Place, Place),
+    (seen, newest): (i64, i64),
+    limit: usize,
+) -> QueryResult<Late> {
+    let until = newest.min(seen.saturating_add(LARGEST_WINDOW));
+    if until <= seen || start >= end {
+        return Ok(Late { rows: Vec::new(), seen: newest });
     }
-    Ok(FailurePage { failures: rows.into_iter().filter_map(FailureRow::read).collect(), older, newer, complete })
+    let rows: Vec<FailureRow> = diesel::sql_query(LATE)
+        .bind::<BigInt, _>(seen)
+        .bind::<BigInt, _>(until)
+        .bind::<BigInt, _>(start.created_at)
+        .bind::<BigInt, _>(end.created_at)
+        .bind::<BigInt, _>(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind::<Nullable<Text>, _>(filter.failure_type.map(RetrievalFailureType::as_str))
+        .bind::<Nullable<Text>, _>(filter.strategy.as_deref())
+        .bind::<Nullable<Text>, _>(filter.conversation.as_deref())
+        .bind::<Nullable<Text>, _>(filter.pattern())
+        .bind::<Nullable<Text>, _>(filter.query.as_deref())
+        .bind::<Nullable<Text>, _>(filter.question.as_deref())
+        .bind::<BigInt, _>(end.id)
+        .load(conn)?;
+    let full = rows.len() == limit;
+    let seen = if full { rows.last().map_or(until, |row| row.id) } else { until };
+    Ok(Late { rows, seen })
 }
 
 impl FailureFilter {
@@ -425,8 +505,10 @@ impl FailureFilter {
 
 impl Cursor {
     /// Before everything.
-    pub(super) const BEGINNING: Self = Self { created_at: i64::MIN, id: i64::MIN };
+    pub(super) const BEGINNING: Self = Self { at: Place { created_at: i64::MIN, id: i64::MIN }, seen: None };
+}
 
+impl Place {
     /// Before everything that happened at `moment`, in Unix milliseconds.
     fn at(moment: i64) -> Self {
         Self { created_at: moment, id: i64::MIN }
@@ -456,7 +538,7 @@ enum Direction {
 impl Direction {
     /// Where the first `window` rows of those from `low` up to `high` end. `None`: there are not
     /// so many.
-    fn edge(self, conn: &mut SqliteConnection, low: Cursor, high: Cursor, window: i64) -> QueryResult<Option<Cursor>> {
+    fn edge(self, conn: &mut SqliteConnection, low: Place, high: Place, window: i64) -> QueryResult<Option<Place>> {
         #[derive(QueryableByName)]
         struct Edge {
             #[diesel(sql_type = BigInt)]
@@ -476,16 +558,16 @@ impl Direction {
             .bind::<BigInt, _>(offset)
             .get_result(conn)
             .optional()?;
-        Ok(edge.map(|Edge { created_at, id }| Cursor { created_at, id }))
+        Ok(edge.map(|Edge { created_at, id }| Place { created_at, id }))
     }
 
-    /// The first `limit` rows of those from `low` up to `high` that `filter` lets through.
+    /// The first `limit` rows of those from `low` up to `high`, and with an id up to `newest`, that `filter` lets through.
     fn matches(
         self,
         conn: &mut SqliteConnection,
         filter: &FailureFilter,
-        low: Cursor,
-        high: Cursor,
+        (low, high): (Place, Place),
+        newest: i64,
         limit: usize,
     ) -> QueryResult<Vec<FailureRow>> {
         let sql = match self {
@@ -504,6 +586,7 @@ impl Direction {
             .bind::<Nullable<Text>, _>(filter.pattern())
             .bind::<Nullable<Text>, _>(filter.query.as_deref())
             .bind::<Nullable<Text>, _>(filter.question.as_deref())
+            .bind::<BigInt, _>(newest)
             .load(conn)
     }
 }
@@ -540,8 +623,17 @@ const EDGE_FORWARDS: &str = concat!(
     "ORDER BY created_at, id LIMIT 1 OFFSET ?5"
 );
 const MATCHES_BACKWARDS: &str =
-    concat!(columns!(), between!(), that_match!(), "ORDER BY created_at DESC, id DESC LIMIT ?5");
-const MATCHES_FORWARDS: &str = concat!(columns!(), between!(), that_match!(), "ORDER BY created_at, id LIMIT ?5");
+    concat!(columns!(), between!(), that_match!(), "AND id <= ?12 ORDER BY created_at DESC, id DESC LIMIT ?5");
+const MATCHES_FORWARDS: &str =
+    concat!(columns!(), between!(), that_match!(), "AND id <= ?12 ORDER BY created_at, id LIMIT ?5");
+
+/// By id: rows that came late are few among those that came.
+const LATE: &str = concat!(
+    columns!(),
+    "WHERE id > ?1 AND id <= ?2 AND +created_at >= ?3 AND (+created_at, id) < (?4, ?12) ",
+    that_match!(),
+    "ORDER BY id LIMIT ?5"
+);
 
 const FOLLOW: &str = concat!(
     columns!(),
@@ -585,8 +677,8 @@ struct FailureRow {
 }
 
 impl FailureRow {
-    fn cursor(&self) -> Cursor {
-        Cursor { created_at: self.created_at, id: self.id }
+    fn place(&self) -> Place {
+        Place { created_at: self.created_at, id: self.id }
     }
 
     /// `None`: a type of a newer version.
@@ -641,7 +733,7 @@ mod tests {
             assert_eq!(plan(&mut conn, sql), [format!("SEARCH {meant}")], "{sql}");
         }
         let by_id = "SEARCH memory_retrieval_failures USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
-        assert_eq!(plan(&mut conn, FOLLOW), [by_id]);
+        assert_eq!([plan(&mut conn, FOLLOW), plan(&mut conn, LATE)], [[by_id], [by_id]]);
     }
 
     #[test]
