@@ -4,9 +4,9 @@
 mod cells;
 mod inbox;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,11 +19,8 @@ use self::inbox::{Drained, Inbox, Pushed, Sample};
 use crate::record::{BoundedText, RetrievalFailureType};
 use crate::sketch::Sketch;
 
-/// Strategies that are told apart; the rest are counted as [`OTHER_STRATEGIES`]. Those names are
-/// labels of metrics, and each costs a few cells a minute.
-pub(crate) const MAX_STRATEGIES: usize = 64;
-/// What strategies beyond [`MAX_STRATEGIES`] are counted as.
-pub(crate) const OTHER_STRATEGIES: &str = "other";
+/// What strategies beyond the limit are counted as. A strategy that is really called so is one of them.
+pub(crate) const OTHER_STRATEGIES: &str = "[other strategies]";
 /// Without failures to write, attempts are written this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// As many cells are written without waiting for [`WRITE_EVERY`].
@@ -168,18 +165,23 @@ pub(crate) struct Series {
 struct Settings {
     /// Bits of an `f32`; NaN: none.
     threshold: AtomicU32,
-    lower_is_better: AtomicBool,
+    /// 0: not set; 1: higher scores are better; 2: lower ones.
+    direction: AtomicU8,
     /// Milliseconds; 0: none.
     timeout_ms: AtomicU64,
+    /// `true` once an attempt was counted, and not only failures.
+    has_attempts: AtomicBool,
     changed: AtomicBool,
 }
 
-/// A strategy's settings, to be stored.
+/// A strategy's settings, to be stored, or as they are stored. A strategy has them as soon as one attempt of it is
+/// counted: of others only failures are known, and no rate.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StrategySettings {
     pub(crate) strategy: BoundedText<64>,
     pub(crate) threshold: Option<f32>,
-    pub(crate) direction: ScoreDirection,
+    /// `None`: this process does not know it.
+    pub(crate) direction: Option<ScoreDirection>,
     pub(crate) timeout_ms: Option<i64>,
 }
 
@@ -198,8 +200,11 @@ impl Series {
     }
 
     pub(crate) fn set_direction(&self, direction: ScoreDirection) {
-        let lower = direction == ScoreDirection::LowerIsBetter;
-        if self.settings.lower_is_better.swap(lower, Ordering::Relaxed) != lower {
+        let direction = match direction {
+            ScoreDirection::HigherIsBetter => 1,
+            ScoreDirection::LowerIsBetter => 2,
+        };
+        if self.settings.direction.swap(direction, Ordering::Relaxed) != direction {
             self.settings.changed.store(true, Ordering::Release);
         }
     }
@@ -211,21 +216,29 @@ impl Series {
         }
     }
 
+    /// Says that an attempt was counted.
+    fn note_attempts(&self) {
+        if !self.settings.has_attempts.swap(true, Ordering::Relaxed) {
+            self.settings.changed.store(true, Ordering::Release);
+        }
+    }
+
     /// None for those that are counted together: they have not one threshold.
     fn changed_settings(&self) -> Option<StrategySettings> {
         if *self.name == *OTHER_STRATEGIES {
             return None;
         }
-        let Settings { threshold, lower_is_better, timeout_ms, changed } = &self.settings;
+        let Settings { threshold, direction, timeout_ms, has_attempts: _, changed } = &self.settings;
         changed.swap(false, Ordering::AcqRel).then(|| {
             let threshold = f32::from_bits(threshold.load(Ordering::Relaxed));
             let timeout_ms = i64::try_from(timeout_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
             StrategySettings {
                 strategy: self.name.clone(),
                 threshold: threshold.is_finite().then_some(threshold),
-                direction: match lower_is_better.load(Ordering::Relaxed) {
-                    true => ScoreDirection::LowerIsBetter,
-                    false => ScoreDirection::HigherIsBetter,
+                direction: match direction.load(Ordering::Relaxed) {
+                    1 => Some(ScoreDirection::HigherIsBetter),
+                    2 => Some(ScoreDirection::LowerIsBetter),
+                    _ => None,
                 },
                 timeout_ms: (timeout_ms > 0).then_some(timeout_ms),
             }
@@ -348,6 +361,10 @@ impl Refusal {
 /// The strategies of this logger, by the order in which they came.
 #[derive(Default)]
 struct Registry {
+    /// Strategies that are told apart. Their names are labels of metrics, and each costs a few cells a minute.
+    max: usize,
+    /// The first strategy that found no place, and is not told yet.
+    beyond: Option<BoundedText<64>>,
     by_name: HashMap<BoundedText<64>, Arc<Series>>,
     by_id: Vec<Arc<Series>>,
     /// An inbox that is made later is sealed from its beginning.
@@ -355,12 +372,24 @@ struct Registry {
 }
 
 impl Registry {
+    /// Strategies that may still come.
+    fn places(&self) -> usize {
+        let own = self.by_id.len() - usize::from(self.by_name.contains_key(OTHER_STRATEGIES));
+        self.max.saturating_sub(own)
+    }
+
     /// The series of the strategy `name`, or of all the others if there are too many.
     fn series(&mut self, name: &str) -> Arc<Series> {
         if let Some(series) = self.by_name.get(name) {
             return Arc::clone(series);
         }
-        let name = if self.by_id.len() >= MAX_STRATEGIES { OTHER_STRATEGIES } else { name };
+        let name = match self.places() {
+            0 if name != OTHER_STRATEGIES => {
+                self.beyond.get_or_insert_with(|| name.into());
+                OTHER_STRATEGIES
+            }
+            _ => name,
+        };
         let Self { by_name, by_id, .. } = self;
         let series = by_name.entry(name.into()).or_insert_with_key(|name| {
             let id = SeriesId::try_from(by_id.len()).unwrap_or(SeriesId::MAX);
@@ -397,6 +426,31 @@ impl Default for Pending {
 }
 
 impl Attempts {
+    /// Counts `max_strategies` by themselves, and the rest together.
+    pub(crate) fn new(max_strategies: usize) -> Self {
+        let registry = Registry { max: max_strategies, ..Registry::default() };
+        Self { registry: Mutex::new(registry), ..Self::default() }
+    }
+
+    /// Strategies that are counted by themselves.
+    #[cfg(feature = "http")]
+    pub(crate) fn strategies(&self) -> usize {
+        let registry = lock(&self.registry);
+        registry.max - registry.places()
+    }
+
+    /// Strategies of which an attempt was counted since the start, and not failures alone.
+    #[cfg(feature = "http")]
+    pub(crate) fn strategies_with_attempts(&self) -> Vec<String> {
+        let has_attempts = |series: &&Arc<Series>| series.settings.has_attempts.load(Ordering::Relaxed);
+        lock(&self.registry).by_id.iter().filter(has_attempts).map(|series| series.name.to_string()).collect()
+    }
+
+    /// The first strategy that found no place since the last call.
+    pub(crate) fn take_beyond(&self) -> Option<BoundedText<64>> {
+        lock(&self.registry).beyond.take()
+    }
+
     /// The series of the strategy `name`, for a monitor.
     pub(crate) fn series(&self, name: &BoundedText<64>) -> Arc<Series> {
         let mut registry = lock(&self.registry);
@@ -456,7 +510,12 @@ impl Attempts {
 
     /// Counts failures that were logged without a monitor.
     pub(crate) fn unobserved(&self) -> Unobserved<'_> {
-        Unobserved { pending: lock(&self.pending), registry: lock(&self.registry), last: None }
+        Unobserved {
+            pending: lock(&self.pending),
+            registry: lock(&self.registry),
+            last: None,
+            expected: HashSet::new(),
+        }
     }
 
     /// Returns `true` if attempts are to be written, though there are no failures to write.
@@ -485,7 +544,11 @@ impl Attempts {
         pending.taken_at = Instant::now();
         let cells = pending.cells.take(CELLS_PER_TRANSACTION);
         let deltas = cells.filter_map(|(CellKey { started_at, series, kind }, cell)| {
-            let strategy = registry.by_id.get(series as usize)?.name.clone();
+            let series = registry.by_id.get(series as usize)?;
+            if cell.attempts > cell.unobserved {
+                series.note_attempts();
+            }
+            let strategy = series.name.clone();
             Some(Delta { id: Uuid::now_v7(), owner: self.owner, started_at, strategy, kind, cell })
         });
         let deltas = deltas.collect();
@@ -575,12 +638,23 @@ pub(crate) struct Unobserved<'a> {
     registry: MutexGuard<'a, Registry>,
     /// Most failures are of the strategy of the one before.
     last: Option<Arc<Series>>,
+    /// New strategies of rows that are counted once they are committed: a row that is stored already takes no place.
+    expected: HashSet<BoundedText<64>>,
 }
 
 impl Unobserved<'_> {
     /// Returns `true` if the strategy is counted together with others, because there are too many.
     pub(crate) fn is_one_of_too_many(&mut self, strategy: &str) -> bool {
-        *self.series(strategy).name != *strategy
+        if self.registry.by_name.contains_key(strategy) || self.expected.contains(strategy) {
+            return false;
+        }
+        let has_place = self.expected.len() < self.registry.places();
+        if has_place {
+            self.expected.insert(strategy.into());
+        } else {
+            self.registry.beyond.get_or_insert_with(|| strategy.into());
+        }
+        !has_place
     }
 
     pub(crate) fn count(&mut self, UncountedFailure { strategy, failure, at, latency_ms }: UncountedFailure<'_>) {

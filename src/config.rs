@@ -28,6 +28,8 @@ pub const DEFAULT_ATTEMPTS_RETENTION_DAYS: u32 = 400;
 pub const DEFAULT_CLEANUP_EVERY: u32 = 500;
 /// Connections to the database at most, once started.
 pub const DEFAULT_POOL_SIZE: u32 = 4;
+/// Strategies that are counted by themselves.
+pub const DEFAULT_MAX_STRATEGIES: usize = 64;
 /// How long a shutdown may take.
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest pause between two attempts after a failure.
@@ -37,6 +39,7 @@ pub const DEFAULT_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Du
 const DEFAULT_MAILBOX_SHARE: usize = 8;
 const BUFFER_CAPACITY: RangeInclusive<usize> = 1..=1 << 20;
 const POOL_SIZE: RangeInclusive<u32> = 1..=64;
+const MAX_STRATEGIES: RangeInclusive<usize> = 1..=1024;
 /// Also the longest time that `Instant` arithmetic is asked for.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -73,6 +76,7 @@ pub struct LoggerConfig {
     pub(crate) attempts_retention_days: Option<u32>,
     pub(crate) cleanup_every: u32,
     pub(crate) pool_size: u32,
+    pub(crate) max_strategies: usize,
     #[serde(rename = "shutdown_timeout_ms", with = "milliseconds")]
     pub(crate) shutdown_timeout: Duration,
     #[serde(rename = "first_backoff_ms", with = "milliseconds")]
@@ -152,6 +156,7 @@ impl LoggerConfig {
         );
         read!(config.cleanup_every, "FAILURE_LOGGER_CLEANUP_EVERY", "a whole number");
         read!(config.pool_size, "FAILURE_LOGGER_POOL_SIZE", "a whole number");
+        read!(config.max_strategies, "FAILURE_LOGGER_MAX_STRATEGIES", "a whole number");
         read!(ms config.shutdown_timeout, "FAILURE_LOGGER_SHUTDOWN_TIMEOUT_MS");
         read!(ms config.first_backoff, "FAILURE_LOGGER_FIRST_BACKOFF_MS");
         read!(ms config.longest_backoff, "FAILURE_LOGGER_LONGEST_BACKOFF_MS");
@@ -241,6 +246,13 @@ impl LoggerConfig {
         self
     }
 
+    /// Strategies that are counted by themselves, 1 to 1024, by the order in which they come after a start. The rest are
+    /// counted together, as `[other strategies]`; their failures keep their names in the log. Default: 64.
+    pub fn max_strategies(mut self, strategies: usize) -> Self {
+        self.max_strategies = strategies;
+        self
+    }
+
     /// How long [`shutdown`](crate::LoggerHandle::shutdown) may take; 1 ms to 1 day. Default: 10 s.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
@@ -309,6 +321,9 @@ impl LoggerConfig {
         if !POOL_SIZE.contains(&self.pool_size) {
             return refuse("pool_size", &self.pool_size, "1 to 64 connections");
         }
+        if !MAX_STRATEGIES.contains(&self.max_strategies) {
+            return refuse("max_strategies", &self.max_strategies, "1 to 1024 strategies");
+        }
         for (setting, duration) in [
             ("flush_interval", self.flush_interval),
             ("shutdown_timeout", self.shutdown_timeout),
@@ -342,6 +357,7 @@ impl Default for LoggerConfig {
             attempts_retention_days: None,
             cleanup_every: DEFAULT_CLEANUP_EVERY,
             pool_size: DEFAULT_POOL_SIZE,
+            max_strategies: DEFAULT_MAX_STRATEGIES,
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
             first_backoff: DEFAULT_BACKOFF.0,
             longest_backoff: DEFAULT_BACKOFF.1,
@@ -365,6 +381,7 @@ impl fmt::Debug for LoggerConfig {
             .field("attempts_retention_days", &self.attempts_retention_days)
             .field("cleanup_every", &self.cleanup_every)
             .field("pool_size", &self.pool_size)
+            .field("max_strategies", &self.max_strategies)
             .field("shutdown_timeout", &self.shutdown_timeout)
             .field("first_backoff", &self.first_backoff)
             .field("longest_backoff", &self.longest_backoff)
@@ -449,6 +466,7 @@ mod tests {
                 "flush_interval = 18446744073709551615.999999999s: expected 1 ms to 1 day",
             ),
             (config().pool_size(0), "pool_size = 0: expected 1 to 64 connections"),
+            (config().max_strategies(0), "max_strategies = 0: expected 1 to 1024 strategies"),
         ] {
             assert_eq!(refused(bad), said);
         }

@@ -261,6 +261,9 @@ pub enum MarkError {
     /// Too late: the logger was shut down, or it is disabled.
     #[error("the logger was shut down")]
     Closed,
+    /// Name a query that failed, as it is stored, or the group's key.
+    #[error("no failure of the log has this query, or one that is similar; `top` and `/v1/queries` list them")]
+    NotFound,
     /// Name the query as it is stored, or the group's key.
     #[error(
         "the question has {characters} characters: expected {} at most; name the query as it is stored, or the group's key",

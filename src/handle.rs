@@ -18,7 +18,7 @@ use crate::config::LoggerConfig;
 use crate::error::{LoggerError, MarkError, StartError, StoreError, Unhealthy};
 use crate::monitor::StrategyMonitor;
 use crate::record::RetrievalFailureRecord;
-use crate::report::{FailureReader, MAX_QUESTION_CHARACTERS, QuestionStatus, normalized};
+use crate::report::{FailureFilter, FailureReader, MAX_QUESTION_CHARACTERS, PageRequest, QuestionStatus, normalized};
 use crate::shared::{Phase, Shared};
 use crate::sqlite;
 use crate::stats::{DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};
@@ -329,6 +329,7 @@ impl LoggerHandle {
     ///
     /// # Errors
     ///
+    /// [`NotFound`](MarkError::NotFound): no failure of the log is in this group. `Open` is always accepted.
     /// [`TooLong`](MarkError::TooLong): name the query as it is stored.
     /// [`Store`](MarkError::Store): try again, or look at the logger's health.
     pub async fn mark_question(&self, question: &str, status: QuestionStatus) -> Result<(), MarkError> {
@@ -339,6 +340,10 @@ impl LoggerHandle {
         if !self.inner.shared.config.enabled {
             return Err(MarkError::Closed);
         }
+        // A misspelt query must not look like one that is dealt with.
+        if status != QuestionStatus::Open && !self.may_have_failed(question).await {
+            return Err(MarkError::NotFound);
+        }
         let (reply, answer) = oneshot::channel();
         let mark = Mark { status, marked_at: clock::now() };
         self.inner.control.do_send(MarkQuestion { question: normalized(question), mark, reply });
@@ -346,6 +351,17 @@ impl LoggerHandle {
             StoreError::GiveUp(_) => MarkError::Closed,
             error => MarkError::Store(error),
         })
+    }
+
+    /// Returns `false` if no failure is in the group of `question`. If that cannot be read in time, there may be one.
+    async fn may_have_failed(&self, question: &str) -> bool {
+        let filter = || FailureFilter { question: Some(question.into()), ..FailureFilter::default() };
+        let is_absent = async || {
+            let page = self.reader().list(filter(), PageRequest::newest(1)).await;
+            page.is_ok_and(|page| page.complete && page.failures.is_empty())
+        };
+        // What waits in memory is found after a flush.
+        !(is_absent().await && self.flush().await.is_ok() && is_absent().await)
     }
 
     /// The counters, as of now. Takes no lock and disturbs nobody.

@@ -193,7 +193,7 @@ impl Shared {
         Self {
             readers: ReadPool::new(source),
             buffer: Buffer::new(config.buffer_capacity, config.batch_size),
-            attempts: Attempts::default(),
+            attempts: Attempts::new(config.max_strategies),
             retention: RetentionInForce::default(),
             counters: Counters::default(),
             gate: CommitGate::default(),

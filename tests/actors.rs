@@ -257,7 +257,8 @@ fn mailbox_is_left_unread_while_a_shutdown_commits() {
     assert!(handed_back > 1000, "{taken} taken, {handed_back} handed back; {stats}");
     // One was logged, and two at most were sent in the moment in which the actor ended.
     assert!((stats.received - 1..=stats.received + 1).contains(&taken), "{taken} taken, {stats}");
-    assert!(stats.dropped.closed <= 20, "{stats:?}");
+    // Each time that it is read, the mailbox may fill once more.
+    assert!(stats.dropped.closed <= 100, "{stats:?}");
 }
 
 #[actix::test]

@@ -563,7 +563,7 @@ fn a_file_that_loses_its_name_before_any_commit_gets_none() {
             .unwrap();
             log(&logger, 0..10);
             flushed(&logger);
-            eventually("a mark", || block_on(logger.mark_question("why", QuestionStatus::Ignored)).is_ok());
+            eventually("a mark", || block_on(logger.mark_question("why", QuestionStatus::Open)).is_ok());
             flushed(&logger);
             let persisted = logger.stats().persisted;
             fail::remove("store-before-commit");

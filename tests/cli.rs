@@ -48,7 +48,7 @@ fn lines_are_stored_and_found_again_in_every_format() {
     assert_eq!(done(&db, &["export", "--csv"]).lines().count(), 121);
     assert_eq!(done(&db, &["purge", "--older-than", "1d"]), "0 failures deleted\n");
     assert_eq!(done(&db, &["purge", "--older-than", "1d", "--dry-run"]), "0 failures are older than 1d\n");
-    assert_eq!(done(&db, &["check"]), "no attempts were observed\n");
+    assert_eq!(done(&db, &["check"]), "120 failures were logged, and no attempts: there is no rate\n");
 }
 
 #[test]
@@ -191,8 +191,9 @@ fn a_check_says_no_where_it_must_and_takes_no_share_that_is_none() {
     for source in [&[][..], &["--url", &service.url]] {
         let with = |arguments: &[&'static str]| [arguments, source].concat();
         assert!(refused(&db, &with(&["check", "--strategy", "nope"]), 1).contains("no attempts of nope"));
-        assert_eq!(done(&db, &with(&["check", "--strategy", "semantic"])), "no attempts were observed\n");
-        assert_eq!(done(&db, &with(&["check", "--fail-if-rate-above", "0"])), "no attempts were observed\n");
+        let without_rate = "3 failures were logged, and no attempts: there is no rate";
+        assert_eq!(done(&db, &with(&["check", "--strategy", "semantic"])), format!("{without_rate}\n"));
+        assert!(refused(&db, &with(&["check", "--fail-if-rate-above", "0"]), 4).contains(without_rate));
         assert!(done(&db, &with(&["stats", "--format", "csv"])).contains("attempts,failures,unobserved,"));
     }
     refused(&db, &["check", "--url", "http://127.0.0.1:1"], 3);
@@ -202,13 +203,18 @@ fn a_check_says_no_where_it_must_and_takes_no_share_that_is_none() {
         answer("200 OK", &json!({"status": "ok"})),
         answer(
             "200 OK",
-            &json!({"total": {"attempts": 7, "failures": 5, "unobserved": 3, "failure_rate": 0.5}, "strategies": []}),
+            &json!({"total": {"attempts": 8, "failures": 4, "unobserved": 3, "failure_rate": 0.5}, "strategies": []}),
         ),
+        answer("200 OK", &json!({"status": "ok"})),
+        answer("200 OK", &json!({"total": {"attempts": 8, "failure_rate": 0.5}, "strategies": []})),
     ]);
     assert!(refused(&db, &["check", "--url", &url], 1).contains("nothing is written"));
     assert!(refused(&db, &["check", "--url", &url], 3).contains("show the token"));
-    let said = refused(&db, &["check", "--url", &url, "--fail-if-rate-above", "0.2"], 1);
-    assert!(said.contains("50.00 % of 4 attempts failed, more than 20.00 %"), "{said}");
+    let limit = ["check", "--url", &url, "--fail-if-rate-above", "0.2", "--min-attempts"];
+    let said = refused(&db, &[&limit[..], &["8"]].concat(), 1);
+    assert!(said.contains("50.00 % of 8 attempts failed, more than 20.00 %"), "{said}");
+    let said = refused(&db, &[&limit[..], &["9"]].concat(), 4);
+    assert!(said.contains("50.00 % of 8 attempts failed, fewer than 9 (--min-attempts)"), "{said}");
     served.join().unwrap();
 }
 

@@ -150,6 +150,10 @@ async fn provoke(of: &Services, method: &str, path: &str, status: u16) -> Answer
                 .insert_header(("host", "evil.example"));
             taken(request.content_type(JSON).send_body(one).await).await
         }
+        ("put", 404) => {
+            let body = json!({"question": "nobody asked", "status": "resolved"}).to_string();
+            bring(&of.plain, method, path, JSON, &body).await
+        }
         ("post", 422) => bring(&of.plain, method, path, JSON, r#"{"outcome": "maybe"}"#).await,
         ("post" | "put", 429) => until_refused(async || bring(&of.limited, method, path, JSON, "[]").await).await,
         ("post" | "put", 503) => bring(&of.disabled, method, path, JSON, &one).await,

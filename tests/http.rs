@@ -223,7 +223,7 @@ async fn metrics_exist_from_the_start_and_count_what_happens() {
         "failure_logger_retention_deleted_total 0",
         "failure_logger_actor_restarts_total 0",
         "failure_logger_database_size_bytes",
-        "failure_logger_attempts_total{strategy=\"other\",outcome=\"success\"} 0",
+        "failure_logger_attempts_total{strategy=\"[other strategies]\",outcome=\"success\"} 0",
         "failure_logger_build_info{version=\"0.1.0\"} 1",
     ] {
         assert!(before.contains(line), "{line} is missing in\n{before}");

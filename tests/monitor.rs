@@ -193,7 +193,7 @@ fn every_attempt_is_counted_though_there_are_more_than_the_queue_holds() {
 }
 
 #[test]
-fn failures_logged_without_a_monitor_show_up_but_make_no_rate() {
+fn failures_logged_without_a_monitor_make_a_rate_only_beside_attempts() {
     let db = TestDb::new();
     let logger = db.spawn();
     for turn in 0..10 {
@@ -206,7 +206,7 @@ fn failures_logged_without_a_monitor_show_up_but_make_no_rate() {
     monitor.record(Outcome::success(Duration::from_millis(1)));
     monitor.record(Outcome::failure(RetrievalFailureType::Error, "q", Duration::from_millis(1)));
     let with = rates(&logger);
-    assert_eq!((with.attempts, with.failures, with.unobserved, with.failure_rate), (12, 11, 10, Some(0.5)));
+    assert_eq!((with.attempts, with.failures, with.unobserved, with.failure_rate), (12, 11, 10, Some(11.0 / 12.0)));
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn strategies_beyond_the_cap_are_counted_together() {
     block_on(logger.flush()).unwrap();
     let summary = block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
     assert_eq!(summary.strategies.len(), 65);
-    let other = summary.strategies.iter().find(|of| of.strategy == "other").unwrap();
+    let other = summary.strategies.iter().find(|of| of.strategy == "[other strategies]").unwrap();
     assert_eq!((other.rates.attempts, summary.total.attempts), (36, 100));
     // Their failures keep their name, and none of them sets a threshold for all.
     let late = logger.strategy("late").confidence_threshold(0.5);
@@ -227,7 +227,7 @@ fn strategies_beyond_the_cap_are_counted_together() {
     block_on(logger.flush()).unwrap();
     assert_eq!(db.text("retrieval_strategy").as_deref(), Some("late"));
     let summary = block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
-    assert_eq!(summary.strategies[0].strategy, "other");
+    assert_eq!(summary.strategies[0].strategy, "[other strategies]");
     assert_eq!(summary.strategies[0].confidence_threshold, None);
 }
 
@@ -248,8 +248,14 @@ fn failures_of_strategies_beyond_the_cap_are_counted_together() {
     }
     let summary = block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
     assert_eq!((summary.strategies.len(), summary.total.attempts), (65, 200));
-    assert_eq!((summary.strategies[0].strategy.as_str(), summary.strategies[0].rates.unobserved), ("other", 72));
-    assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE retrieval_strategy = 'other'"), 0);
+    assert_eq!(
+        (summary.strategies[0].strategy.as_str(), summary.strategies[0].rates.unobserved),
+        ("[other strategies]", 72)
+    );
+    assert_eq!(
+        db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE retrieval_strategy = '[other strategies]'"),
+        0
+    );
 }
 
 #[test]
@@ -411,7 +417,7 @@ fn attempts_of_a_week_reported_late_keep_their_minutes() {
                  SELECT started_at, strategy FROM memory_retrieval_attempts WHERE resolution = 60)";
     assert_eq!(db.integer(cells).unsigned_abs(), 2 * MINUTES);
     let week = block_on(logger.reader().summary(TimeRange::last(8 * 24 * HOUR))).unwrap().total;
-    assert_eq!((week.attempts, week.latency.map(|latency| latency.p50.round())), (2 * MINUTES, Some(5.0)));
+    assert_eq!((week.attempts, week.latency_ms.map(|latency| latency.p50.round())), (2 * MINUTES, Some(5.0)));
 }
 
 #[test]
@@ -557,7 +563,7 @@ fn latency_of_zero_is_unknown_in_small_and_large_batches() {
                 logger.log(record);
             }
         }
-        let latency = rates(&logger).latency.unwrap();
+        let latency = rates(&logger).latency_ms.unwrap();
         assert!((latency.p50 - 100.0).abs() < 1.0, "{records}: {latency:?}");
     }
 }

@@ -258,7 +258,7 @@ fn a_summary_compares_strategies_and_the_time_before() {
     assert_eq!((one.confidence_threshold, one.timeout_ms), (Some(0.5), Some(2000)));
     assert_eq!((two.strategy.as_str(), two.rates.failure_rate), ("bm25", Some(1.0)));
     assert_eq!(one.rates.types[0].rate, Some(0.1));
-    let latency = one.rates.latency.unwrap();
+    let latency = one.rates.latency_ms.unwrap();
     assert!((latency.p50 - 14.0).abs() <= 1.0 && (latency.p99 - 100.0).abs() <= 1.0, "{latency:?}");
 }
 
@@ -422,7 +422,9 @@ fn a_status_holds_for_the_group_though_its_text_did_not_fail_in_the_range() {
     logger.log(ask("capital of france"));
     let reader = flushed(&logger);
     block_on(logger.mark_question("how do i reset my password", QuestionStatus::Ignored)).unwrap();
-    block_on(logger.mark_question("nobody asked this", QuestionStatus::Ignored)).unwrap();
+    let absent = block_on(logger.mark_question("nobody asked this", QuestionStatus::Ignored));
+    assert_eq!(absent, Err(MarkError::NotFound));
+    block_on(logger.mark_question("nobody asked this", QuestionStatus::Open)).unwrap();
     let top = block_on(reader.top_queries(TimeRange::last(HOUR), QueryFilter::default(), 10)).unwrap();
     let of = top.groups.iter().map(|group| (group.key.as_str(), group.count, group.texts, group.status));
     let mut groups: Vec<_> = of.collect();
@@ -587,7 +589,7 @@ fn one_value_beyond_all_measure_blurs_no_other() {
     }
     monitor.record(Outcome::success(Duration::MAX).top_score(f32::MAX));
     let reader = flushed(&logger);
-    let latency = block_on(reader.summary(TimeRange::last(HOUR))).unwrap().total.latency.unwrap();
+    let latency = block_on(reader.summary(TimeRange::last(HOUR))).unwrap().total.latency_ms.unwrap();
     assert!((latency.p50 - 10.0).abs() < 0.1, "{latency:?}");
     let calibration = block_on(reader.calibration("s", TimeRange::last(HOUR))).unwrap();
     assert!((calibration.failure_rate_at(0.55).unwrap() - 0.5).abs() < 0.01);

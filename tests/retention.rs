@@ -423,8 +423,8 @@ mod http {
         ] {
             let reason = format!("created_at = 2001-09-09T01:46:40.000Z: older than {setting}");
             let (status, said) = service.post(path, JSON, old.to_string()).await;
-            assert_eq!(status, StatusCode::BAD_REQUEST, "{said}");
-            assert!(said["detail"].as_str().unwrap().starts_with(&reason), "{said}");
+            assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{said}");
+            assert!(said["errors"][0]["reason"].as_str().unwrap().starts_with(&reason), "{said}");
             let lines = format!("{young}\n{old}\n{young}\n");
             let list = json!([young, old, young]).to_string();
             for (content_type, body) in [(LINES, lines), (JSON, list)] {

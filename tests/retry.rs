@@ -56,7 +56,7 @@ fn a_failing_store_is_tried_once_in_a_pause_whatever_callers_ask() {
         logger.addr().try_send(no_hit(1000 + turn)).unwrap();
         let waits = block_on(logger.flush()).unwrap_err();
         assert!(matches!(&waits, LoggerError::Waiting { cause, .. } if cause.contains("injected")), "{waits:?}");
-        let marked = block_on(logger.mark_question("where", QuestionStatus::Ignored)).unwrap_err();
+        let marked = block_on(logger.mark_question("where", QuestionStatus::Open)).unwrap_err();
         assert!(matches!(&marked, MarkError::Store(error) if error.to_string().contains("injected")), "{marked:?}");
     }
     settle(&logger);
@@ -79,14 +79,14 @@ fn every_failing_job_begins_a_pause() {
         logger.log(no_hit(0));
         // A flush may be done before the purge that follows it fails.
         eventually("the pause", || {
-            let _ = block_on(logger.mark_question("where", QuestionStatus::Ignored));
+            let _ = block_on(logger.mark_question("where", QuestionStatus::Open));
             matches!(block_on(logger.flush()), Err(LoggerError::Waiting { .. }))
         });
         let tries = jobs();
         logger.log(no_hit(1));
         for _ in 0..50 {
             assert!(block_on(logger.flush()).is_err());
-            assert!(block_on(logger.mark_question("where", QuestionStatus::Ignored)).is_err());
+            assert!(block_on(logger.mark_question("where", QuestionStatus::Open)).is_err());
         }
         settle(&logger);
         assert_eq!(tries.load(Ordering::Acquire), 0, "{fault}");

@@ -26,6 +26,8 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 const COMPACT_INTERVAL: Duration = Duration::from_secs(60);
 /// Losses are told apart by the minute.
 const NOTE_LOSSES_EVERY: Duration = Duration::from_secs(10);
+/// Interval between two warnings that there are too many strategies.
+const REPORT_STRATEGIES_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How soon to look again for a record that is counted but not yet in the queue.
 const SOON: Duration = Duration::from_millis(1);
 
@@ -57,6 +59,8 @@ pub(crate) struct Control {
     /// Number of flushes at the last purge.
     flushes_at_purge: u64,
     drops_reported: u64,
+    /// When it was last said that there are too many strategies.
+    strategies_reported: Option<Instant>,
     closing: Option<Closing>,
 }
 
@@ -113,6 +117,7 @@ impl Control {
             chore_turn: false,
             flushes_at_purge: 0,
             drops_reported: 0,
+            strategies_reported: None,
             closing: None,
         }
     }
@@ -120,6 +125,7 @@ impl Control {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         failpoint!("actor-tick");
         self.report_drops();
+        self.report_strategies();
         self.shared.note_losses(None);
         self.shared.attempts.collect();
         self.due = self.shared.buffer.balance().buffered > 0 || self.attempts_due();
@@ -149,6 +155,19 @@ impl Control {
                 rejected = dropped.rejected,
                 too_old = dropped.too_old,
                 "records were dropped (totals by reason)"
+            );
+        }
+    }
+
+    /// One line an hour at most.
+    fn report_strategies(&mut self) {
+        let is_due = self.strategies_reported.is_none_or(|at| at.elapsed() >= REPORT_STRATEGIES_EVERY);
+        if is_due && let Some(first) = self.shared.attempts.take_beyond() {
+            self.strategies_reported = Some(Instant::now());
+            tracing::warn!(
+                max_strategies = self.shared.config.max_strategies,
+                first = first.as_str(),
+                "there are more strategies than max_strategies: the rest are counted together, as [other strategies]"
             );
         }
     }

@@ -345,9 +345,9 @@ const STRATEGY: [Column; 13] = [
     column("low_confidence", "/rates/types/1/failures", Kind::Number),
     column("timeout", "/rates/types/2/failures", Kind::Number),
     column("error", "/rates/types/3/failures", Kind::Number),
-    column("p50", "/rates/latency/p50", Kind::Milliseconds),
-    column("p95", "/rates/latency/p95", Kind::Milliseconds),
-    column("p99", "/rates/latency/p99", Kind::Milliseconds),
+    column("p50", "/rates/latency_ms/p50", Kind::Milliseconds),
+    column("p95", "/rates/latency_ms/p95", Kind::Milliseconds),
+    column("p99", "/rates/latency_ms/p99", Kind::Milliseconds),
 ];
 
 pub(super) async fn stats(settings: &Settings, stats: &Stats) -> Result<(), Failure> {
@@ -371,8 +371,24 @@ pub(super) async fn stats(settings: &Settings, stats: &Stats) -> Result<(), Fail
         let mut out = io::stdout().lock();
         writeln!(out, "{} to {}", text(&summary["range"]["from"]), text(&summary["range"]["to"]))?;
         writeln!(out, "failures {}\n", sparkline(&thinned(&failures, 72)))?;
+        if let Some(since) = deleted_before(&summary, &series) {
+            writeln!(out, "counts are complete; failures older than {since} were deleted from the log\n")?;
+        }
     }
     write(format, &summary, &strategies, &STRATEGY)
+}
+
+/// The moment of the oldest failure in the log, if older ones are counted.
+fn deleted_before(summary: &Value, series: &Value) -> Option<String> {
+    let moment = |value: &Value| value.as_str()?.parse::<jiff::Timestamp>().ok();
+    let since = moment(&summary["rows_since"]);
+    let step = jiff::SignedDuration::from_secs(series["step_seconds"].as_i64()?);
+    let is_older = |point: &Value| {
+        let end = moment(&point["at"]).and_then(|at| at.checked_add(step).ok());
+        point["failures"].as_u64() > Some(0) && end.is_some_and(|end| since.is_none_or(|since| end <= since))
+    };
+    let is_any = rows(series, "/points").iter().any(is_older);
+    is_any.then(|| since.map_or_else(|| "now".to_owned(), |since| since.to_string()))
 }
 
 /// At most `width` numbers, by adding up neighbours.
@@ -544,6 +560,9 @@ pub(super) struct Check {
     /// Say no if more than this share of the attempts failed, 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     fail_if_rate_above: Option<f64>,
+    /// With fewer attempts, the rate says nothing: end with exit code 4
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "fail_if_rate_above")]
+    min_attempts: u64,
     /// Look at this strategy only; say no if there is none of this name
     #[arg(long)]
     strategy: Option<String>,
@@ -569,14 +588,18 @@ pub(super) async fn check(settings: &Settings, check: &Check) -> Result<(), Fail
         }
     };
     let count = |name: &str| rates[name].as_u64().unwrap_or(0);
-    // Those that the rate is of.
-    let observed = count("attempts").saturating_sub(count("unobserved"));
+    let (attempts, least) = (count("attempts"), check.min_attempts);
     let rate = rates["failure_rate"].as_f64();
     let said = match rate {
-        Some(rate) => format!("{:.2} % of {observed} attempts failed", 100.0 * rate),
-        None => "no attempts were observed".to_owned(),
+        Some(rate) => format!("{:.2} % of {attempts} attempts failed", 100.0 * rate),
+        None if attempts > 0 => format!("{attempts} failures were logged, and no attempts: there is no rate"),
+        None => "no attempts".to_owned(),
     };
     match (check.fail_if_rate_above, rate) {
+        (Some(_), None) => Err(Failure::Unknown(said)),
+        (Some(_), Some(_)) if attempts < least => {
+            Err(Failure::Unknown(format!("{said}, fewer than {least} (--min-attempts)")))
+        }
         (Some(limit), Some(rate)) if rate > limit => {
             Err(Failure::No(format!("{said}, more than {:.2} %", 100.0 * limit)))
         }

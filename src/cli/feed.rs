@@ -120,6 +120,7 @@ pub(super) async fn mark(settings: &Settings, mark: &Mark) -> Result<(), Failure
         let marked = logger.mark_question(&mark.question, mark.status).await;
         logger.shutdown().await?;
         marked.map_err(|error| match error {
+            MarkError::NotFound => Failure::No(error.to_string()),
             MarkError::TooLong { .. } => Failure::Usage(error.to_string()),
             MarkError::Closed | MarkError::Store(_) => Failure::Unreachable(error.to_string()),
         })?;

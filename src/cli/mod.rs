@@ -30,7 +30,8 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 the answer is no (check), or records were lost (serve, ingest); \
-    2 the command line or a setting is wrong; 3 the database or the service cannot be reached";
+    2 the command line or a setting is wrong; 3 the database or the service cannot be reached; \
+    4 unknown: there are too few attempts (check)";
 
 #[derive(Subcommand)]
 enum Command {
@@ -110,6 +111,8 @@ enum Failure {
     Unreachable(String),
     /// The answer is no, or records were lost.
     No(String),
+    /// There is too little to tell.
+    Unknown(String),
     /// Whoever read the output has gone: nobody is to be told.
     Unheard,
 }
@@ -118,7 +121,7 @@ impl Failure {
     /// What is wrong.
     fn text(self) -> String {
         match self {
-            Self::Usage(text) | Self::Unreachable(text) | Self::No(text) => text,
+            Self::Usage(text) | Self::Unreachable(text) | Self::No(text) | Self::Unknown(text) => text,
             Self::Unheard => String::new(),
         }
     }
@@ -165,6 +168,7 @@ pub fn main() -> ExitCode {
                 Failure::No(text) => (1, text),
                 Failure::Usage(text) => (2, text),
                 Failure::Unreachable(text) => (3, text),
+                Failure::Unknown(text) => (4, text),
                 Failure::Unheard => (0, String::new()),
             };
             // Nobody to tell is no reason to fail otherwise.

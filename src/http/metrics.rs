@@ -1,7 +1,8 @@
 //! Numbers for Prometheus, read from the logger's own counters at each scrape.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use actix_web::HttpResponse;
 use actix_web::web::Data;
@@ -23,16 +24,38 @@ use crate::metrics::HistogramCounts;
 ))]
 pub(super) async fn metrics(api: Data<Api>) -> Result<HttpResponse, Problem> {
     let mut registry = Registry::with_prefix("failure_logger");
-    registry.register_collector(Box::new(Scrape { logger: api.logger.clone(), api: api.into_inner() }));
+    let has_rate = api.strategies_with_rate().await;
+    registry.register_collector(Box::new(Scrape { logger: api.logger.clone(), api: api.into_inner(), has_rate }));
     let mut body = String::new();
     text::encode(&mut body, &registry)
         .map_err(|_| Problem::new(actix_web::http::StatusCode::INTERNAL_SERVER_ERROR, "no metrics"))?;
     Ok(HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(body))
 }
 
+impl Api {
+    /// Returns the strategies of which an attempt was ever reported: those that this process knows, and those of the
+    /// database, which is read once.
+    async fn strategies_with_rate(&self) -> HashSet<String> {
+        let known = self.stored_with_rate.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stored = match known {
+            Some(stored) => stored,
+            // Without the database, those of this process.
+            None => match self.logger.reader().strategies_with_rate().await {
+                Ok(read) => self.stored_with_rate.lock().unwrap_or_else(PoisonError::into_inner).insert(read).clone(),
+                Err(_) => HashSet::new(),
+            },
+        };
+        let mut all = stored;
+        all.extend(self.logger.shared().attempts.strategies_with_attempts());
+        all
+    }
+}
+
 struct Scrape {
     logger: LoggerHandle,
     api: Arc<Api>,
+    /// Strategies of which an attempt was ever reported.
+    has_rate: HashSet<String>,
 }
 
 impl std::fmt::Debug for Scrape {
@@ -112,15 +135,32 @@ impl Scrape {
         if totals.iter().all(|(name, _)| name != OTHER_STRATEGIES) {
             totals.push((OTHER_STRATEGIES.into(), Default::default()));
         }
-        let mut family =
-            out.0.encode_descriptor("attempts", "Attempts, by strategy and outcome.", None, MetricType::Counter)?;
-        for (name, by_kind) in totals {
+        let mut family = out.0.encode_descriptor(
+            "attempts",
+            "Attempts, by strategy and outcome; failures that no monitor counted included.",
+            None,
+            MetricType::Counter,
+        )?;
+        for (name, by_kind) in &totals {
             for (kind, total) in OutcomeKind::ALL.into_iter().zip(by_kind) {
                 let labels = [("strategy", name.as_str()), ("outcome", kind.as_str())];
-                family.encode_family(&labels)?.encode_counter::<NoLabels, _, u64>(&total, None)?;
+                family.encode_family(&labels)?.encode_counter::<NoLabels, _, u64>(total, None)?;
             }
         }
-        Ok(())
+        let mut family = out.0.encode_descriptor(
+            "strategy_has_rate",
+            "1 if an attempt of the strategy was ever reported; 0 if only failures were, of which no rate follows.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (name, _) in &totals {
+            let has_rate = i64::from(self.has_rate.contains(name));
+            family.encode_family(&[("strategy", name.as_str())])?.encode_gauge(&has_rate)?;
+        }
+        let attempts = &self.logger.shared().attempts;
+        out.gauge("strategies", "Strategies that are counted by themselves.", attempts.strategies() as f64)?;
+        let max = self.logger.shared().config.max_strategies;
+        out.gauge("max_strategies", "Strategies that may be counted by themselves.", max as f64)
     }
 }
 

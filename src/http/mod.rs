@@ -32,9 +32,10 @@ mod stats;
 mod tail;
 pub(crate) mod wire;
 
+use std::collections::HashSet;
 use std::future::{Ready, ready};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use actix_cors::Cors;
@@ -267,6 +268,8 @@ struct Api {
     /// Bytes of bodies that are held in memory whole.
     held: AtomicUsize,
     rejections: rejections::Rejections,
+    /// Strategies of which an attempt was reported before the start. `None`: not read yet.
+    stored_with_rate: Mutex<Option<HashSet<String>>>,
 }
 
 /// Mounts the routes, and the dashboard at their root: give what it returns to `App::configure` or to a
@@ -285,6 +288,7 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
         answers: queries::Answers::default(),
         held: AtomicUsize::new(0),
         rejections: rejections::Rejections::default(),
+        stored_with_rate: Mutex::default(),
     }));
     move |config| {
         config.app_data(handle.clone());

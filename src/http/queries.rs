@@ -178,6 +178,7 @@ pub(super) struct QuestionMark {
 /// resolved is open again when one of its questions fails later.
 #[utoipa::path(put, path = "/v1/queries/status", tag = "questions", request_body = QuestionMark, responses(
     (status = 204, description = "it is kept in the database"),
+    (status = 404, description = "no failure is in this group", body = Problem, content_type = "application/problem+json"),
     NotTaken,
 ))]
 pub(super) async fn mark(api: Data<Api>, request: HttpRequest, body: Payload) -> Result<HttpResponse, Problem> {
@@ -197,6 +198,7 @@ impl From<MarkError> for Problem {
     fn from(error: MarkError) -> Self {
         match error {
             MarkError::Closed => Self::unavailable(error.to_string()),
+            MarkError::NotFound => Self::not_found(error.to_string()),
             MarkError::TooLong { .. } => Self::bad_request(error.to_string()),
             MarkError::Store(StoreError::Split(_)) => Self::bad_request("this question cannot be marked"),
             MarkError::Store(_) => {

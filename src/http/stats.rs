@@ -36,6 +36,10 @@ pub(super) struct ServiceStats {
     ignored_fields: u64,
     /// Records that were stored before under the same `event_id`, and attempts that were counted before.
     duplicates: u64,
+    /// Strategies that are counted by themselves.
+    strategies: u64,
+    /// Strategies that may be counted by themselves. Beyond them, all are counted as `[other strategies]`.
+    max_strategies: u64,
     /// Batches that were committed.
     flushes: u64,
     /// Attempts to commit a batch that failed; the batch was kept.
@@ -77,6 +81,8 @@ pub(super) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
         rejected: api.rejections.counts(),
         ignored_fields: api.rejections.ignored_fields(),
         duplicates: stats.duplicates + api.rejections.repeated_attempts(),
+        strategies: shared.attempts.strategies() as u64,
+        max_strategies: shared.config.max_strategies as u64,
         flushes: stats.flushes,
         failed_flushes: stats.failed_flushes,
         last_flush: stats.last_flush.map(|at| rfc3339(clock::milliseconds_of(at))),

@@ -142,7 +142,7 @@ fn calibration(
         strategy: strategy.to_owned(),
         range,
         confidence_threshold: settings.as_ref().and_then(|settings| settings.threshold),
-        score_direction: settings.map(|settings| settings.direction).unwrap_or_default(),
+        score_direction: settings.and_then(|settings| settings.direction).unwrap_or_default(),
         attempts,
         certain_failures,
         failure_rate: (attempts > 0).then(|| failures as f64 / attempts as f64),

@@ -348,7 +348,7 @@ pub(super) fn list(
     let range = filter.range.unwrap_or(TimeRange::all());
     let (start, end) = (Place::at(range.from), Place::at(range.end(clock::now())));
     // First, so that a row that comes meanwhile is a newer one for the next page.
-    let log = store_log::edge(conn)?;
+    let log = store_log::edge_of_any(conn)?;
     let seen = match page.from {
         From::Newest => log.newest_id,
         From::OlderThan(cursor) | From::NewerThan(cursor) => cursor.seen.unwrap_or(log.newest_id),

@@ -197,6 +197,13 @@ pub(crate) fn rfc3339(ms: i64) -> String {
 }
 
 /// Unix milliseconds, serialized as RFC 3339.
+fn serialize_optional_moment<S: Serializer>(moment: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match moment {
+        Some(moment) => serialize_moment(moment, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 fn serialize_moment<S: Serializer>(ms: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&rfc3339(clock::milliseconds_of(*ms)))
 }

@@ -183,7 +183,7 @@ fn top_queries(
     let parts = clipped(conn, range, now)?;
     let directions: HashMap<String, ScoreDirection> = attempts::settings(conn)?
         .into_iter()
-        .map(|settings| (settings.strategy.to_string(), settings.direction))
+        .map(|settings| (settings.strategy.to_string(), settings.direction.unwrap_or_default()))
         .collect();
     let mut texts = Texts::new(marks::all(conn)?);
     let mut scanned = scan(

@@ -16,6 +16,7 @@ use crate::sketch::Sketch;
 use crate::stats::DropCounts;
 use crate::store::attempts::{self, ReadCell, Resolution, Span};
 use crate::store::drops;
+use crate::store::log as store_log;
 use crate::store::reader::Deadline;
 
 /// Ranges up to this length begin and end at a minute; longer ones at an hour.
@@ -46,6 +47,11 @@ pub struct Summary {
     pub previous: Rates,
     /// Each strategy, the one with the most failures first.
     pub strategies: Vec<StrategySummary>,
+    /// The moment of the oldest failure in the log. Counts reach further back: they outlive the failures.
+    /// `None`: there is none.
+    #[serde(serialize_with = "super::serialize_optional_moment")]
+    #[cfg_attr(feature = "http", schema(value_type = Option<String>, format = DateTime))]
+    pub rows_since: Option<SystemTime>,
     /// Records that were lost in the range, by reason: nothing else is known of them. What the
     /// present process lost in the last minute may be missing.
     pub dropped: DropCounts,
@@ -58,7 +64,7 @@ pub struct Summary {
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct StrategySummary {
-    /// Its name; `other` for all that came after the sixty-fourth.
+    /// Its name; `[other strategies]` for all that came after the limit (`max_strategies`).
     pub strategy: String,
     /// In the range.
     pub rates: Rates,
@@ -83,17 +89,16 @@ pub struct Rates {
     pub successes: u64,
     /// Attempts that failed.
     pub failures: u64,
-    /// Of the failures, those that were logged without a monitor: nobody counted the successes
-    /// beside them, so they are left out of the rates.
+    /// Of the failures, those that were logged by themselves: no monitor counted the attempt.
     pub unobserved: u64,
     /// Attempts that were cancelled, which are neither.
     pub cancelled: u64,
-    /// The share of the observed attempts that failed, 0 to 1. `None`: none was observed.
+    /// The share of the attempts that failed, 0 to 1. `None`: there are none, or nothing but failures was ever reported.
     pub failure_rate: Option<f64>,
     /// Each type of failure, in the order of [`RetrievalFailureType::ALL`].
     pub types: [TypeRate; 4],
     /// How long attempts took. `None`: not measured.
-    pub latency: Option<Latency>,
+    pub latency_ms: Option<Latency>,
 }
 
 /// How many attempts failed in one way.
@@ -105,7 +110,7 @@ pub struct TypeRate {
     pub failure_type: RetrievalFailureType,
     /// Attempts that failed so.
     pub failures: u64,
-    /// The share of the observed attempts that failed so, 0 to 1. `None`: none was observed.
+    /// The share of the attempts that failed so, 0 to 1. `None`: as `failure_rate`.
     pub rate: Option<f64>,
 }
 
@@ -115,7 +120,7 @@ impl Default for TypeRate {
     }
 }
 
-/// How long attempts took, in milliseconds, to half a percent.
+/// How long attempts took, in milliseconds, by nearest rank: exact for up to 32 attempts, and otherwise to half a percent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
@@ -178,7 +183,7 @@ pub struct TimePoint {
     pub timeout: u64,
     /// The backend returned an error.
     pub error: u64,
-    /// The share of the observed attempts that failed, 0 to 1. `None`: none was observed.
+    /// The share of the attempts that failed, 0 to 1. `None`: there are none, or nothing but failures was ever reported.
     pub failure_rate: Option<f64>,
 }
 
@@ -190,6 +195,16 @@ impl FailureReader {
     /// See [`ReadError`].
     pub async fn summary(&self, range: TimeRange) -> Result<Summary, ReadError> {
         self.pool.run(self.timeout, move |conn, deadline| summary(conn, range, clock::now(), deadline)).await
+    }
+
+    /// Strategies of which an attempt was ever reported.
+    #[cfg(feature = "http")]
+    pub(crate) async fn strategies_with_rate(&self) -> Result<std::collections::HashSet<String>, ReadError> {
+        let read = |conn: &mut SqliteConnection, _| {
+            let settings = attempts::settings(conn)?;
+            Ok(settings.into_iter().map(|settings| settings.strategy.to_string()).collect())
+        };
+        self.pool.run(self.timeout, read).await
     }
 
     /// What happened in each step of `range`, to all strategies or to one. The step is the
@@ -226,20 +241,23 @@ fn summary(conn: &mut SqliteConnection, range: TimeRange, now: i64, deadline: De
         previous.merge(before);
     }
     let mut settings = attempts::settings(conn)?;
+    let is_known = Known { any: !settings.is_empty() || total.has_attempts() || previous.has_attempts() };
     let mut strategies: Vec<StrategySummary> = counts
         .into_iter()
         .map(|(strategy, (in_range, before))| {
             let position = settings.iter().position(|settings| settings.strategy == *strategy);
             let settings = position.map(|at| settings.swap_remove(at));
-            StrategySummary::new(strategy, in_range.rates(), before.rates(), settings)
+            let known = Known { any: settings.is_some() || in_range.has_attempts() || before.has_attempts() };
+            StrategySummary::new(strategy, in_range.rates(known), before.rates(known), settings)
         })
         .collect();
     strategies.sort_by_key(|strategy| std::cmp::Reverse((strategy.rates.failures, strategy.rates.attempts)));
     Ok(Summary {
         range: covered,
-        total: total.rates(),
-        previous: previous.rates(),
+        total: total.rates(is_known),
+        previous: previous.rates(is_known),
         strategies,
+        rows_since: store_log::oldest_row(conn)?.map(moment),
         dropped: drops::within(conn, covered.from, covered.to)?,
         previous_dropped: drops::within(conn, before.from, before.to)?,
     })
@@ -252,7 +270,7 @@ impl StrategySummary {
             rates,
             previous,
             confidence_threshold: settings.as_ref().and_then(|settings| settings.threshold),
-            score_direction: settings.as_ref().map(|settings| settings.direction).unwrap_or_default(),
+            score_direction: settings.as_ref().and_then(|settings| settings.direction).unwrap_or_default(),
             timeout_ms: settings.and_then(|settings| settings.timeout_ms),
         }
     }
@@ -293,7 +311,10 @@ fn timeseries(
         }
     };
     read(conn, &[span], TimeRange { to, ..range }, deadline, false, add)?;
-    let points = counts.iter().zip(0..).map(|(counts, nth)| counts.point(from + nth * step)).collect();
+    let settings = attempts::settings(conn)?;
+    let is_set = settings.iter().any(|settings| strategy.is_none_or(|strategy| *strategy == *settings.strategy));
+    let known = Known { any: is_set || counts.iter().any(Counts::has_attempts) };
+    let points = counts.iter().zip(0..).map(|(counts, nth)| counts.point(from + nth * step, known)).collect();
     let strategies = by_strategy.into_values().collect();
     Ok(Timeseries { range, step_seconds: (step / 1000).unsigned_abs(), points, strategies })
 }
@@ -401,6 +422,12 @@ fn read(
     if in_time { Ok(()) } else { Err(ReadError::TimedOut) }
 }
 
+/// Tells whether any attempt was ever reported, and not failures alone: only then is there a rate.
+#[derive(Clone, Copy)]
+struct Known {
+    any: bool,
+}
+
 /// Attempts by outcome, on their way to rates.
 #[derive(Clone, Default)]
 struct Counts {
@@ -430,31 +457,32 @@ impl Counts {
         self.by_kind.get(kind as usize).copied().unwrap_or_default()
     }
 
-    fn rates(&self) -> Rates {
+    /// Returns `true` if an attempt was counted that is more than a logged failure.
+    fn has_attempts(&self) -> bool {
+        self.by_kind.iter().any(|(attempts, unobserved)| attempts > unobserved)
+    }
+
+    fn rates(&self, known: Known) -> Rates {
         let successes = self.of(OutcomeKind::Success).0;
         let types = RetrievalFailureType::ALL.map(|failure| (failure, self.of(failure.into())));
         let failures: u64 = types.iter().map(|(_, (failures, _))| failures).sum();
         let unobserved: u64 = types.iter().map(|(_, (_, unobserved))| unobserved).sum();
         let attempts = successes + failures;
-        let rate = |failures| share(failures, attempts.saturating_sub(unobserved));
+        let rate = |failures| share(failures, attempts).filter(|_| known.any);
         Rates {
             attempts,
             successes,
             failures,
             unobserved,
             cancelled: self.of(OutcomeKind::Cancelled).0,
-            failure_rate: rate(failures.saturating_sub(unobserved)),
-            types: types.map(|(failure_type, (failures, unobserved))| TypeRate {
-                failure_type,
-                failures,
-                rate: rate(failures.saturating_sub(unobserved)),
-            }),
-            latency: Latency::of(&self.latency),
+            failure_rate: rate(failures),
+            types: types.map(|(failure_type, (failures, _))| TypeRate { failure_type, failures, rate: rate(failures) }),
+            latency_ms: Latency::of(&self.latency),
         }
     }
 
-    fn point(&self, at: i64) -> TimePoint {
-        let Rates { attempts, failures, failure_rate, .. } = self.rates();
+    fn point(&self, at: i64, known: Known) -> TimePoint {
+        let Rates { attempts, failures, failure_rate, .. } = self.rates(known);
         let of = |failure: RetrievalFailureType| self.of(failure.into()).0;
         TimePoint {
             at: moment(at),
@@ -471,7 +499,8 @@ impl Counts {
 
 impl Latency {
     fn of(sketch: &Sketch) -> Option<Self> {
-        Some(Self { p50: sketch.quantile(0.5)?, p95: sketch.quantile(0.95)?, p99: sketch.quantile(0.99)? })
+        let percentile = |percent| sketch.percentile(percent);
+        Some(Self { p50: percentile(50)?, p95: percentile(95)?, p99: percentile(99)? })
     }
 }
 
@@ -548,16 +577,21 @@ mod tests {
     }
 
     #[test]
-    fn failures_without_a_monitor_count_but_make_no_rate() {
+    fn rate_is_of_all_attempts_and_none_of_failures_alone() {
         let mut counts = Counts::default();
         counts.by_kind[OutcomeKind::NoHit as usize] = (5, 5);
-        assert_eq!((counts.rates().failures, counts.rates().failure_rate), (5, None));
-        counts.by_kind[OutcomeKind::Success as usize] = (3, 0);
+        assert!(!counts.has_attempts());
+        let alone = counts.rates(Known { any: false });
+        assert_eq!((alone.failures, alone.unobserved, alone.failure_rate), (5, 5, None));
+        // In an outage of a strategy whose successes are reported.
+        assert_eq!(counts.rates(Known { any: true }).failure_rate, Some(1.0));
+        counts.by_kind[OutcomeKind::Success as usize] = (4, 0);
         counts.by_kind[OutcomeKind::Error as usize] = (1, 0);
         counts.by_kind[OutcomeKind::Cancelled as usize] = (7, 0);
-        let rates = counts.rates();
-        assert_eq!((rates.attempts, rates.failures, rates.failure_rate), (9, 6, Some(0.25)));
-        assert_eq!(rates.types.iter().map(|of| of.rate).collect::<Vec<_>>(), [0.0, 0.0, 0.0, 0.25].map(Some));
+        assert!(counts.has_attempts());
+        let rates = counts.rates(Known { any: true });
+        assert_eq!((rates.attempts, rates.failures, rates.failure_rate), (10, 6, Some(0.6)));
+        assert_eq!(rates.types.iter().map(|of| of.rate).collect::<Vec<_>>(), [0.5, 0.0, 0.0, 0.1].map(Some));
     }
 
     #[test]

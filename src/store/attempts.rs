@@ -97,14 +97,15 @@ pub(super) fn insert(conn: &mut SqliteConnection, batch: &AttemptBatch, now: i64
     for StrategySettings { strategy, threshold, direction, timeout_ms } in &batch.settings {
         // What this process does not know, another may have set.
         diesel::sql_query(
-            "INSERT INTO memory_retrieval_strategies VALUES (?, ?, ?, ?, ?) ON CONFLICT (strategy) DO UPDATE SET \
+            "INSERT INTO memory_retrieval_strategies VALUES (?1, ?2, coalesce(?3, 0), ?4, ?5) \
+             ON CONFLICT (strategy) DO UPDATE SET \
              confidence_threshold = coalesce(excluded.confidence_threshold, confidence_threshold), \
-             lower_is_better = excluded.lower_is_better, timeout_ms = coalesce(excluded.timeout_ms, timeout_ms), \
+             lower_is_better = coalesce(?3, lower_is_better), timeout_ms = coalesce(excluded.timeout_ms, timeout_ms), \
              updated_at = excluded.updated_at",
         )
         .bind::<Text, _>(strategy.as_str())
         .bind::<Nullable<Float>, _>(threshold)
-        .bind::<Bool, _>(*direction == ScoreDirection::LowerIsBetter)
+        .bind::<Nullable<Bool>, _>(direction.map(|direction| direction == ScoreDirection::LowerIsBetter))
         .bind::<Nullable<BigInt>, _>(timeout_ms)
         .bind::<BigInt, _>(now)
         .execute(conn)?;
@@ -363,7 +364,7 @@ pub(crate) fn settings(conn: &mut SqliteConnection) -> QueryResult<Vec<StrategyS
     let settings = stored.into_iter().map(|(strategy, threshold, lower_is_better, timeout_ms)| StrategySettings {
         strategy: strategy.into(),
         threshold,
-        direction: if lower_is_better { ScoreDirection::LowerIsBetter } else { ScoreDirection::HigherIsBetter },
+        direction: Some(if lower_is_better { ScoreDirection::LowerIsBetter } else { ScoreDirection::HigherIsBetter }),
         timeout_ms,
     });
     Ok(settings.collect())

@@ -4,6 +4,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary};
 use uuid::Uuid;
 
+use super::schema::memory_retrieval_failures as failures;
+
 /// The log and its present end.
 pub(crate) struct Edge {
     /// Distinguishes the log from any other that has had its file name.
@@ -17,6 +19,19 @@ pub(crate) struct Edge {
 pub(crate) fn edge(conn: &mut SqliteConnection) -> QueryResult<Edge> {
     let StoredEdge { log_id, starts_after, newest_id } = diesel::sql_query(EDGE).get_result(conn)?;
     Ok(Edge { log_id: Uuid::from_slice(&log_id).unwrap_or_default(), starts_after, newest_id })
+}
+
+/// The same, also of a log that an earlier version wrote: such a log has no identity.
+pub(crate) fn edge_of_any(conn: &mut SqliteConnection) -> QueryResult<Edge> {
+    edge(conn).or_else(|_| {
+        let newest_id: Option<i64> = failures::table.select(diesel::dsl::max(failures::id)).first(conn)?;
+        Ok(Edge { log_id: Uuid::nil(), starts_after: 0, newest_id: newest_id.unwrap_or(0) })
+    })
+}
+
+/// The moment of the oldest row.
+pub(crate) fn oldest_row(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
+    failures::table.select(diesel::dsl::min(failures::created_at)).first(conn)
 }
 
 /// Both maxima are at the edge of a B-tree.

@@ -187,8 +187,8 @@ mod tests {
     fn rows_are_counted_by_the_reader_until_the_roll_up_has_them() {
         let mut conn = migrated();
         insert(&mut conn, &[Some(AS_ITS_STRATEGY), None, Some(AS_OTHER), Some(AS_ITS_STRATEGY)]);
-        assert_eq!(counted(&mut conn, 0, i64::MAX), [("other".into(), 1, 1, 1), ("s".into(), 2, 2, 2)]);
-        assert_eq!(counted(&mut conn, 120_000, 240_000), [("other".into(), 1, 1, 1)], "within the range only");
+        assert_eq!(counted(&mut conn, 0, i64::MAX), [(OTHER_STRATEGIES.into(), 1, 1, 1), ("s".into(), 2, 2, 2)]);
+        assert_eq!(counted(&mut conn, 120_000, 240_000), [(OTHER_STRATEGIES.into(), 1, 1, 1)], "within the range only");
         assert_eq!(oldest(&mut conn).unwrap(), Some(60_000));
         assert_eq!([59_999, 60_000, 60_001].map(|at| has_rows_before(&mut conn, at).unwrap()), [false, false, true]);
         let mut sums = Sums::default();

@@ -116,7 +116,10 @@ impl TestDb {
     }
 
     pub fn turns(&self) -> Vec<i64> {
-        self.texts("turn_index").into_iter().map(|turn| turn.expect("a turn").parse().expect("a number")).collect()
+        self.texts("coalesce(turn_index, 0)")
+            .into_iter()
+            .map(|turn| turn.expect("a turn").parse().expect("a number"))
+            .collect()
     }
 }
 

@@ -25,7 +25,7 @@ export function mount(root) {
       const [summary, series, stats] = await Promise.all([
         api.get("summary", range, signal), api.get("timeseries", range, signal), api.get("stats", {}, signal),
       ]);
-      renew(tiles, tilesOf(summary, stats));
+      renew(tiles, tilesOf(summary, series, stats));
       chart?.close();
       if (summary.total.attempts === 0) {
         chart = null;
@@ -53,7 +53,13 @@ function tile(name, value, ...more) {
   return h("div", { class: "tile", "data-tile": name }, h("h2", {}, name), h("div", { class: "value" }, value), more);
 }
 
-function tilesOf({ total, previous, dropped, previous_dropped }, stats) {
+/** Counts outlive the failures themselves. */
+function hasDeleted(series, rowsSince) {
+  const begin = rowsSince === null ? Infinity : Date.parse(rowsSince);
+  return series.points.some((point) => point.failures > 0 && Date.parse(point.at) + 1000 * series.step_seconds <= begin);
+}
+
+function tilesOf({ total, previous, rows_since, dropped, previous_dropped }, series, stats) {
   const types = total.types.map((type, nth) => h("tr", {},
     h("th", { scope: "row" }, h("a", { href: state.link({ page: "failures", type: type.failure_type }) }, format.badge(type.failure_type))),
     h("td", { class: "number" }, format.number(type.failures)),
@@ -65,10 +71,11 @@ function tilesOf({ total, previous, dropped, previous_dropped }, stats) {
     tile("Attempts", format.large(total.attempts), format.change(total.attempts, previous.attempts, { worse: "none" })),
     tile("Failure rate", format.share(total.failure_rate),
       format.change(total.failure_rate, previous.failure_rate, { as: format.share, points: true }),
-      total.unobserved > 0 && h("p", { class: "hint" }, `logged without their attempts, and in no rate: ${format.number(total.unobserved)}`)),
-    tile("Failures", format.large(total.failures), format.change(total.failures, previous.failures)),
-    tile("Latency p95", format.milliseconds(total.latency?.p95),
-      format.change(total.latency?.p95, previous.latency?.p95, { as: format.milliseconds })),
+      total.unobserved > 0 && h("p", { class: "hint" }, `failures that no monitor counted: ${format.number(total.unobserved)}`)),
+    tile("Failures", format.large(total.failures), format.change(total.failures, previous.failures),
+      hasDeleted(series, rows_since) && h("p", { class: "hint" }, rows_since === null ? "The list has none: they were deleted." : `The list begins ${format.time(rows_since)}: older ones were deleted.`)),
+    tile("Latency p95", format.milliseconds(total.latency_ms?.p95),
+      format.change(total.latency_ms?.p95, previous.latency_ms?.p95, { as: format.milliseconds })),
     tile("Records dropped", format.large(lost(dropped)), format.change(lost(dropped), lost(previous_dropped)),
       reasons && h("p", { class: "hint" }, reasons)),
     tile("Last flush", stats.last_flush ? format.ago(stats.last_flush) : "none yet",
@@ -82,7 +89,7 @@ function tilesOf({ total, previous, dropped, previous_dropped }, stats) {
 
 const COLUMNS = [
   { name: "strategy" }, { name: "attempts", numeric: true }, { name: "failures", numeric: true },
-  { name: "rate", numeric: true, title: "Share of the observed attempts that failed" }, { name: "before", numeric: true, wide: true },
+  { name: "rate", numeric: true, title: "Share of the attempts that failed; – if only failures are reported" }, { name: "before", numeric: true, wide: true },
   ...format.TYPES.map((type) => ({ name: format.TYPE_NAMES[type], numeric: true, wide: true })),
   { name: "p50", numeric: true, wide: true }, { name: "p95", numeric: true }, { name: "p99", numeric: true, wide: true },
   { name: "failures over time" },
@@ -94,7 +101,7 @@ function strategyTable({ strategies }, series) {
     h("a", { href: state.link({ page: "failures", strategy }) }, format.typed(strategy)),
     format.number(rates.attempts), format.number(rates.failures), format.share(rates.failure_rate),
     format.share(previous.failure_rate), ...rates.types.map((type) => format.number(type.failures)),
-    format.milliseconds(rates.latency?.p50), format.milliseconds(rates.latency?.p95), format.milliseconds(rates.latency?.p99),
+    format.milliseconds(rates.latency_ms?.p50), format.milliseconds(rates.latency_ms?.p95), format.milliseconds(rates.latency_ms?.p99),
     format.sparkline(points.get(strategy) ?? [], "Failures over time"),
   ]));
 }
@@ -102,7 +109,7 @@ function strategyTable({ strategies }, series) {
 function nothing(stats) {
   const root = document.baseURI.replace(/[?#].*$/, "").replace(/\/$/, "");
   const example = `curl ${root}/v1/attempts -H 'Content-Type: application/json' \\\n`
-    + `    -d '{"strategy": "semantic", "outcome": "no_hit", "query_text": "where is the key?"}'`;
+    + `    -d '{"outcome": "no_hit", "retrieval_strategy": "semantic", "query_text": "where is the key?"}'`;
   return empty("Nothing was attempted in this time",
     stats.persisted > 0 || stats.database_bytes > 200_000
       ? h("p", {}, "Choose a longer time above. ", h("a", { href: state.link({ since: "30d", from: null, to: null }) }, "Show 30 days"))
