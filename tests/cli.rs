@@ -430,6 +430,10 @@ fn a_question_is_marked_in_a_file_and_in_a_service() {
         assert!(said.contains("the question has 513 characters: expected 512 at most"), "{said}");
     }
     let other = TestDb::new();
+    for source in [&[][..], &["--url", &service.url]] {
+        let said = refused(&db, &[&["mark", "never asked", "resolved"], source].concat(), 1);
+        assert!(said.contains("no failure of the log has this query"), "{said}");
+    }
     assert!(refused(&other, &["mark", "q", "resolved"], 3).contains("there is no database"));
     assert!(refused(&other, &["mark", "q", "fine"], 2).contains("possible values: open, resolved, ignored"));
 }

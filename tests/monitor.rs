@@ -567,3 +567,74 @@ fn latency_of_zero_is_unknown_in_small_and_large_batches() {
         assert!((latency.p50 - 100.0).abs() < 1.0, "{records}: {latency:?}");
     }
 }
+
+#[test]
+fn settings_that_are_not_said_again_survive_a_restart() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("vector").score_direction(ScoreDirection::LowerIsBetter).confidence_threshold(0.5);
+    monitor.timeout(Duration::from_secs(7)).record(Outcome::success(Duration::ZERO).top_score(0.4));
+    block_on(logger.shutdown()).unwrap();
+
+    // One thing at a time.
+    let known = |logger: &LoggerHandle| {
+        block_on(logger.flush()).unwrap();
+        let summary = block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
+        let of = &summary.strategies[0];
+        (of.score_direction, of.confidence_threshold, of.timeout_ms)
+    };
+    let logger = db.spawn();
+    logger.strategy("vector").confidence_threshold(0.25).record(Outcome::success(Duration::ZERO).top_score(0.4));
+    assert_eq!(known(&logger), (ScoreDirection::LowerIsBetter, Some(0.25), Some(7000)));
+    logger.strategy("vector").record(Outcome::success(Duration::ZERO));
+    assert_eq!(known(&logger), (ScoreDirection::LowerIsBetter, Some(0.25), Some(7000)));
+    let calibration = block_on(logger.reader().calibration("vector", TimeRange::last(HOUR))).unwrap();
+    assert_eq!(calibration.score_direction, ScoreDirection::LowerIsBetter);
+    block_on(logger.shutdown()).unwrap();
+
+    // What is said counts, also if it is the default.
+    let logger = db.spawn();
+    logger.strategy("vector").score_direction(ScoreDirection::HigherIsBetter).record(Outcome::success(Duration::ZERO));
+    assert_eq!(known(&logger), (ScoreDirection::HigherIsBetter, Some(0.25), Some(7000)));
+}
+
+#[test]
+fn only_what_is_counted_takes_the_place_of_a_strategy() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().max_strategies(2));
+    let id = uuid::Uuid::now_v7();
+    let record =
+        |strategy: &str| failure_logger::RetrievalFailureRecord::new(RetrievalFailureType::NoHit, strategy, "q");
+    // The same id under other names: they are stored already.
+    for strategy in ["one", "copy", "another copy"] {
+        logger.log_once(record(strategy), std::time::SystemTime::now(), id);
+        block_on(logger.flush()).unwrap();
+    }
+    // One that is really called so is none of the rest.
+    for strategy in ["other", "three", "four"] {
+        logger.log(record(strategy));
+    }
+    block_on(logger.flush()).unwrap();
+    let summary = block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
+    let mut counts: Vec<_> = summary.strategies.iter().map(|of| (of.strategy.as_str(), of.rates.failures)).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [("[other strategies]", 2), ("one", 1), ("other", 1)]);
+}
+
+#[test]
+fn counts_outlive_the_failures_and_say_since_when_these_are_there() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let summary = || block_on(logger.reader().summary(TimeRange::last(HOUR))).unwrap();
+    assert_eq!(summary().rows_since, None);
+    let now = std::time::SystemTime::now();
+    // So many at once that they are counted beside their rows.
+    for minutes in [30, 20, 10] {
+        (0..20).for_each(|_| _ = logger.log_at(common::no_hit(0), now - Duration::from_secs(60 * minutes)));
+    }
+    block_on(logger.flush()).unwrap();
+    let minutes_ago = |at: std::time::SystemTime| now.duration_since(at).unwrap().as_secs().div_ceil(60);
+    assert_eq!((summary().total.failures, summary().rows_since.map(minutes_ago)), (60, Some(30)));
+    db.execute("DELETE FROM memory_retrieval_failures WHERE created_at < unixepoch() * 1000 - 900000");
+    assert_eq!((summary().total.failures, summary().rows_since.map(minutes_ago)), (60, Some(10)));
+}

@@ -225,7 +225,12 @@ impl Service {
     fn refusal(&self, answer: &Answer) -> Failure {
         let said = answer.json["detail"].as_str().unwrap_or("no reason given");
         let text = format!("{} answered {}: {said}", self.url, answer.status);
-        if answer.status.as_u16() == 400 { Failure::Usage(text) } else { Failure::Unreachable(text) }
+        match answer.status.as_u16() {
+            400 => Failure::Usage(text),
+            // Only a service says so by a problem of its own.
+            404 if answer.json["detail"].is_string() => Failure::No(text),
+            _ => Failure::Unreachable(text),
+        }
     }
 }
 
