@@ -165,6 +165,29 @@ impl StrategyMonitor<Timeout> {
         T: Retrieved,
         E: Display,
     {
+        self.observe_by(query, retrieval, |found| Found {
+            result_count: found.result_count(),
+            top_score: found.top_score(self.direction),
+        })
+        .await
+    }
+
+    /// The same for results that cannot be [`Retrieved`], because their type is of another crate: `found` says what
+    /// there is to know of one.
+    ///
+    /// # Errors
+    ///
+    /// [`TimeoutOr::Timeout`], or those of `retrieval`.
+    pub async fn observe_by<T, E, F>(
+        &self,
+        query: &str,
+        retrieval: F,
+        found: impl FnOnce(&T) -> Found,
+    ) -> Result<T, TimeoutOr<E>>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: Display,
+    {
         let watch = Watch::start(self, query);
         let mut retrieval = pin!(retrieval);
         let mut timer = None;
@@ -182,7 +205,7 @@ impl StrategyMonitor<Timeout> {
         let latency = watch.stop();
         match result.filter(|_| latency <= limit) {
             Some(result) => {
-                self.record(self.judge(query, &result, latency));
+                self.record(self.judge(query, &result.as_ref().map(found), latency));
                 result.map_err(TimeoutOr::Other)
             }
             None => {
@@ -481,6 +504,13 @@ impl fmt::Debug for Outcome<'_> {
 }
 
 /// What a monitor must know of a result.
+#[diagnostic::on_unimplemented(
+    message = "a monitor cannot tell what was found in `{Self}`",
+    label = "has no result count and top score",
+    note = "return a `Vec`, slice, array or `Option` of scored results, such as `Vec<(Document, f32)>`",
+    note = "or implement `failure_logger::Retrieved` for `{Self}`",
+    note = "or, for a type of another crate, call `observe_by(query, retrieval, |found| Found {{ .. }})`"
+)]
 pub trait Retrieved {
     /// How many results there are.
     fn result_count(&self) -> usize;
@@ -510,6 +540,13 @@ impl Retrieved for Found {
 }
 
 /// A result with a score: a number, or a pair that ends with one.
+#[diagnostic::on_unimplemented(
+    message = "a monitor cannot tell the score of `{Self}`",
+    label = "has no score",
+    note = "return pairs that end with the score, such as `(Document, f32)`",
+    note = "or implement `failure_logger::Scored` for `{Self}`; without a score it returns NaN",
+    note = "or, for a type of another crate, call `observe_by(query, retrieval, |found| Found {{ .. }})`"
+)]
 pub trait Scored {
     /// The score; NaN if there is none.
     fn score(&self) -> f32;

@@ -10,8 +10,17 @@ use serde_json::Value;
 
 #[actix_web::test]
 async fn a_host_that_is_not_allowed_is_refused_everywhere() {
-    let service = Service::new(HttpOptions::default().allow_host("Logger.Example"));
-    for path in ["/v1/failures", "/v1/summary", "/metrics", "/healthz", "/openapi.json"] {
+    let service = Service::new(HttpOptions::default().allow_host("Logger.Example".parse().unwrap()));
+    // A health check knows an address, and HTTP/1.0 needs no Host.
+    for path in ["/healthz", "/readyz"] {
+        let sent = service.get(path).insert_header(("host", "10.1.2.3:4318")).send().await.unwrap();
+        assert_eq!(sent.status().as_u16(), 200, "{path}");
+        let mut stream = std::net::TcpStream::connect(service.address).unwrap();
+        std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+        let said = std::io::read_to_string(stream).unwrap();
+        assert!(said.starts_with("HTTP/1.0 200") || said.starts_with("HTTP/1.1 200"), "{path}: {said}");
+    }
+    for path in ["/v1/failures", "/v1/summary", "/metrics", "/openapi.json"] {
         for (host, status) in [
             ("evil.example", 421),
             ("localhost.evil.example", 421),

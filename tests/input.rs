@@ -363,9 +363,10 @@ fn export_and_ingest_keep_every_field_of_every_row() {
     let mut before = rows(&db);
     before.sort();
     assert_eq!(before.len(), 5 * 4 * 4 * 14 * 5 * 5);
-    for format in [&["export"] as &[_], &["export", "--csv"]] {
+    for format in [&["export"] as &[_], &["export", "--csv"], &["export", "--csv", "--bom"]] {
         let exported = command(&db, format).output().unwrap();
         assert!(exported.status.success(), "{exported:?}");
+        assert_eq!(exported.stdout.starts_with("\u{feff}".as_bytes()), format.contains(&"--bom"));
         let other = keeping_rows();
         let (code, out, err) = said(&ingest(&other, &[], &exported.stdout));
         assert_eq!((code, out), (Some(0), format!("{} records stored, 0 lines rejected\n", before.len())), "{err}");

@@ -281,9 +281,9 @@ mod commands {
             }
             for arguments in [
                 &["mark", "where is the key?", "resolved"][..],
-                &["mark", "where is the key?", "resolved", "--retention-days", "30"],
+                &["mark", "where is the key?", "resolved", "--set", "retention_days=30"],
                 &["ingest"],
-                &["ingest", "--retention-days", "30", "--set", "cleanup_every=1"],
+                &["ingest", "--set", "retention_days=30", "--set", "cleanup_every=1"],
                 &["list"],
                 &["stats"],
             ] {
@@ -328,7 +328,7 @@ mod commands {
         assert!(!db.path().exists(), "it only looks");
         spawn(db.config().retention_days(0));
         assert_eq!(shown(&[]), and("0 database", "400 default"));
-        assert_eq!(shown(&["--retention-days", "7"]), and("7 command line", "400 default"));
+        assert_eq!(shown(&["--set", "retention_days=7"]), and("7 command line", "400 default"));
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod commands {
         db.execute("INSERT INTO memory_retrieval_attempts VALUES (86400, 0, 's', 'success', 1, 0, NULL, NULL)");
         assert_eq!(run(&db, &["purge", "--dry-run"], "").1, "3 failures are older than the retention of 30 days\n");
         assert_eq!(db.attempts(), 2);
-        assert_eq!(run(&db, &["purge", "--retention-days", "1"], "").1, "3 failures deleted\n");
+        assert_eq!(run(&db, &["purge", "--set", "retention_days=1"], "").1, "3 failures deleted\n");
         assert_eq!((old_rows(&db), db.attempts()), (2, 1));
         assert_eq!(run(&db, &["purge", "--older-than", "1d"], "").1, "2 failures deleted\n");
     }

@@ -498,8 +498,10 @@ pub(super) async fn calibrate(settings: &Settings, calibrate: &Calibrate) -> Res
     if format == Format::Table {
         let percent =
             |value: &Value| value.as_f64().map_or_else(|| "-".into(), |rate| format!("{:.1} %", 100.0 * rate));
+        // Below the curve, where it is seen.
+        write(format, &answer, rows(&answer, "/curve"), &CURVE)?;
         let mut out = io::stdout().lock();
-        writeln!(out, "{attempts} attempts, {} failed", percent(&answer["failure_rate"]))?;
+        writeln!(out, "\n{attempts} attempts, {} failed", percent(&answer["failure_rate"]))?;
         if let Some(threshold) = answer["confidence_threshold"].as_f64() {
             writeln!(out, "present threshold {threshold:.4}")?;
         }
@@ -512,7 +514,7 @@ pub(super) async fn calibrate(settings: &Settings, calibrate: &Calibrate) -> Res
                 None => writeln!(out, "for {:.1} %: none, more fail at any threshold", 100.0 * rate)?,
             }
         }
-        writeln!(out)?;
+        return Ok(());
     }
     write(format, &answer, rows(&answer, "/curve"), &CURVE)
 }
@@ -528,6 +530,9 @@ pub(super) struct Export {
     /// CSV instead of JSON lines
     #[arg(long)]
     csv: bool,
+    /// Begin CSV with a byte order mark, for Excel
+    #[arg(long, requires = "csv")]
+    bom: bool,
 }
 
 pub(super) async fn export(settings: &Settings, export: &Export) -> Result<(), Failure> {
@@ -535,6 +540,9 @@ pub(super) async fn export(settings: &Settings, export: &Export) -> Result<(), F
     match Source::new(settings, &export.target)? {
         Source::File(reader) => {
             let mut chunks = reader.export(export.which.filter(Some(&export.when))?, format);
+            if export.bom {
+                chunks = chunks.with_byte_order_mark();
+            }
             while let Some(chunk) = chunks.next_chunk().await? {
                 io::stdout().write_all(&chunk)?;
             }
@@ -542,6 +550,7 @@ pub(super) async fn export(settings: &Settings, export: &Export) -> Result<(), F
         Source::Service(service) => {
             let mut query = export.which.query(Some(&export.when))?;
             query.extend(export.csv.then(|| ("format", "csv".to_owned())));
+            query.extend(export.bom.then(|| ("bom", "true".to_owned())));
             let mut response = service.open("/v1/export", &query, None).await?;
             while let Some(piece) = response.next().await {
                 io::stdout().write_all(&piece.map_err(|error| service.unreachable(error))?)?;

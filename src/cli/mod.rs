@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use output::Format;
-use settings::Flags;
+use settings::{Flags, LogFormat, ServiceFlags};
 
 /// Records failed retrievals, and answers how often and why they fail.
 ///
@@ -36,7 +36,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 the answer is no (check), or rec
 #[derive(Subcommand)]
 enum Command {
     /// Take failures over HTTP, and answer questions (the default)
-    Serve,
+    Serve(ServiceFlags),
     /// Store failures from standard input: a JSON object a line
     Ingest(ingest::Ingest),
     /// Show failures, the newest first
@@ -62,7 +62,7 @@ enum Command {
     /// Tell by the exit code whether all is well
     Check(ask::Check),
     /// Show the settings in force, and where each comes from
-    Config(Style),
+    Config(Config),
     /// Take over a table of the reference implementation
     Import(feed::Import),
     /// Write completions for a shell to standard output
@@ -86,6 +86,15 @@ struct Target {
     /// File with the service's token (the same as the service's --token-file)
     #[arg(long, requires = "url", value_name = "FILE")]
     url_token_file: Option<std::path::PathBuf>,
+}
+
+#[derive(Args)]
+struct Config {
+    #[command(flatten)]
+    style: Style,
+    /// Write a TOML file with every setting, its default and its description
+    #[arg(long)]
+    sample: bool,
 }
 
 /// How answers are written.
@@ -113,6 +122,8 @@ enum Failure {
     No(String),
     /// There is too little to tell.
     Unknown(String),
+    /// The log is JSON, and so is what is said of this.
+    Logged(Box<Failure>),
     /// Whoever read the output has gone: nobody is to be told.
     Unheard,
 }
@@ -122,7 +133,19 @@ impl Failure {
     fn text(self) -> String {
         match self {
             Self::Usage(text) | Self::Unreachable(text) | Self::No(text) | Self::Unknown(text) => text,
+            Self::Logged(failure) => failure.text(),
             Self::Unheard => String::new(),
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unheard => 0,
+            Self::No(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+            Self::Unknown(_) => 4,
+            Self::Logged(failure) => failure.exit_code(),
         }
     }
 }
@@ -164,24 +187,35 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) | Err(Failure::Unheard) => ExitCode::SUCCESS,
         Err(failure) => {
-            let (code, text) = match failure {
-                Failure::No(text) => (1, text),
-                Failure::Usage(text) => (2, text),
-                Failure::Unreachable(text) => (3, text),
-                Failure::Unknown(text) => (4, text),
-                Failure::Unheard => (0, String::new()),
+            let code = failure.exit_code();
+            let line = match failure {
+                Failure::Logged(failure) => {
+                    let (timestamp, message) = (jiff::Timestamp::now().to_string(), failure.text());
+                    serde_json::json!({"timestamp": timestamp, "level": "ERROR", "fields": {"message": message}})
+                        .to_string()
+                }
+                failure => format!("error: {}", failure.text()),
             };
             // Nobody to tell is no reason to fail otherwise.
-            let _ = writeln!(io::stderr(), "error: {text}");
+            let _ = writeln!(io::stderr(), "{line}");
             ExitCode::from(code)
         }
     }
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {
-    let settings = settings::Settings::load(&cli.flags)?;
-    match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::serve(&settings, &cli.flags).await,
+    let (command, flags) = match cli.command {
+        None => (Command::Serve(ServiceFlags::default()), cli.flags),
+        Some(Command::Serve(own)) => (Command::Serve(ServiceFlags::default()), cli.flags.with(&own)),
+        Some(command) => (command, cli.flags),
+    };
+    let settings = settings::Settings::load(&flags)?;
+    match command {
+        Command::Serve(_) => {
+            let served = serve::serve(&settings, &flags).await;
+            let is_json = settings.service.log_format == LogFormat::Json;
+            served.map_err(|failure| if is_json { Failure::Logged(Box::new(failure)) } else { failure })
+        }
         Command::Ingest(ingest) => ingest::ingest(&settings, &ingest).await,
         Command::List(list) => ask::list(&settings, &list).await,
         Command::Tail(tail) => ask::tail(&settings, &tail).await,
@@ -194,7 +228,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Backup(backup) => backup::backup(&settings, &backup).await,
         Command::Restore(restore) => backup::restore(&settings, &restore).await,
         Command::Check(check) => ask::check(&settings, &check).await,
-        Command::Config(style) => settings.show(style.format()).await,
+        Command::Config(config) if config.sample => Ok(io::stdout().write_all(settings::sample().as_bytes())?),
+        Command::Config(config) => settings.show(config.style.format()).await,
         Command::Import(import) => feed::import(&settings, &import).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

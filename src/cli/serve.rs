@@ -44,7 +44,11 @@ pub(super) async fn serve(settings: &Settings, flags: &Flags) -> Result<(), Fail
     let address = server.addrs().first().copied().unwrap_or(listen);
     tracing::info!(%address, database = settings.logger.database_url, "failure-logger listens");
     // For people, and for programs that asked for any port.
-    let _ = writeln!(io::stdout(), "listening on http://{address}");
+    let url = format!("http://{address}");
+    let _ = match settings.service.log_format {
+        LogFormat::Text => writeln!(io::stdout(), "listening on {url}"),
+        LogFormat::Json => writeln!(io::stdout(), "{}", serde_json::json!({"listening": url})),
+    };
 
     let server = server.run();
     let handle = server.handle();

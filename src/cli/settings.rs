@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use super::Failure;
 use super::output::{Column, Format, Kind, column, write};
 use crate::config::{DEFAULT_ATTEMPTS_RETENTION_DAYS, DEFAULT_RETENTION_DAYS, Location, LoggerConfig};
 use crate::error::ConfigError;
-use crate::http::{DEFAULT_MAX_POSTS_PER_SECOND, DEFAULT_MAX_QUESTIONS_PER_SECOND, HttpOptions, Token};
+use crate::http::{DEFAULT_MAX_POSTS_PER_SECOND, DEFAULT_MAX_QUESTIONS_PER_SECOND, Host, HttpOptions, Token};
 use crate::report::FailureReader;
 use crate::store::StoredRetention;
 
@@ -38,27 +38,48 @@ pub(super) struct Flags {
     /// The database file
     #[arg(long = "db", global = true, value_name = "PATH")]
     database_url: Option<String>,
-    /// The address to listen on; any other than a loopback address needs --token-file
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    listen: Option<SocketAddr>,
-    /// File with the tokens to ask for: lines `read = TOKEN` and `ingest = TOKEN`, or one token for both
-    #[arg(long, global = true, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// Another host name by which the service may be addressed
-    #[arg(long = "allow-host", global = true, value_name = "HOST")]
-    allow_hosts: Vec<String>,
-    /// How the log is written
-    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
-    log_format: Option<LogFormat>,
-    /// Days after which failures are deleted; 0 keeps them. A service writes this to the database, where it stays
-    #[arg(long, global = true, value_name = "DAYS")]
-    retention_days: Option<u32>,
+    #[command(flatten)]
+    service: ServiceFlags,
     /// Any other setting, as flush_interval_ms=250; see `config`
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     others: Vec<String>,
     /// A TOML file with settings
     #[arg(long = "config", global = true, env = "FAILURE_LOGGER_CONFIG", value_name = "FILE")]
     file: Option<PathBuf>,
+}
+
+/// Flags of `serve`, also before or without a command; each has a setting of the same name.
+#[derive(Args, Default, Clone)]
+#[command(next_help_heading = "Settings")]
+pub(super) struct ServiceFlags {
+    /// The address to listen on; any other than a loopback address needs --token-file
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// File with the tokens to ask for: lines `read = TOKEN` and `ingest = TOKEN`, or one token for both
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Another host by which the service may be addressed, as fl.example, 10.1.2.3, *.example or *
+    #[arg(long = "allow-host", value_name = "HOST")]
+    allow_hosts: Vec<String>,
+    /// How the log is written
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Days after which failures are deleted; 0 keeps them. A service writes this to the database, where it stays
+    #[arg(long, value_name = "DAYS")]
+    retention_days: Option<u32>,
+}
+
+impl Flags {
+    /// Adds the flags behind `serve` to those before it, and before them in rank.
+    pub(super) fn with(mut self, own: &ServiceFlags) -> Self {
+        let before = &mut self.service;
+        before.listen = own.listen.or(before.listen);
+        before.token_file = own.token_file.clone().or(before.token_file.take());
+        before.allow_hosts.extend(own.allow_hosts.iter().cloned());
+        before.log_format = own.log_format.or(before.log_format);
+        before.retention_days = own.retention_days.or(before.retention_days);
+        self
+    }
 }
 
 /// How the service's own log is written.
@@ -112,12 +133,25 @@ impl ServiceSettings {
         if !(1..=MAX_WORKERS).contains(&self.workers) {
             return refuse("workers", self.workers, "1 to 256 threads");
         }
+        if !is_log_level(&self.log_level) {
+            let expected = "error, warn, info, debug, trace or off, or a list such as info,failure_logger=debug";
+            return Err(ConfigError { setting: "log_level", value: self.log_level.clone(), expected });
+        }
         if self.max_connections == 0 {
             return refuse("max_connections", 0, "at least 1 connection for each worker");
         }
         Ok(())
     }
 }
+
+/// Returns `true` if each part names a level. A word that is none would be taken for a module, and silence the rest.
+fn is_log_level(text: &str) -> bool {
+    let level = |text: &str| LEVELS.contains(&text.trim().to_ascii_lowercase().as_str());
+    text.split(',').all(|part| level(part.rsplit_once('=').map_or(part, |(_, level)| level)))
+        && tracing_subscriber::EnvFilter::try_new(text).is_ok()
+}
+
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// Settings whose default is what the database says, with what it says at first.
 const RETENTION: [(&str, u32); 2] =
@@ -180,6 +214,9 @@ impl Settings {
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
             let Some(of) = name.strip_prefix(PREFIX).filter(|of| *of != "CONFIG") else { continue };
+            if is_of_the_platform(of, &value.to_string_lossy()) {
+                continue;
+            }
             let key = of.to_ascii_lowercase();
             if !defaults().contains_key(&key) || key.to_ascii_uppercase() != of {
                 return Err(unknown(&key, &format!("${name}")));
@@ -188,13 +225,14 @@ impl Settings {
             let text = value.to_str().ok_or_else(|| Failure::Usage(format!("${name}: expected text in UTF-8")))?;
             set(&key, parsed(&key, text.trim()), Origin::Environment(name));
         }
+        let service = &flags.service;
         let own = [
             ("database_url", flags.database_url.clone().map(Value::from)),
-            ("listen", flags.listen.map(|listen| listen.to_string().into())),
-            ("token_file", flags.token_file.as_ref().map(|path| path.to_string_lossy().into())),
-            ("allow_hosts", (!flags.allow_hosts.is_empty()).then(|| flags.allow_hosts.clone().into())),
-            ("log_format", flags.log_format.and_then(|format| serde_json::to_value(format).ok())),
-            ("retention_days", flags.retention_days.map(Value::from)),
+            ("listen", service.listen.map(|listen| listen.to_string().into())),
+            ("token_file", service.token_file.as_ref().map(|path| path.to_string_lossy().into())),
+            ("allow_hosts", (!service.allow_hosts.is_empty()).then(|| service.allow_hosts.clone().into())),
+            ("log_format", service.log_format.and_then(|format| serde_json::to_value(format).ok())),
+            ("retention_days", service.retention_days.map(Value::from)),
         ];
         for (key, value) in own {
             if let Some(value) = value {
@@ -250,16 +288,12 @@ impl Settings {
             .max_posts_per_second(self.service.max_posts_per_second)
             .reject_unknown_fields(self.service.reject_unknown_fields);
         if !listen.ip().is_unspecified() {
-            options = options.allow_host(match listen.ip() {
-                IpAddr::V4(address) => address.to_string(),
-                IpAddr::V6(address) => format!("[{address}]"),
-            });
+            let address = listen.ip().to_string().parse::<Host>().map_err(|error| Failure::Usage(error.into()))?;
+            options = options.allow_host(address);
         }
         for host in &self.service.allow_hosts {
-            if host.is_empty() || host.contains(['/', ' ', '@']) {
-                return Err(Failure::Usage(format!("allow_hosts = {host}: expected a host name, as fl.example")));
-            }
-            options = options.allow_host(host);
+            let refused = |expected| Failure::Usage(format!("allow_hosts = {host}: {expected}"));
+            options = options.allow_host(host.parse().map_err(refused)?);
         }
         for origin in &self.service.allow_origins {
             let refused = |expected| Failure::Usage(format!("allow_origins = {origin}: {expected}"));
@@ -398,6 +432,75 @@ fn read<T: serde::de::DeserializeOwned>(
     })
 }
 
+/// What a setting is for, in the order of the sample file.
+const DESCRIPTIONS: [(&str, &str); 26] = [
+    ("database_url", "The database file."),
+    ("listen", "The address to listen on. Any other than a loopback address needs token_file."),
+    (
+        "token_file",
+        "File with the tokens to ask for: `read = TOKEN` and `ingest = TOKEN`, or one token for both. Default: none.",
+    ),
+    (
+        "allow_hosts",
+        "Hosts by which the service may be addressed, beside those of the loopback address: fl.example, 10.1.2.3, *.example, *.",
+    ),
+    ("allow_origins", "Origins whose web pages may ask and report (CORS), as https://dashboard.example."),
+    ("log_format", "How the log is written: text or json."),
+    ("log_level", "error, warn, info, debug, trace or off, or by module, as warn,failure_logger=debug."),
+    ("max_questions_per_second", "Requests that read, from one address in a second. 0: no limit."),
+    ("max_posts_per_second", "Requests that bring records, from one address in a second. 0: no limit."),
+    ("reject_unknown_fields", "Reject records that have an unknown field, instead of ignoring the field."),
+    ("max_connections", "Connections for each worker. They need as many file descriptors."),
+    ("workers", "Threads that speak HTTP, 1 to 256. Default: one for each core."),
+    ("buffer_capacity", "Records held in memory at most."),
+    ("mailbox_capacity", "Records that wait for the actor, part of buffer_capacity. Default: an eighth of it."),
+    ("batch_size", "Records that are written at once, without waiting for the timer."),
+    ("flush_interval_ms", "Longest time that a record waits before it is written."),
+    ("retention_days", "Days after which failures are deleted. 0: never. The service writes this to the database."),
+    ("attempts_retention_days", "Days after which counts of attempts are deleted. 0: never."),
+    ("cleanup_every", "Flushes between two purges. Each start and each hour purge, too."),
+    ("pool_size", "Connections to the database, 1 to 64."),
+    ("max_strategies", "Strategies that are counted by themselves, 1 to 1024. The rest are counted together."),
+    ("shutdown_timeout_ms", "Longest time that a shutdown waits for the database."),
+    ("first_backoff_ms", "Pause after a first failure of the database. It doubles with each further one."),
+    ("longest_backoff_ms", "Longest such pause."),
+    ("migrate", "Create and update the tables at the start."),
+    ("enabled", "Record anything at all."),
+];
+
+/// A TOML file with every setting, its description and its default, which is commented out.
+pub(super) fn sample() -> String {
+    let defaults = defaults();
+    let mut sample = String::from("# Settings of failure-logger. Read with --config FILE, or FAILURE_LOGGER_CONFIG.\n");
+    for (key, about) in DESCRIPTIONS {
+        let Some((value, _)) = defaults.get(key) else { continue };
+        let value = match value {
+            Value::Null => "\"\"".to_owned(),
+            value => value.to_string(),
+        };
+        sample.push_str(&format!("\n# {about}\n#{key} = {value}\n"));
+    }
+    sample
+}
+
+/// Returns `true` for a variable that Kubernetes or Docker writes for a service called `failure-logger`, or with a name
+/// that begins so: `SERVICE_HOST`, `PORT=tcp://10.0.0.1:4318`, `PORT_4318_TCP_ADDR`, `ENV_X`, `NAME=/web/failure-logger`.
+fn is_of_the_platform(name: &str, value: &str) -> bool {
+    let is_word = |word: &str| name == word || name.ends_with(&format!("_{word}"));
+    let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let is_port = name.split("PORT_").skip(1).any(|rest| {
+        let rest = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| rest.starts_with(protocol))
+    });
+    is_word("SERVICE_HOST")
+        || is_word("SERVICE_PORT")
+        || name.contains("SERVICE_PORT_")
+        || is_word("PORT") && is_url
+        || is_port
+        || name.starts_with("ENV_")
+        || is_word("NAME") && value.starts_with('/')
+}
+
 fn unknown(key: &str, place: &str) -> Failure {
     let known = defaults();
     let like = |other: &String| strsim::jaro_winkler(key, other);
@@ -412,6 +515,69 @@ fn unknown(key: &str, place: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sample_has_every_setting_with_its_default_and_description() {
+        let sample = sample();
+        let without_comments: String = sample
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| !line.starts_with(' '))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let read: Map<String, Value> = toml::from_str(&without_comments).unwrap();
+        let defaults = defaults();
+        assert_eq!(read.keys().collect::<std::collections::BTreeSet<_>>(), defaults.keys().collect());
+        for (key, (default, _)) in &defaults {
+            let expected = if default.is_null() { &Value::from("") } else { default };
+            assert_eq!(&read[key], expected, "{key}");
+            let about = DESCRIPTIONS.iter().find(|(name, _)| name == key).unwrap().1;
+            assert!(sample.contains(&format!("# {about}\n#{key} = ")) && about.ends_with('.'), "{key}");
+        }
+        // As it is, it changes nothing.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), &sample).unwrap();
+        let settings = loaded(Flags { file: Some(file.path().into()), ..Flags::default() }, &[]).unwrap();
+        assert!(settings.values.values().all(|(_, origin)| *origin == Origin::Default));
+    }
+
+    #[test]
+    fn variables_of_a_platform_are_left_alone_and_typing_errors_are_not() {
+        for (name, value) in [
+            ("FAILURE_LOGGER_SERVICE_HOST", "10.0.0.7"),
+            ("FAILURE_LOGGER_SERVICE_PORT", "4318"),
+            ("FAILURE_LOGGER_SERVICE_PORT_HTTP", "4318"),
+            ("FAILURE_LOGGER_PORT", "tcp://10.0.0.7:4318"),
+            ("FAILURE_LOGGER_PORT_4318_TCP", "tcp://10.0.0.7:4318"),
+            ("FAILURE_LOGGER_PORT_4318_TCP_ADDR", "10.0.0.7"),
+            ("FAILURE_LOGGER_PORT_53_UDP_PROTO", "udp"),
+            ("FAILURE_LOGGER_NAME", "/web/failure-logger"),
+            ("FAILURE_LOGGER_ENV_LANG", "C"),
+            // A service called failure-logger-headless.
+            ("FAILURE_LOGGER_HEADLESS_SERVICE_HOST", "10.0.0.8"),
+            ("FAILURE_LOGGER_HEADLESS_PORT_4318_TCP_PORT", "4318"),
+            ("FAILURE_LOGGER_HEADLESS_PORT", "tcp://10.0.0.8:4318"),
+        ] {
+            assert!(loaded(Flags::default(), &[(name, value)]).is_ok(), "{name}");
+        }
+        for name in ["FAILURE_LOGGER_LISTN", "FAILURE_LOGGER_PORT", "FAILURE_LOGGER_HOST", "FAILURE_LOGGER_NAME"] {
+            assert!(loaded(Flags::default(), &[(name, "4318")]).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn log_level_that_is_none_is_an_error() {
+        for level in ["info", "DEBUG", "off", "warn,failure_logger=debug", "failure_logger::http=trace,info"] {
+            assert!(loaded(Flags::default(), &[("FAILURE_LOGGER_LOG_LEVEL", level)]).is_ok(), "{level}");
+        }
+        for level in ["inof", "", "info,", "warning", "failure_logger=loud", "failure_logger", "2"] {
+            let said = loaded(Flags::default(), &[("FAILURE_LOGGER_LOG_LEVEL", level)]).err().unwrap();
+            assert!(
+                said.starts_with(&format!("log_level = \"{level}\" ($FAILURE_LOGGER_LOG_LEVEL): expected error")),
+                "{said}"
+            );
+        }
+    }
 
     fn loaded(flags: Flags, variables: &[(&str, &str)]) -> Result<Settings, String> {
         let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
@@ -435,7 +601,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_environment_over_the_file_over_defaults() {
         let (_file, mut flags) = file("retention_days = 1\nbatch_size = 2\ncleanup_every = 3\n");
-        flags.retention_days = Some(30);
+        flags.service.retention_days = Some(30);
         let settings =
             loaded(flags, &[("FAILURE_LOGGER_RETENTION_DAYS", "20"), ("FAILURE_LOGGER_BATCH_SIZE", "20")]).unwrap();
         assert_eq!(
@@ -532,11 +698,13 @@ mod tests {
 
     #[test]
     fn other_addresses_than_loopback_need_tokens() {
-        let flags = || Flags { listen: Some("0.0.0.0:1".parse().unwrap()), ..Flags::default() };
-        let Err(Failure::Usage(said)) = loaded(flags(), &[]).unwrap().http() else { panic!("must be refused") };
+        let with = |token_file: Option<PathBuf>| {
+            let service = ServiceFlags { listen: Some("0.0.0.0:1".parse().unwrap()), token_file, ..Default::default() };
+            Flags { service, ..Flags::default() }
+        };
+        let Err(Failure::Usage(said)) = loaded(with(None), &[]).unwrap().http() else { panic!("must be refused") };
         assert!(said.contains("--token-file"), "{said}");
         let file = tempfile::NamedTempFile::new().unwrap();
-        let with = || Flags { token_file: Some(file.path().into()), ..flags() };
         for (text, fine) in [
             ("0123456789abcdef0123", true),
             ("# both\nread = 0123456789abcdef\ningest = \"0123456789abcdeg\"", true),
@@ -545,7 +713,7 @@ mod tests {
             ("", false),
         ] {
             fs::write(file.path(), text).unwrap();
-            assert_eq!(loaded(with(), &[]).unwrap().http().is_ok(), fine, "{text}");
+            assert_eq!(loaded(with(Some(file.path().into())), &[]).unwrap().http().is_ok(), fine, "{text}");
         }
     }
 }

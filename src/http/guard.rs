@@ -13,6 +13,7 @@ use actix_web::{Error, ResponseError as _};
 use subtle::ConstantTimeEq as _;
 
 use super::Api;
+use super::host::host_name;
 use super::limits::Client;
 use super::problem::{Problem, shortened};
 
@@ -84,6 +85,8 @@ impl Origin {
 /// What a route does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
+    /// For health checks, which know an address and no name. Tells nothing of what was logged.
+    Health,
     /// Tells nothing of what was logged.
     Open,
     Read,
@@ -104,18 +107,19 @@ const NO_SECRETS: [(&str, &str); 5] = [
 /// all of them have.
 pub(super) async fn receive(
     api: Data<Api>,
+    access: Access,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let mut response = if is_addressed(&api, &request) {
+    let mut response = if access == Access::Health || is_addressed(&api, &request) {
         let http = request.request().clone();
         match next.call(request).await {
             Ok(response) => response.map_into_boxed_body(),
             Err(error) => ServiceResponse::new(http, error.error_response()),
         }
     } else {
-        let refused =
-            format!("this service does not answer to the host `{}`; allow it with --allow-host", host_of(&request));
+        let cure = if api.options.alone { "--allow-host" } else { "HttpOptions::allow_host" };
+        let refused = format!("this service does not answer to the host `{}`; allow it with {cure}", host_of(&request));
         refuse(request, &Problem::new(StatusCode::MISDIRECTED_REQUEST, shortened(refused)))
     };
     if let Some(error) = response.response().error().and_then(|error| error.as_error::<actix_cors::CorsError>()) {
@@ -156,12 +160,12 @@ fn refuse(request: ServiceRequest, problem: &Problem) -> ServiceResponse {
 
 fn is_addressed(api: &Api, request: &ServiceRequest) -> bool {
     let rules = api.options.access();
-    rules.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| *host == host_of(request)))
+    rules.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|host| host.allows(&host_of(request))))
 }
 
 fn may(api: &Api, access: Access, request: &ServiceRequest) -> Result<(), Problem> {
     let reads = match access {
-        Access::Open => return Ok(()),
+        Access::Health | Access::Open => return Ok(()),
         Access::Read => true,
         Access::Ingest => false,
         Access::ByMethod => request.method().is_safe(),
@@ -199,14 +203,4 @@ fn host_of(request: &ServiceRequest) -> String {
     let authority =
         header.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or_default();
     host_name(authority)
-}
-
-/// A host in lower case, without a port and a dot at its end.
-pub(super) fn host_name(authority: &str) -> String {
-    let host = match authority.rsplit_once(':') {
-        // Not a part of an IPv6 address.
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => host,
-        _ => authority,
-    };
-    host.trim_end_matches('.').to_ascii_lowercase()
 }

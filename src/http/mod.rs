@@ -20,6 +20,7 @@
 mod dashboard;
 mod guard;
 mod health;
+mod host;
 mod ingest;
 mod limits;
 mod metrics;
@@ -45,6 +46,7 @@ use actix_web::web::{Data, ServiceConfig};
 use actix_web::{FromRequest, HttpRequest, web};
 
 pub use guard::{Origin, Token};
+pub use host::Host;
 use limits::Meter;
 use problem::Problem;
 #[cfg(feature = "cli")]
@@ -93,7 +95,7 @@ pub struct HttpOptions {
 /// Who may do what, and how often.
 #[derive(Debug, Clone)]
 struct AccessRules {
-    hosts: Option<Vec<String>>,
+    hosts: Option<Vec<Host>>,
     read_token: Option<Token>,
     ingest_token: Option<Token>,
     max_questions_per_second: u32,
@@ -104,7 +106,7 @@ impl Default for HttpOptions {
     fn default() -> Self {
         Self {
             access: Arc::new(RwLock::new(AccessRules {
-                hosts: Some(vec!["localhost".into(), "127.0.0.1".into(), "[::1]".into()]),
+                hosts: Some(["localhost", "127.0.0.1", "[::1]"].map(Host::exactly).into()),
                 read_token: None,
                 ingest_token: None,
                 max_questions_per_second: DEFAULT_MAX_QUESTIONS_PER_SECOND,
@@ -125,11 +127,17 @@ impl Default for HttpOptions {
 }
 
 impl HttpOptions {
-    /// Another name by which the service may be addressed; a port is of no consequence. Requests for any other
-    /// host are refused: a page that has its own name resolve to a loopback address (DNS rebinding)
-    /// must not read the log. Default: `localhost`, `127.0.0.1` and `[::1]`.
-    pub fn allow_host(self, host: impl Into<String>) -> Self {
-        self.change(|access| access.hosts.get_or_insert_default().push(guard::host_name(&host.into())))
+    /// Another name by which the service may be addressed. Requests for any other host are refused, but for
+    /// `/healthz` and `/readyz`: a page that has its own name resolve to a loopback address (DNS rebinding) must not
+    /// read the log. Default: `localhost`, `127.0.0.1` and `[::1]`.
+    ///
+    /// ```
+    /// # use failure_logger::http::HttpOptions;
+    /// let options = HttpOptions::default().allow_host("logger.example".parse()?).allow_host("*.cluster.local".parse()?);
+    /// # Ok::<(), &str>(())
+    /// ```
+    pub fn allow_host(self, host: Host) -> Self {
+        self.change(|access| access.hosts.get_or_insert_default().push(host))
     }
 
     /// Leaves the Host header to whoever stands before the service.
@@ -307,7 +315,7 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
                             guard::admit(inner.clone(), guard::Access::$access, request, next)
                         }))
                         .wrap(api.options.cors())
-                        .wrap(from_fn(move |request, next| guard::receive(outer.clone(), request, next)))
+                        .wrap(from_fn(move |request, next| guard::receive(outer.clone(), guard::Access::$access, request, next)))
                         $(.route(web::$method().to($handler)))+
                         .default_service(web::to(|| async {
                             Problem::method_not_allowed(concat!($(stringify!($method), " "),+))
@@ -330,8 +338,8 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
         mount!("/v1/tail", Read, get => tail::tail);
         mount!("/v1/stats", Read, get => stats::stats);
         mount!("/metrics", Read, get => metrics::metrics, head => metrics::metrics);
-        mount!("/healthz", Open, get => health::healthz, head => health::healthz);
-        mount!("/readyz", Open, get => health::readyz, head => health::readyz);
+        mount!("/healthz", Health, get => health::healthz, head => health::healthz);
+        mount!("/readyz", Health, get => health::readyz, head => health::readyz);
         mount!("/openapi.json", Open, get => openapi::openapi);
         if api.options.dashboard {
             mount!("/", Open, get => dashboard::page, head => dashboard::page);
@@ -342,7 +350,9 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
             let outer = api.clone();
             config.service(
                 web::resource("/{any:.*}")
-                    .wrap(from_fn(move |request, next| guard::receive(outer.clone(), request, next)))
+                    .wrap(from_fn(move |request, next| {
+                        guard::receive(outer.clone(), guard::Access::Open, request, next)
+                    }))
                     .route(
                         web::route().to(|| async { Problem::not_found("there is nothing here; see /openapi.json") }),
                     ),
@@ -359,7 +369,10 @@ impl FromRequest for LoggerHandle {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let logger = request.app_data::<Data<Self>>().map(|logger| logger.get_ref().clone());
         ready(logger.ok_or_else(|| {
-            actix_web::error::ErrorInternalServerError("no logger: see `failure_logger::http::configure`")
+            actix_web::error::ErrorInternalServerError(
+                "no logger here: call `http::configure` on this scope, or `App::app_data(web::Data::new(logger.clone()))` \
+                 for handlers outside of it",
+            )
         }))
     }
 }

@@ -338,6 +338,9 @@ question! {
     /// `json_lines` (the default) or `csv`.
     #[serde(default)]
     format: ExportFormat,
+    /// Begins CSV with a byte order mark, for Excel.
+    #[serde(default)]
+    bom: bool,
     }
 }
 
@@ -363,6 +366,9 @@ pub(super) async fn export(api: Data<Api>, query: Query<ExportQuery>) -> Result<
         ExportFormat::Csv => ("text/csv; charset=utf-8", "failures.csv"),
     };
     let mut export = api.logger.reader().export(filter, query.format);
+    if query.bom {
+        export = export.with_byte_order_mark();
+    }
     // What fails at once is an error that can still be told.
     let first = export.next_chunk().await?;
     let chunks = futures_util::stream::unfold((first, export), |(chunk, mut export)| async move {

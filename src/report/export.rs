@@ -47,17 +47,30 @@ pub struct Export {
     /// `None`: everything has been read.
     next: Option<Cursor>,
     begun: bool,
+    has_byte_order_mark: bool,
 }
 
 impl FailureReader {
     /// All failures that `filter` lets through, oldest first, in a format for other programs. Each
     /// piece is a query of its own, so that a slow receiver holds nothing up.
     pub fn export(&self, filter: FailureFilter, format: ExportFormat) -> Export {
-        Export { reader: self.clone(), filter, format, next: Some(Cursor::BEGINNING), begun: false }
+        Export {
+            reader: self.clone(),
+            filter,
+            format,
+            next: Some(Cursor::BEGINNING),
+            begun: false,
+            has_byte_order_mark: false,
+        }
     }
 }
 
 impl Export {
+    /// Begins CSV with a byte order mark, by which Excel recognises UTF-8. JSON lines never have one.
+    pub fn with_byte_order_mark(self) -> Self {
+        Self { has_byte_order_mark: self.format == ExportFormat::Csv, ..self }
+    }
+
     /// The next lines, those of about a thousand failures. `None`: there are no more.
     ///
     /// # Errors
@@ -74,7 +87,10 @@ impl Export {
                 let lines = format.lines(page.failures.iter().rev(), header)?;
                 Ok((lines, page.newer.filter(|_| !end)))
             };
-            let (lines, next) = self.reader.pool.run(self.reader.timeout, run).await?;
+            let (mut lines, next) = self.reader.pool.run(self.reader.timeout, run).await?;
+            if header && self.has_byte_order_mark {
+                lines.splice(..0, "\u{feff}".bytes());
+            }
             (self.next, self.begun) = (next, true);
             if !lines.is_empty() {
                 return Ok(Some(lines));

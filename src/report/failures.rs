@@ -9,6 +9,7 @@ use diesel::sql_types::{BigInt, Binary, Float, Nullable, Text};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use super::text::Folded;
 use super::{FailureReader, TimeRange, moment};
 use crate::clock;
 use crate::error::ReadError;
@@ -74,7 +75,8 @@ pub struct FailureFilter {
     pub strategy: Option<String>,
     /// Only those of this conversation.
     pub conversation: Option<String>,
-    /// Only those whose query or error contains this text; ASCII letters in either case.
+    /// Only those whose query or error contains this text: in either case, composed or decomposed, wide or narrow. Accents
+    /// count, and no script is written as another.
     pub text: Option<String>,
     /// Only those with exactly this query, as it is stored.
     pub query: Option<String>,
@@ -305,7 +307,6 @@ fn follow(
     position: Option<Position>,
     limit: i64,
 ) -> Result<Followed, ReadError> {
-    filter.check()?;
     let edge = store_log::edge(conn)?;
     let (after, replaced) = match position {
         None => (edge.newest_id, false),
@@ -323,7 +324,7 @@ fn follow(
         .bind::<Nullable<Text>, _>(filter.failure_type.map(RetrievalFailureType::as_str))
         .bind::<Nullable<Text>, _>(filter.strategy.as_deref())
         .bind::<Nullable<Text>, _>(filter.conversation.as_deref())
-        .bind::<Nullable<Text>, _>(filter.pattern())
+        .bind::<Nullable<Text>, _>(filter.folded_text())
         .bind::<Nullable<Text>, _>(filter.query.as_deref())
         .bind::<Nullable<Text>, _>(filter.question.as_deref())
         .load(conn)?;
@@ -344,7 +345,6 @@ pub(super) fn list(
     page: PageRequest,
     deadline: Deadline,
 ) -> Result<FailurePage, ReadError> {
-    filter.check()?;
     let range = filter.range.unwrap_or(TimeRange::all());
     let (start, end) = (Place::at(range.from), Place::at(range.end(clock::now())));
     // First, so that a row that comes meanwhile is a newer one for the next page.
@@ -459,7 +459,7 @@ fn late_rows(
         .bind::<Nullable<Text>, _>(filter.failure_type.map(RetrievalFailureType::as_str))
         .bind::<Nullable<Text>, _>(filter.strategy.as_deref())
         .bind::<Nullable<Text>, _>(filter.conversation.as_deref())
-        .bind::<Nullable<Text>, _>(filter.pattern())
+        .bind::<Nullable<Text>, _>(filter.folded_text())
         .bind::<Nullable<Text>, _>(filter.query.as_deref())
         .bind::<Nullable<Text>, _>(filter.question.as_deref())
         .bind::<BigInt, _>(end.id)
@@ -470,17 +470,6 @@ fn late_rows(
 }
 
 impl FailureFilter {
-    /// SQLite's patterns end at a NUL, and would fit more than was meant.
-    fn check(&self) -> Result<(), ReadError> {
-        match &self.text {
-            Some(text) if text.contains('\0') => {
-                let value = text.escape_debug().to_string();
-                Err(ReadError::Invalid { parameter: "text", value, expected: "text without NUL" })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Whether it may have to look at many rows for one that fits.
     fn is_selective(&self) -> bool {
         let Self { range: _, failure_type, strategy, conversation, text, query, question } = self;
@@ -488,18 +477,10 @@ impl FailureFilter {
         failure_type.is_some() || texts.iter().any(|text| text.is_some())
     }
 
-    /// The text as a pattern in which nothing is special.
-    fn pattern(&self) -> Option<String> {
+    /// The text as SQL compares it.
+    fn folded_text(&self) -> Option<String> {
         let text = self.text.as_deref().filter(|text| !text.is_empty())?;
-        let mut pattern = String::from("%");
-        for character in text.chars() {
-            if matches!(character, '%' | '_' | '\\') {
-                pattern.push('\\');
-            }
-            pattern.push(character);
-        }
-        pattern.push('%');
-        Some(pattern)
+        Some(Folded::new(text).as_str().to_owned())
     }
 }
 
@@ -583,7 +564,7 @@ impl Direction {
             .bind::<Nullable<Text>, _>(filter.failure_type.map(RetrievalFailureType::as_str))
             .bind::<Nullable<Text>, _>(filter.strategy.as_deref())
             .bind::<Nullable<Text>, _>(filter.conversation.as_deref())
-            .bind::<Nullable<Text>, _>(filter.pattern())
+            .bind::<Nullable<Text>, _>(filter.folded_text())
             .bind::<Nullable<Text>, _>(filter.query.as_deref())
             .bind::<Nullable<Text>, _>(filter.question.as_deref())
             .bind::<BigInt, _>(newest)
@@ -607,7 +588,8 @@ macro_rules! that_match {
     () => {
         "AND (?6 IS NULL OR failure_type = ?6) AND (?7 IS NULL OR retrieval_strategy = ?7) \
          AND (?8 IS NULL OR conversation_id = ?8) \
-         AND (?9 IS NULL OR query_text LIKE ?9 ESCAPE '\\' OR error_context LIKE ?9 ESCAPE '\\') \
+         AND (?9 IS NULL OR memory_retrieval_contains(query_text, ?9) \
+         OR memory_retrieval_contains(coalesce(error_context, ''), ?9)) \
          AND (?10 IS NULL OR query_text = ?10) AND (?11 IS NULL OR memory_retrieval_nearly_the_same(query_text, ?11)) "
     };
 }

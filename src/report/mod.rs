@@ -8,6 +8,7 @@ mod grouping;
 mod queries;
 mod rates;
 mod scan;
+mod text;
 
 use std::fmt;
 use std::path::Path;
@@ -29,6 +30,7 @@ pub(crate) use queries::MAX_QUESTION_CHARACTERS;
 pub use queries::{QueryFilter, QueryGroup, QuestionStatus, TopQueries};
 pub use rates::{Latency, Rates, StrategyPoints, StrategySummary, Summary, TimePoint, Timeseries, TypeRate};
 pub use scan::Scanned;
+pub(crate) use text::contains;
 
 use crate::clock::{self, END_OF_TIME};
 use crate::error::ReadError;

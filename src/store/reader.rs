@@ -20,7 +20,7 @@ use super::file::{DatabaseFile, Identity};
 use super::pool::{Checkout, NoConnection, Purpose, Slot};
 use super::sqlite::classify;
 use crate::error::{ReadError, StoreError};
-use crate::report::texts_are_nearly_the_same;
+use crate::report::{contains, texts_are_nearly_the_same};
 
 /// Queries that run at the same time; the others wait. More of them in a pool that has room for more.
 const THREADS: usize = 2;
@@ -286,16 +286,21 @@ extern "SQL" {
     /// Whether two questions are nearly the same.
     #[sql_name = "memory_retrieval_nearly_the_same"]
     fn nearly_the_same(one: diesel::sql_types::Text, other: diesel::sql_types::Text) -> diesel::sql_types::Bool;
+
+    /// Whether a text contains a part, which is folded.
+    #[sql_name = "memory_retrieval_contains"]
+    fn text_contains(text: diesel::sql_types::Text, part: diesel::sql_types::Text) -> diesel::sql_types::Bool;
 }
 
 /// Adds to SQL what questions ask with.
 pub(super) fn teach(conn: &mut SqliteConnection) -> QueryResult<()> {
-    nearly_the_same_utils::register_impl(conn, |one: String, other: String| texts_are_nearly_the_same(&one, &other))
+    nearly_the_same_utils::register_impl(conn, |one: String, other: String| texts_are_nearly_the_same(&one, &other))?;
+    text_contains_utils::register_impl(conn, |text: String, part: String| contains(&text, &part))
 }
 
 /// Returns `true` if SQL has what queries need.
 pub(super) fn is_taught(conn: &mut SqliteConnection) -> bool {
-    diesel::select(nearly_the_same("", "")).get_result::<bool>(conn).is_ok()
+    diesel::select((nearly_the_same("", ""), text_contains("", ""))).get_result::<(bool, bool)>(conn).is_ok()
 }
 
 fn panicked() -> ReadError {
