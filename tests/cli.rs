@@ -293,7 +293,7 @@ fn what_a_service_says_of_a_stream_is_repeated() {
     assert!(refused(&db, &["tail", "-f", "--url", &url], 3).contains("too many follow the log already"));
     assert!(refused(&db, &["export", "--url", &url], 3).contains("too many follow the log already"));
     served.join().unwrap();
-    assert!(refused(&db, &["list", "--url", "https://fl.example"], 2).contains("a local proxy or tunnel"));
+    assert!(refused(&db, &["list", "--url", "ftp://fl.example"], 2).contains("expected an address such as http://"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod output;
 mod serve;
 mod settings;
 mod source;
+mod tls;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -80,12 +81,15 @@ enum Command {
 /// What is asked: a database file, or a service.
 #[derive(Args)]
 struct Target {
-    /// Ask or feed a running service instead of the database file, as http://127.0.0.1:4318
+    /// Ask or feed a running service instead of the database file, as http://127.0.0.1:4318 or https://fl.example
     #[arg(long)]
     url: Option<String>,
     /// File with the service's token (the same as the service's --token-file)
     #[arg(long, requires = "url", value_name = "FILE")]
     url_token_file: Option<std::path::PathBuf>,
+    /// File with the certificates, in PEM, of the authorities to trust with https:// [default: those of the system]
+    #[arg(long, requires = "url", value_name = "FILE")]
+    ca_file: Option<std::path::PathBuf>,
 }
 
 #[derive(Args)]

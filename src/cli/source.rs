@@ -2,6 +2,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value that is not there is null")]
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::web::Bytes;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::settings::{Settings, tokens};
-use super::{Failure, Target};
+use super::{Failure, Target, tls};
 use crate::config::Location;
 use crate::http::{Token, parse_moment, parse_span};
 use crate::report::{FailureReader, TimeRange};
@@ -58,23 +59,26 @@ pub(super) struct Service {
     url: String,
     read_token: Option<Token>,
     ingest_token: Option<Token>,
+    /// `None`: the address is no https:// one.
+    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Service {
     pub(super) fn new(url: &str, target: &Target) -> Result<Self, Failure> {
         let url = url.trim_end_matches('/').to_owned();
-        if url.starts_with("https://") {
-            let refused = "TLS is not spoken; name the http:// address of a local proxy or tunnel that speaks it";
-            return Err(Failure::Usage(format!("--url {url}: {refused}")));
-        }
-        if !url.starts_with("http://") {
-            return Err(Failure::Usage(format!("--url {url}: expected an address such as http://127.0.0.1:4318")));
-        }
+        let tls = if url.starts_with("https://") {
+            Some(tls::config(target.ca_file.as_deref())?)
+        } else if url.starts_with("http://") {
+            None
+        } else {
+            let expected = "an address such as http://127.0.0.1:4318 or https://fl.example";
+            return Err(Failure::Usage(format!("--url {url}: expected {expected}")));
+        };
         let (read_token, ingest_token) = match &target.url_token_file {
             Some(path) => tokens(path)?,
             None => (None, None),
         };
-        Ok(Self { url, read_token, ingest_token })
+        Ok(Self { url, read_token, ingest_token, tls })
     }
 
     pub(super) fn request(
@@ -83,7 +87,11 @@ impl Service {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<awc::ClientRequest, Failure> {
-        let client = awc::Client::builder().timeout(TIMEOUT).finish();
+        let client = awc::Client::builder().timeout(TIMEOUT);
+        let client = match &self.tls {
+            Some(config) => client.connector(awc::Connector::new().rustls_0_23(Arc::clone(config))).finish(),
+            None => client.finish(),
+        };
         let mut request = client
             .request(method, format!("{}{path}", self.url))
             .query(&query)
