@@ -40,6 +40,8 @@ const DEFAULT_MAILBOX_SHARE: usize = 8;
 const BUFFER_CAPACITY: RangeInclusive<usize> = 1..=1 << 20;
 const POOL_SIZE: RangeInclusive<u32> = 1..=64;
 const MAX_STRATEGIES: RangeInclusive<usize> = 1..=1024;
+/// The tables alone take about 200 kB.
+const LEAST_DATABASE_BYTES: u64 = 1 << 20;
 /// Also the longest time that `Instant` arithmetic is asked for.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -77,6 +79,8 @@ pub struct LoggerConfig {
     pub(crate) cleanup_every: u32,
     pub(crate) pool_size: u32,
     pub(crate) max_strategies: usize,
+    /// 0: no bound.
+    pub(crate) max_database_bytes: u64,
     #[serde(rename = "shutdown_timeout_ms", with = "milliseconds")]
     pub(crate) shutdown_timeout: Duration,
     #[serde(rename = "first_backoff_ms", with = "milliseconds")]
@@ -157,6 +161,7 @@ impl LoggerConfig {
         read!(config.cleanup_every, "FAILURE_LOGGER_CLEANUP_EVERY", "a whole number");
         read!(config.pool_size, "FAILURE_LOGGER_POOL_SIZE", "a whole number");
         read!(config.max_strategies, "FAILURE_LOGGER_MAX_STRATEGIES", "a whole number");
+        read!(config.max_database_bytes, "FAILURE_LOGGER_MAX_DATABASE_BYTES", "a number of bytes");
         read!(ms config.shutdown_timeout, "FAILURE_LOGGER_SHUTDOWN_TIMEOUT_MS");
         read!(ms config.first_backoff, "FAILURE_LOGGER_FIRST_BACKOFF_MS");
         read!(ms config.longest_backoff, "FAILURE_LOGGER_LONGEST_BACKOFF_MS");
@@ -246,6 +251,14 @@ impl LoggerConfig {
         self
     }
 
+    /// Bytes of the database, at most: if it is larger, its oldest failures are deleted, however young, and the file
+    /// shrinks. Counts stay. The journal comes on top. 0: no bound. Without effect on a database in which an application
+    /// has tables. Default: 0.
+    pub fn max_database_bytes(mut self, bytes: u64) -> Self {
+        self.max_database_bytes = bytes;
+        self
+    }
+
     /// Strategies that are counted by themselves, 1 to 1024, by the order in which they come after a start. The rest are
     /// counted together, as `[other strategies]`; their failures keep their names in the log. Default: 64.
     pub fn max_strategies(mut self, strategies: usize) -> Self {
@@ -324,6 +337,9 @@ impl LoggerConfig {
         if !MAX_STRATEGIES.contains(&self.max_strategies) {
             return refuse("max_strategies", &self.max_strategies, "1 to 1024 strategies");
         }
+        if (1..LEAST_DATABASE_BYTES).contains(&self.max_database_bytes) {
+            return refuse("max_database_bytes", &self.max_database_bytes, "at least 1048576 bytes, or 0 for no bound");
+        }
         for (setting, duration) in [
             ("flush_interval", self.flush_interval),
             ("shutdown_timeout", self.shutdown_timeout),
@@ -358,6 +374,7 @@ impl Default for LoggerConfig {
             cleanup_every: DEFAULT_CLEANUP_EVERY,
             pool_size: DEFAULT_POOL_SIZE,
             max_strategies: DEFAULT_MAX_STRATEGIES,
+            max_database_bytes: 0,
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
             first_backoff: DEFAULT_BACKOFF.0,
             longest_backoff: DEFAULT_BACKOFF.1,
@@ -382,6 +399,7 @@ impl fmt::Debug for LoggerConfig {
             .field("cleanup_every", &self.cleanup_every)
             .field("pool_size", &self.pool_size)
             .field("max_strategies", &self.max_strategies)
+            .field("max_database_bytes", &self.max_database_bytes)
             .field("shutdown_timeout", &self.shutdown_timeout)
             .field("first_backoff", &self.first_backoff)
             .field("longest_backoff", &self.longest_backoff)
@@ -466,6 +484,10 @@ mod tests {
                 "flush_interval = 18446744073709551615.999999999s: expected 1 ms to 1 day",
             ),
             (config().pool_size(0), "pool_size = 0: expected 1 to 64 connections"),
+            (
+                config().max_database_bytes(1),
+                "max_database_bytes = 1: expected at least 1048576 bytes, or 0 for no bound",
+            ),
             (config().max_strategies(0), "max_strategies = 0: expected 1 to 1024 strategies"),
         ] {
             assert_eq!(refused(bad), said);

@@ -11,19 +11,22 @@ use futures_timer::Delay;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actor::{Control, FailureLogger, Flush, MailboxMarker, MarkQuestion, Shutdown, Thread, finish};
+use crate::actor::{
+    Control, DeleteFailures, FailureLogger, Flush, MailboxMarker, MarkQuestion, Shutdown, Thread, finish,
+};
 use crate::buffer::{Origin, Room};
 use crate::clock;
 use crate::config::LoggerConfig;
 use crate::error::{LoggerError, MarkError, StartError, StoreError, Unhealthy};
 use crate::monitor::StrategyMonitor;
-use crate::record::RetrievalFailureRecord;
+use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord};
 use crate::report::{FailureFilter, FailureReader, MAX_QUESTION_CHARACTERS, PageRequest, QuestionStatus, normalized};
 use crate::shared::{Phase, Shared};
 use crate::sqlite;
-use crate::stats::{DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};
-use crate::store::Database;
+use crate::stats::{DeleteReport, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};
+use crate::store::delete::{Deleted, Deletion};
 use crate::store::marks::Mark;
+use crate::store::{Database, Erased};
 
 /// How long dropping the last handle may take.
 const DRAIN_ON_DROP: Duration = Duration::from_secs(1);
@@ -351,6 +354,42 @@ impl LoggerHandle {
             StoreError::GiveUp(_) => MarkError::Closed,
             error => MarkError::Store(error),
         })
+    }
+
+    /// Deletes failures for good: those of a conversation, or with exactly one query, also what waits in the buffer.
+    /// Statuses of their queries are deleted, too. Counts stay.
+    ///
+    /// The file is written anew without them, which takes as long as copying it and as much space on the disk, and its
+    /// journal is emptied. Backups are not reached. A record that its sender repeats under the same `event_id` is stored
+    /// as a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`Store`](MarkError::Store): call it again; what was deleted by then stays deleted. [`Closed`](MarkError::Closed):
+    /// the logger has ended.
+    pub async fn delete(&self, deletion: Deletion) -> Result<DeleteReport, MarkError> {
+        if !self.inner.shared.config.enabled {
+            return Err(MarkError::Closed);
+        }
+        self.flush().await.map_err(|error| match error {
+            LoggerError::Waiting { cause, .. } | LoggerError::Unavailable { cause } => {
+                MarkError::Store(StoreError::Retry(cause))
+            }
+            _ => MarkError::Closed,
+        })?;
+        // As they are stored.
+        let deletion = match deletion {
+            Deletion::Conversation(id) => Deletion::Conversation(ConversationId::from(id).as_str().to_owned()),
+            Deletion::Query(query) => Deletion::Query(BoundedText::<512>::from(query).as_str().to_owned()),
+        };
+        let (reply, answer) = oneshot::channel();
+        self.inner.control.do_send(DeleteFailures { deletion, so_far: Deleted::default(), reply });
+        let answer = answer.await.unwrap_or(Err(StoreError::GiveUp(String::new())));
+        let (Deleted { rows, statuses, .. }, erased) = answer.map_err(|error| match error {
+            StoreError::GiveUp(_) => MarkError::Closed,
+            error => MarkError::Store(error),
+        })?;
+        Ok(DeleteReport { rows, statuses, is_erased: erased == Erased::Everywhere })
     }
 
     /// Returns `false` if no failure is in the group of `question`. If that cannot be read in time, there may be one.

@@ -51,8 +51,8 @@ pub use actor::FailureLogger;
 pub use attempts::{OutcomeKind, ScoreDirection};
 pub use config::{
     DEFAULT_ATTEMPTS_RETENTION_DAYS, DEFAULT_BACKOFF, DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY,
-    DEFAULT_CLEANUP_EVERY, DEFAULT_DATABASE_URL, DEFAULT_FLUSH_INTERVAL, DEFAULT_POOL_SIZE, DEFAULT_RETENTION_DAYS,
-    DEFAULT_SHUTDOWN_TIMEOUT, LoggerConfig,
+    DEFAULT_CLEANUP_EVERY, DEFAULT_DATABASE_URL, DEFAULT_FLUSH_INTERVAL, DEFAULT_MAX_STRATEGIES, DEFAULT_POOL_SIZE,
+    DEFAULT_RETENTION_DAYS, DEFAULT_SHUTDOWN_TIMEOUT, LoggerConfig,
 };
 pub use error::{ConfigError, LoggerError, MarkError, ReadError, StartError, StoreError, Unhealthy};
 pub use handle::{GetHandle, LoggerHandle};
@@ -60,4 +60,5 @@ pub use import::{ImportError, ImportReport};
 pub use monitor::{Found, NoTimeout, Outcome, Retrieved, Scored, StrategyMonitor, Timeout, TimeoutOr};
 pub use record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType};
 pub use report::*;
-pub use stats::{DropCounts, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};
+pub use stats::{DeleteReport, DropCounts, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};
+pub use store::delete::Deletion;

@@ -153,6 +153,9 @@ pub struct Stats {
     pub failed_flushes: u64,
     /// Old rows that were deleted.
     pub purged: u64,
+    /// Of these, the ones that were deleted because the database was larger than
+    /// [`max_database_bytes`](crate::LoggerConfig::max_database_bytes).
+    pub purged_by_size: u64,
     /// Records and attempts that were dated more than five minutes ahead of the clock, and got the present moment instead.
     pub redated: u64,
     /// How often the actor was restarted.
@@ -185,6 +188,19 @@ impl fmt::Display for Stats {
         let Self { received, persisted, buffered, dropped, .. } = self;
         write!(f, "received {received} = persisted {persisted} + dropped {} + buffered {buffered}", dropped.total())
     }
+}
+
+/// What a [`delete`](crate::LoggerHandle::delete) did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeleteReport {
+    /// Failures that were deleted.
+    pub rows: u64,
+    /// Statuses of their queries that were deleted.
+    pub statuses: u64,
+    /// `true` if nothing of them is left in the file and its journal. Otherwise a reader keeps the journal for a while, or
+    /// the file is an application's, whose free pages are not touched.
+    pub is_erased: bool,
 }
 
 /// What one [`flush`](crate::LoggerHandle::flush) did.

@@ -21,25 +21,36 @@ struct Services {
     hasty: Service,
     disabled: Service,
     damaged: Service,
+    deleting: Service,
+    ended: Service,
 }
+
+const TOKEN: &str = "the-only-token-of-all";
 
 impl Services {
     async fn new() -> Self {
         let options = || HttpOptions::default().max_questions_per_second(0);
-        let token: http::Token = "the-only-token-of-all".parse().unwrap();
+        let token: http::Token = TOKEN.parse().unwrap();
         let db = TestDb::new();
         let disabled = FailureLogger::spawn(db.config().enabled(false)).unwrap();
         let damaged = Service::new(options());
         damaged.logger.shutdown().await.unwrap();
         std::fs::write(damaged.db.path(), "this is no database".repeat(1000)).unwrap();
+        let deleting = Service::new(options().delete_token(token.clone()));
+        let ended = Service::new(options().delete_token(token.clone()));
+        ended.logger.shutdown().await.unwrap();
         Self {
             plain: Service::new(options()),
-            with_tokens: Service::new(options().read_token(token.clone()).ingest_token(token)),
+            with_tokens: Service::new(
+                options().read_token(token.clone()).ingest_token(token.clone()).delete_token(token),
+            ),
             limited: Service::new(options().max_questions_per_second(1).max_posts_per_second(1)),
             small: Service::new(options().max_body_bytes(10, 10)),
             hasty: Service::new(options().body_timeout(Duration::ZERO)),
             disabled: Service::of(db, disabled, options()),
             damaged,
+            deleting,
+            ended,
         }
     }
 }
@@ -150,6 +161,27 @@ async fn provoke(of: &Services, method: &str, path: &str, status: u16) -> Answer
                 .insert_header(("host", "evil.example"));
             taken(request.content_type(JSON).send_body(one).await).await
         }
+        ("delete", 403) => taken(of.plain.request(Method::DELETE, "/v1/failures?query=q").send().await).await,
+        ("delete", 401) => taken(of.with_tokens.request(Method::DELETE, "/v1/failures?query=q").send().await).await,
+        ("delete", 421) => {
+            let request = of.plain.request(Method::DELETE, "/v1/failures").insert_header(("host", "evil.example"));
+            taken(request.send().await).await
+        }
+        ("delete", 429) => {
+            let wrong =
+                || of.with_tokens.request(Method::DELETE, "/v1/failures?query=q").bearer_auth("no-such-token-here");
+            until_refused(async || taken(wrong().send().await).await).await
+        }
+        ("delete", 200 | 400 | 409 | 503) => {
+            let of = if status == 503 { &of.ended } else { &of.deleting };
+            let query = match status {
+                400 => "",
+                409 => "?query=q&conversation=c",
+                _ => "?query=q",
+            };
+            let request = of.request(Method::DELETE, &format!("/v1/failures{query}")).bearer_auth(TOKEN);
+            taken(request.send().await).await
+        }
         ("put", 404) => {
             let body = json!({"question": "nobody asked", "status": "resolved"}).to_string();
             bring(&of.plain, method, path, JSON, &body).await
@@ -157,7 +189,7 @@ async fn provoke(of: &Services, method: &str, path: &str, status: u16) -> Answer
         ("post", 422) => bring(&of.plain, method, path, JSON, r#"{"outcome": "maybe"}"#).await,
         ("post" | "put", 429) => until_refused(async || bring(&of.limited, method, path, JSON, "[]").await).await,
         ("post" | "put", 503) => bring(&of.disabled, method, path, JSON, &one).await,
-        (_, 405) => taken(of.plain.request(Method::DELETE, &filled).send().await).await,
+        (_, 405) => taken(of.plain.request(Method::PATCH, &filled).send().await).await,
         _ => panic!("{method} {path} {status}: described, and shown by nobody"),
     }
 }

@@ -139,9 +139,9 @@ async fn what_is_wrong_is_said_as_a_problem() {
         assert_eq!(got.as_u16(), status, "{path}: {said}");
         assert!(said["detail"].as_str().is_some_and(|said| said.contains(detail)), "{detail}: {said}");
     }
-    let sent = service.request(Method::DELETE, "/v1/failures").send().await.unwrap();
+    let sent = service.request(Method::PATCH, "/v1/failures").send().await.unwrap();
     assert_eq!(sent.status(), StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(sent.headers().get("allow").unwrap(), "GET, POST");
+    assert_eq!(sent.headers().get("allow").unwrap(), "GET, POST, DELETE");
     assert_eq!(sent.headers().get("content-type").unwrap(), "application/problem+json");
 }
 

@@ -13,12 +13,14 @@ use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Spawn
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
-use super::messages::{Flush, MailboxMarker, MarkQuestion, RoomWanted, Shutdown};
+use super::messages::{DeleteFailures, Flush, MailboxMarker, MarkQuestion, RoomWanted, Shutdown};
 use super::supervisor::{Backoff, panic_message};
 use super::{FailureLogger, flush};
 use crate::error::{LoggerError, StoreError};
 use crate::shared::Shared;
 use crate::stats::{FlushReport, Stats};
+use crate::store::Erased;
+use crate::store::delete::{Deleted, Deletion};
 
 /// Old rows are purged at least this often, however quiet the system.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -48,6 +50,11 @@ pub(crate) struct Control {
     backoff: Backoff,
     waiters: Vec<Waiter>,
     marks: VecDeque<MarkQuestion>,
+    deletions: VecDeque<DeleteFailures>,
+    /// Size of the file when the last purge had done what it could.
+    bytes_after_purge: u64,
+    /// When it was last said that failures were deleted because of the size, and how many by then.
+    size_purge_reported: Option<(Instant, u64)>,
     /// Flushes that have been begun.
     jobs: u64,
     /// Attempts that the store refused are tried once more then.
@@ -110,6 +117,9 @@ impl Control {
             pause: None,
             waiters: Vec::new(),
             marks: VecDeque::new(),
+            deletions: VecDeque::new(),
+            bytes_after_purge: 0,
+            size_purge_reported: None,
             jobs: 0,
             attempts_timer: None,
             compact_due: false,
@@ -160,6 +170,22 @@ impl Control {
     }
 
     /// One line an hour at most.
+    fn report_size_purge(&mut self) {
+        let purged = self.shared.counters.purged_by_size.load(Ordering::Acquire);
+        let is_due = self.size_purge_reported.is_none_or(|(at, _)| at.elapsed() >= REPORT_STRATEGIES_EVERY);
+        let before = self.size_purge_reported.map_or(0, |(_, purged)| purged);
+        if is_due && purged > before {
+            self.size_purge_reported = Some((Instant::now(), purged));
+            let max_database_bytes = self.shared.config.max_database_bytes;
+            tracing::warn!(
+                deleted = purged - before,
+                max_database_bytes,
+                "the database was larger than max_database_bytes: its oldest failures were deleted"
+            );
+        }
+    }
+
+    /// One line an hour at most.
     fn report_strategies(&mut self) {
         let is_due = self.strategies_reported.is_none_or(|at| at.elapsed() >= REPORT_STRATEGIES_EVERY);
         if is_due && let Some(first) = self.shared.attempts.take_beyond() {
@@ -186,7 +212,8 @@ impl Control {
             Some(Closing::Buffer | Closing::Sealed { .. }) => true,
         };
         let flush = full || self.due || closes || waited_for;
-        let chore = !self.marks.is_empty() || (self.compact_due || self.purge_due) && self.closing.is_none();
+        let asked = !self.marks.is_empty() || !self.deletions.is_empty();
+        let chore = asked || (self.compact_due || self.purge_due) && self.closing.is_none();
         if flush && !(chore && self.chore_turn) {
             self.flush(ctx);
         } else if chore {
@@ -208,6 +235,9 @@ impl Control {
         if let Some(MarkQuestion { question, mark, reply }) = self.marks.pop_front() {
             let job = move |shared: &Shared| flush::mark(shared, &question, mark);
             self.run(ctx, job, |actor, outcome, ctx| actor.marked(reply, outcome, ctx));
+        } else if let Some(DeleteFailures { deletion, so_far, reply }) = self.deletions.pop_front() {
+            let (wanted, job) = (deletion.clone(), move |shared: &Shared| flush::delete(shared, &deletion, so_far));
+            self.run(ctx, job, |actor, outcome, ctx| actor.deleted(wanted, reply, outcome, ctx));
         } else if self.compact_due {
             self.run(ctx, flush::compact, Self::compacted);
         } else {
@@ -248,6 +278,9 @@ impl Control {
         self.healthy();
         self.retry_attempts(ctx);
         self.answer_waiters();
+        if self.is_too_large() {
+            self.want_purge();
+        }
         let flushes = self.shared.counters.flushes.load(Ordering::Acquire);
         if flushes - self.flushes_at_purge >= u64::from(self.shared.config.cleanup_every) {
             self.want_purge();
@@ -278,6 +311,15 @@ impl Control {
         }
     }
 
+    /// Returns `true` if the file is larger than it may be, and was not when this was looked at last.
+    fn is_too_large(&mut self) -> bool {
+        let max = self.shared.config.max_database_bytes;
+        let bytes = if max == 0 { 0 } else { self.shared.database_bytes() };
+        // Free pages are a part of the file: what a purge left must not begin the next one.
+        let grew = bytes > max.max(self.bytes_after_purge);
+        grew && max > 0
+    }
+
     /// Has attempts that the store refused tried once more, after their pause. One timer at a time.
     fn retry_attempts(&mut self, ctx: &mut Context<Self>) {
         let Some(refusal) = self.shared.attempts_refusal() else { return };
@@ -301,6 +343,10 @@ impl Control {
             Ok(Ok(finished)) => {
                 self.healthy();
                 self.purge_due = !finished;
+                if finished {
+                    self.bytes_after_purge = self.shared.database_bytes();
+                    self.report_size_purge();
+                }
                 self.advance(ctx);
             }
             Ok(Err(error)) => {
@@ -330,6 +376,41 @@ impl Control {
             }
             Ok(Err(error)) => self.failed(&error, ctx),
             Err(panic) => self.panicked(panic, ctx),
+        }
+    }
+
+    fn deleted(
+        &mut self,
+        deletion: Deletion,
+        reply: oneshot::Sender<Result<(Deleted, Erased), StoreError>>,
+        outcome: Result<Result<(Deleted, Erased), StoreError>, JoinError>,
+        ctx: &mut Context<Self>,
+    ) {
+        match outcome {
+            Ok(Ok((so_far, Erased::NotYet))) => {
+                self.healthy();
+                // In turns with flushes.
+                self.deletions.push_front(DeleteFailures { deletion, so_far, reply });
+                self.advance(ctx);
+            }
+            Ok(Ok(done)) => {
+                let _ = reply.send(Ok(done));
+                self.healthy();
+                self.advance(ctx);
+            }
+            // No fault of the store.
+            Ok(Err(error @ (StoreError::Split(_) | StoreError::GiveUp(_)))) => {
+                let _ = reply.send(Err(error));
+                self.advance(ctx);
+            }
+            Ok(Err(error)) => {
+                self.failed(&error, ctx);
+                let _ = reply.send(Err(error));
+            }
+            Err(panic) => {
+                let _ = reply.send(Err(StoreError::GiveUp("the deletion panicked".into())));
+                self.panicked(panic, ctx);
+            }
         }
     }
 
@@ -394,6 +475,9 @@ impl Control {
         // Last, so that whoever is told finds the warning in the log.
         self.fail_waiters(&LoggerError::Waiting { buffered, cause: error.to_string() });
         for MarkQuestion { reply, .. } in self.marks.drain(..) {
+            let _ = reply.send(Err(error.clone()));
+        }
+        for DeleteFailures { reply, .. } in self.deletions.drain(..) {
             let _ = reply.send(Err(error.clone()));
         }
     }
@@ -642,6 +726,19 @@ impl Handler<MarkQuestion> for Control {
             return;
         }
         self.marks.push_back(mark);
+        self.advance(ctx);
+    }
+}
+
+impl Handler<DeleteFailures> for Control {
+    type Result = ();
+
+    fn handle(&mut self, deletion: DeleteFailures, ctx: &mut Context<Self>) {
+        if self.pause.is_some() {
+            let _ = deletion.reply.send(Err(StoreError::Retry(self.shared.last_failure())));
+            return;
+        }
+        self.deletions.push_back(deletion);
         self.advance(ctx);
     }
 }

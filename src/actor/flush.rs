@@ -12,8 +12,9 @@ use crate::clock;
 use crate::error::{StartError, StoreError};
 use crate::retention::{self, InForce, RetentionDays, cutoff};
 use crate::shared::{Shared, Writer};
+use crate::store::delete::{Deleted, Deletion};
 use crate::store::marks::Mark;
-use crate::store::{FEW_ROWS, Inserted, Quarantine, Row, StoredRetention};
+use crate::store::{Erased, FEW_ROWS, Inserted, Quarantine, Row, Size, Store, StoredRetention};
 
 /// Rows of a transaction at most, however many wait. More gain little, and a crash loses more.
 const ROWS_PER_TRANSACTION: u32 = 2048;
@@ -22,6 +23,8 @@ const ROWS_PER_TRANSACTION: u32 = 2048;
 const IDS_PER_BATCH: u32 = ROWS_PER_TRANSACTION.next_power_of_two();
 /// Rows that one purge job deletes: so few that a flush never waits long for it.
 const ROWS_PER_PURGE: u32 = 1000;
+/// The same of a database that is too large: a small one must not lose much more than it has to.
+const ROWS_PER_SIZE_PURGE: u32 = 200;
 
 /// No roll-up begins after this time, because flushes wait for it.
 const LONGEST_ROLL_UP: Duration = Duration::from_millis(20);
@@ -73,12 +76,57 @@ fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<bool, StoreError> 
     }
     let (days, time) = retention(shared, writer)?;
     let Some(store) = writer.store.as_deref_mut() else { return Ok(true) };
-    if days.failures == 0 {
+    if days.failures > 0 {
+        let deleted = store.purge(i64::MIN..cutoff(time, days.failures), ROWS_PER_PURGE)?;
+        shared.counters.purged.fetch_add(deleted, Ordering::AcqRel);
+        if deleted >= u64::from(ROWS_PER_PURGE) {
+            return Ok(false);
+        }
+    }
+    purge_by_size(shared, store)
+}
+
+/// Deletes some of the oldest rows if the database is larger than it may be. Returns `true` if it is not.
+fn purge_by_size(shared: &Shared, store: &mut dyn Store) -> Result<bool, StoreError> {
+    let max = shared.config.max_database_bytes;
+    if max == 0 || !shared.config.applies_retention {
         return Ok(true);
     }
-    let deleted = store.purge(i64::MIN..cutoff(time, days.failures), ROWS_PER_PURGE)?;
+    let Some(Size { used, all }) = store.size()? else { return Ok(true) };
+    if all <= max {
+        return Ok(true);
+    }
+    // A little more than necessary, so that not every flush begins a purge.
+    if used <= max - max / 8 {
+        store.shrink()?;
+        // A file that cannot be shrunk fills its free pages first.
+        return Ok(store.size()?.is_none_or(|now| now.all <= max || now.all >= all));
+    }
+    let deleted = store.purge(i64::MIN..i64::MAX, ROWS_PER_SIZE_PURGE)?;
     shared.counters.purged.fetch_add(deleted, Ordering::AcqRel);
-    Ok(deleted < u64::from(ROWS_PER_PURGE))
+    shared.counters.purged_by_size.fetch_add(deleted, Ordering::AcqRel);
+    // Without a row, it is something else that is too large.
+    Ok(deleted == 0)
+}
+
+/// Deletes some failures for good.
+pub(super) fn delete(shared: &Shared, deletion: &Deletion, so_far: Deleted) -> Result<(Deleted, Erased), StoreError> {
+    let mut writer = shared.writer();
+    // Behind the lock: a store that the shutdown has closed must not be opened again.
+    if shared.closed_door().is_some() {
+        return Err(StoreError::GiveUp("the logger has ended".into()));
+    }
+    opened(&mut writer)?;
+    // As before a purge.
+    if !writer.in_flight.is_empty() {
+        count_in_flight(shared, &mut writer);
+        write_in_flight(shared, &mut writer)?;
+    }
+    let result = match writer.store.as_deref_mut() {
+        Some(store) => store.delete(deletion, so_far),
+        None => Err(StoreError::Reopen("no store".into())),
+    };
+    give_up_on_file(&mut writer, result)
 }
 
 /// Adds some attempts to their minutes, hours and days, and deletes some that are past their

@@ -5,6 +5,8 @@ use tokio::sync::oneshot;
 
 use crate::error::{LoggerError, StoreError};
 use crate::stats::FlushReport;
+use crate::store::Erased;
+use crate::store::delete::{Deleted, Deletion};
 use crate::store::marks::Mark;
 
 /// Requests that everything that was logged or sent before is committed.
@@ -25,6 +27,15 @@ pub(crate) struct MarkQuestion {
     pub(crate) question: String,
     pub(crate) mark: Mark,
     pub(crate) reply: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// Deletes failures for good, from a handle.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct DeleteFailures {
+    pub(crate) deletion: Deletion,
+    pub(crate) so_far: Deleted,
+    pub(crate) reply: oneshot::Sender<Result<(Deleted, Erased), StoreError>>,
 }
 
 /// Stands behind all records that were sent to the mailbox before. Answered, or dropped, when they are taken out.

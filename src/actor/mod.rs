@@ -24,7 +24,7 @@ use actix::{Actor, ActorContext as _, Addr, AsyncContext as _, Context, Handler,
 use tokio::time::Instant;
 
 pub(crate) use control::Control;
-pub(crate) use messages::{Flush, MailboxMarker, MarkQuestion, Shutdown};
+pub(crate) use messages::{DeleteFailures, Flush, MailboxMarker, MarkQuestion, Shutdown};
 use messages::{MailboxEnd, RoomWanted};
 pub(crate) use supervisor::{DrainOnDrop, Thread, finish};
 use supervisor::{Restarts, panic_message, pause_before_restart};

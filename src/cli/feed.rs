@@ -20,6 +20,7 @@ use crate::http::parse_span;
 use crate::report::{QuestionStatus, rfc3339};
 use crate::retention::{self, InForce, RetentionClock, cutoff};
 use crate::store::Database;
+use crate::store::delete::Deletion;
 
 /// Rows that are deleted at a time.
 const ROWS_PER_PURGE: u32 = 1000;
@@ -126,6 +127,50 @@ pub(super) async fn mark(settings: &Settings, mark: &Mark) -> Result<(), Failure
         })?;
     }
     Ok(writeln!(io::stdout(), "{}", mark.status)?)
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct What {
+    /// The failures of this conversation
+    #[arg(long, value_name = "ID")]
+    conversation: Option<String>,
+    /// The failures with exactly this query
+    #[arg(long, value_name = "TEXT")]
+    query: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct Delete {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    what: What,
+}
+
+pub(super) async fn delete(settings: &Settings, delete: &Delete) -> Result<(), Failure> {
+    let (name, value) = match &delete.what {
+        What { conversation: Some(id), .. } => ("conversation", id.clone()),
+        What { query, .. } => ("query", query.clone().unwrap_or_default()),
+    };
+    let (rows, statuses, is_erased) = if let Some(url) = &delete.target.url {
+        let said = Service::new(url, &delete.target)?.delete("/v1/failures", &[(name, value)]).await?;
+        let count = |name: &str| said.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+        (count("rows"), count("statuses"), said.get("is_erased") == Some(&true.into()))
+    } else {
+        existing(settings)?;
+        let deletion = if name == "query" { Deletion::Query(value) } else { Deletion::Conversation(value) };
+        let logger = FailureLogger::spawn(settings.logger.clone().without_retention())?;
+        let deleted = logger.delete(deletion).await;
+        logger.shutdown().await?;
+        let report = deleted.map_err(|error| Failure::Unreachable(error.to_string()))?;
+        (report.rows, report.statuses, report.is_erased)
+    };
+    writeln!(io::stdout(), "{rows} failures and {statuses} statuses deleted")?;
+    if is_erased {
+        return Ok(());
+    }
+    Err(Failure::No("a reader keeps the journal, or the file is shared: deleted text may be left; run it again".into()))
 }
 
 /// Where the database is, if there is one: a new one would be of no use.

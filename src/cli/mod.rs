@@ -5,6 +5,7 @@ mod backup;
 mod feed;
 mod ingest;
 mod output;
+mod redact;
 mod serve;
 mod settings;
 mod source;
@@ -56,6 +57,8 @@ enum Command {
     Export(ask::Export),
     /// Delete old failures from the database file: those past the retention, or past an age
     Purge(feed::Purge),
+    /// Delete the failures of a conversation or a query for good, with the statuses of their queries
+    Delete(feed::Delete),
     /// Copy the database to a new file, also beside a running service
     Backup(backup::Backup),
     /// Replace the content of the database by that of a backup, also beside a running service
@@ -229,6 +232,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Calibrate(calibrate) => ask::calibrate(&settings, &calibrate).await,
         Command::Export(export) => ask::export(&settings, &export).await,
         Command::Purge(purge) => feed::purge(&settings, &purge),
+        Command::Delete(delete) => feed::delete(&settings, &delete).await,
         Command::Backup(backup) => backup::backup(&settings, &backup).await,
         Command::Restore(restore) => backup::restore(&settings, &restore).await,
         Command::Check(check) => ask::check(&settings, &check).await,

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::output::{Column, Format, Kind, column, write};
+use super::redact::{QueryText, Redaction, Rule};
 use crate::config::{DEFAULT_ATTEMPTS_RETENTION_DAYS, DEFAULT_RETENTION_DAYS, Location, LoggerConfig};
 use crate::error::ConfigError;
 use crate::http::{DEFAULT_MAX_POSTS_PER_SECOND, DEFAULT_MAX_QUESTIONS_PER_SECOND, Host, HttpOptions, Token};
@@ -106,6 +107,9 @@ pub(super) struct ServiceSettings {
     pub(super) max_questions_per_second: u32,
     pub(super) max_posts_per_second: u32,
     pub(super) reject_unknown_fields: bool,
+    pub(super) redact: Vec<Rule>,
+    pub(super) query_text: QueryText,
+    pub(super) query_hash_key_file: Option<PathBuf>,
     pub(super) workers: usize,
 }
 
@@ -122,6 +126,9 @@ impl Default for ServiceSettings {
             max_questions_per_second: DEFAULT_MAX_QUESTIONS_PER_SECOND,
             max_posts_per_second: DEFAULT_MAX_POSTS_PER_SECOND,
             reject_unknown_fields: false,
+            redact: Vec::new(),
+            query_text: QueryText::Keep,
+            query_hash_key_file: None,
             workers: std::thread::available_parallelism().map_or(2, usize::from).min(MAX_WORKERS),
         }
     }
@@ -255,7 +262,12 @@ impl Settings {
             .filter(|(key, (_, origin))| !is_left_to_the_database(key, origin))
             .map(|(key, (value, _))| (key.clone(), value.clone()))
             .partition(|(key, _)| service_keys.contains_key(key));
-        let settings = Self { logger: read(logger, &values)?, service: read(service, &values)?, values };
+        let mut settings = Self { logger: read(logger, &values)?, service: read(service, &values)?, values };
+        let ServiceSettings { redact, query_text, query_hash_key_file, .. } = &settings.service;
+        let redaction = Redaction::new(redact, *query_text, query_hash_key_file.as_deref())?;
+        if !redaction.is_empty() {
+            settings.logger = settings.logger.redactor(move |record| redaction.apply(record));
+        }
         settings.logger.validate().map_err(|error| settings.refused(&error))?;
         settings.service.validate().map_err(|error| settings.refused(&error))?;
         Ok(settings)
@@ -309,7 +321,7 @@ impl Settings {
             }
             return Ok(options);
         };
-        let (read, ingest) = tokens(path)?;
+        let Tokens { read, ingest, delete } = tokens(path)?;
         if !listen.ip().is_loopback() && (read.is_none() || ingest.is_none()) {
             let refused = format!("token_file = {}: expected tokens for read and ingest", path.display());
             return Err(Failure::Usage(refused));
@@ -319,6 +331,9 @@ impl Settings {
         }
         if let Some(token) = ingest {
             options = options.ingest_token(token);
+        }
+        if let Some(token) = delete {
+            options = options.delete_token(token);
         }
         Ok(options)
     }
@@ -347,14 +362,22 @@ impl Settings {
     }
 }
 
-/// The tokens in a file, for reading and for ingest.
-pub(super) fn tokens(path: &std::path::Path) -> Result<(Option<Token>, Option<Token>), Failure> {
+/// The tokens in a file.
+#[derive(Default)]
+pub(super) struct Tokens {
+    pub(super) read: Option<Token>,
+    pub(super) ingest: Option<Token>,
+    pub(super) delete: Option<Token>,
+}
+
+/// Reads a file with tokens. One token by itself reads and brings, and deletes nothing.
+pub(super) fn tokens(path: &std::path::Path) -> Result<Tokens, Failure> {
     let refuse = |what: &dyn fmt::Display| Failure::Usage(format!("token_file = {}: {what}", path.display()));
     let text = fs::read_to_string(path).map_err(|error| refuse(&error))?;
     if fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o077 != 0) {
         tracing::warn!(token_file = %path.display(), "others than its owner may read the tokens; chmod 600 keeps them out");
     }
-    let (mut read, mut ingest) = (None, None);
+    let Tokens { mut read, mut ingest, mut delete } = Tokens::default();
     let lines = text.lines().map(str::trim).zip(1..);
     for (line, number) in lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#')) {
         // Neither the line nor a part of it is repeated: it may be a secret.
@@ -362,10 +385,11 @@ pub(super) fn tokens(path: &std::path::Path) -> Result<(Option<Token>, Option<To
         match line.split_once('=').map(|(name, value)| (name.trim(), value)) {
             Some(("read", value)) => read = Some(token(value)?),
             Some(("ingest", value)) => ingest = Some(token(value)?),
+            Some(("delete", value)) => delete = Some(token(value)?),
             // At its end only: the padding of base64.
             Some(_) if line.trim_matches('"').trim_end_matches('=').contains('=') => {
                 return Err(refuse(&format_args!(
-                    "line {number}: expected `read = TOKEN`, `ingest = TOKEN`, or a token"
+                    "line {number}: expected `read = TOKEN`, `ingest = TOKEN`, `delete = TOKEN`, or a token"
                 )));
             }
             _ => {
@@ -374,10 +398,10 @@ pub(super) fn tokens(path: &std::path::Path) -> Result<(Option<Token>, Option<To
             }
         }
     }
-    if read.is_none() && ingest.is_none() {
+    if read.is_none() && ingest.is_none() && delete.is_none() {
         return Err(refuse(&"expected a token, or lines `read = TOKEN` and `ingest = TOKEN`"));
     }
-    Ok((read, ingest))
+    Ok(Tokens { read, ingest, delete })
 }
 
 fn defaults() -> BTreeMap<String, (Value, Origin)> {
@@ -401,6 +425,8 @@ fn as_map(settings: &impl Serialize) -> Map<String, Value> {
 fn parsed(key: &str, text: &str) -> Value {
     let default = defaults().remove(key).map(|(value, _)| value);
     match default {
+        // A list of rules, which may contain commas.
+        Some(Value::Array(_)) if key == "redact" => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
         Some(Value::Array(_)) => text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect(),
         Some(Value::Number(_) | Value::Bool(_)) => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
         _ => text.into(),
@@ -433,7 +459,7 @@ fn read<T: serde::de::DeserializeOwned>(
 }
 
 /// What a setting is for, in the order of the sample file.
-const DESCRIPTIONS: [(&str, &str); 26] = [
+const DESCRIPTIONS: [(&str, &str); 30] = [
     ("database_url", "The database file."),
     ("listen", "The address to listen on. Any other than a loopback address needs token_file."),
     (
@@ -450,6 +476,12 @@ const DESCRIPTIONS: [(&str, &str); 26] = [
     ("max_questions_per_second", "Requests that read, from one address in a second. 0: no limit."),
     ("max_posts_per_second", "Requests that bring records, from one address in a second. 0: no limit."),
     ("reject_unknown_fields", "Reject records that have an unknown field, instead of ignoring the field."),
+    (
+        "redact",
+        "Rules: text that is replaced in queries, errors and conversation ids, as [{ pattern = '[\\\\w.]+@[\\\\w.]+', replacement = '[mail]' }].",
+    ),
+    ("query_text", "What is kept of a query: keep, hash (a keyed hash, by which equal queries stay equal) or drop."),
+    ("query_hash_key_file", "File with the key of the hash, at least 16 bytes, readable for its owner only."),
     ("max_connections", "Connections for each worker. They need as many file descriptors."),
     ("workers", "Threads that speak HTTP, 1 to 256. Default: one for each core."),
     ("buffer_capacity", "Records held in memory at most."),
@@ -461,6 +493,10 @@ const DESCRIPTIONS: [(&str, &str); 26] = [
     ("cleanup_every", "Flushes between two purges. Each start and each hour purge, too."),
     ("pool_size", "Connections to the database, 1 to 64."),
     ("max_strategies", "Strategies that are counted by themselves, 1 to 1024. The rest are counted together."),
+    (
+        "max_database_bytes",
+        "Bytes of the database at most. If it is larger, its oldest failures are deleted. 0: no bound.",
+    ),
     ("shutdown_timeout_ms", "Longest time that a shutdown waits for the database."),
     ("first_backoff_ms", "Pause after a first failure of the database. It doubles with each further one."),
     ("longest_backoff_ms", "Longest such pause."),
@@ -683,11 +719,14 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let tokens = |text: &str| {
             fs::write(file.path(), text).unwrap();
-            said(tokens(file.path())).map(|(read, ingest)| (read.is_some(), ingest.is_some()))
+            said(tokens(file.path())).map(|tokens| (tokens.read.is_some(), tokens.ingest.is_some()))
         };
         for text in ["raed = 0123456789abcdef", "raed=0123456789abcdef", "\"0123=456789abcdefgh=\""] {
             let refusal = tokens(text).unwrap_err();
-            assert!(refusal.ends_with("line 1: expected `read = TOKEN`, `ingest = TOKEN`, or a token"), "{refusal}");
+            assert!(
+                refusal.ends_with("line 1: expected `read = TOKEN`, `ingest = TOKEN`, `delete = TOKEN`, or a token"),
+                "{refusal}"
+            );
             assert!(!refusal.contains("0123"));
         }
         for text in ["MDEyMzQ1Njc4OWFiY2RlZg==", "\"MDEyMzQ1Njc4OWFiY2RlZg==\""] {

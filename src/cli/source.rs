@@ -11,10 +11,10 @@ use futures_util::Stream;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::settings::{Settings, tokens};
+use super::settings::{Settings, Tokens, tokens};
 use super::{Failure, Target, tls};
 use crate::config::Location;
-use crate::http::{Token, parse_moment, parse_span};
+use crate::http::{parse_moment, parse_span};
 use crate::report::{FailureReader, TimeRange};
 
 /// How long a question may take.
@@ -57,8 +57,7 @@ pub(super) fn value(answer: &impl Serialize) -> Result<Value, Failure> {
 /// A running service.
 pub(super) struct Service {
     url: String,
-    read_token: Option<Token>,
-    ingest_token: Option<Token>,
+    tokens: Tokens,
     /// `None`: the address is no https:// one.
     tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -74,11 +73,8 @@ impl Service {
             let expected = "an address such as http://127.0.0.1:4318 or https://fl.example";
             return Err(Failure::Usage(format!("--url {url}: expected {expected}")));
         };
-        let (read_token, ingest_token) = match &target.url_token_file {
-            Some(path) => tokens(path)?,
-            None => (None, None),
-        };
-        Ok(Self { url, read_token, ingest_token, tls })
+        let tokens = target.url_token_file.as_deref().map(tokens).transpose()?.unwrap_or_default();
+        Ok(Self { url, tokens, tls })
     }
 
     pub(super) fn request(
@@ -97,11 +93,13 @@ impl Service {
             .query(&query)
             .map_err(|error| Failure::Usage(format!("--url {}: {error}", self.url)))?;
         // Whoever reads may mark, too.
-        let (first, second) = match request.get_method() {
-            &awc::http::Method::POST => (&self.ingest_token, &self.read_token),
-            _ => (&self.read_token, &self.ingest_token),
+        let Tokens { read, ingest, delete } = &self.tokens;
+        let token = match request.get_method() {
+            &awc::http::Method::POST => ingest.as_ref().or(read.as_ref()),
+            &awc::http::Method::DELETE => delete.as_ref(),
+            _ => read.as_ref().or(ingest.as_ref()),
         };
-        if let Some(token) = first.as_ref().or(second.as_ref()) {
+        if let Some(token) = token {
             request = request.bearer_auth(token.reveal());
         }
         Ok(request)
@@ -143,6 +141,11 @@ impl Service {
             408 | 429 | 502 | 503 | 504 => Sent::None { reason: self.refusal(&answer).text(), retry_after },
             _ => Sent::Refused { reason: self.refusal(&answer).text() },
         }
+    }
+
+    pub(super) async fn delete(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
+        let sent = self.request(awc::http::Method::DELETE, path, query)?.timeout(Duration::MAX).send().await;
+        self.answer(sent).await
     }
 
     pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {

@@ -91,7 +91,7 @@ pub(super) enum Access {
     Open,
     Read,
     Ingest,
-    /// `GET` reads, anything else brings something.
+    /// `GET` reads, `DELETE` deletes, anything else brings something.
     ByMethod,
 }
 
@@ -164,11 +164,12 @@ fn is_addressed(api: &Api, request: &ServiceRequest) -> bool {
 }
 
 fn may(api: &Api, access: Access, request: &ServiceRequest) -> Result<(), Problem> {
+    let deletes = access == Access::ByMethod && request.method() == actix_web::http::Method::DELETE;
     let reads = match access {
         Access::Health | Access::Open => return Ok(()),
         Access::Read => true,
         Access::Ingest => false,
-        Access::ByMethod => request.method().is_safe(),
+        Access::ByMethod => request.method().is_safe() || deletes,
     };
     let rules = api.options.access();
     let (meter, per_second, setting, token) = if reads {
@@ -176,10 +177,17 @@ fn may(api: &Api, access: Access, request: &ServiceRequest) -> Result<(), Proble
     } else {
         (&api.posts, rules.max_posts_per_second, "max_posts_per_second", &rules.ingest_token)
     };
+    let token = if deletes { &rules.delete_token } else { token };
     // Not what a proxy claims: anybody can claim that.
     let client = Client::at(request.peer_addr());
     if !meter.allows(client, per_second) {
         return Err(Problem::too_many(format!("{setting}: {per_second} from one address; come again in a second")));
+    }
+    if deletes && token.is_none() {
+        let cure =
+            if api.options.alone { "a line `delete = TOKEN` in the token file" } else { "HttpOptions::delete_token" };
+        let detail = format!("nothing can be deleted over HTTP without a token for it: {cure}");
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
     }
     let Some(token) = token else { return Ok(()) };
     let Some(shown) = request.headers().get(AUTHORIZATION) else { return Err(Problem::unauthorized()) };

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::problem::{Problem, Refused};
+use super::problem::{Problem, WrongMethod};
 use crate::error::Unhealthy;
 
 /// All is well.
@@ -19,7 +19,7 @@ pub(super) struct Healthy {
 /// The process lives.
 #[utoipa::path(get, path = "/healthz", tag = "operations", responses(
     (status = 200, body = Healthy),
-    Refused,
+    WrongMethod,
 ))]
 pub(super) async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(Healthy { status: "ok" })
@@ -28,7 +28,7 @@ pub(super) async fn healthz() -> HttpResponse {
 /// Records are kept: the logger runs, and what it accepted ten seconds ago is written.
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
     (status = 200, body = Healthy),
-    Refused,
+    WrongMethod,
     (status = 503, body = Problem, content_type = "application/problem+json", description = "the reason is in `detail`"),
 ))]
 pub(super) async fn readyz(api: Data<Api>) -> Result<HttpResponse, Problem> {

@@ -112,6 +112,8 @@ impl Collector for Scrape {
             last.map_or(0.0, |at| at.as_secs_f64()),
         )?;
         out.counter("retention_deleted", "Old rows deleted.", stats.purged)?;
+        let by_size = "Of these, deleted because the database was larger than max_database_bytes.";
+        out.counter("size_deleted", by_size, stats.purged_by_size)?;
         out.counter("records_redated", "Records and attempts dated in the future, stored as of now.", stats.redated)?;
         out.counter("actor_restarts", "Restarts of the actor.", stats.restarts)?;
         out.gauge("database_size_bytes", "Size of the database, without its journal.", shared.database_bytes() as f64)?;

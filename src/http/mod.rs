@@ -18,6 +18,7 @@
 //! ```
 
 mod dashboard;
+mod delete;
 mod guard;
 mod health;
 mod host;
@@ -98,6 +99,7 @@ struct AccessRules {
     hosts: Option<Vec<Host>>,
     read_token: Option<Token>,
     ingest_token: Option<Token>,
+    delete_token: Option<Token>,
     max_questions_per_second: u32,
     max_posts_per_second: u32,
 }
@@ -109,6 +111,7 @@ impl Default for HttpOptions {
                 hosts: Some(["localhost", "127.0.0.1", "[::1]"].map(Host::exactly).into()),
                 read_token: None,
                 ingest_token: None,
+                delete_token: None,
                 max_questions_per_second: DEFAULT_MAX_QUESTIONS_PER_SECOND,
                 max_posts_per_second: DEFAULT_MAX_POSTS_PER_SECOND,
             })),
@@ -153,6 +156,11 @@ impl HttpOptions {
     /// What those who report failures must show. Default: nothing.
     pub fn ingest_token(self, token: Token) -> Self {
         self.change(|access| access.ingest_token = Some(token))
+    }
+
+    /// What is shown to delete failures. Default: none, and nothing can be deleted over HTTP.
+    pub fn delete_token(self, token: Token) -> Self {
+        self.change(|access| access.delete_token = Some(token))
     }
 
     /// Questions that one address (in IPv6, one network of 64 bits) may ask in a second; 0 is no limit.
@@ -323,7 +331,7 @@ pub fn configure(logger: LoggerHandle, options: HttpOptions) -> impl Fn(&mut Ser
                 );
             };
         }
-        mount!("/v1/failures", ByMethod, get => questions::failures, post => ingest::failures);
+        mount!("/v1/failures", ByMethod, get => questions::failures, post => ingest::failures, delete => delete::delete);
         mount!("/v1/failures/{event_id}", Read, get => questions::failure);
         mount!("/v1/attempts", Ingest, post => ingest::attempts);
         mount!("/v1/summary", Read, get => questions::summary);

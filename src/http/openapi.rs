@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
 use super::problem::Refused;
-use super::{health, ingest, metrics, queries, questions, stats, tail, wire};
+use super::{delete, health, ingest, metrics, queries, questions, stats, tail, wire};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -12,6 +12,7 @@ use super::{health, ingest, metrics, queries, questions, stats, tail, wire};
     paths(
         ingest::failures,
         ingest::attempts,
+        delete::delete,
         questions::failures,
         questions::failure,
         questions::summary,

@@ -162,6 +162,15 @@ impl Responder for Problem {
     }
 }
 
+/// What a health check may be answered.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only described")]
+pub(super) enum WrongMethod {
+    /// See `Allow`.
+    #[response(status = 405, content_type = "application/problem+json")]
+    MethodNotAllowed(#[to_schema] Problem),
+}
+
 /// What a route may answer that anybody may ask.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "only described")]
@@ -258,6 +267,33 @@ pub(super) enum NotTaken {
     TooMany(#[to_schema] Problem),
     /// No room, or the service shuts down; `accepted` says how many records were taken, from the
     /// beginning. See `Retry-After`.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(#[to_schema] Problem),
+}
+
+/// What a deletion may be answered instead.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "only described")]
+pub(super) enum NotDeleted {
+    /// It is not said what is to be deleted.
+    #[response(status = 400, content_type = "application/problem+json")]
+    BadRequest(#[to_schema] Problem),
+    /// The token is missing or wrong.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(#[to_schema] Problem),
+    /// No token for `delete` is set.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(#[to_schema] Problem),
+    /// See `Allow`.
+    #[response(status = 405, content_type = "application/problem+json")]
+    MethodNotAllowed(#[to_schema] Problem),
+    /// The Host header names nobody here.
+    #[response(status = 421, content_type = "application/problem+json")]
+    Misdirected(#[to_schema] Problem),
+    /// Too many requests, or wrong tokens, from this address; see `Retry-After`.
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(#[to_schema] Problem),
+    /// The database cannot be written now. What was deleted stays deleted: send the same again.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(#[to_schema] Problem),
 }

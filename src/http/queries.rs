@@ -158,7 +158,7 @@ impl Answers {
     }
 
     /// What was answered before does not hold any more.
-    fn forget(&self) {
+    pub(super) fn forget(&self) {
         self.by_query.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

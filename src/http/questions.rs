@@ -149,11 +149,11 @@ question! {
     limit: Option<usize>,
     /// The page before this cursor, from `older`.
     #[serde(default, deserialize_with = "parsed")]
-    #[param(value_type = Option<String>, pattern = "^[0-9]{1,15}[.][0-9]{1,15}$")]
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,15}[.][0-9]{1,15}([.][0-9]{1,15})?$")]
     older_than: Option<Cursor>,
     /// The page after this cursor, from `newer`. Not with `older_than`.
     #[serde(default, deserialize_with = "parsed")]
-    #[param(value_type = Option<String>, pattern = "^[0-9]{1,15}[.][0-9]{1,15}$")]
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,15}[.][0-9]{1,15}([.][0-9]{1,15})?$")]
     newer_than: Option<Cursor>,
     }
 }

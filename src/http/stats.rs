@@ -49,6 +49,8 @@ pub(super) struct ServiceStats {
     last_flush: Option<String>,
     /// Old rows that were deleted.
     purged: u64,
+    /// Of these, the ones that were deleted because the database was larger than `max_database_bytes`.
+    purged_by_size: u64,
     /// Records and attempts that were dated in the future, and got the present moment instead.
     redated: u64,
     /// Days after which failures are deleted; 0: never.
@@ -87,6 +89,7 @@ pub(super) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
         failed_flushes: stats.failed_flushes,
         last_flush: stats.last_flush.map(|at| rfc3339(clock::milliseconds_of(at))),
         purged: stats.purged,
+        purged_by_size: stats.purged_by_size,
         redated: stats.redated,
         retention_days: shared.retention.days().failures,
         attempts_retention_days: shared.retention.days().attempts,

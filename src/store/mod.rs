@@ -5,6 +5,7 @@ pub(crate) mod attempts;
 #[cfg(feature = "cli")]
 pub(crate) mod backup;
 mod checkpoint;
+pub(crate) mod delete;
 pub(crate) mod drops;
 mod file;
 pub(crate) mod log;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use attempts::Resolution;
+use delete::{Deleted, Deletion};
 pub(crate) use models::{FEW_ROWS, Row};
 pub(crate) use retention::StoredRetention;
 pub(crate) use sqlite::{Database, Quarantine};
@@ -91,8 +93,38 @@ pub(crate) trait Store: Send {
     /// Marks a question, which is given in lower case and without punctuation.
     fn mark(&mut self, question: &str, mark: marks::Mark) -> Result<(), StoreError>;
 
+    /// Deletes some failures for good, after `so_far`: with the last of them the file is written anew without them.
+    /// Returns what was deleted, and whether a reader keeps the journal with the deleted text.
+    fn delete(&mut self, deletion: &Deletion, so_far: Deleted) -> Result<(Deleted, Erased), StoreError>;
+
+    /// Size of the file. `None`: others have tables in it.
+    fn size(&mut self) -> Result<Option<Size>, StoreError>;
+
+    /// Gives some free pages of the file back to the file system.
+    fn shrink(&mut self) -> Result<(), StoreError>;
+
     /// Lets the store tidy up before it is dropped.
     fn close(&mut self);
+}
+
+/// Bytes of a database, without its journal.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    /// Those of pages that are not free.
+    pub(crate) used: u64,
+    pub(crate) all: u64,
+}
+
+/// What is left of deleted text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Erased {
+    /// Not looked at yet, because there is more to delete.
+    NotYet,
+    Everywhere,
+    /// A reader keeps the journal: it is overwritten or emptied later.
+    NotInTheJournal,
+    /// The file is an application's, and is not written anew.
+    NotInFreePages,
 }
 
 /// What an insert did.

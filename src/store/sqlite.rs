@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::application::{self, ApplicationPool};
 use super::attempts::{self, Resolution};
 use super::checkpoint::{self, Checkpointer};
+use super::delete::{self, Deleted, Deletion};
 use super::drops;
 use super::file::{DatabaseFile, Identity};
 use super::marks::{self, Mark};
@@ -29,7 +30,7 @@ use super::reader::{Deadline, Source};
 use super::retention::{self, StoredRetention};
 #[cfg(feature = "cli")]
 use super::schema::memory_retrieval_failures::dsl;
-use super::{CommitGate, Inserted, Store, uncounted};
+use super::{CommitGate, Erased, Inserted, Size, Store, uncounted};
 use crate::attempts::{AttemptBatch, Owner};
 use crate::clock;
 use crate::config::Location;
@@ -746,6 +747,63 @@ impl Store for SqliteStore {
     #[cfg(feature = "cli")]
     fn purge_attempts_from(&mut self, from: i64) -> Result<(), StoreError> {
         self.write(|conn| attempts::delete_from(conn, from).map_err(|error| classify(&error)))
+    }
+
+    fn delete(&mut self, deletion: &Deletion, so_far: Deleted) -> Result<(Deleted, Erased), StoreError> {
+        let is_own = self.is_own();
+        let mut conn = self.connection_to_write()?;
+        self.note_foreign_tables(&mut conn);
+        count_before_purge(&mut conn, i64::MAX)?;
+        // Overwrites what is deleted with zeros.
+        conn.batch_execute("PRAGMA secure_delete = ON").map_err(|error| classify(&error))?;
+        let deleted =
+            transact(&mut conn, |conn| delete::delete_chunk(conn, deletion, so_far).map_err(|error| classify(&error)));
+        let deleted = match deleted {
+            Ok(deleted) if deleted.is_done => {
+                let erased = if is_own { delete::erase(&mut conn) } else { delete::empty_journal(&mut conn) };
+                let erased = erased.map_err(|error| classify(&error))?;
+                Ok((
+                    deleted,
+                    match (erased, is_own) {
+                        (false, _) => Erased::NotInTheJournal,
+                        (true, true) => Erased::Everywhere,
+                        (true, false) => Erased::NotInFreePages,
+                    },
+                ))
+            }
+            deleted => deleted.map(|deleted| (deleted, Erased::NotYet)),
+        };
+        let reset = conn.batch_execute("PRAGMA secure_delete = OFF").map_err(|error| classify(&error));
+        drop(conn);
+        self.committed();
+        reset.and(deleted)
+    }
+
+    fn size(&mut self) -> Result<Option<Size>, StoreError> {
+        if !self.is_own() {
+            return Ok(None);
+        }
+        let mut conn = self.connection()?;
+        self.note_foreign_tables(&mut conn);
+        if *lock(&self.file.known.has_foreign_tables) != Some(false) {
+            return Ok(None);
+        }
+        let pragma = |name: &str| diesel::dsl::sql::<BigInt>(&format!("(SELECT {name} FROM pragma_{name})"));
+        let (pages, free, bytes): (i64, i64, i64) =
+            diesel::select((pragma("page_count"), pragma("freelist_count"), pragma("page_size")))
+                .get_result(&mut *conn)
+                .map_err(|error| classify(&error))?;
+        let bytes = |pages: i64| pages.saturating_mul(bytes).unsigned_abs();
+        Ok(Some(Size { used: bytes(pages - free), all: bytes(pages) }))
+    }
+
+    fn shrink(&mut self) -> Result<(), StoreError> {
+        let mut conn = self.connection_to_write()?;
+        let vacuum = format!("PRAGMA incremental_vacuum({VACUUM_PAGES})");
+        conn.batch_execute(&vacuum).map_err(|error| classify(&error))?;
+        drop(conn);
+        self.committed();
+        Ok(())
     }
 
     fn retention(&mut self) -> Result<StoredRetention, StoreError> {
