@@ -202,3 +202,35 @@ fn modes_of_a_new_and_of_a_shared_database_are_kept() {
     block_on(spawn(config(&db)).shutdown()).unwrap();
     assert_eq!((mode(&db.path()), mode(&lock)), (0o660, 0o660), "a group that shares one shares the other");
 }
+
+/// Runs as root only where a file system can be mounted read-only; folders without the right to write are no hindrance to root.
+#[test]
+fn reader_of_a_file_that_cannot_be_written_reads_it_or_says_what_to_do() {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use failure_logger::{FailureFilter, FailureReader, PageRequest};
+
+    let db = TestDb::new();
+    let logger = db.spawn();
+    logger.log(no_hit(1));
+    block_on(logger.shutdown()).unwrap();
+    let modes = |folder, file| {
+        fs::set_permissions(db.path(), Permissions::from_mode(file)).unwrap();
+        fs::set_permissions(db.folder.path(), Permissions::from_mode(folder)).unwrap();
+    };
+    modes(0o555, 0o444);
+    let is_root = fs::write(db.folder.path().join("probe"), "").is_ok();
+    let read = || block_on(FailureReader::open(db.path()).list(FailureFilter::default(), PageRequest::newest(10)));
+    assert_eq!(read().unwrap().failures.len(), 1);
+    if !is_root {
+        // A journal without which the file is not complete.
+        modes(0o755, 0o644);
+        fs::write(format!("{}-wal", db.url()), [0_u8; 4096]).unwrap();
+        fs::set_permissions(format!("{}-wal", db.url()), Permissions::from_mode(0o000)).unwrap();
+        modes(0o555, 0o444);
+        let said = read().unwrap_err().to_string();
+        assert!(said.contains("read it as its owner"), "{said}");
+    }
+    modes(0o755, 0o644);
+}

@@ -9,14 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::prelude::*;
 use scheduled_thread_pool::ScheduledThreadPool;
 use tokio::sync::oneshot;
 
-use super::file::{DatabaseFile, Identity};
+use super::file::{DatabaseFile, Identity, with_suffix};
 use super::pool::{Checkout, NoConnection, Purpose, Slot};
 use super::sqlite::classify;
 use crate::error::{ReadError, StoreError};
@@ -88,6 +88,41 @@ impl Source {
         }
     }
 
+    /// Returns the file as it is now. `None`: it has a journal, without which it is not complete.
+    fn frozen(&self) -> Option<Frozen> {
+        let path = self.path()?;
+        let has_journal = std::fs::metadata(with_suffix(path, "-wal")).is_ok_and(|journal| journal.len() > 0);
+        let file = std::fs::metadata(path).ok().filter(|_| !has_journal)?;
+        Some(Frozen { bytes: file.len(), modified: file.modified().ok() })
+    }
+
+    /// Opens the file. One that cannot be written is read without its locks, if it is complete.
+    fn open(&self) -> Result<(SqliteConnection, Option<Frozen>), ReadError> {
+        let open = |url: &str| {
+            let mut conn = SqliteConnection::establish(url).map_err(|error| error.to_string())?;
+            // The file is looked at with the first statement that needs it.
+            match conn.batch_execute("SELECT 1 FROM sqlite_schema LIMIT 1").map_err(|error| error.to_string()) {
+                Err(cause) if is_read_only(&cause) => Err(cause),
+                // Any other error is one of the query, too.
+                Ok(()) | Err(_) => Ok(conn),
+            }
+        };
+        let cause = match open(&self.url) {
+            Ok(conn) => return Ok((conn, None)),
+            Err(cause) => cause,
+        };
+        let Some(file) = self.file.as_ref().filter(|_| is_read_only(&cause)) else {
+            return Err(self.inaccessible(cause));
+        };
+        let cure = "read it as its owner, from a backup, or through the service (--url)";
+        let Some(frozen) = self.frozen() else {
+            let cause = "its journal cannot be read, because its folder cannot be written";
+            return Err(self.inaccessible(format!("{cause}; {cure}")));
+        };
+        let conn = open(&file.immutable_url()).map_err(|cause| self.inaccessible(format!("{cause}; {cure}")))?;
+        Ok((conn, Some(frozen)))
+    }
+
     fn inaccessible(&self, cause: String) -> ReadError {
         ReadError::Inaccessible { path: self.path().map(Path::to_owned).unwrap_or_default(), cause }
     }
@@ -103,6 +138,16 @@ enum ReadConnection {
 struct OwnConnection {
     conn: SqliteConnection,
     identity: Option<Identity>,
+    /// Opened without locks, because the file cannot be written: what it was like then.
+    frozen: Option<Frozen>,
+}
+
+/// A file that cannot be written here, and has no journal. SQLite reads it without locks: if it changes meanwhile, what was
+/// read is worth nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Frozen {
+    bytes: u64,
+    modified: Option<SystemTime>,
 }
 
 /// When a query must be done.
@@ -204,6 +249,7 @@ impl Inner {
                 }
                 ReadConnection::Own(OwnConnection { conn, .. }) => (conn, deadline),
             };
+            let conn: &mut SqliteConnection = conn;
             let result = catch_unwind(AssertUnwindSafe(|| conn.transaction(|conn| query(conn, turn))));
             let result = result.unwrap_or_else(|_| {
                 // Of no use to others within a transaction.
@@ -223,6 +269,11 @@ impl Inner {
                 }
                 Err(error) => return Err(error),
                 done => {
+                    if let ReadConnection::Own(OwnConnection { frozen: Some(frozen), .. }) = connection {
+                        let source = self.source.as_ref().ok_or(ReadError::Disabled)?;
+                        let changed = || source.inaccessible("the file changed while it was read; try again".into());
+                        return if source.frozen() == Some(frozen) { done } else { Err(changed()) };
+                    }
                     if let ReadConnection::Own(connection) = connection {
                         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
                     }
@@ -263,8 +314,7 @@ impl Inner {
             return Ok(connection);
         }
         drop(idle);
-        let mut conn =
-            SqliteConnection::establish(&source.url).map_err(|error| source.inaccessible(error.to_string()))?;
+        let (mut conn, frozen) = source.open()?;
         conn.batch_execute(
             "PRAGMA query_only = ON; PRAGMA busy_timeout = 1000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8000;",
         )?;
@@ -273,8 +323,13 @@ impl Inner {
         if source.identity()? != now {
             return Err(replaced());
         }
-        Ok(OwnConnection { conn, identity: now })
+        Ok(OwnConnection { conn, identity: now, frozen })
     }
+}
+
+/// What SQLite says of a file or folder that cannot be written, or not even be read.
+fn is_read_only(cause: &str) -> bool {
+    cause.contains("readonly") || cause.contains("unable to open")
 }
 
 fn replaced() -> ReadError {
