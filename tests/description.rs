@@ -125,7 +125,7 @@ async fn provoke(of: &Services, method: &str, path: &str, status: u16) -> Answer
             let lines: Vec<String> = (0..5000).map(line).collect();
             bring(&of.plain, "post", "/v1/failures", LINES, &lines.join("\n")).await;
             of.plain.flush().await;
-            let later = get(&of.plain, &format!("{question}wait_ms=1")).await;
+            let later = get(&of.plain, &format!("{question}wait_ms=1&limit=7")).await;
             of.plain.db.execute("DELETE FROM memory_retrieval_failures");
             later
         }

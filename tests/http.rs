@@ -522,3 +522,30 @@ async fn handlers_beside_the_routes_get_the_logger_and_scopes_work() {
     assert_eq!(page.headers().get("location").unwrap(), "./log/?page=queries");
     logger.shutdown().await.unwrap();
 }
+
+#[actix_web::test]
+async fn all_who_ask_for_a_ranking_get_the_same_whole_one() {
+    let service = Service::new(HttpOptions::default().max_questions_per_second(0));
+    service.db.execute(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 50000) \
+         INSERT INTO memory_retrieval_failures (event_id, failure_type, retrieval_strategy, query_text, query_len, created_at) \
+         SELECT randomblob(16), 'no_hit', 's', 'question number ' || (n % 31), 1, unixepoch() * 1000 - n FROM n",
+    );
+    let whole = async || loop {
+        let (status, said) = service.ask("/v1/queries?since=1h&wait_ms=1").await;
+        if status == StatusCode::OK {
+            // The first field says whether it is whole.
+            assert!(said["partial"].is_boolean());
+            if said["in_progress"] == json!(false) {
+                return said;
+            }
+            assert_eq!(said["partial"], json!(true));
+        }
+    };
+    let all = futures_util::future::join_all((0..8).map(|_| whole())).await;
+    assert!(all.iter().all(|one| *one == all[0]), "{:?}", all[0]["scanned"]);
+    let counted: u64 = all[0]["groups"].as_array().unwrap().iter().map(|group| group["count"].as_u64().unwrap()).sum();
+    assert_eq!((&all[0]["partial"], counted), (&json!(false), 50_000));
+    let body = service.get("/v1/queries?since=1h").send().await.unwrap().body().await.unwrap();
+    assert!(body.starts_with(b"{\"partial\":false,"));
+}

@@ -418,6 +418,17 @@ pub(super) struct Top {
     limit: u16,
 }
 
+/// Asks until the service has looked at all failures.
+async fn whole_ranking(service: &Service, query: &[(&'static str, String)]) -> Result<Value, Failure> {
+    loop {
+        let ranking = service.ask("/v1/queries", query).await?;
+        if ranking["in_progress"] != json!(true) && ranking["status"] != json!("working") {
+            return Ok(ranking);
+        }
+        actix_rt::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 const GROUP: [Column; 6] = [
     column("failures", "/count", Kind::Number),
     column("texts", "/texts", Kind::Number),
@@ -442,9 +453,16 @@ pub(super) async fn top(settings: &Settings, top: &Top) -> Result<(), Failure> {
             query.extend(top.failure_type.map(|failure| ("failure_type", failure.to_string())));
             query.extend(top.strategy.clone().map(|strategy| ("strategy", strategy)));
             query.extend(top.status.map(|status| ("status", status.to_string())));
-            service.ask("/v1/queries", &query).await?
+            whole_ranking(&service, &query).await?
         }
     };
+    if answer["partial"] == json!(true) {
+        let _ = writeln!(
+            io::stderr(),
+            "at least: only the newest {} failures were looked at",
+            answer["scanned"]["failures"]
+        );
+    }
     write(top.style.format(), &answer, rows(&answer, "/groups"), &GROUP)
 }
 

@@ -3,11 +3,11 @@
 #![expect(unused_qualifications, reason = "in what utoipa generates")]
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::RETRY_AFTER;
+use actix_web::http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use actix_web::web::{Data, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
@@ -21,9 +21,16 @@ use crate::error::{MarkError, ReadError, StoreError};
 use crate::record::RetrievalFailureType;
 use crate::report::{QueryFilter, QuestionStatus, TimeRange, TopQueries};
 
-/// How long an answer is kept for whoever asks again, as those do who were told to wait.
-const KEEP: Duration = Duration::from_secs(2);
-/// Answers that are kept or worked on at most.
+/// Age at which a ranking is computed once more, and so many times as long as that took.
+const FRESH: Duration = Duration::from_secs(2);
+const FRESH_TIMES: u32 = 4;
+/// Time without a request after which a ranking is dropped, or its computation given up.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// Time after which the first partial ranking is there.
+const FIRST_PARTIAL: Duration = Duration::from_millis(500);
+/// Longest time that a request waits, unless it says how long.
+const WAIT: Duration = Duration::from_millis(2500);
+/// Rankings that are kept or worked on at most.
 const MAX_ANSWERS: usize = 32;
 /// Bytes of a mark at most: such a question fits, though each of its characters be escaped.
 const MAX_MARK_BYTES: usize = 64 << 10;
@@ -45,8 +52,8 @@ question! {
     #[serde(default, deserialize_with = "limit")]
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// How long to wait for the answer, in milliseconds. If it takes longer, 202 says so, and the same
-    /// question gets the answer later; it may be two seconds old. By default: until it is there.
+    /// How long to wait for the whole ranking, in milliseconds; 2500 by default. If it takes longer, the response has what
+    /// there is by then (`partial`), and the same request gets more later; 202, if there is nothing yet.
     #[serde(default, deserialize_with = "milliseconds")]
     #[param(minimum = 1, maximum = 2500)]
     wait_ms: Option<u64>,
@@ -72,51 +79,73 @@ pub(super) struct Working {
 pub(super) async fn queries(api: Data<Api>, query: Query<QueriesQuery>) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
     let range = or_a_day(query.range()?);
-    let Some(wait) = query.wait_ms.map(Duration::from_millis) else {
-        return json(&group(&api, range, &query).await?);
-    };
-    let (began, mut answer) = api.answers.ask(&api, range, query)?;
-    let Ok(waited) = actix_rt::time::timeout(wait, answer.wait_for(Option::is_some)).await else {
-        let for_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let working = Working { status: "working", for_ms };
-        return Ok(HttpResponse::Accepted().insert_header((RETRY_AFTER, "1")).json(working));
-    };
-    match waited.as_deref() {
-        Ok(Some((_, answer))) => json(answer.as_ref().map_err(|error| Problem::from(error.clone()))?),
-        // Whoever worked on it has gone.
-        _ => Err(Problem::unavailable("the question could not be answered; ask again")),
+    let wait = query.wait_ms.map_or(WAIT, Duration::from_millis);
+    let (began, mut state) = api.answers.ask(&api, range, query)?;
+    // Whoever works on it ends with a result: an error of the wait is one of nobody.
+    let _ = actix_rt::time::timeout(wait, state.wait_for(|state| !state.is_working)).await;
+    let State { latest, is_working } = state.borrow().clone();
+    match latest {
+        Some(Ok(ranking)) if ranking.in_progress => {
+            Ok(json(&*ranking)?).map(|response| with_header(response, (RETRY_AFTER, "1")))
+        }
+        Some(Ok(ranking)) => json(&*ranking),
+        Some(Err(error)) => Err(error.into()),
+        None if is_working => {
+            let for_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let working = Working { status: "working", for_ms };
+            Ok(HttpResponse::Accepted().insert_header((RETRY_AFTER, "1")).json(working))
+        }
+        None => Err(Problem::unavailable("the ranking could not be computed; ask again")),
     }
 }
 
-async fn group(api: &Api, range: TimeRange, query: &QueriesQuery) -> Result<TopQueries, ReadError> {
-    let filter =
-        QueryFilter { failure_type: query.failure_type, strategy: query.strategy.clone(), status: query.status };
-    api.logger.reader().top_queries(range, filter, query.limit.unwrap_or(50)).await
+fn with_header(mut response: HttpResponse, (name, value): (HeaderName, &'static str)) -> HttpResponse {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
 }
 
-/// What has been answered, or is worked on, by what was asked. Grouping looks at up to a million failures:
-/// whoever asks need not wait for it, two who ask the same share it, and one runs at a time, so that
-/// quick questions find a thread.
+/// Rankings that are there or worked on, by what was asked. A ranking looks at up to a million failures: those who ask the
+/// same share it, and one is computed at a time, so that quick questions find a thread.
 pub(super) struct Answers {
     by_query: Mutex<HashMap<QueriesQuery, Asked>>,
     turn: Semaphore,
 }
 
 struct Asked {
-    at: Instant,
-    answer: watch::Receiver<Option<Answer>>,
+    /// When somebody asked last: it is given up a minute later.
+    asked: Arc<Mutex<Instant>>,
+    began: Instant,
+    /// When the last whole ranking was there, and how long it took.
+    done: Arc<Mutex<Option<(Instant, Duration)>>>,
+    state: watch::Sender<State>,
 }
 
-/// When it was there, and what it is.
-type Answer = (Instant, Result<TopQueries, ReadError>);
+#[derive(Clone, Default)]
+struct State {
+    /// The last whole ranking, or what there is of the first one.
+    latest: Option<Result<Arc<TopQueries>, ReadError>>,
+    is_working: bool,
+}
 
 impl Asked {
-    /// Whether it is worked on, or was answered a moment ago.
-    fn is_of_use(&self) -> bool {
-        match &*self.answer.borrow() {
-            Some((answered, _)) => answered.elapsed() < KEEP,
-            None => self.answer.has_changed().is_ok(),
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            asked: Arc::new(Mutex::new(now)),
+            began: now,
+            done: Arc::default(),
+            state: watch::Sender::new(State::default()),
         }
+    }
+
+    fn is_wanted(asked: &Mutex<Instant>) -> bool {
+        lock(asked).elapsed() < FORGET_AFTER
+    }
+
+    /// Returns `true` if the last ranking is too old, and nobody works on a new one.
+    fn is_stale(&self) -> bool {
+        let is_fresh = lock(&self.done).is_some_and(|(at, took)| at.elapsed() < FRESH.max(FRESH_TIMES * took));
+        !self.state.borrow().is_working && !is_fresh
     }
 }
 
@@ -127,40 +156,64 @@ impl Default for Answers {
 }
 
 impl Answers {
-    /// The answer, now or later, and since when it is worked on.
+    /// Returns the state of the ranking, which is begun unless it is there, and since when it is worked on.
     fn ask(
         &self,
         api: &Data<Api>,
         range: TimeRange,
         query: QueriesQuery,
-    ) -> Result<(Instant, watch::Receiver<Option<Answer>>), Problem> {
+    ) -> Result<(Instant, watch::Receiver<State>), Problem> {
         // However long somebody waits, it is the same question.
         let query = QueriesQuery { wait_ms: None, ..query };
-        let mut by_query = self.by_query.lock().unwrap_or_else(PoisonError::into_inner);
-        by_query.retain(|_, asked| asked.is_of_use());
-        if let Some(asked) = by_query.get(&query) {
-            return Ok((asked.at, asked.answer.clone()));
-        }
-        if by_query.len() >= MAX_ANSWERS {
+        let mut by_query = lock(&self.by_query);
+        by_query.retain(|_, asked| Asked::is_wanted(&asked.asked));
+        if by_query.len() >= MAX_ANSWERS && !by_query.contains_key(&query) {
             return Err(Problem::unavailable("too many questions at once; ask again later"));
         }
-        let (answered, answer) = watch::channel(None);
-        let at = Instant::now();
-        by_query.insert(query.clone(), Asked { at, answer: answer.clone() });
-        let api = api.clone();
-        actix_rt::spawn(async move {
-            let turn = api.answers.turn.acquire().await;
-            let answer = group(&api, range, &query).await;
-            answered.send_replace(Some((Instant::now(), answer)));
-            drop(turn);
-        });
-        Ok((at, answer))
+        let asked = by_query.entry(query.clone()).or_insert_with(Asked::new);
+        *lock(&asked.asked) = Instant::now();
+        if asked.is_stale() {
+            asked.began = Instant::now();
+            asked.state.send_modify(|state| state.is_working = true);
+            compute(api.clone(), range, query, asked);
+        }
+        Ok((asked.began, asked.state.subscribe()))
     }
 
     /// What was answered before does not hold any more.
     pub(super) fn forget(&self) {
-        self.by_query.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.by_query).clear();
     }
+}
+
+/// Computes a ranking in the background, for all who ask.
+fn compute(api: Data<Api>, range: TimeRange, query: QueriesQuery, asked: &Asked) {
+    let (wanted, done, state) = (Arc::clone(&asked.asked), Arc::clone(&asked.done), asked.state.clone());
+    actix_rt::spawn(async move {
+        let turn = api.answers.turn.acquire().await;
+        let began = Instant::now();
+        let filter = QueryFilter { failure_type: query.failure_type, strategy: query.strategy, status: query.status };
+        let partial = state.clone();
+        let publish = move |ranking: TopQueries| {
+            partial.send_modify(|state| {
+                // A whole one is better than a part of a newer one.
+                let has_whole = matches!(&state.latest, Some(Ok(latest)) if !latest.in_progress);
+                if !has_whole {
+                    state.latest = Some(Ok(Arc::new(ranking)));
+                }
+            });
+        };
+        let is_wanted = move || Asked::is_wanted(&wanted);
+        let limit = query.limit.unwrap_or(50);
+        let ranking = api.logger.reader().rank_queries(range, filter, limit, FIRST_PARTIAL, is_wanted, publish).await;
+        *lock(&done) = ranking.is_ok().then(|| (Instant::now(), began.elapsed()));
+        state.send_replace(State { latest: Some(ranking.map(Arc::new)), is_working: false });
+        drop(turn);
+    });
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is said of a failing question.

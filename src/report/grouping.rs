@@ -7,7 +7,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use super::QuestionStatus;
 use crate::attempts::ScoreDirection;
 use crate::store::marks::Mark;
-use crate::store::reader::Deadline;
 
 /// Different texts that are told apart at most; later ones are only counted.
 const MAX_TEXTS: usize = 100_000;
@@ -23,7 +22,7 @@ pub(super) const TREND: usize = 16;
 
 /// Failing questions, by their normalised text. Texts are held as hashes of their words, so that
 /// it is small whatever was asked.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Texts {
     by_hash: HashMap<u64, usize>,
     texts: Vec<TextGroup>,
@@ -47,6 +46,7 @@ pub(super) struct Asked<'r> {
     pub(super) part: usize,
 }
 
+#[derive(Clone)]
 pub(super) struct TextGroup {
     pub(super) count: u64,
     /// Different texts that are counted here.
@@ -113,8 +113,9 @@ impl Texts {
     /// those that do are compared (prefix filtering, as in Chaudhuri et al., "A Primitive Operator
     /// for Similarity Joins in Data Cleaning", 2006).
     ///
-    /// `false`: the time was over, and some groups are in parts.
-    pub(super) fn grouped(self, deadline: Deadline) -> (Vec<TextGroup>, bool) {
+    /// Takes as long as the number of texts says, which is bounded: a group that were left in parts for lack of time
+    /// would be another one in each request.
+    pub(super) fn grouped(self) -> Vec<TextGroup> {
         let mut texts = self.texts;
         // A mark holds for the group, also if the text that was marked did not fail in this time: it is
         // grouped like a text that failed, and counts for nothing.
@@ -124,14 +125,7 @@ impl Texts {
         texts.sort_by_key(|text| Reverse((text.count, text.last_seen)));
         let mut groups: Vec<TextGroup> = Vec::new();
         let mut by_rare_word: HashMap<u32, Vec<usize>> = HashMap::new();
-        let mut in_time = true;
-        for (nth, text) in texts.into_iter().enumerate() {
-            in_time &= !nth.is_multiple_of(64) || !deadline.passed();
-            // There are few marks, and a status that is missing would be wrong.
-            if !in_time && text.count > 0 {
-                groups.push(text);
-                continue;
-            }
+        for text in texts {
             let rare = rarest(&text.words);
             let mut candidates = rare.iter().filter_map(|word| by_rare_word.get(word)).flat_map(|groups| {
                 // The most frequent ones are first.
@@ -151,7 +145,7 @@ impl Texts {
         }
         groups.retain(|group| group.count > 0);
         groups.sort_by_key(|group| Reverse((group.count, group.last_seen)));
-        (groups, in_time)
+        groups
     }
 }
 
@@ -300,8 +294,7 @@ mod tests {
         for (id, query) in (0..).zip(queries) {
             texts.add(&asked(id, query));
         }
-        let (groups, all) = texts.grouped(Deadline::after(std::time::Duration::from_secs(60)));
-        assert!(all);
+        let groups = texts.grouped();
         groups.iter().map(|group| (group.count, group.texts)).collect()
     }
 
@@ -353,30 +346,13 @@ mod tests {
             texts.add(&asked(id, query));
         }
         let all = texts.texts.len();
-        let (groups, _) = texts.grouped(Deadline::after(std::time::Duration::from_secs(60)));
+        let groups = texts.grouped();
         assert!(groups.len() < all / 2, "there is something to be found");
         assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), queries.len() as u64, "nothing gets lost");
         for (nth, one) in groups.iter().enumerate() {
             let near = groups[nth + 1..].iter().find(|other| are_nearly_the_same(&one.words, &other.words));
             assert!(near.is_none(), "two groups are nearly the same");
         }
-    }
-
-    #[test]
-    fn grouping_after_its_deadline_says_so_and_loses_no_text() {
-        let mut texts = Texts::default();
-        for id in 0..200 {
-            texts.add(&asked(
-                id,
-                ["how do i reset my password", "how do i reset my password please"][usize::from(id % 2 == 0)],
-            ));
-            texts.add(&asked(id, &format!("{id}")));
-        }
-        let (groups, all) = texts.grouped(Deadline::after(std::time::Duration::ZERO));
-        assert!(!all);
-        assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 400);
-        assert_eq!(groups.len(), 202, "no text is compared with another");
-        assert!(groups.is_sorted_by_key(|group| Reverse(group.count)));
     }
 
     #[test]

@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
+use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Float, Nullable, Text};
 use serde::{Deserialize, Serialize};
 
 use super::grouping::{Asked, TREND, Texts, normalized};
 use super::rates::clipped;
-use super::scan::{Scanned, scan};
+use super::scan::{MAX_ROWS, Scanned};
 use super::{FailureReader, TimeRange, moment};
 use crate::attempts::ScoreDirection;
 use crate::clock;
@@ -30,6 +31,10 @@ pub(crate) const MAX_QUESTION_CHARACTERS: usize = 512;
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct TopQueries {
+    /// `true` if not all failures of the range were looked at: counts are lower bounds then, and groups may be missing.
+    pub partial: bool,
+    /// `true` if the rest is being looked at: the same request gets more later. Of a library call, always `false`.
+    pub in_progress: bool,
     /// The groups, the largest first.
     pub groups: Vec<QueryGroup>,
     /// What was looked at.
@@ -138,9 +143,41 @@ impl FailureReader {
         }
         let patience = self.timeout / 2;
         let run = move |conn: &mut SqliteConnection, _| {
-            top_queries(conn, range, &filter, limit, clock::now(), Deadline::after(patience))
+            let deadline = Deadline::after(patience);
+            let mut each_slice = |_: &mut SqliteConnection, _: &Ranking<'_>| Ok(deadline.passed());
+            top_queries(conn, &Wanted { range, filter: &filter, limit, now: clock::now() }, &mut each_slice)
         };
         self.pool.run(self.timeout, run).await
+    }
+
+    /// The same without haste, for several who wait. `publish` is given what there is by then, after `first` and then at
+    /// intervals that double. The work ends early if `is_wanted` says so.
+    #[cfg(feature = "http")]
+    pub(crate) async fn rank_queries(
+        &self,
+        range: TimeRange,
+        filter: QueryFilter,
+        limit: usize,
+        first: Duration,
+        is_wanted: impl Fn() -> bool + Send + 'static,
+        publish: impl Fn(TopQueries) + Send + 'static,
+    ) -> Result<TopQueries, ReadError> {
+        let run = move |conn: &mut SqliteConnection, deadline: Deadline| {
+            let (mut next, mut pause) = (Instant::now() + first, first);
+            let mut each_slice = |conn: &mut SqliteConnection, ranking: &Ranking<'_>| {
+                if !is_wanted() {
+                    return Err(ReadError::TimedOut);
+                }
+                if Instant::now() >= next {
+                    publish(TopQueries { in_progress: true, ..ranking.so_far(conn)? });
+                    pause *= 2;
+                    next = Instant::now() + pause;
+                }
+                Ok(deadline.passed())
+            };
+            top_queries(conn, &Wanted { range, filter: &filter, limit, now: clock::now() }, &mut each_slice)
+        };
+        self.pool.run(LONGEST_RANKING, run).await
     }
 }
 
@@ -151,8 +188,15 @@ impl QueryFilter {
     }
 }
 
+/// Failures that one statement reads. Between two, others get a turn, and those who wait get what there is.
+const SLICE: u64 = 20_000;
+/// Longest time of a ranking that several wait for.
+#[cfg(feature = "http")]
+const LONGEST_RANKING: Duration = Duration::from_secs(120);
+
 const QUERIES: &str = "SELECT id, created_at, failure_type, retrieval_strategy, query_text, top_score \
-     FROM memory_retrieval_failures WHERE created_at >= ?1 AND created_at < ?2 ORDER BY created_at DESC, id DESC";
+     FROM memory_retrieval_failures WHERE created_at >= ?1 AND (created_at, id) < (?2, ?3) \
+     ORDER BY created_at DESC, id DESC LIMIT ?4";
 const QUERY_TEXT: &str = "SELECT query_text FROM memory_retrieval_failures WHERE id = ?1";
 
 #[derive(QueryableByName)]
@@ -171,30 +215,50 @@ struct QueryRow {
     top_score: Option<f32>,
 }
 
-fn top_queries(
-    conn: &mut SqliteConnection,
+/// What is ranked.
+struct Wanted<'a> {
     range: TimeRange,
-    filter: &QueryFilter,
+    filter: &'a QueryFilter,
     limit: usize,
     now: i64,
-    deadline: Deadline,
+}
+
+/// A ranking, as far as failures were read.
+struct Ranking<'a> {
+    wanted: &'a Wanted<'a>,
+    texts: Texts,
+    scanned: Scanned,
+}
+
+/// Reads the failures of the range slice by slice, the newest first. `each_slice` ends the reading by returning `true`.
+fn top_queries(
+    conn: &mut SqliteConnection,
+    wanted: &Wanted<'_>,
+    each_slice: &mut dyn FnMut(&mut SqliteConnection, &Ranking<'_>) -> Result<bool, ReadError>,
 ) -> Result<TopQueries, ReadError> {
+    let Wanted { range, filter, now, .. } = *wanted;
     // Failures are kept for less time than attempts: there is a first one.
     let parts = clipped(conn, range, now)?;
     let directions: HashMap<String, ScoreDirection> = attempts::settings(conn)?
         .into_iter()
         .map(|settings| (settings.strategy.to_string(), settings.direction.unwrap_or_default()))
         .collect();
-    let mut texts = Texts::new(marks::all(conn)?);
-    let mut scanned = scan(
-        conn,
-        QUERIES,
-        range,
-        deadline,
-        |row: &QueryRow| row.created_at,
-        |row| {
+    let scanned = Scanned { range, failures: 0, complete: false };
+    let mut ranking = Ranking { wanted, texts: Texts::new(marks::all(conn)?), scanned };
+    let mut end = (range.end(clock::now()), i64::MIN);
+    loop {
+        let rows = diesel::sql_query(QUERIES)
+            .bind::<BigInt, _>(range.from)
+            .bind::<BigInt, _>(end.0)
+            .bind::<BigInt, _>(end.1)
+            .bind::<BigInt, _>(i64::try_from(SLICE).unwrap_or(i64::MAX))
+            .load_iter::<QueryRow, DefaultLoadingMode>(conn)?;
+        let mut read = 0;
+        for row in rows {
+            let row = row?;
+            (read, end) = (read + 1, (row.created_at, row.id));
             if filter.lets_through(&row) {
-                texts.add(&Asked {
+                ranking.texts.add(&Asked {
                     id: row.id,
                     at: row.created_at,
                     text: &row.query_text,
@@ -203,36 +267,55 @@ fn top_queries(
                     part: part_of(parts, row.created_at),
                 });
             }
-        },
-    )?;
-    let ungrouped = texts.ungrouped;
-    let mut groups = Vec::new();
-    let (groups_found, all) = texts.grouped(deadline);
-    scanned.complete &= all;
-    let wanted = groups_found.into_iter().filter(|group| filter.status.is_none_or(|wanted| group.status().0 == wanted));
-    for group in wanted.take(limit) {
-        #[derive(QueryableByName)]
-        struct Example {
-            #[diesel(sql_type = Text)]
-            query_text: String,
         }
-        let example = diesel::sql_query(QUERY_TEXT).bind::<BigInt, _>(group.newest_id);
-        let Some(Example { query_text }) = example.get_result(conn).optional()? else { continue };
-        let (status, reopened) = group.status();
-        groups.push(QueryGroup {
-            key: normalized(&query_text),
-            example: query_text,
-            count: group.count,
-            texts: group.texts,
-            first_seen: moment(group.first_seen),
-            last_seen: moment(group.last_seen),
-            best_score: group.best_score,
-            trend: group.trend,
-            status,
-            reopened,
-        });
+        ranking.scanned.failures += read;
+        if read < SLICE {
+            ranking.scanned.complete = true;
+            break;
+        }
+        ranking.scanned.range.from = end.0;
+        if ranking.scanned.failures >= MAX_ROWS || each_slice(conn, &ranking)? {
+            break;
+        }
     }
-    Ok(TopQueries { groups, scanned, ungrouped })
+    if ranking.scanned.complete {
+        ranking.scanned.range.from = range.from;
+    }
+    ranking.so_far(conn)
+}
+
+impl Ranking<'_> {
+    /// Groups what was read.
+    fn so_far(&self, conn: &mut SqliteConnection) -> Result<TopQueries, ReadError> {
+        let Wanted { filter, limit, .. } = *self.wanted;
+        let found = self.texts.clone().grouped();
+        let mut groups = Vec::new();
+        let wanted = found.into_iter().filter(|group| filter.status.is_none_or(|wanted| group.status().0 == wanted));
+        for group in wanted.take(limit) {
+            #[derive(QueryableByName)]
+            struct Example {
+                #[diesel(sql_type = Text)]
+                query_text: String,
+            }
+            let example = diesel::sql_query(QUERY_TEXT).bind::<BigInt, _>(group.newest_id);
+            let Some(Example { query_text }) = example.get_result(conn).optional()? else { continue };
+            let (status, reopened) = group.status();
+            groups.push(QueryGroup {
+                key: normalized(&query_text),
+                example: query_text,
+                count: group.count,
+                texts: group.texts,
+                first_seen: moment(group.first_seen),
+                last_seen: moment(group.last_seen),
+                best_score: group.best_score,
+                trend: group.trend,
+                status,
+                reopened,
+            });
+        }
+        let (partial, ungrouped) = (!self.scanned.complete, self.texts.ungrouped);
+        Ok(TopQueries { partial, in_progress: false, groups, scanned: self.scanned, ungrouped })
+    }
 }
 
 /// In which of the parts of `range` a moment is.
@@ -270,13 +353,56 @@ mod tests {
             ))
             .execute(&mut conn)
             .unwrap();
-            let late = Deadline::after(std::time::Duration::ZERO);
-            let TopQueries { groups, scanned, .. } =
-                top_queries(&mut conn, TimeRange::all(), &QueryFilter::default(), 10, 10_000, late).unwrap();
+            let filter = QueryFilter::default();
+            let wanted = Wanted { range: TimeRange::all(), filter: &filter, limit: 10, now: 10_000 };
+            let TopQueries { partial, groups, scanned, .. } =
+                top_queries(&mut conn, &wanted, &mut |_, _| Ok(true)).unwrap();
+            assert_eq!(partial, !scanned.complete);
             (groups.first().map(|group| group.count), scanned.failures, scanned.complete)
         };
-        // All rows are read, and there is no time to compare them.
-        assert_eq!(ranked(10), (Some(10), 10, false));
-        assert_eq!(ranked(2000), (Some(1024), 1024, false));
+        assert_eq!(ranked(10), (Some(10), 10, true));
+        assert_eq!(ranked(19_989), (Some(19_999), 19_999, true));
+        assert_eq!(ranked(1), (Some(20_000), 20_000, false));
+    }
+
+    #[test]
+    fn parts_of_a_ranking_are_lower_bounds_and_the_whole_is_the_same_each_time() {
+        let mut conn = migrated();
+        // Frequent and rare texts, in groups with others that are similar, over the whole range.
+        diesel::sql_query(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 70000) \
+             INSERT INTO memory_retrieval_failures (event_id, failure_type, retrieval_strategy, query_text, query_len, \
+             created_at) SELECT randomblob(16), 'no_hit', 's', 'how do i reset password number ' || (n * n % 97) || \
+             CASE n % 3 WHEN 0 THEN ' please' ELSE '' END, 1, n / 5 FROM n",
+        )
+        .execute(&mut conn)
+        .unwrap();
+        let filter = QueryFilter::default();
+        let wanted = Wanted { range: TimeRange::all(), filter: &filter, limit: 1000, now: 100_000 };
+        let counts = |ranking: &TopQueries| -> HashMap<String, u64> {
+            ranking.groups.iter().map(|group| (group.key.clone(), group.count)).collect()
+        };
+        let mut parts = Vec::new();
+        let whole = top_queries(&mut conn, &wanted, &mut |conn, ranking| {
+            parts.push(ranking.so_far(conn)?);
+            Ok(false)
+        })
+        .unwrap();
+        assert_eq!((whole.partial, whole.scanned.failures, parts.len()), (false, 70_000, 3));
+        assert_eq!(whole.groups.iter().map(|group| group.count).sum::<u64>(), 70_000);
+        for (part, nth) in parts.iter().zip(1..) {
+            assert!(part.partial && part.scanned.failures == nth * SLICE, "{:?}", part.scanned);
+            let of_part: u64 = part.groups.iter().map(|group| group.count).sum();
+            assert_eq!(of_part, part.scanned.failures);
+            assert!(part.groups[0].count <= whole.groups[0].count);
+        }
+        for _ in 0..3 {
+            let again = top_queries(&mut conn, &wanted, &mut |_, _| Ok(false)).unwrap();
+            assert_eq!(counts(&again), counts(&whole));
+            assert_eq!(again.groups, whole.groups, "also in their order");
+        }
+        // A ranking that nobody wants ends.
+        let ended = top_queries(&mut conn, &wanted, &mut |_, _| Err(ReadError::TimedOut));
+        assert!(matches!(ended, Err(ReadError::TimedOut)));
     }
 }

@@ -13,7 +13,7 @@ use crate::error::ReadError;
 use crate::store::reader::Deadline;
 
 /// Failures that one question looks at, at most.
-const MAX_ROWS: u64 = 1_000_000;
+pub(super) const MAX_ROWS: u64 = 1_000_000;
 /// How often the deadline is looked at.
 const ROWS_PER_LOOK: u64 = 1024;
 

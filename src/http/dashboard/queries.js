@@ -39,6 +39,8 @@ export function mount(root) {
       progress.textContent = "";
       announce(`${answer.groups.length} groups of questions are shown`);
       renew(list, shown(answer, now));
+      // The service looks at the rest: this page gets it by itself.
+      if (answer.in_progress) setTimeout(() => signal.aborted || again().catch(() => {}), 1500);
     },
     close() {},
   };
@@ -55,7 +57,7 @@ export function mount(root) {
     ];
   }
 
-  function shown({ groups, scanned, ungrouped }, now) {
+  function shown({ partial, in_progress, groups, scanned, ungrouped }, now) {
     if (groups.length === 0) {
       const filtered = now.status || now.type || now.strategy;
       const away = h("a", { href: state.link({ status: null, type: null, strategy: null }) }, "Take the filters away");
@@ -65,13 +67,17 @@ export function mount(root) {
     const about = [`${format.number(scanned.failures)} failures were looked at`,
       !scanned.complete && [", the newest: since ", format.time(scanned.range.from, { withYear: true })],
       ungrouped > 0 && `; ${format.number(ungrouped)} with rarer texts are left out`].filter(Boolean);
+    const notice = partial && h("p", { class: "notice", role: "status" },
+      `At least: the newest ${format.number(scanned.failures)} failures, since `, format.time(scanned.range.from, { withYear: true }),
+      in_progress ? ". The rest is being counted." : ".");
     return [
+      notice,
       table("Groups of failing questions, the largest first", [
         { name: "question", class: "grow" }, { name: "failures", numeric: true }, { name: "wordings", numeric: true, wide: true, title: "Different texts, apart from case and punctuation" },
         { name: "trend", wide: true }, { name: "best score", numeric: true, wide: true }, { name: "last seen", wide: true }, { name: "status" },
       ], groups.map((group) => ({ attributes: { "data-key": group.key }, cells: cells(group) }))),
       h("p", { class: "hint" }, about),
-    ];
+    ].filter(Boolean);
   }
 
   function cells(group) {
