@@ -229,6 +229,22 @@ fn one_failure_rate_is_said_everywhere() {
             None => assert_eq!(check, "5 failures were logged, and no attempts: there is no rate\n"),
         }
     }
+    // The counts themselves.
+    let counts = stats(&mut command(&db, &["export", "--attempts"]));
+    for (strategy, [alone, successes, failed, cancelled]) in STRATEGIES {
+        let of = |outcome: &str, name: &str| {
+            let counts =
+                counts.iter().filter(|count| count["retrieval_strategy"] == strategy && count["outcome"] == outcome);
+            counts.map(|count| count[name].as_u64().unwrap()).sum::<u64>()
+        };
+        assert_eq!(
+            [of("success", "attempts"), of("timeout", "attempts"), of("cancelled", "attempts")],
+            [successes, failed, cancelled]
+        );
+        assert_eq!((of("no_hit", "attempts"), of("no_hit", "unobserved")), (alone, alone));
+    }
+    let csv = command(&db, &["export", "--attempts", "--csv"]).output().unwrap();
+    assert!(csv.stdout.starts_with(b"day,retrieval_strategy,outcome,attempts,unobserved,latency_p50_ms"));
     // After a restart, with nothing but failures in the metrics of the new process.
     service.signal("TERM");
     drop(service);

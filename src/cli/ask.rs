@@ -15,7 +15,7 @@ use super::settings::Settings;
 use super::source::{NotOpened, Service, Source, When, value};
 use super::{Failure, Style, Target};
 use crate::record::RetrievalFailureType;
-use crate::report::{ExportFormat, FailureFilter, FailureReader, PageRequest, QueryFilter, QuestionStatus};
+use crate::report::{ExportFormat, FailureFilter, FailureReader, PageRequest, QueryFilter, QuestionStatus, TimeRange};
 
 /// How soon to look again for new failures.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -551,11 +551,31 @@ pub(super) struct Export {
     /// Begin CSV with a byte order mark, for Excel
     #[arg(long, requires = "csv")]
     bom: bool,
+    /// The counts of attempts instead of failures: one line for each day, strategy and outcome. From a file only
+    #[arg(long, conflicts_with_all = ["url", "failure_type", "strategy", "conversation", "text", "bom"])]
+    attempts: bool,
 }
+
+const ATTEMPTS: [Column; 8] = [
+    column("day", "/day", Kind::Text),
+    column("retrieval_strategy", "/retrieval_strategy", Kind::Text),
+    column("outcome", "/outcome", Kind::Text),
+    column("attempts", "/attempts", Kind::Number),
+    column("unobserved", "/unobserved", Kind::Number),
+    column("latency_p50_ms", "/latency_ms/p50", Kind::Number),
+    column("latency_p95_ms", "/latency_ms/p95", Kind::Number),
+    column("latency_p99_ms", "/latency_ms/p99", Kind::Number),
+];
 
 pub(super) async fn export(settings: &Settings, export: &Export) -> Result<(), Failure> {
     let format = if export.csv { ExportFormat::Csv } else { ExportFormat::JsonLines };
     match Source::new(settings, &export.target)? {
+        Source::File(reader) if export.attempts => {
+            let counts = reader.attempt_counts(export.when.range()?.unwrap_or(TimeRange::all())).await?;
+            let counts = value(&counts)?;
+            let format = if export.csv { Format::Csv } else { Format::Jsonl };
+            return write(format, &counts, counts.as_array().map(Vec::as_slice).unwrap_or_default(), &ATTEMPTS);
+        }
         Source::File(reader) => {
             let mut chunks = reader.export(export.which.filter(Some(&export.when))?, format);
             if export.bom {

@@ -2,6 +2,7 @@
 
 mod calibration;
 mod conversations;
+mod counts;
 mod export;
 mod failures;
 mod grouping;
@@ -19,6 +20,7 @@ use serde::{Serialize, Serializer};
 
 pub use calibration::{Calibration, CurvePoint, ScoreBucket};
 pub use conversations::{Conversation, Conversations};
+pub use counts::AttemptCount;
 #[cfg(feature = "cli")]
 pub(crate) use export::guarded;
 #[cfg(feature = "cli")]

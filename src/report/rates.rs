@@ -498,7 +498,7 @@ impl Counts {
 }
 
 impl Latency {
-    fn of(sketch: &Sketch) -> Option<Self> {
+    pub(super) fn of(sketch: &Sketch) -> Option<Self> {
         let percentile = |percent| sketch.percentile(percent);
         Some(Self { p50: percentile(50)?, p95: percentile(95)?, p99: percentile(99)? })
     }
