@@ -489,7 +489,6 @@ impl Shared {
     }
 
     /// Size of the database file; 0 in memory.
-    #[cfg(feature = "http")]
     pub(crate) fn database_bytes(&self) -> u64 {
         self.readers.path().and_then(|path| std::fs::metadata(path).ok()).map_or(0, |file| file.len())
     }

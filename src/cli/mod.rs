@@ -84,7 +84,7 @@ enum Command {
 /// What is asked: a database file, or a service.
 #[derive(Args)]
 struct Target {
-    /// Ask or feed a running service instead of the database file, as http://127.0.0.1:4318 or https://fl.example
+    /// Ask or feed a running service instead of the database file, as http://127.0.0.1:4318; https:// works, too
     #[arg(long)]
     url: Option<String>,
     /// File with the service's token (the same as the service's --token-file)

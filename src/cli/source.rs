@@ -94,9 +94,9 @@ impl Service {
             .map_err(|error| Failure::Usage(format!("--url {}: {error}", self.url)))?;
         // Whoever reads may mark, too.
         let Tokens { read, ingest, delete } = &self.tokens;
-        let token = match request.get_method() {
-            &awc::http::Method::POST => ingest.as_ref().or(read.as_ref()),
-            &awc::http::Method::DELETE => delete.as_ref(),
+        let token = match *request.get_method() {
+            awc::http::Method::POST => ingest.as_ref().or(read.as_ref()),
+            awc::http::Method::DELETE => delete.as_ref(),
             _ => read.as_ref().or(ingest.as_ref()),
         };
         if let Some(token) = token {

@@ -44,30 +44,42 @@ impl FailureReader {
     }
 }
 
+/// Attempts of one day, on their way out.
+struct Counted {
+    outcome: OutcomeKind,
+    attempts: u64,
+    unobserved: u64,
+    latency: Sketch,
+}
+
 fn attempt_counts(conn: &mut SqliteConnection, range: TimeRange) -> QueryResult<Vec<AttemptCount>> {
     let day = Resolution::Day;
     let (from, to) = (day.floor(range.from), day.ceil(range.end(clock::now()).min(i64::MAX - day.span())));
-    let mut days: BTreeMap<(i64, String, u8), (OutcomeKind, u64, u64, Sketch)> = BTreeMap::new();
+    let mut days: BTreeMap<(i64, String, u8), Counted> = BTreeMap::new();
     let mut add = |cell: ReadCell| {
         let key = (day.floor(cell.started_at), cell.strategy.clone(), cell.kind as u8);
-        let (_, attempts, unobserved, latency) =
-            days.entry(key).or_insert_with(|| (cell.kind, 0, 0, Sketch::default()));
-        *attempts += cell.attempts;
-        *unobserved += cell.unobserved;
+        let counted = days.entry(key).or_insert_with(|| Counted {
+            outcome: cell.kind,
+            attempts: 0,
+            unobserved: 0,
+            latency: Sketch::default(),
+        });
+        counted.attempts += cell.attempts;
+        counted.unobserved += cell.unobserved;
         if let Some(measured) = cell.latency() {
-            latency.merge(&measured);
+            counted.latency.merge(&measured);
         }
         true
     };
     attempts::read(conn, Span { resolution: day, from, to }, true, &mut add)?;
     attempts::read_recent(conn, from, to, &mut add)?;
-    let count = |((at, retrieval_strategy, _), (outcome, attempts, unobserved, latency))| AttemptCount {
+    let count = |((at, retrieval_strategy, _), counted): ((i64, String, u8), Counted)| AttemptCount {
         day: moment(at),
         retrieval_strategy,
-        outcome,
-        attempts,
-        unobserved,
-        latency_ms: Latency::of(&latency),
+        outcome: counted.outcome,
+        attempts: counted.attempts,
+        unobserved: counted.unobserved,
+        latency_ms: Latency::of(&counted.latency),
     };
     Ok(days.into_iter().map(count).collect())
 }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
+#[cfg(feature = "http")]
+use std::time::{Duration, Instant};
 
 use diesel::connection::DefaultLoadingMode;
 use diesel::prelude::*;

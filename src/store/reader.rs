@@ -191,7 +191,6 @@ impl ReadPool {
     }
 
     /// Where the database is, if it is a file.
-    #[cfg(feature = "http")]
     pub(crate) fn path(&self) -> Option<&Path> {
         self.inner.source.as_ref()?.path()
     }
