@@ -487,6 +487,24 @@ impl Attempts {
         }
     }
 
+    /// Counts attempts of another log.
+    #[cfg(feature = "cli")]
+    pub(crate) fn add_counts(&self, strategy: &str, kind: OutcomeKind, at: i64, observed: u64, unobserved: u64) {
+        if unobserved > 0 {
+            let mut counting = self.unobserved();
+            let key = CellKey::new(at, counting.series(strategy).id, kind);
+            let counts = Counts { attempts: unobserved, unobserved, latency_ms: None, top_score: None };
+            *counting.pending.totals.entry((key.series, kind)).or_default() += unobserved;
+            counting.pending.cells.add(key, &counts);
+        }
+        if observed > 0 {
+            let series = self.series(&BoundedText::from(strategy));
+            if let Some(inbox) = self.inbox.get() {
+                inbox.add_many(CellKey::new(at, series.id, kind), observed);
+            }
+        }
+    }
+
     /// Puts samples into their cells, so that the inbox is empty again.
     pub(crate) fn collect(&self) {
         if let Some(inbox) = self.inbox.get() {

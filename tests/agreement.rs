@@ -245,6 +245,23 @@ fn one_failure_rate_is_said_everywhere() {
     }
     let csv = command(&db, &["export", "--attempts", "--csv"]).output().unwrap();
     assert!(csv.stdout.starts_with(b"day,retrieval_strategy,outcome,attempts,unobserved,latency_p50_ms"));
+    // And back: failures and counts make the same log, in both formats.
+    for csv in [&[][..], &["--csv"]] {
+        let copy = TestDb::new();
+        for (wanted, flags) in [(&[][..], &["--without-counts"][..]), (&["--attempts"], &[])] {
+            let exported = command(&db, &[&["export"][..], wanted, csv].concat()).output().unwrap().stdout;
+            let mut ingest = command(&copy, &[&["ingest"][..], flags].concat());
+            let mut child = ingest.stdin(std::process::Stdio::piped()).spawn().unwrap();
+            std::io::Write::write_all(&mut child.stdin.take().unwrap(), &exported).unwrap();
+            assert!(child.wait().unwrap().success());
+        }
+        let count = |count: &Value| {
+            ["day", "retrieval_strategy", "outcome", "attempts", "unobserved"].map(|name| count[name].clone())
+        };
+        let copied = stats(&mut command(&copy, &["export", "--attempts"]));
+        assert_eq!(copied.iter().map(count).collect::<Vec<_>>(), counts.iter().map(count).collect::<Vec<_>>());
+        assert_eq!(copy.rows(), db.rows());
+    }
     // After a restart, with nothing but failures in the metrics of the new process.
     service.signal("TERM");
     drop(service);

@@ -119,6 +119,17 @@ impl Inbox {
         });
     }
 
+    /// Counts attempts that were counted elsewhere before, without their latencies and scores.
+    #[cfg(feature = "cli")]
+    pub(super) fn add_many(&self, key: CellKey, attempts: u64) {
+        self.with_free_list(|list, waiting| {
+            if !waiting.sealed {
+                *waiting.spilled.entry(key).or_default() += attempts;
+                list.count_many(attempts);
+            }
+        });
+    }
+
     /// Gives `each` everything that waits: samples, and numbers of attempts without one. `spare` is empty, before and
     /// afterwards.
     pub(super) fn drain(&self, spare: &mut Vec<Sample>, mut each: impl FnMut(CellKey, Drained)) {
@@ -164,9 +175,14 @@ impl Inbox {
 impl List {
     /// Behind the lock, so that nothing is added in between.
     fn count(&self) {
+        self.count_many(1);
+    }
+
+    #[inline]
+    fn count_many(&self, attempts: u64) {
         let counted = self.counted.load(Ordering::Relaxed);
         // Released, so that a thread that sees an attempt persisted sees it counted.
-        self.counted.store(counted + 1, Ordering::Release);
+        self.counted.store(counted + attempts, Ordering::Release);
     }
 }
 

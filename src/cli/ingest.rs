@@ -26,6 +26,7 @@ use super::source::{Posted, Sent, Service};
 use super::{Failure, Target};
 use crate::actor::FailureLogger;
 use crate::handle::LoggerHandle;
+use crate::http::wire::counts::CountLine;
 use crate::http::wire::lines::{Line, Lines, separator};
 use crate::http::wire::{RejectReason, Rejected, Sent as Record};
 use crate::http::{DEFAULT_MAX_LINE_BYTES, parse_span};
@@ -65,6 +66,9 @@ pub(super) struct Ingest {
     /// End with exit code 3 when nothing could be sent or stored for so long, as 10m [default: never]
     #[arg(long, value_name = "SPAN")]
     give_up_after: Option<String>,
+    /// Store failures without counting them as attempts: their counts come from `export --attempts`
+    #[arg(long, conflicts_with = "url")]
+    without_counts: bool,
 }
 
 pub(super) async fn ingest(settings: &Settings, ingest: &Ingest) -> Result<(), Failure> {
@@ -79,6 +83,7 @@ pub(super) async fn ingest(settings: &Settings, ingest: &Ingest) -> Result<(), F
     let stop = Stop::listen()?;
     let mut input = Input::open()?;
     let mut feed = Feed::new(sink, give_up_after)?;
+    feed.without_counts = ingest.without_counts;
     let fed = feed.run(&mut input, &stop).await;
     let stored = match &feed.sink {
         Sink::Logger(logger) => feed.stored.saturating_sub(logger.shutdown().await?.stats.dropped.rejected),
@@ -207,6 +212,8 @@ struct Feed {
     post: Vec<u8>,
     /// Their numbers.
     numbers: VecDeque<u64>,
+    /// Failures are stored only.
+    without_counts: bool,
     /// Unknown fields, and in how many records one was ignored.
     ignored: (BTreeSet<String>, u64),
     /// When the first of them came.
@@ -230,6 +237,7 @@ impl Feed {
             sink,
             lines: Lines::new(MAX_LINE_BYTES).or_csv(),
             names: None,
+            without_counts: false,
             ignored: (BTreeSet::new(), 0),
             post: Vec::new(),
             numbers: VecDeque::new(),
@@ -292,6 +300,17 @@ impl Feed {
             self.refuse(number, &format_args!("a line has {MAX_LINE_BYTES} bytes at most"));
             return Ok(());
         };
+        if let Some(counts) = self.read_counts(&text) {
+            match (counts, &self.sink) {
+                (Ok(counts), Sink::Logger(logger)) => {
+                    counts.add(logger);
+                    self.stored += 1;
+                }
+                (Ok(_), Sink::Service(_)) => self.refuse(number, &"counts are read into a file only: --db"),
+                (Err(rejected), _) => self.refuse(number, &rejected.text),
+            }
+            return Ok(());
+        }
         let read = if self.lines.are_csv() { self.read_csv(&text) } else { read_json(&text).map(Some) };
         let (record, json) = match read {
             Ok(Some(read)) => read,
@@ -320,6 +339,18 @@ impl Feed {
             self.send(stop).await?;
         }
         Ok(())
+    }
+
+    /// Reads a line of `export --attempts`. `None`: it is another one.
+    fn read_counts(&self, text: &[u8]) -> Option<Result<CountLine, Rejected>> {
+        if !self.lines.are_csv() {
+            return CountLine::from_json(text);
+        }
+        let (names, separator) = self.names.as_ref().filter(|(names, _)| names.iter().any(|name| name == "day"))?;
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).delimiter(*separator).from_reader(text);
+        let mut cells = csv::StringRecord::new();
+        reader.read_record(&mut cells).ok()?;
+        CountLine::from_csv(names, &cells)
     }
 
     /// Reads a record of CSV. `None`: it is the line of names.
@@ -361,7 +392,8 @@ impl Feed {
     async fn log(&mut self, line: u64, record: &Record, stop: &Stop) -> Result<(), Stopped> {
         loop {
             let Sink::Logger(logger) = &self.sink else { return Ok(()) };
-            let reason = match record.offer(logger) {
+            let offered = if self.without_counts { record.offer_uncounted(logger) } else { record.offer(logger) };
+            let reason = match offered {
                 Ok(()) => {
                     self.stored += 1;
                     self.waiting.over(&self.bar);

@@ -1,6 +1,8 @@
 //! A failure or an attempt as its sender writes it. What can be understood is accepted; what cannot is rejected with
 //! the field, its value and what is accepted. The table of cases is in docs/api.md.
 
+#[cfg(feature = "cli")]
+pub(crate) mod counts;
 pub(crate) mod lines;
 mod moment;
 mod repair;
@@ -207,15 +209,7 @@ impl Sent {
     /// because its sender retries it.
     pub(crate) fn offer(&self, logger: &LoggerHandle) -> Result<(), DropReason> {
         match self.kind {
-            SentKind::Failure(failure) => {
-                let unmeasured = Unmeasured {
-                    turn_index: self.turn_index.is_none(),
-                    result_count: self.result_count.is_none(),
-                    latency_ms: self.latency.is_none(),
-                };
-                let origin = Origin { is_observed: false, event_id: self.event_id, unmeasured };
-                logger.offer(self.record(failure), self.created_at, origin)
-            }
+            SentKind::Failure(failure) => self.offer_failure(logger, failure, false),
             SentKind::Attempt(kind) => self.offer_attempt(logger, kind),
         }
     }
@@ -270,6 +264,33 @@ impl Sent {
             outcome = outcome.query_len(size(length));
         }
         monitor.offer(outcome, self.event_id)
+    }
+
+    /// Logs a failure that is counted elsewhere, and nothing else.
+    #[cfg(feature = "cli")]
+    pub(crate) fn offer_uncounted(&self, logger: &LoggerHandle) -> Result<(), DropReason> {
+        match self.kind {
+            SentKind::Failure(failure) => self.offer_failure(logger, failure, true),
+            SentKind::Attempt(kind) => match kind.failure() {
+                Some(failure) => self.offer_failure(logger, failure, true),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn offer_failure(
+        &self,
+        logger: &LoggerHandle,
+        failure: RetrievalFailureType,
+        is_observed: bool,
+    ) -> Result<(), DropReason> {
+        let unmeasured = Unmeasured {
+            turn_index: self.turn_index.is_none(),
+            result_count: self.result_count.is_none(),
+            latency_ms: self.latency.is_none(),
+        };
+        let origin = Origin { is_observed, event_id: self.event_id, unmeasured };
+        logger.offer(self.record(failure), self.created_at, origin)
     }
 
     /// Returns the reason for which the retention in force rejects it.

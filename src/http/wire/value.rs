@@ -155,6 +155,11 @@ impl<'a> Value<'a> {
         }
     }
 
+    #[cfg(feature = "cli")]
+    pub(super) fn text_ref(&self) -> Option<&str> {
+        self.written()
+    }
+
     /// The text of a number, or of a string that may be one.
     fn written(&self) -> Option<&str> {
         match self {
