@@ -57,7 +57,8 @@ through() {
     printf '%s: page, tokens, 30,000 lines, stream\n' "$name"
 }
 
-nginx=8443 caddy=9443 prometheus=9191
+# Of their own, as far as that can be.
+nginx=$((20000 + RANDOM % 10000)) caddy=$((30000 + RANDOM % 10000)) prometheus=$((40000 + RANDOM % 10000))
 sed "s#listen 443 ssl#listen 127.0.0.1:$nginx ssl#; s#/etc/ssl/fl.example.pem#$folder/cert.pem#; s#127.0.0.1:4318#$service#
     s#/etc/ssl/fl.example.key#$folder/key.pem#; s#^events {}#events {} pid $folder/nginx.pid; error_log $folder/nginx.log;#
     s#^http {#http { access_log off; client_body_temp_path $folder/a; proxy_temp_path $folder/b; fastcgi_temp_path $folder/c; uwsgi_temp_path $folder/d; scgi_temp_path $folder/e;#" \
