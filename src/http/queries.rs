@@ -23,7 +23,7 @@ use crate::report::{QueryFilter, QuestionStatus, TimeRange, TopQueries};
 
 /// Age at which a ranking is computed once more, and so many times as long as that took.
 const FRESH: Duration = Duration::from_secs(2);
-const FRESH_TIMES: u32 = 4;
+const FRESH_TIMES: u32 = 10;
 /// Time without a request after which a ranking is dropped, or its computation given up.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Time after which the first partial ranking is there.

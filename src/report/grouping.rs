@@ -42,12 +42,15 @@ pub(super) struct Asked<'r> {
     pub(super) text: &'r str,
     pub(super) score: Option<f32>,
     pub(super) direction: ScoreDirection,
-    /// To which part of the trend it belongs.
-    pub(super) part: usize,
+    /// To which part of the trend it belongs. `None`: it is not counted, and only says which texts are frequent.
+    pub(super) part: Option<usize>,
 }
 
 #[derive(Clone)]
 pub(super) struct TextGroup {
+    /// Failures of the whole log with the text, and the moment of the newest: groups are made by these, so that they are
+    /// the same ones whichever failures are counted.
+    weight: (u64, i64),
     pub(super) count: u64,
     /// Different texts that are counted here.
     pub(super) texts: u64,
@@ -78,16 +81,17 @@ impl Texts {
         let at = match self.by_hash.get(&hash) {
             Some(at) => *at,
             None if self.texts.len() == MAX_TEXTS => {
-                self.ungrouped += 1;
+                self.ungrouped += u64::from(asked.part.is_some());
                 return;
             }
             None => {
                 self.texts.push(TextGroup {
+                    weight: (0, asked.at),
                     count: 0,
-                    texts: 1,
+                    texts: 0,
                     newest_id: asked.id,
-                    first_seen: asked.at,
-                    last_seen: asked.at,
+                    first_seen: i64::MAX,
+                    last_seen: i64::MIN,
                     best_score: None,
                     direction: asked.direction,
                     trend: [0; TREND],
@@ -99,9 +103,13 @@ impl Texts {
             }
         };
         let Some(group) = self.texts.get_mut(at) else { return };
+        group.weight.0 += 1;
+        let Some(part) = asked.part else { return };
         group.count += 1;
-        group.first_seen = asked.at;
-        if let Some(failures) = group.trend.get_mut(asked.part) {
+        group.texts = 1;
+        group.first_seen = group.first_seen.min(asked.at);
+        group.last_seen = group.last_seen.max(asked.at);
+        if let Some(failures) = group.trend.get_mut(part) {
             *failures += 1;
         }
         group.best_score = better(asked.direction, group.best_score, asked.score);
@@ -122,7 +130,7 @@ impl Texts {
         let marked = self.marks.into_iter().filter(|(hash, _)| !self.by_hash.contains_key(hash));
         texts.extend(marked.map(|(_, (mark, words))| TextGroup::marked(mark, words)));
         rank_words(&mut texts);
-        texts.sort_by_key(|text| Reverse((text.count, text.last_seen)));
+        texts.sort_by_key(|text| Reverse(text.weight));
         let mut groups: Vec<TextGroup> = Vec::new();
         let mut by_rare_word: HashMap<u32, Vec<usize>> = HashMap::new();
         for text in texts {
@@ -177,6 +185,7 @@ impl TextGroup {
     /// A text that was marked, and did not fail.
     fn marked(mark: MarkedLast, words: Box<[u32]>) -> Self {
         Self {
+            weight: (0, i64::MIN),
             count: 0,
             texts: 0,
             newest_id: 0,
@@ -286,7 +295,7 @@ mod tests {
     use super::*;
 
     fn asked(id: i64, text: &str) -> Asked<'_> {
-        Asked { id, at: -id, text, score: None, direction: ScoreDirection::default(), part: 0 }
+        Asked { id, at: -id, text, score: None, direction: ScoreDirection::default(), part: Some(0) }
     }
 
     fn groups(queries: &[&str]) -> Vec<(u64, u64)> {

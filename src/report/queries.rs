@@ -197,8 +197,8 @@ const SLICE: u64 = 20_000;
 const LONGEST_RANKING: Duration = Duration::from_secs(120);
 
 const QUERIES: &str = "SELECT id, created_at, failure_type, retrieval_strategy, query_text, top_score \
-     FROM memory_retrieval_failures WHERE created_at >= ?1 AND (created_at, id) < (?2, ?3) \
-     ORDER BY created_at DESC, id DESC LIMIT ?4";
+     FROM memory_retrieval_failures WHERE (created_at, id) < (?1, ?2) \
+     ORDER BY created_at DESC, id DESC LIMIT ?3";
 const QUERY_TEXT: &str = "SELECT query_text FROM memory_retrieval_failures WHERE id = ?1";
 
 #[derive(QueryableByName)]
@@ -232,7 +232,10 @@ struct Ranking<'a> {
     scanned: Scanned,
 }
 
-/// Reads the failures of the range slice by slice, the newest first. `each_slice` ends the reading by returning `true`.
+/// Reads the log slice by slice, the newest failures first. `each_slice` ends the reading by returning `true`.
+///
+/// Failures outside of the range are read as well: groups are made of the whole log, so that they are the same ones in
+/// every range, and none shrinks when the range grows.
 fn top_queries(
     conn: &mut SqliteConnection,
     wanted: &Wanted<'_>,
@@ -247,10 +250,11 @@ fn top_queries(
         .collect();
     let scanned = Scanned { range, failures: 0, complete: false };
     let mut ranking = Ranking { wanted, texts: Texts::new(marks::all(conn)?), scanned };
-    let mut end = (range.end(clock::now()), i64::MIN);
+    let range_end = range.end(clock::now());
+    let mut end = (i64::MAX, i64::MAX);
+    let mut all = 0;
     loop {
         let rows = diesel::sql_query(QUERIES)
-            .bind::<BigInt, _>(range.from)
             .bind::<BigInt, _>(end.0)
             .bind::<BigInt, _>(end.1)
             .bind::<BigInt, _>(i64::try_from(SLICE).unwrap_or(i64::MAX))
@@ -259,30 +263,34 @@ fn top_queries(
         for row in rows {
             let row = row?;
             (read, end) = (read + 1, (row.created_at, row.id));
-            if filter.lets_through(&row) {
-                ranking.texts.add(&Asked {
-                    id: row.id,
-                    at: row.created_at,
-                    text: &row.query_text,
-                    score: row.top_score,
-                    direction: directions.get(&row.retrieval_strategy).copied().unwrap_or_default(),
-                    part: part_of(parts, row.created_at),
-                });
-            }
+            let is_in_range = (range.from..range_end).contains(&row.created_at);
+            ranking.scanned.failures += u64::from(is_in_range);
+            let is_counted = is_in_range && filter.lets_through(&row);
+            ranking.texts.add(&Asked {
+                id: row.id,
+                at: row.created_at,
+                text: &row.query_text,
+                score: row.top_score,
+                direction: directions.get(&row.retrieval_strategy).copied().unwrap_or_default(),
+                part: is_counted.then(|| part_of(parts, row.created_at)),
+            });
         }
-        ranking.scanned.failures += read;
+        all += read;
         if read < SLICE {
             ranking.scanned.complete = true;
             break;
         }
-        ranking.scanned.range.from = end.0;
-        if ranking.scanned.failures >= MAX_ROWS || each_slice(conn, &ranking)? {
+        if all >= MAX_ROWS {
+            // Nothing of the range is missing if it begins later.
+            ranking.scanned.complete = range.from > end.0;
+            break;
+        }
+        ranking.scanned.range.from = range.from.max(end.0);
+        if each_slice(conn, &ranking)? {
             break;
         }
     }
-    if ranking.scanned.complete {
-        ranking.scanned.range.from = range.from;
-    }
+    ranking.scanned.range.from = if ranking.scanned.complete { range.from } else { range.from.max(end.0) };
     ranking.so_far(conn)
 }
 
@@ -337,7 +345,7 @@ mod tests {
     fn every_statement_uses_the_index_that_was_meant() {
         let mut conn = migrated();
         let by_time = "SEARCH memory_retrieval_failures USING INDEX memory_retrieval_failures_created_at \
-             (created_at>? AND created_at<?)";
+             (created_at<?)";
         assert_eq!(plan(&mut conn, QUERIES), [by_time]);
         let by_id = "SEARCH memory_retrieval_failures USING INTEGER PRIMARY KEY (rowid=?)";
         assert_eq!(plan(&mut conn, QUERY_TEXT), [by_id]);
@@ -406,5 +414,41 @@ mod tests {
         // A ranking that nobody wants ends.
         let ended = top_queries(&mut conn, &wanted, &mut |_, _| Err(ReadError::TimedOut));
         assert!(matches!(ended, Err(ReadError::TimedOut)));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+        #[test]
+        fn groups_are_the_same_in_every_range_and_none_shrinks_when_it_grows(
+            rows in proptest::collection::vec((0_i64..1000, "[a-d]( [a-f]){2,6}"), 1..120),
+            cuts in proptest::collection::vec(0_i64..1000, 3),
+        ) {
+            let mut conn = migrated();
+            for (at, text) in &rows {
+                diesel::sql_query(
+                    "INSERT INTO memory_retrieval_failures (event_id, failure_type, retrieval_strategy, query_text, \
+                     query_len, created_at) VALUES (randomblob(16), 'no_hit', 's', ?, 1, ?)",
+                )
+                .bind::<Text, _>(text)
+                .bind::<BigInt, _>(at)
+                .execute(&mut conn)
+                .unwrap();
+            }
+            let mut cuts = cuts;
+            cuts.sort_unstable_by(|one, other| other.cmp(one));
+            let mut before: HashMap<String, u64> = HashMap::new();
+            for from in cuts.into_iter().chain([0]) {
+                let (filter, range) = (QueryFilter::default(), TimeRange { from, to: 1000, until_now: false });
+                let wanted = Wanted { range, filter: &filter, limit: 1000, now: 1000 };
+                let ranking = top_queries(&mut conn, &wanted, &mut |_, _| Ok(false)).unwrap();
+                let counts: HashMap<String, u64> =
+                    ranking.groups.iter().map(|group| (group.key.clone(), group.count)).collect();
+                proptest::prop_assert_eq!(counts.values().sum::<u64>(), rows.iter().filter(|(at, _)| *at >= from).count() as u64);
+                for (key, count) in &before {
+                    proptest::prop_assert!(counts.get(key) >= Some(count), "{} from {}", key, from);
+                }
+                before = counts;
+            }
+        }
     }
 }
