@@ -549,3 +549,17 @@ async fn all_who_ask_for_a_ranking_get_the_same_whole_one() {
     let body = service.get("/v1/queries?since=1h").send().await.unwrap().body().await.unwrap();
     assert!(body.starts_with(b"{\"partial\":false,"));
 }
+
+#[actix_web::test]
+async fn application_ends_its_tail_streams_before_it_stops_its_server() {
+    use futures_util::StreamExt as _;
+
+    let options = HttpOptions::default();
+    let service = Service::new(options.clone());
+    let mut stream = service.get("/v1/tail").send().await.unwrap();
+    assert!(stream.next().await.unwrap().unwrap().starts_with(b"id:"), "it is open");
+    options.end_streams();
+    while let Some(piece) = stream.next().await {
+        piece.unwrap();
+    }
+}

@@ -115,6 +115,15 @@ impl Texts {
         group.best_score = better(asked.direction, group.best_score, asked.score);
     }
 
+    /// Each text by itself, the most frequent first: the group that it belongs to has as many failures at least, whatever
+    /// else there is.
+    pub(super) fn by_themselves(self) -> Vec<TextGroup> {
+        let mut texts = self.texts;
+        texts.retain(|text| text.count > 0);
+        texts.sort_by_key(|text| Reverse((text.count, text.last_seen)));
+        texts
+    }
+
     /// Adds texts that are nearly the same to a more frequent one of them; the largest first.
     ///
     /// Two sets of words that have enough in common share one of the rarest words of each, so only
