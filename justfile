@@ -11,6 +11,7 @@ fmt:
 check:
     cargo fmt --check
     cargo clippy --all-targets --all-features -- --deny warnings
+    cargo clippy --package failure-logger --all-targets -- --deny warnings
     RUSTDOCFLAGS="--deny warnings" cargo doc --no-deps --all-features
 
 # The tests, then those that inject faults.

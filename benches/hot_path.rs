@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use failure_logger::{
-    BoundedText, FailureLogger, LoggerConfig, LoggerHandle, RetrievalFailureRecord, RetrievalFailureType,
+    BoundedText, FailureLogger, LoggerConfig, LoggerHandle, RetrievalFailureRecord,
+    RetrievalFailureType,
 };
 
 fn record() -> RetrievalFailureRecord {
@@ -21,7 +22,8 @@ fn log(c: &mut Criterion) {
     let config = |name: &str| LoggerConfig::new(folder.path().join(name).to_str().expect("UTF-8"));
 
     let free = FailureLogger::spawn(config("free.db").buffer_capacity(1 << 20)).expect("spawn");
-    let full = FailureLogger::spawn(config("full.db").buffer_capacity(1).batch_size(1)).expect("spawn");
+    let full =
+        FailureLogger::spawn(config("full.db").buffer_capacity(1).batch_size(1)).expect("spawn");
     let lock = lock(folder.path().join("full.db").to_str().expect("UTF-8"));
     full.log(record());
     let disabled = LoggerHandle::disabled();
@@ -39,8 +41,12 @@ fn log(c: &mut Criterion) {
             BatchSize::PerIteration,
         );
     });
-    group.bench_function("full buffer", |b| b.iter_batched(record, |record| full.log(record), BatchSize::SmallInput));
-    group.bench_function("disabled", |b| b.iter_batched(record, |record| disabled.log(record), BatchSize::SmallInput));
+    group.bench_function("full buffer", |b| {
+        b.iter_batched(record, |record| full.log(record), BatchSize::SmallInput)
+    });
+    group.bench_function("disabled", |b| {
+        b.iter_batched(record, |record| disabled.log(record), BatchSize::SmallInput)
+    });
     group.finish();
     drop(lock);
 }
@@ -50,20 +56,28 @@ fn lock(db: &str) -> diesel::SqliteConnection {
     use diesel::Connection as _;
     use diesel::connection::SimpleConnection as _;
     let mut conn = diesel::SqliteConnection::establish(db).expect("connect");
-    conn.batch_execute("PRAGMA busy_timeout = 10000; BEGIN IMMEDIATE").expect("lock");
+    conn.batch_execute("PRAGMA busy_timeout = 10000; BEGIN IMMEDIATE")
+        .expect("lock");
     conn
 }
 
 fn bounded_text(c: &mut Criterion) {
     let mut group = c.benchmark_group("BoundedText<512>");
     for (name, text) in [
-        ("short", "how do I configure the retention window?".to_owned()),
+        (
+            "short",
+            "how do I configure the retention window?".to_owned(),
+        ),
         ("1 MB", "x".repeat(1 << 20)),
         ("four-byte characters that fit", "🦀".repeat(400)),
         ("four-byte characters, cut", "🦀".repeat(1000)),
     ] {
         group.bench_function(name, |b| {
-            b.iter_batched(|| text.clone(), |text| BoundedText::<512>::from(black_box(text)), BatchSize::SmallInput);
+            b.iter_batched(
+                || text.clone(),
+                |text| BoundedText::<512>::from(black_box(text)),
+                BatchSize::SmallInput,
+            );
         });
     }
     group.finish();

@@ -66,7 +66,7 @@ wrk.headers["Content-Type"] = "application/json"
 LUA
 
 # One address asks more here than many do elsewhere.
-"$binary" --db failures.db --listen 127.0.0.1:0 --set max_questions_per_second=0 --set log_level=warn \
+"$binary" --db failures.db --listen 127.0.0.1:0 --set max_reads_per_second=0 --set log_level=warn \
     > listening 2> log &
 service=$!
 until grep -q '^listening on ' listening; do

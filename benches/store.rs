@@ -23,7 +23,9 @@ fn flush(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let db = folder.path().join("flush.db");
     // No batch is ever complete, so that only the request flushes.
-    let config = LoggerConfig::new(db.to_str().expect("UTF-8")).batch_size(8192).flush_interval(NEVER);
+    let config = LoggerConfig::new(db.to_str().expect("UTF-8"))
+        .batch_size(8192)
+        .flush_interval(NEVER);
     let logger = FailureLogger::spawn(config).expect("spawn");
     let mut group = c.benchmark_group("flush");
     for rows in [1, 64, 256, 1024] {
@@ -48,7 +50,9 @@ fn flush(c: &mut Criterion) {
 
 fn purge(c: &mut Criterion) {
     let mut group = c.benchmark_group("purge");
-    group.sample_size(10).throughput(Throughput::Elements(OLD_ROWS));
+    group
+        .sample_size(10)
+        .throughput(Throughput::Elements(OLD_ROWS));
     group.bench_function(BenchmarkId::from_parameter(OLD_ROWS), |b| {
         b.iter_custom(|iterations| (0..iterations).map(|_| purge_once()).sum());
     });

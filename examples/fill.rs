@@ -34,11 +34,16 @@ const MINUTES_PER_FLUSH: u64 = 100;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
     // What is old is not to be purged while it is being made.
-    let config = LoggerConfig::new(&args.db).buffer_capacity(BUFFER).retention_days(0);
+    let config = LoggerConfig::new(&args.db)
+        .buffer_capacity(BUFFER)
+        .retention_days(0);
     let logger = FailureLogger::spawn(config)?;
-    let monitors = ["semantic", "bm25", "graph", "hybrid"].map(|name| logger.strategy(name).confidence_threshold(0.35));
+    let monitors = ["semantic", "bm25", "graph", "hybrid"]
+        .map(|name| logger.strategy(name).confidence_threshold(0.35));
     let bar = ProgressBar::new(args.failures);
-    bar.set_style(ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} failures, {per_sec}, {eta} left")?);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:40} {human_pos}/{human_len} failures, {per_sec}, {eta} left",
+    )?);
 
     let span = Duration::from_secs(args.days * 24 * 60 * 60);
     let begin = SystemTime::now() - span;
@@ -50,7 +55,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         fail(monitor, at, &mut random);
         for _ in 0..args.successes {
             let latency = Duration::from_micros(2000 + random.below(30_000));
-            monitor.record(Outcome::success(latency).top_score(0.35 + random.share() * 0.6).at(at));
+            monitor.record(
+                Outcome::success(latency)
+                    .top_score(0.35 + random.share() * 0.6)
+                    .at(at),
+            );
         }
         if nth % failures_per_flush == 0 {
             logger.flush().await?;
@@ -78,17 +87,29 @@ fn fail(monitor: &StrategyMonitor, at: SystemTime, random: &mut Random) {
         4..8 => Outcome::failure(RetrievalFailureType::LowConfidence, &query, latency)
             .top_score(random.share() * 0.35)
             .result_count(3),
-        8 => Outcome::failure(RetrievalFailureType::Timeout, &query, Duration::from_millis(500)),
-        _ => Outcome::failure(RetrievalFailureType::Error, &query, latency).error(&"connection refused"),
+        8 => Outcome::failure(
+            RetrievalFailureType::Timeout,
+            &query,
+            Duration::from_millis(500),
+        ),
+        _ => Outcome::failure(RetrievalFailureType::Error, &query, latency)
+            .error(&"connection refused"),
     };
     monitor.record(outcome.at(at));
 }
 
 /// One of some hundred thousand, some far more often than others.
 fn question(random: &mut Random) -> String {
-    const ASKED: [&str; 5] = ["how do i configure", "where is", "what is the limit of", "why does", "who owns"];
+    const ASKED: [&str; 5] = [
+        "how do i configure",
+        "where is",
+        "what is the limit of",
+        "why does",
+        "who owns",
+    ];
     // The product of two shares favours the small numbers.
-    let often = |random: &mut Random, among: u64| (random.share() * random.share() * among as f32) as u64;
+    let often =
+        |random: &mut Random, among: u64| (random.share() * random.share() * among as f32) as u64;
     let asked = ASKED[often(random, 5) as usize];
     format!(
         "{asked} the feature {} of product {} for tenant {}",

@@ -1,7 +1,7 @@
 //! A complete search service that records its failed searches.
 //!
-//! It serves BM25 full-text search (SQLite's FTS5) over HTTP. A monitor counts every search, and logs
-//! those that found nothing, found nothing good, took too long or broke:
+//! It serves BM25 full-text search (SQLite's FTS5) over HTTP. A monitor counts every search, and
+//! logs those that found nothing, found nothing good, took too long or broke:
 //!
 //! ```text
 //! cargo run --release --example search_app
@@ -9,7 +9,8 @@
 //! ```
 //!
 //! With `--queries FILE` it sends itself all queries of a file, then tells which ones failed, and
-//! which threshold would be right; with `--judgements FILE`, also how well it foretold a bad answer.
+//! which threshold would be right; with `--judgements FILE`, also how well it foretold a bad
+//! answer.
 
 use std::collections::{BTreeSet, HashSet};
 use std::error::Error;
@@ -27,9 +28,10 @@ use clap::Parser;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, Pool};
 use diesel::sql_types::{Float, Text};
+use failure_logger::monitor::{Scored, Timeout, TimeoutOr};
 use failure_logger::{
     FailureFilter, FailureLogger, LoggerConfig, LoggerHandle, PageRequest, RetrievalFailureRecord,
-    RetrievalFailureType, Scored, StrategyMonitor, TimeRange, Timeout, TimeoutOr,
+    RetrievalFailureType, StrategyMonitor, TimeRange,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -84,7 +86,10 @@ struct Args {
 #[actix_web::main]
 async fn main() -> ExitCode {
     // The logger warns through `tracing`, for example when its database cannot be written.
-    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .init();
     match run(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -95,7 +100,11 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<()> {
-    let questions = args.queries.as_deref().map(json_lines::<Question>).transpose()?;
+    let questions = args
+        .queries
+        .as_deref()
+        .map(json_lines::<Question>)
+        .transpose()?;
     let relevant = args.judgements.as_deref().map(judgements).transpose()?;
     let documents = documents(&args.corpus)?;
     let index = SearchIndex::build(&documents)?;
@@ -107,7 +116,11 @@ async fn run(args: Args) -> Result<()> {
     let logger = FailureLogger::spawn(LoggerConfig::new(&args.db))?;
     // The only clone of the address: each one enlarges the logger's mailbox.
     let reports = logger.addr().clone().recipient();
-    let watcher = LatencyWatcher { slow_ms: args.slow_ms, reports }.start();
+    let watcher = LatencyWatcher {
+        slow_ms: args.slow_ms,
+        reports,
+    }
+    .start();
 
     // Built once, for the factory below runs in every worker.
     let app = web::Data::new(SearchApp {
@@ -123,8 +136,13 @@ async fn run(args: Args) -> Result<()> {
     let listen = args.listen.unwrap_or((Ipv4Addr::LOCALHOST, port).into());
     let server = HttpServer::new(move || App::new().app_data(app.clone()).service(search))
         .bind(listen)
-        .map_err(|error| format!("cannot listen on {listen}: {error}; choose another address with --listen"))?;
-    let url = format!("http://{}/search", server.addrs().first().unwrap_or(&listen));
+        .map_err(|error| {
+            format!("cannot listen on {listen}: {error}; choose another address with --listen")
+        })?;
+    let url = format!(
+        "http://{}/search",
+        server.addrs().first().unwrap_or(&listen)
+    );
     println!("{} documents are searchable at {url}; try", documents.len());
     println!("    curl '{url}?q=how+are+failures+recorded'\n");
 
@@ -153,7 +171,11 @@ async fn run(args: Args) -> Result<()> {
 
 /// Sends each question to the server, one after the other. If it is known which documents are
 /// relevant, tells how well a failure foretold that none of them was found.
-async fn ask(url: &str, questions: &[Question], relevant: Option<&HashSet<(String, String)>>) -> Result<()> {
+async fn ask(
+    url: &str,
+    questions: &[Question],
+    relevant: Option<&HashSet<(String, String)>>,
+) -> Result<()> {
     // The server has a timeout itself, and what it says about that is an answer too.
     let client = awc::Client::builder().disable_timeout().finish();
     let mut refused = 0;
@@ -161,21 +183,30 @@ async fn ask(url: &str, questions: &[Question], relevant: Option<&HashSet<(Strin
     let mut answers = [[0_u32; 2]; 2];
     for Question { id, query } in questions {
         let request = client.get(url).query(&[("q", query)])?;
-        let mut answer = request.send().await.map_err(|error| format!("no answer to {query:?}: {error}"))?;
+        let mut answer = request
+            .send()
+            .await
+            .map_err(|error| format!("no answer to {query:?}: {error}"))?;
         // Read to its end, so that the connection serves the next question.
         let body = answer.body().limit(MAX_ANSWER_BYTES).await?;
         if answer.status().is_client_error() {
             refused += 1;
         } else if let Some(relevant) = relevant {
             let SearchAnswer { outcome, hits, .. } = serde_json::from_slice(&body)?;
-            let found = hits.iter().any(|hit| relevant.contains(&(id.clone(), hit.id.clone())));
+            let found = hits
+                .iter()
+                .any(|hit| relevant.contains(&(id.clone(), hit.id.clone())));
             answers[usize::from(outcome != "success")][usize::from(found)] += 1;
         }
     }
-    println!("asked {} questions, {refused} of them refused as invalid", questions.len());
+    println!(
+        "asked {} questions, {refused} of them refused as invalid",
+        questions.len()
+    );
     if relevant.is_some() {
         println!("\nquestions            a relevant document in the first {MAX_HITS}    none");
-        for (name, [without, with]) in [("that succeeded", answers[0]), ("that failed", answers[1])] {
+        for (name, [without, with]) in [("that succeeded", answers[0]), ("that failed", answers[1])]
+        {
             println!("    {name:<14}    {with:>34}    {without:>4}");
         }
     }
@@ -209,11 +240,16 @@ async fn search(app: web::Data<SearchApp>, request: web::Query<SearchRequest>) -
     let query = request.into_inner().q;
     // A mistake of the client is no failure of the search.
     if query.trim().is_empty() || query.len() > MAX_QUERY_BYTES {
-        return HttpResponse::BadRequest().body(format!("expected ?q= with 1 to {MAX_QUERY_BYTES} bytes of text\n"));
+        return HttpResponse::BadRequest().body(format!(
+            "expected ?q= with 1 to {MAX_QUERY_BYTES} bytes of text\n"
+        ));
     }
     let started = Instant::now();
     // Counts the search, and logs it if it fails.
-    let found = app.monitor.observe(&query, find(app.clone(), query.clone())).await;
+    let found = app
+        .monitor
+        .observe(&query, find(app.clone(), query.clone()))
+        .await;
     let latency_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
 
     let (status, outcome, hits) = match found {
@@ -230,7 +266,11 @@ async fn search(app: web::Data<SearchApp>, request: web::Query<SearchRequest>) -
             ..RetrievalFailureRecord::new(RetrievalFailureType::Timeout, SLOW_STRATEGY, &query)
         }));
     }
-    HttpResponse::build(status).json(SearchAnswer { outcome: outcome.into(), latency_ms, hits })
+    HttpResponse::build(status).json(SearchAnswer {
+        outcome: outcome.into(),
+        latency_ms,
+        hits,
+    })
 }
 
 /// Searches on a thread that may block. It goes on if nobody waits any more.
@@ -271,7 +311,10 @@ impl Handler<Searched> for LatencyWatcher {
         if record.latency_ms < self.slow_ms {
             return;
         }
-        let context = format!("slow: {} ms, expected under {} ms", record.latency_ms, self.slow_ms);
+        let context = format!(
+            "slow: {} ms, expected under {} ms",
+            record.latency_ms, self.slow_ms
+        );
         record.error_context = Some(context.into());
         if let Err(error) = self.reports.try_send(record) {
             tracing::warn!(%error, "a slow search was not reported");
@@ -322,7 +365,8 @@ impl SearchIndex {
         let pool = Pool::builder().max_size(MAX_SEARCHES).build(manager)?;
         pool.get()?.transaction(|conn| {
             diesel::sql_query(
-                "CREATE VIRTUAL TABLE documents USING fts5 (id UNINDEXED, title, text, tokenize = 'porter unicode61')",
+                "CREATE VIRTUAL TABLE documents USING fts5 (id UNINDEXED, title, text, tokenize = \
+                 'porter unicode61')",
             )
             .execute(conn)?;
             for Document { id, title, text } in documents {
@@ -345,7 +389,8 @@ impl SearchIndex {
         }
         // FTS5 ranks by bm25(), where lower is better.
         let hits = diesel::sql_query(format!(
-            "SELECT id, title, -rank AS score FROM documents WHERE documents MATCH ? ORDER BY rank LIMIT {MAX_HITS}"
+            "SELECT id, title, -rank AS score FROM documents WHERE documents MATCH ? ORDER BY \
+             rank LIMIT {MAX_HITS}"
         ))
         .bind::<Text, _>(expression)
         .load(&mut self.pool.get()?)?;
@@ -357,8 +402,15 @@ impl SearchIndex {
 /// once, for repeating it must not raise the score. Empty if there is no word.
 fn fts5_expression(query: &str) -> String {
     let query = query.to_lowercase();
-    let words: BTreeSet<&str> = query.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" OR ")
+    let words: BTreeSet<&str> = query
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect();
+    words
+        .iter()
+        .map(|word| format!("\"{word}\""))
+        .collect::<Vec<_>>()
+        .join(" OR ")
 }
 
 #[derive(Deserialize)]
@@ -394,16 +446,26 @@ fn documents(corpus: &Path) -> Result<Vec<Document>> {
         documents = json_lines(corpus)?;
     }
     if documents.is_empty() {
-        return Err(format!("no documents in {}; choose others with --corpus", corpus.display()).into());
+        return Err(format!(
+            "no documents in {}; choose others with --corpus",
+            corpus.display()
+        )
+        .into());
     }
     Ok(documents)
 }
 
 fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let parse = |(nth, line)| {
-        serde_json::from_str(line).map_err(|error| format!("{}, line {}: {error}", path.display(), nth + 1).into())
+        serde_json::from_str(line)
+            .map_err(|error| format!("{}, line {}: {error}", path.display(), nth + 1).into())
     };
-    read(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
+    read(path)?
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(parse)
+        .collect()
 }
 
 fn read_folder(root: &Path, folder: &Path, documents: &mut Vec<Document>) -> Result<()> {
@@ -445,38 +507,64 @@ fn sections(name: &str, text: &str, markdown: bool) -> Vec<Document> {
 
 /// What is no text counts as text with some strange characters.
 fn read(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let bytes =
+        fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Prints what is known of this run.
 async fn summarize(logger: &LoggerHandle, run: TimeRange, args: &Args) -> Result<()> {
     let reader = logger.reader();
-    let page =
-        reader.list(FailureFilter { range: Some(run), ..FailureFilter::default() }, PageRequest::newest(1000)).await?;
+    let page = reader
+        .list(
+            FailureFilter {
+                range: Some(run),
+                ..FailureFilter::default()
+            },
+            PageRequest::newest(1000),
+        )
+        .await?;
     println!("\nfailed searches by type, in {}:", args.db);
     if page.failures.is_empty() {
         println!("    none");
     }
     for failure_type in RetrievalFailureType::ALL {
-        let count = page.failures.iter().filter(|failure| failure.failure_type == failure_type).count();
+        let count = page
+            .failures
+            .iter()
+            .filter(|failure| failure.failure_type == failure_type)
+            .count();
         if count > 0 {
             println!("{count:>8}  {failure_type}");
         }
     }
     let mut worst = page.failures;
     worst.retain(|failure| {
-        matches!(failure.failure_type, RetrievalFailureType::NoHit | RetrievalFailureType::LowConfidence)
+        matches!(
+            failure.failure_type,
+            RetrievalFailureType::NoHit | RetrievalFailureType::LowConfidence
+        )
     });
     // Those without a hit have no score.
-    worst.sort_by(|one, other| one.top_score.partial_cmp(&other.top_score).unwrap_or(std::cmp::Ordering::Equal));
+    worst.sort_by(|one, other| {
+        one.top_score
+            .partial_cmp(&other.top_score)
+            .unwrap_or(std::cmp::Ordering::Equal)
+    });
     if !worst.is_empty() {
         println!("\nworst queries, with their best score:");
     }
     for failure in worst.iter().take(WORST) {
-        let score = failure.top_score.map_or_else(|| "no hit".to_owned(), |score| format!("{score:.2}"));
+        let score = failure
+            .top_score
+            .map_or_else(|| "no hit".to_owned(), |score| format!("{score:.2}"));
         // Users' text may contain what a terminal takes for commands.
-        let query: String = failure.query_text.chars().take(100).flat_map(char::escape_debug).collect();
+        let query: String = failure
+            .query_text
+            .chars()
+            .take(100)
+            .flat_map(char::escape_debug)
+            .collect();
         println!("{score:>8}  {query}");
     }
 
@@ -492,7 +580,10 @@ async fn summarize(logger: &LoggerHandle, run: TimeRange, args: &Args) -> Result
     }
     for threshold in &args.predict {
         if let Some(rate) = calibration.failure_rate_at(*threshold) {
-            println!("    at {threshold}, {:.1} % would have failed", 100.0 * rate);
+            println!(
+                "    at {threshold}, {:.1} % would have failed",
+                100.0 * rate
+            );
         }
     }
     for rate in [0.01, 0.05, 0.1] {

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use failure_logger::config::{DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY};
+use failure_logger::report::QueryFilter;
 use failure_logger::{
-    DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY, FailureFilter, FailureLogger, FailureReader, LogOutcome, LoggerConfig,
-    LoggerHandle, PageRequest, QueryFilter, RetrievalFailureRecord, RetrievalFailureType, TimeRange,
+    FailureFilter, FailureLogger, FailureReader, LogOutcome, LoggerConfig, LoggerHandle,
+    PageRequest, RetrievalFailureRecord, RetrievalFailureType, TimeRange,
 };
 
 #[derive(Parser)]
@@ -45,7 +47,8 @@ enum Workload {
         #[arg(long, default_value_t = 100_000)]
         n: u64,
     },
-    /// Send `n` records to the actor's mailbox, of which 200 wait at most: what one `try_send` costs.
+    /// Send `n` records to the actor's mailbox, of which 200 wait at most: what one `try_send`
+    /// costs.
     Send {
         #[arg(long, default_value_t = 100_000)]
         n: u64,
@@ -94,7 +97,10 @@ enum Workload {
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
-    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .init();
     let capacity = match args.workload {
         // Up to a million at a time: what lies beyond waits for the writer.
         Workload::Saturate { threads, n } => ((threads * n) as usize + 1).min(1 << 20),
@@ -108,7 +114,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Workload::Read { n } = args.workload {
         return read(&db, n).await;
     }
-    let logger = FailureLogger::spawn(LoggerConfig::new(&db).buffer_capacity(capacity).batch_size(args.batch))?;
+    let logger = FailureLogger::spawn(
+        LoggerConfig::new(&db)
+            .buffer_capacity(capacity)
+            .batch_size(args.batch),
+    )?;
     match args.workload {
         Workload::Latency { rate, n, threads } => latency(&logger, rate, n, threads),
         Workload::Saturate { threads, n } => saturate(&logger, threads, n),
@@ -124,7 +134,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             logger.flush().await?;
             let spent = start.elapsed();
             let rows = logger.shutdown().await?.stats.persisted;
-            println!("workload=drain n={n} persisted={rows} rows_per_s={:.0}", rows as f64 / spent.as_secs_f64());
+            println!(
+                "workload=drain n={n} persisted={rows} rows_per_s={:.0}",
+                rows as f64 / spent.as_secs_f64()
+            );
         }
         Workload::Offered { rate, seconds } => {
             // After a second, when everything has its size.
@@ -134,7 +147,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let growth = resident_kib() as f64 - before as f64;
             let stats = logger.shutdown().await?.stats;
             println!(
-                "workload=offered rate={rate} seconds={seconds} sent={} persisted={} dropped={} cpu_s={:.2} resident_growth_mib={:.1}",
+                "workload=offered rate={rate} seconds={seconds} sent={} persisted={} dropped={} \
+                 cpu_s={:.2} resident_growth_mib={:.1}",
                 stats.received,
                 stats.persisted,
                 stats.dropped.total(),
@@ -180,7 +194,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let p = |q: f64| flushes[((flushes.len() - 1) as f64 * q) as usize].as_secs_f64() * 1e3;
             let stats = logger.shutdown().await?.stats;
             println!(
-                "workload=purge rate={rate} purged={} sent={} persisted={} dropped={} flush_p50_ms={:.1} flush_p99_ms={:.1} flush_max_ms={:.1}",
+                "workload=purge rate={rate} purged={} sent={} persisted={} dropped={} \
+                 flush_p50_ms={:.1} flush_p99_ms={:.1} flush_max_ms={:.1}",
                 stats.purged,
                 stats.received,
                 stats.persisted,
@@ -196,11 +211,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let _lock = diesel_lock(&db)?;
             let before = resident_kib();
             let mut held = 0_u64;
-            while logger.log(if largest { largest_record() } else { record(held) }) == LogOutcome::Queued {
+            while logger.log(if largest {
+                largest_record()
+            } else {
+                record(held)
+            }) == LogOutcome::Queued
+            {
                 held += 1;
             }
             println!(
-                "workload=full largest={largest} held={held} resident_mib={:.1} of_that_records_mib={:.1}",
+                "workload=full largest={largest} held={held} resident_mib={:.1} \
+                 of_that_records_mib={:.1}",
                 resident_kib() as f64 / 1024.0,
                 (resident_kib() - before) as f64 / 1024.0
             );
@@ -212,7 +233,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// The medians of five rounds of `n` calls, with and without `observe`.
 fn observe(logger: &LoggerHandle, n: u64) {
     let monitor = logger.strategy("semantic").confidence_threshold(0.3);
-    let retrieval = || std::future::ready(Ok::<_, std::convert::Infallible>(std::hint::black_box([0.9_f32, 0.8])));
+    let retrieval = || {
+        std::future::ready(Ok::<_, std::convert::Infallible>(std::hint::black_box([
+            0.9_f32, 0.8,
+        ])))
+    };
     let per_call = |start: Instant| start.elapsed().as_secs_f64() * 1e9 / n as f64;
     let (mut bare, mut observed) = (vec![], vec![]);
     for _ in 0..5 {
@@ -224,14 +249,18 @@ fn observe(logger: &LoggerHandle, n: u64) {
             bare.push(per_call(start));
             let start = Instant::now();
             for _ in 0..n {
-                let _ = std::hint::black_box(monitor.observe("where is the key?", retrieval()).await);
+                let _ =
+                    std::hint::black_box(monitor.observe("where is the key?", retrieval()).await);
             }
             observed.push(per_call(start));
         });
     }
     bare.sort_by(f64::total_cmp);
     observed.sort_by(f64::total_cmp);
-    println!("workload=observe n={n} bare_ns={:.1} observed_ns={:.1}", bare[2], observed[2]);
+    println!(
+        "workload=observe n={n} bare_ns={:.1} observed_ns={:.1}",
+        bare[2], observed[2]
+    );
 }
 
 /// How long each question takes over the last 30 days, and over a shorter time where they depend
@@ -249,32 +278,69 @@ async fn read(db: &str, n: usize) -> Result<(), Box<dyn std::error::Error>> {
                 spent.push(start.elapsed().as_secs_f64() * 1e3);
             }
             spent.sort_by(f64::total_cmp);
-            println!("workload=read question={} p50_ms={:.2} max_ms={:.2}", $name, spent[n / 2], spent[n - 1]);
+            println!(
+                "workload=read question={} p50_ms={:.2} max_ms={:.2}",
+                $name,
+                spent[n / 2],
+                spent[n - 1]
+            );
         }};
     }
     time!("summary", reader.summary(month));
-    time!("timeseries", reader.timeseries(month, None));
+    time!("timeseries", reader.timeseries(month, Vec::new()));
     time!("calibration", reader.calibration("semantic", month));
     time!("summary_of_a_day", reader.summary(TimeRange::last(DAY)));
-    time!("timeseries_of_a_day", reader.timeseries(TimeRange::last(DAY), None));
-    time!("list_newest", reader.list(FailureFilter::default(), PageRequest::newest(50)));
+    time!(
+        "timeseries_of_a_day",
+        reader.timeseries(TimeRange::last(DAY), Vec::new())
+    );
+    time!(
+        "list_newest",
+        reader.list(FailureFilter::default(), PageRequest::newest(50))
+    );
     // The page that lies after a share of all failures.
     for share in [0.5, 0.99] {
         let before = std::time::SystemTime::now() - (30 * DAY).mul_f64(share);
-        let cursor = format!("{}.0", before.duration_since(std::time::UNIX_EPOCH)?.as_millis()).parse()?;
-        time!("list_deep", reader.list(FailureFilter::default(), PageRequest::older_than(cursor, 50)));
+        let cursor = format!(
+            "{}.0",
+            before.duration_since(std::time::UNIX_EPOCH)?.as_millis()
+        )
+        .parse()?;
+        time!(
+            "list_deep",
+            reader.list(
+                FailureFilter::default(),
+                PageRequest::older_than(cursor, 50)
+            )
+        );
     }
-    let some = || FailureFilter { strategy: Some("graph".into()), ..FailureFilter::default() };
-    time!("list_filtered", reader.list(some(), PageRequest::newest(50)));
+    let some = || FailureFilter {
+        retrieval_strategy: vec!["graph".into()],
+        ..FailureFilter::default()
+    };
+    time!(
+        "list_filtered",
+        reader.list(some(), PageRequest::newest(50))
+    );
     // About 100,000 failures.
     let failures = reader.summary(month).await?.total.failures.max(1);
     let part = TimeRange::last((30 * DAY).mul_f64((100_000.0 / failures as f64).min(1.0)));
     let before = resident_kib();
     let top = reader.top_queries(part, QueryFilter::default(), 50).await?;
-    println!("workload=read top_queries_failures={} groups={}", top.scanned.failures, top.groups.len());
-    time!("top_queries", reader.top_queries(part, QueryFilter::default(), 50));
+    println!(
+        "workload=read top_queries_failures={} groups={}",
+        top.scanned.failures,
+        top.groups.len()
+    );
+    time!(
+        "top_queries",
+        reader.top_queries(part, QueryFilter::default(), 50)
+    );
     time!("conversations", reader.conversations(part, 50));
-    println!("workload=read top_queries_growth_mib={:.1}", (resident_kib() as f64 - before as f64) / 1024.0);
+    println!(
+        "workload=read top_queries_growth_mib={:.1}",
+        (resident_kib() as f64 - before as f64) / 1024.0
+    );
     Ok(())
 }
 
@@ -303,7 +369,10 @@ fn latency(logger: &LoggerHandle, rate: u64, n: u64, threads: u64) {
     };
     let mut nanos: Vec<u64> = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..threads).map(|_| scope.spawn(caller)).collect();
-        callers.into_iter().flat_map(|caller| caller.join().expect("caller")).collect()
+        callers
+            .into_iter()
+            .flat_map(|caller| caller.join().expect("caller"))
+            .collect()
     });
     nanos.sort_unstable();
     let p = |q: f64| nanos[((nanos.len() - 1) as f64 * q) as usize];
@@ -326,8 +395,14 @@ fn saturate(logger: &LoggerHandle, threads: u64, n: u64) {
             }
             start.elapsed()
         };
-        let callers: Vec<_> = records.into_iter().map(|records| scope.spawn(move || caller(records))).collect();
-        callers.into_iter().map(|caller| caller.join().expect("caller")).sum()
+        let callers: Vec<_> = records
+            .into_iter()
+            .map(|records| scope.spawn(move || caller(records)))
+            .collect();
+        callers
+            .into_iter()
+            .map(|caller| caller.join().expect("caller"))
+            .sum()
     });
     println!(
         "workload=saturate threads={threads} n={n} mean_ns={:.0} dropped={}",
@@ -354,7 +429,10 @@ fn send(logger: &LoggerHandle, n: u64) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    println!("workload=send n={n} mean_ns={:.0}", spent.as_nanos() as f64 / n as f64);
+    println!(
+        "workload=send n={n} mean_ns={:.0}",
+        spent.as_nanos() as f64 / n as f64
+    );
 }
 
 fn offer(logger: &LoggerHandle, rate: u64, seconds: u64) {
@@ -378,7 +456,8 @@ fn record(i: u64) -> RetrievalFailureRecord {
             RetrievalFailureType::LowConfidence
         },
         retrieval_strategy: "semantic".into(),
-        query_text: "how do I configure the retention window of the vector store for my tenant".into(),
+        query_text: "how do I configure the retention window of the vector store for my tenant"
+            .into(),
         query_len: 73,
         top_score: Some(0.21),
         confidence_threshold: Some(0.3),
@@ -400,7 +479,10 @@ fn largest_record() -> RetrievalFailureRecord {
 
 /// Time that the threads of this process have run so far.
 fn cpu_seconds() -> f64 {
-    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let threads = std::fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
     let nanos = threads.filter_map(|thread| {
         let schedstat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
         schedstat.split_whitespace().next()?.parse::<f64>().ok()
@@ -410,8 +492,14 @@ fn cpu_seconds() -> f64 {
 
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or_default()
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse().ok())
+        .unwrap_or_default()
 }
 
 fn database_bytes(db: &str) -> u64 {
@@ -426,7 +514,9 @@ fn database_bytes(db: &str) -> u64 {
 async fn make_old_rows(db: &str, rows: u64) -> Result<(), Box<dyn std::error::Error>> {
     use diesel::Connection as _;
     use diesel::connection::SimpleConnection as _;
-    FailureLogger::spawn(LoggerConfig::new(db))?.shutdown().await?;
+    FailureLogger::spawn(LoggerConfig::new(db))?
+        .shutdown()
+        .await?;
     let mut conn = diesel::SqliteConnection::establish(db)?;
     conn.batch_execute(&format!(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})

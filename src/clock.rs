@@ -11,7 +11,10 @@ pub(crate) fn now() -> i64 {
 #[cfg(target_os = "linux")]
 pub(crate) fn coarse_now() -> i64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-    let milliseconds = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);
+    let milliseconds = time
+        .tv_sec
+        .saturating_mul(1000)
+        .saturating_add(time.tv_nsec / 1_000_000);
     milliseconds.clamp(0, END_OF_TIME) + ahead()
 }
 
@@ -20,10 +23,12 @@ pub(crate) fn coarse_now() -> i64 {
     now()
 }
 
-/// What a test adds to the clock.
+/// Returns the offset that a test adds to the clock.
 #[cfg(feature = "failpoints")]
 fn ahead() -> i64 {
-    fail::fail_point!("clock-ahead-ms", |ms| ms.and_then(|ms| ms.parse().ok()).unwrap_or(0));
+    fail::fail_point!("clock-ahead-ms", |ms| ms
+        .and_then(|ms| ms.parse().ok())
+        .unwrap_or(0));
     0
 }
 
@@ -43,5 +48,7 @@ pub(crate) fn milliseconds_of(moment: SystemTime) -> i64 {
 pub(crate) fn milliseconds(duration: Duration) -> i64 {
     // Without the 128 bits of `as_millis`.
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    seconds.saturating_mul(1000).saturating_add(i64::from(duration.subsec_millis()))
+    seconds
+        .saturating_mul(1000)
+        .saturating_add(i64::from(duration.subsec_millis()))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
-use crate::record::RetrievalFailureRecord;
+use crate::model::record::RetrievalFailureRecord;
 
 /// Database file, in the current folder.
 pub const DEFAULT_DATABASE_URL: &str = "retrieval-failures.db";
@@ -18,11 +18,11 @@ pub const DEFAULT_DATABASE_URL: &str = "retrieval-failures.db";
 pub const DEFAULT_BUFFER_CAPACITY: usize = 8192;
 /// Records that are written at once, without waiting for the timer.
 pub const DEFAULT_BATCH_SIZE: usize = 256;
-/// How long a record waits at most before it is written.
+/// Longest wait of a record before it is written.
 pub const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_millis(100);
-/// Age at which rows are deleted, in days, until a logger is told otherwise.
+/// Age at which rows are deleted, in days, until a logger sets another one.
 pub const DEFAULT_RETENTION_DAYS: u32 = 90;
-/// Age at which counts of attempts are deleted, in days, until a logger is told otherwise.
+/// Age at which counts of attempts are deleted, in days, until a logger sets another one.
 pub const DEFAULT_ATTEMPTS_RETENTION_DAYS: u32 = 400;
 /// Flushes between two purges.
 pub const DEFAULT_CLEANUP_EVERY: u32 = 500;
@@ -30,10 +30,11 @@ pub const DEFAULT_CLEANUP_EVERY: u32 = 500;
 pub const DEFAULT_POOL_SIZE: u32 = 4;
 /// Strategies that are counted by themselves.
 pub const DEFAULT_MAX_STRATEGIES: usize = 64;
-/// How long a shutdown may take.
+/// Longest time of a shutdown.
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest pause between two attempts after a failure.
-pub const DEFAULT_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+pub const DEFAULT_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_secs(5));
 
 /// Part of the buffer that the mailbox has, unless it is set.
 const DEFAULT_MAILBOX_SHARE: usize = 8;
@@ -91,8 +92,8 @@ pub struct LoggerConfig {
     pub(crate) enabled: bool,
     #[serde(skip)]
     pub(crate) redactor: Option<Redactor>,
-    /// `true` if the logger deletes old rows and writes its retention to the database. Commands that only bring
-    /// something in do neither.
+    /// `true` if the logger deletes old rows and writes its retention to the database. Commands
+    /// that only bring something in do neither.
     #[serde(skip)]
     pub(crate) applies_retention: bool,
 }
@@ -101,7 +102,10 @@ impl LoggerConfig {
     /// Default settings for the database at `database_url`: a path, `sqlite:PATH`, `sqlite://PATH`,
     /// or `:memory:` for one that ends with the logger.
     pub fn new(database_url: impl Into<String>) -> Self {
-        Self { database_url: database_url.into(), ..Self::default() }
+        Self {
+            database_url: database_url.into(),
+            ..Self::default()
+        }
     }
 
     /// Defaults, overridden by the environment: `FAILURE_LOGGER_` and the name of the setting in
@@ -114,7 +118,9 @@ impl LoggerConfig {
     ///
     /// A variable that cannot be parsed.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_variables(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))
+        Self::from_variables(|name| {
+            std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())
+        })
     }
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
@@ -125,7 +131,11 @@ impl LoggerConfig {
             expected: &'static str,
         ) -> Result<(), ConfigError> {
             if let Some(value) = value {
-                *field = value.trim().parse().map_err(|_| ConfigError { setting: name, value, expected })?;
+                *field = value.trim().parse().map_err(|_| ConfigError {
+                    setting: name,
+                    value,
+                    expected,
+                })?;
             }
             Ok(())
         }
@@ -148,20 +158,52 @@ impl LoggerConfig {
         }
         let mut config = Self::default();
         read!(config.database_url, "FAILURE_LOGGER_DATABASE_URL", "a path");
-        read!(config.buffer_capacity, "FAILURE_LOGGER_BUFFER_CAPACITY", "a whole number");
-        read_optional!(config.mailbox_capacity, "FAILURE_LOGGER_MAILBOX_CAPACITY", "a whole number");
-        read!(config.batch_size, "FAILURE_LOGGER_BATCH_SIZE", "a whole number");
+        read!(
+            config.buffer_capacity,
+            "FAILURE_LOGGER_BUFFER_CAPACITY",
+            "a whole number"
+        );
+        read_optional!(
+            config.mailbox_capacity,
+            "FAILURE_LOGGER_MAILBOX_CAPACITY",
+            "a whole number"
+        );
+        read!(
+            config.batch_size,
+            "FAILURE_LOGGER_BATCH_SIZE",
+            "a whole number"
+        );
         read!(ms config.flush_interval, "FAILURE_LOGGER_FLUSH_INTERVAL_MS");
-        read_optional!(config.retention_days, "FAILURE_LOGGER_RETENTION_DAYS", "a whole number of days");
+        read_optional!(
+            config.retention_days,
+            "FAILURE_LOGGER_RETENTION_DAYS",
+            "a whole number of days"
+        );
         read_optional!(
             config.attempts_retention_days,
             "FAILURE_LOGGER_ATTEMPTS_RETENTION_DAYS",
             "a whole number of days"
         );
-        read!(config.cleanup_every, "FAILURE_LOGGER_CLEANUP_EVERY", "a whole number");
-        read!(config.pool_size, "FAILURE_LOGGER_POOL_SIZE", "a whole number");
-        read!(config.max_strategies, "FAILURE_LOGGER_MAX_STRATEGIES", "a whole number");
-        read!(config.max_database_bytes, "FAILURE_LOGGER_MAX_DATABASE_BYTES", "a number of bytes");
+        read!(
+            config.cleanup_every,
+            "FAILURE_LOGGER_CLEANUP_EVERY",
+            "a whole number"
+        );
+        read!(
+            config.pool_size,
+            "FAILURE_LOGGER_POOL_SIZE",
+            "a whole number"
+        );
+        read!(
+            config.max_strategies,
+            "FAILURE_LOGGER_MAX_STRATEGIES",
+            "a whole number"
+        );
+        read!(
+            config.max_database_bytes,
+            "FAILURE_LOGGER_MAX_DATABASE_BYTES",
+            "a number of bytes"
+        );
         read!(ms config.shutdown_timeout, "FAILURE_LOGGER_SHUTDOWN_TIMEOUT_MS");
         read!(ms config.first_backoff, "FAILURE_LOGGER_FIRST_BACKOFF_MS");
         read!(ms config.longest_backoff, "FAILURE_LOGGER_LONGEST_BACKOFF_MS");
@@ -176,10 +218,11 @@ impl LoggerConfig {
         self
     }
 
-    /// Records in the actor's mailbox at most, 1 to the buffer's capacity; `try_send` hands back more. Part of
-    /// `buffer_capacity`: once the actor's address is in use, [`log`](crate::LoggerHandle::log) and monitors leave twice
-    /// this number of places for what is sent to it, because a full mailbox is read on into the buffer. Default: an
-    /// eighth of the buffer.
+    /// Records in the actor's mailbox at most, 1 to the buffer's capacity; `try_send` hands back
+    /// more. Part of `buffer_capacity`: once the actor's address is in use,
+    /// [`log`](crate::LoggerHandle::log) and monitors leave twice this number of places for what is
+    /// sent to it, because a full mailbox is read on into the buffer. Default: an eighth of the
+    /// buffer.
     pub fn mailbox_capacity(mut self, records: usize) -> Self {
         self.mailbox_capacity = Some(records);
         self
@@ -187,7 +230,9 @@ impl LoggerConfig {
 
     /// Capacity of the mailbox while the buffer has room.
     pub(crate) fn mailbox_places(&self) -> usize {
-        self.mailbox_capacity.unwrap_or(self.buffer_capacity / DEFAULT_MAILBOX_SHARE).max(1)
+        self.mailbox_capacity
+            .unwrap_or(self.buffer_capacity / DEFAULT_MAILBOX_SHARE)
+            .max(1)
     }
 
     /// Places of the buffer that only records from the mailbox may take. One is left for a call.
@@ -202,7 +247,7 @@ impl LoggerConfig {
         self
     }
 
-    /// How long a record waits at most before it is written; 1 ms to 1 day. Default: 100 ms.
+    /// Sets the longest wait of a record before it is written; 1 ms to 1 day. Default: 100 ms.
     pub fn flush_interval(mut self, interval: Duration) -> Self {
         self.flush_interval = interval;
         self
@@ -210,23 +255,26 @@ impl LoggerConfig {
 
     /// Age at which rows are deleted, in days; 0 keeps everything.
     ///
-    /// The logger writes this to the database at its start, where every logger and command that uses the
-    /// database finds it. Default: what the database says, which is 90 until a logger says otherwise.
+    /// The logger writes this to the database at its start, where every logger and command that
+    /// uses the database finds it. Default: what the database says, which is 90 until a logger says
+    /// otherwise.
     pub fn retention_days(mut self, days: u32) -> Self {
         self.retention_days = Some(days);
         self
     }
 
     /// Age at which counts of attempts are deleted, in days; 0 keeps them. Minutes are kept for at
-    /// most 7 days and hours for at most 90, because the days include them. Kept in the database like
-    /// [`retention_days`](Self::retention_days). Default: what the database says, at first 400.
+    /// most 7 days and hours for at most 90, because the days include them. Kept in the database
+    /// like [`retention_days`](Self::retention_days). Default: what the database says, at first
+    /// 400.
     pub fn attempts_retention_days(mut self, days: u32) -> Self {
         self.attempts_retention_days = Some(days);
         self
     }
 
-    /// Makes a logger that deletes no row for its age, and leaves the retention in the database as it is.
-    #[cfg(feature = "cli")]
+    /// Makes a logger that deletes no row for its age, and leaves the retention in the database as
+    /// it is.
+    #[cfg(feature = "program")]
     pub(crate) fn without_retention(mut self) -> Self {
         self.applies_retention = false;
         self
@@ -239,11 +287,13 @@ impl LoggerConfig {
         self
     }
 
-    /// Connections to the database at most, once started, 1 to 64. They are opened as they are needed. Default: 4.
+    /// Connections to the database at most, once started, 1 to 64. They are opened as they are
+    /// needed. Default: 4.
     ///
-    /// The writer, the [reader](crate::LoggerHandle::reader) of the same logger and checkpoints share them. Readers and
-    /// checkpoints leave one to the writer. With 1 they take turns with it, and a query ends after one second, whatever
-    /// its reader's timeout. Above 4, each connection more is one for a query more at the same time.
+    /// The writer, the [reader](crate::LoggerHandle::reader) of the same logger and checkpoints
+    /// share them. Readers and checkpoints leave one to the writer. With 1 they take turns with it,
+    /// and a query ends after one second, whatever its reader's timeout. Above 4, each connection
+    /// more is one for a query more at the same time.
     ///
     /// A database in memory has one, and another one that keeps it alive and does nothing.
     pub fn pool_size(mut self, connections: u32) -> Self {
@@ -251,22 +301,24 @@ impl LoggerConfig {
         self
     }
 
-    /// Bytes of the database, at most: if it is larger, its oldest failures are deleted, however young, and the file
-    /// shrinks. Counts stay. The journal comes on top. 0: no bound. Without effect on a database in which an application
-    /// has tables. Default: 0.
+    /// Bytes of the database, at most: if it is larger, its oldest failures are deleted, however
+    /// young, and the file shrinks. Counts stay. The journal comes on top. 0: no bound. Without
+    /// effect on a database in which an application has tables. Default: 0.
     pub fn max_database_bytes(mut self, bytes: u64) -> Self {
         self.max_database_bytes = bytes;
         self
     }
 
-    /// Strategies that are counted by themselves, 1 to 1024, by the order in which they come after a start. The rest are
-    /// counted together, as `[other strategies]`; their failures keep their names in the log. Default: 64.
+    /// Strategies that are counted by themselves, 1 to 1024, by the order in which they come after
+    /// a start. The rest are counted together, as `[other strategies]`; their failures keep their
+    /// names in the log. Default: 64.
     pub fn max_strategies(mut self, strategies: usize) -> Self {
         self.max_strategies = strategies;
         self
     }
 
-    /// How long [`shutdown`](crate::LoggerHandle::shutdown) may take; 1 ms to 1 day. Default: 10 s.
+    /// Sets the longest time of [`shutdown`](crate::LoggerHandle::shutdown); 1 ms to 1 day.
+    /// Default: 10 s.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
@@ -282,15 +334,19 @@ impl LoggerConfig {
 
     /// Runs in the caller on each record before it is queued, to take out what must not be stored.
     /// If it panics, the panic is caught and the record's text is replaced. Default: none.
-    pub fn redactor(mut self, redact: impl Fn(&mut RetrievalFailureRecord) + Send + Sync + 'static) -> Self {
+    pub fn redactor(
+        mut self,
+        redact: impl Fn(&mut RetrievalFailureRecord) + Send + Sync + 'static,
+    ) -> Self {
         self.redactor = Some(Arc::new(redact));
         self
     }
 
-    /// `false`: never creates or changes the schema. A schema that is missing or too old is an error then
-    /// ([`StartError::SchemaTooOld`](crate::StartError::SchemaTooOld)); the application updates it when it wants, by
-    /// [`sqlite::run_migrations`](crate::sqlite::run_migrations). Without effect on `:memory:`, which begins empty.
-    /// Default: `true`, the logger updates the schema when it opens the database.
+    /// `false`: never creates or changes the schema. A schema that is missing or too old is an
+    /// error then ([`StartError::SchemaTooOld`](crate::StartError::SchemaTooOld)); the application
+    /// updates it when it wants, by [`sqlite::run_migrations`](crate::sqlite::run_migrations).
+    /// Without effect on `:memory:`, which begins empty. Default: `true`, the logger updates the
+    /// schema when it opens the database.
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;
         self
@@ -311,18 +367,34 @@ impl LoggerConfig {
     /// Checks every setting but the `database_url`.
     pub(crate) fn validate_without_url(&self) -> Result<(), ConfigError> {
         let refuse = |setting, value: &dyn fmt::Display, expected| {
-            Err(ConfigError { setting, value: value.to_string(), expected })
+            Err(ConfigError {
+                setting,
+                value: value.to_string(),
+                expected,
+            })
         };
         if !BUFFER_CAPACITY.contains(&self.buffer_capacity) {
-            return refuse("buffer_capacity", &self.buffer_capacity, "1 to 1048576 records");
+            return refuse(
+                "buffer_capacity",
+                &self.buffer_capacity,
+                "1 to 1048576 records",
+            );
         }
         if let Some(records) = self.mailbox_capacity
             && !(1..=self.buffer_capacity).contains(&records)
         {
-            return refuse("mailbox_capacity", &records, "1 record to the buffer_capacity");
+            return refuse(
+                "mailbox_capacity",
+                &records,
+                "1 record to the buffer_capacity",
+            );
         }
         if !(1..=self.buffer_capacity).contains(&self.batch_size) {
-            return refuse("batch_size", &self.batch_size, "1 record to the buffer_capacity");
+            return refuse(
+                "batch_size",
+                &self.batch_size,
+                "1 record to the buffer_capacity",
+            );
         }
         if self.cleanup_every == 0 {
             return refuse(
@@ -335,10 +407,18 @@ impl LoggerConfig {
             return refuse("pool_size", &self.pool_size, "1 to 64 connections");
         }
         if !MAX_STRATEGIES.contains(&self.max_strategies) {
-            return refuse("max_strategies", &self.max_strategies, "1 to 1024 strategies");
+            return refuse(
+                "max_strategies",
+                &self.max_strategies,
+                "1 to 1024 strategies",
+            );
         }
         if (1..LEAST_DATABASE_BYTES).contains(&self.max_database_bytes) {
-            return refuse("max_database_bytes", &self.max_database_bytes, "at least 1048576 bytes, or 0 for no bound");
+            return refuse(
+                "max_database_bytes",
+                &self.max_database_bytes,
+                "at least 1048576 bytes, or 0 for no bound",
+            );
         }
         for (setting, duration) in [
             ("flush_interval", self.flush_interval),
@@ -410,7 +490,7 @@ impl fmt::Debug for LoggerConfig {
     }
 }
 
-/// Where the database is.
+/// Location of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Location {
     Memory,
@@ -421,7 +501,9 @@ impl Location {
     fn parse(url: &str) -> Result<Self, ConfigError> {
         let refuse = || {
             // A URL may carry a password: only its scheme is repeated.
-            let value = url.split_once(':').map_or("(empty)".into(), |(scheme, _)| format!("{scheme}:.."));
+            let value = url
+                .split_once(':')
+                .map_or("(empty)".into(), |(scheme, _)| format!("{scheme}:.."));
             Err(ConfigError {
                 setting: "database_url",
                 value,
@@ -432,7 +514,9 @@ impl Location {
             _ if url == ":memory:" => url,
             Some(("sqlite", rest)) => rest.strip_prefix("//").unwrap_or(rest),
             // One letter is a drive, not a scheme; and a scheme has neither slash nor dot.
-            Some((scheme, _)) if scheme.len() > 1 && !scheme.contains(['/', '\\', '.']) => return refuse(),
+            Some((scheme, _)) if scheme.len() > 1 && !scheme.contains(['/', '\\', '.']) => {
+                return refuse();
+            }
             _ => url,
         };
         match path {
@@ -450,15 +534,20 @@ mod milliseconds {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn whole(duration: &Duration) -> u64 {
+    pub(crate) fn whole(duration: &Duration) -> u64 {
         u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(whole(duration))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
@@ -475,20 +564,38 @@ mod tests {
     fn each_bad_setting_is_refused_by_name() {
         let config = || LoggerConfig::new("x.db");
         for (bad, said) in [
-            (config().buffer_capacity(0), "buffer_capacity = 0: expected 1 to 1048576 records"),
-            (config().batch_size(0), "batch_size = 0: expected 1 record to the buffer_capacity"),
-            (config().batch_size(8193), "batch_size = 8193: expected 1 record to the buffer_capacity"),
-            (config().flush_interval(Duration::ZERO), "flush_interval = 0ns: expected 1 ms to 1 day"),
+            (
+                config().buffer_capacity(0),
+                "buffer_capacity = 0: expected 1 to 1048576 records",
+            ),
+            (
+                config().batch_size(0),
+                "batch_size = 0: expected 1 record to the buffer_capacity",
+            ),
+            (
+                config().batch_size(8193),
+                "batch_size = 8193: expected 1 record to the buffer_capacity",
+            ),
+            (
+                config().flush_interval(Duration::ZERO),
+                "flush_interval = 0ns: expected 1 ms to 1 day",
+            ),
             (
                 config().flush_interval(Duration::MAX),
                 "flush_interval = 18446744073709551615.999999999s: expected 1 ms to 1 day",
             ),
-            (config().pool_size(0), "pool_size = 0: expected 1 to 64 connections"),
+            (
+                config().pool_size(0),
+                "pool_size = 0: expected 1 to 64 connections",
+            ),
             (
                 config().max_database_bytes(1),
                 "max_database_bytes = 1: expected at least 1048576 bytes, or 0 for no bound",
             ),
-            (config().max_strategies(0), "max_strategies = 0: expected 1 to 1024 strategies"),
+            (
+                config().max_strategies(0),
+                "max_strategies = 0: expected 1 to 1024 strategies",
+            ),
         ] {
             assert_eq!(refused(bad), said);
         }
@@ -508,14 +615,23 @@ mod tests {
         for url in [":memory:", "sqlite::memory:", "sqlite://:memory:"] {
             assert_eq!(Location::parse(url), Ok(Location::Memory));
         }
-        for url in ["", "sqlite:", "postgres://u:secret@h/d", "file:a.db?mode=ro", "a\0b"] {
+        for url in [
+            "",
+            "sqlite:",
+            "postgres://u:secret@h/d",
+            "file:a.db?mode=ro",
+            "a\0b",
+        ] {
             let refusal = Location::parse(url).unwrap_err().to_string();
-            assert!(refusal.starts_with("database_url = ") && !refusal.contains("secret"), "{refusal}");
+            assert!(
+                refusal.starts_with("database_url = ") && !refusal.contains("secret"),
+                "{refusal}"
+            );
         }
     }
 
     #[test]
-    fn the_environment_overrides_defaults_and_its_mistakes_are_named() {
+    fn environment_overrides_defaults_and_its_mistakes_are_named() {
         let config = LoggerConfig::from_variables(|name| match name {
             "FAILURE_LOGGER_DATABASE_URL" => Some("env.db".into()),
             "FAILURE_LOGGER_FLUSH_INTERVAL_MS" => Some(" 250 ".into()),
@@ -528,20 +644,31 @@ mod tests {
         assert_eq!(config.database_url, "env.db");
         assert_eq!(config.flush_interval, Duration::from_millis(250));
         assert_eq!(config.batch_size, DEFAULT_BATCH_SIZE);
-        assert_eq!((config.retention_days, config.attempts_retention_days), (Some(0), None), "set, though to 0");
+        assert_eq!(
+            (config.retention_days, config.attempts_retention_days),
+            (Some(0), None),
+            "set, though to 0"
+        );
         assert!(!config.migrate && !config.enabled);
 
-        let error = LoggerConfig::from_variables(|name| (name == "FAILURE_LOGGER_BATCH_SIZE").then(|| "many".into()));
-        assert_eq!(error.unwrap_err().to_string(), "FAILURE_LOGGER_BATCH_SIZE = many: expected a whole number");
+        let error = LoggerConfig::from_variables(|name| {
+            (name == "FAILURE_LOGGER_BATCH_SIZE").then(|| "many".into())
+        });
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "FAILURE_LOGGER_BATCH_SIZE = many: expected a whole number"
+        );
     }
 
     #[test]
     fn settings_survive_serde_and_unknown_keys_are_errors() {
-        let config: LoggerConfig = serde_json::from_str(r#"{"database_url":"s.db","flush_interval_ms":7}"#).unwrap();
+        let config: LoggerConfig =
+            serde_json::from_str(r#"{"database_url":"s.db","flush_interval_ms":7}"#).unwrap();
         assert_eq!(config.flush_interval, Duration::from_millis(7));
         assert!(config.migrate && config.applies_retention);
         let config = config.migrate(false);
-        let again: LoggerConfig = serde_json::from_value(serde_json::to_value(&config).unwrap()).unwrap();
+        let again: LoggerConfig =
+            serde_json::from_value(serde_json::to_value(&config).unwrap()).unwrap();
         assert_eq!(format!("{again:?}"), format!("{config:?}"));
         assert!(!again.migrate && format!("{again:?}").contains("migrate: false"));
         assert!(serde_json::from_str::<LoggerConfig>(r#"{"flush_intervall_ms":7}"#).is_err());

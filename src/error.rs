@@ -1,11 +1,12 @@
-//! Errors that say what to do about them.
+//! Errors by their remedy: each variant says what the caller can do. A cause that an error prints
+//! is not its `source()`, so that a report of the chain prints it once.
 
 use std::path::PathBuf;
 
-use crate::stats::ShutdownReport;
+use crate::model::stats::ShutdownReport;
 
-/// Why [`FailureLogger::spawn`](crate::FailureLogger::spawn) did not start a logger. Nothing was
-/// created or changed, unless the variant says so.
+/// Reason why [`FailureLogger::spawn`](crate::FailureLogger::spawn) failed. Nothing was created or
+/// changed, unless the variant says so.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -19,7 +20,8 @@ pub enum StartError {
         path: PathBuf,
     },
     /// Restore a backup, or choose another file: this database is damaged, and it stays untouched.
-    #[error("database_url = {}: the database is damaged ({cause}); restore a backup, or name another file", path.display())]
+    #[error("database_url = {}: the database is damaged ({cause}); restore a backup, or name \
+        another file", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -27,11 +29,12 @@ pub enum StartError {
         cause: String,
     },
     /// Create the folder or grant access to it.
-    #[error("database_url = {}: cannot be opened for writing ({cause}); the folder must exist and be writable", path.display())]
+    #[error("database_url = {}: cannot be opened for writing ({cause}); the folder must exist and \
+        be writable", path.display())]
     Inaccessible {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Message of the system.
         cause: String,
     },
     /// Choose another file: this database has a table of the same name that is not ours.
@@ -39,12 +42,12 @@ pub enum StartError {
     Incompatible {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The part that does not fit.
         cause: String,
     },
     /// Call [`sqlite::run_migrations`](crate::sqlite::run_migrations), or start a logger once with
-    /// [`migrate(true)`](crate::LoggerConfig::migrate): the schema is missing or too old, and this logger may not
-    /// change it.
+    /// [`migrate(true)`](crate::LoggerConfig::migrate): the schema is missing or too old, and this
+    /// logger may not change it.
     #[error(
         "database_url = {}: the schema is missing or too old (versions found: {}; needed: {}); \
          call sqlite::run_migrations, or start once with migrate = true",
@@ -74,17 +77,24 @@ pub enum StartError {
     },
     /// Correct the pool, or the file that it leads to: see
     /// [`with_pool`](crate::FailureLogger::with_pool).
-    #[error("the pool cannot be used: {cause}")]
+    #[error("cannot use the pool: {cause}")]
     Pool {
-        /// What is wrong, and what to do about it.
+        /// The fault, and its remedy.
         cause: String,
     },
     /// Do what the [`StoreError`] says. The database file may have been created.
-    #[error("the store cannot be opened: {0}")]
-    Store(#[from] StoreError),
-    /// The system gives no thread, or no event loop.
-    #[error("the logger's thread cannot be started: {0}")]
-    Thread(#[source] std::io::Error),
+    #[error("cannot open the store: {0}")]
+    Store(StoreError),
+    /// Free a thread or file descriptors: the system refused a thread or an event loop.
+    #[error("cannot start the thread of the logger: {0}")]
+    Thread(std::io::Error),
+}
+
+// By hand, because a derived `From` makes the cause the source as well.
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 /// A setting that is not accepted.
@@ -94,26 +104,26 @@ pub enum StartError {
 pub struct ConfigError {
     /// Name of the setting, or of the environment variable it came from.
     pub setting: &'static str,
-    /// The value that was given.
+    /// The given value.
     pub value: String,
-    /// What is accepted.
+    /// The accepted values.
     pub expected: &'static str,
 }
 
-/// Why the store did not do as it was told, by what the caller should do about it.
+/// Failure of the store, by the remedy of the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Try the same again later: locked, busy, full, read-only, or an I/O error.
+    /// Retry later: the file is locked, busy or read-only, the disk is full, or I/O failed.
     #[error("{0}")]
     Retry(String),
-    /// Split the batch: one of its rows may be refused.
+    /// Split the batch: the store may reject one of its rows.
     #[error("{0}")]
     Split(String),
-    /// Open the store anew: the file was deleted or replaced, or the table is gone.
+    /// Reopen the store: the file was deleted or replaced, or the table is missing.
     #[error("{0}")]
     Reopen(String),
-    /// Set the file aside, then open the store anew: the file is damaged.
+    /// Quarantine the file, then reopen the store: the file is damaged.
     #[error("{0}")]
     Corrupt(String),
     /// Give up: the deadline of the shutdown has passed.
@@ -121,7 +131,8 @@ pub enum StoreError {
     GiveUp(String),
 }
 
-/// Why [`sqlite::run_migrations`](crate::sqlite::run_migrations) did not update a schema. The database is as it was.
+/// Reason why [`sqlite::run_migrations`](crate::sqlite::run_migrations) did not update a schema.
+/// The database is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrationError {
@@ -140,7 +151,8 @@ pub enum MigrationError {
     /// Call it outside of a transaction: it needs one of its own.
     #[error("a transaction is open on the connection; call sqlite::run_migrations outside of it")]
     InTransaction,
-    /// Choose another database, or restore the definitions of its tables: another program created or changed them.
+    /// Choose another database, or restore the definitions of its tables: another program created
+    /// or changed them.
     #[error("the database does not fit this version: {0}")]
     Incompatible(String),
     /// Do what the [`StoreError`] says.
@@ -149,49 +161,69 @@ pub enum MigrationError {
 }
 
 fn listed(versions: &[String]) -> String {
-    if versions.is_empty() { "none".into() } else { versions.join(", ") }
+    if versions.is_empty() {
+        "none".into()
+    } else {
+        versions.join(", ")
+    }
 }
 
-/// Why a question to the database has no answer.
+/// Reason why a read of the database failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// Ask for a shorter range of time, or allow more: the query was given up. A `pool_size` of 1 allows one second.
-    #[error("the query took too long; ask for a shorter range of time, or raise the reader's timeout")]
+    /// Request a shorter range of time, or raise the timeout: the read reached its deadline. With a
+    /// `pool_size` of 1 that is one second.
+    #[error(
+        "the read took too long; request a shorter range of time, or raise the timeout of the reader"
+    )]
     TimedOut,
-    /// Ask again later: too many queries wait already, or no connection came free in time.
-    #[error("too many queries at once; ask again later")]
+    /// Retry later: too many reads wait, or no connection was free in time.
+    #[error("too many reads at once; retry later")]
     Busy,
-    /// Correct the question.
+    /// Correct the parameters.
     #[error("{parameter} = {value}: expected {expected}")]
     Invalid {
-        /// What is wrong.
+        /// Name of the parameter.
         parameter: &'static str,
-        /// The value that was given.
+        /// The given value.
         value: String,
-        /// What is accepted.
+        /// The accepted values.
         expected: &'static str,
     },
     /// Name another file, or grant access to it.
-    #[error("{}: cannot be read ({cause})", path.display())]
+    #[error("cannot read {}: {cause}", path.display())]
     Inaccessible {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Message of the system.
         cause: String,
     },
     /// The logger is disabled: there is no database.
     #[error("the logger is disabled, and has no database")]
     Disabled,
     /// Do what the [`StoreError`] says.
-    #[error("the database cannot be read: {0}")]
-    Store(#[from] StoreError),
-    /// The file that is exported to cannot be written.
-    #[error("the export cannot be written: {0}")]
+    #[error("cannot read the database: {0}")]
+    Store(StoreError),
+    /// Free the disk, or name another file: the export failed.
+    #[error("cannot write the export: {0}")]
     Export(String),
 }
 
-/// Why the logger does not keep what it is given as it should.
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl ReadError {
+    /// Returns the error of an export.
+    pub(crate) fn export(error: impl std::fmt::Display) -> Self {
+        Self::Export(error.to_string())
+    }
+}
+
+/// Reason why the logger does not persist records as it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unhealthy {
@@ -201,79 +233,119 @@ pub enum Unhealthy {
     /// Start another: it was shut down, or is being shut down.
     #[error("the logger was shut down")]
     Closed,
-    /// Look at the cause: it cannot be restarted, and goes on trying.
-    #[error("the logger cannot be restarted and goes on trying: {cause}")]
+    /// Remove the cause: the logger cannot restart, and retries.
+    #[error("cannot restart the logger, which retries: {cause}")]
     Unavailable {
-        /// What failed last.
+        /// The last failure.
         cause: String,
     },
-    /// Look at the cause: records are stored, but attempts wait in memory.
-    #[error("attempts cannot be counted: {cause}")]
+    /// Remove the cause: records are persisted, but attempts wait in memory.
+    #[error("cannot count attempts: {cause}")]
     AttemptsRefused {
-        /// What the store said.
+        /// Message of the store.
         cause: String,
     },
-    /// Look at the cause: records wait, and are not written.
-    #[error("nothing could be written for {seconds} s: {cause}")]
+    /// Remove the cause: records wait in memory.
+    #[error("no commit for {seconds} s: {cause}")]
     Stale {
-        /// For how long.
+        /// Seconds since the last commit.
         seconds: u64,
-        /// What failed last; empty if nothing did, and the store is only slow.
+        /// The last failure. Empty: none, the store is only slow.
         cause: String,
     },
 }
 
-/// Why the logger did not do as it was told.
+/// Reason why a call of the logger failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoggerError {
-    /// Wait, or ask again: the store failed, the records are kept and written when it is back.
+    /// Wait, or retry: the store failed. The logger keeps the records, and writes them when the
+    /// store works.
     #[error("{buffered} records wait for the store: {cause}")]
     Waiting {
         /// Records that are held in memory.
         buffered: u64,
-        /// What the store said.
+        /// Message of the store.
         cause: String,
     },
-    /// Look at the cause: the logger cannot be restarted, and goes on trying. What is buffered is kept.
-    #[error("the logger cannot be restarted and goes on trying: {cause}")]
+    /// Remove the cause: the logger cannot restart, and retries. It keeps the buffered records.
+    #[error("cannot restart the logger, which retries: {cause}")]
     Unavailable {
-        /// What failed last.
+        /// The last failure.
         cause: String,
     },
     /// Too late: the logger was shut down.
     #[error("the logger was shut down")]
     Closed,
-    /// Raise `shutdown_timeout`, or accept the loss: the deadline passed before everything was stored.
-    #[error("{} accepted records and {} attempts were not stored before the deadline: {cause}", report.unsaved, report.attempts_unsaved)]
+    /// Raise `shutdown_timeout`, or accept the loss: the deadline passed before all records were
+    /// persisted.
+    #[error("{} accepted records and {} attempts were not persisted before the deadline: {cause}", report.unsaved, report.attempts_unsaved)]
     Unsaved {
-        /// What was stored, and what was not.
+        /// The persisted and the unsaved records.
         report: Box<ShutdownReport>,
-        /// Why it took so long, as far as known.
+        /// Reason for the delay, as far as it is known.
         cause: String,
     },
 }
 
-/// Why a question was not marked.
+/// Reason why a status was not set, or failures were not deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum MarkError {
+pub enum ChangeError {
     /// Too late: the logger was shut down, or it is disabled.
     #[error("the logger was shut down")]
     Closed,
     /// Name a query that failed, as it is stored, or the group's key.
-    #[error("no failure of the log has this query, or one that is similar; `top` and `/v1/queries` list them")]
+    #[error(
+        "no failure of the log has this query, or one that is similar; `top` and `/v1/queries` \
+         list them"
+    )]
     NotFound,
     /// Name the query as it is stored, or the group's key.
     #[error(
-        "the question has {characters} characters: expected {} at most; name the query as it is stored, or the group's key",
-        crate::report::MAX_QUESTION_CHARACTERS
+        "the query has {characters} characters: expected {} at most; name the query as it is \
+         stored, or the group's key",
+        crate::model::query_status::MAX_QUERY_CHARACTERS
     )]
     TooLong {
-        /// Characters that it has.
+        /// Characters of the query.
         characters: usize,
     },
     /// Do what the [`StoreError`] says.
-    #[error("the question cannot be marked: {0}")]
-    Store(#[source] StoreError),
+    #[error("cannot change the log: {0}")]
+    Store(StoreError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn chain_of_an_error_names_each_cause_once() {
+        let store = || StoreError::Retry("database is locked".into());
+        let errors: [Box<dyn Error>; 6] = [
+            Box::new(StartError::from(store())),
+            Box::new(StartError::Thread(std::io::Error::other(
+                "database is locked",
+            ))),
+            Box::new(MigrationError::from(store())),
+            Box::new(ReadError::from(store())),
+            Box::new(ChangeError::Store(store())),
+            Box::new(LoggerError::Waiting {
+                buffered: 1,
+                cause: "database is locked".into(),
+            }),
+        ];
+        for error in errors {
+            let mut chain = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                chain = format!("{chain}: {cause}");
+                source = cause.source();
+            }
+            assert_eq!(chain.matches("database is locked").count(), 1, "{chain}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! What an application holds: cheap to clone, usable from any thread and any runtime.
+//! The handle of an application: cheap to clone, usable from any thread and any runtime.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,26 +11,33 @@ use futures_timer::Delay;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::actor::{
-    Control, DeleteFailures, FailureLogger, Flush, MailboxMarker, MarkQuestion, Shutdown, Thread, finish,
-};
-use crate::buffer::{Origin, Room};
-use crate::clock;
 use crate::config::LoggerConfig;
-use crate::error::{LoggerError, MarkError, StartError, StoreError, Unhealthy};
+use crate::error::{ChangeError, LoggerError, StartError, StoreError, Unhealthy};
+use crate::model::deletion::{Deleted, Deletion};
+use crate::model::entry::Origin;
+use crate::model::failure::FailureFilter;
+use crate::model::query_status::{MAX_QUERY_CHARACTERS, QueryStatus, StatusChange};
+use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord};
+use crate::model::stats::{
+    DeleteReport, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats,
+};
 use crate::monitor::StrategyMonitor;
-use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord};
-use crate::report::{FailureFilter, FailureReader, MAX_QUESTION_CHARACTERS, PageRequest, QuestionStatus, normalized};
-use crate::shared::{Phase, Shared};
-use crate::sqlite;
-use crate::stats::{DeleteReport, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};
-use crate::store::delete::{Deleted, Deletion};
-use crate::store::marks::Mark;
-use crate::store::{Database, Erased};
+use crate::pipeline::actor::FailureLogger;
+use crate::pipeline::buffer::Room;
+use crate::pipeline::control::Control;
+use crate::pipeline::messages::{DeleteFailures, Flush, MailboxMarker, SetQueryStatus, Shutdown};
+use crate::pipeline::state::{Phase, Shared};
+use crate::pipeline::supervisor::finish;
+use crate::pipeline::thread::Thread;
+use crate::report::{FailureReader, PageRequest};
+use crate::similarity::normalized;
+use crate::store::sqlite::embed as sqlite;
+use crate::store::write::Erased;
+use crate::{clock, store};
 
-/// How long dropping the last handle may take.
+/// Longest time for which the drop of the last handle blocks.
 const DRAIN_ON_DROP: Duration = Duration::from_secs(1);
-/// How much longer to wait for the logger's thread than it takes by itself.
+/// Wait for the logger's thread beyond its own deadline.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The way to a running [`FailureLogger`]. Clone it freely: clones share one logger.
@@ -54,8 +61,9 @@ struct Inner {
 }
 
 impl FailureLogger {
-    /// Opens the database, brings its schema up to date, and returns the actor, to be started in the application's own
-    /// system. Blocks while the database is opened, usually for a few milliseconds.
+    /// Opens the database, brings its schema up to date, and returns the actor, to be started in
+    /// the application's own system. Blocks while the database is opened, usually for a few
+    /// milliseconds.
     ///
     /// ```
     /// use actix::prelude::*;
@@ -77,8 +85,9 @@ impl FailureLogger {
     /// # }
     /// ```
     ///
-    /// The logger ends when [`shutdown`](LoggerHandle::shutdown) is called, when no address and no handle is left, or
-    /// when its event loop is dropped. In each case it commits what was accepted, within the `shutdown_timeout`.
+    /// The logger ends when [`shutdown`](LoggerHandle::shutdown) is called, when no address and no
+    /// handle is left, or when its event loop is dropped. In each case it commits what was
+    /// accepted, within the `shutdown_timeout`.
     ///
     /// # Errors
     ///
@@ -88,60 +97,69 @@ impl FailureLogger {
         if !config.enabled {
             return Ok(Self::with_shared(Arc::new(Shared::disabled())));
         }
-        let database = Database::new(&location, config.pool_size);
+        let database = store::backend(&location, config.pool_size, config.migrate);
         Self::open(config, database)
     }
 
-    /// Returns the actor with the connections of `pool`, which the application built and goes on to use: its tables and the
-    /// logger's are in one file.
+    /// Returns the actor with the connections of `pool`, which the application built and also uses:
+    /// its tables and those of the logger are in one file.
     ///
     /// The pool says where the file is and how many connections there are: `database_url` and
-    /// [`pool_size`](LoggerConfig::pool_size) have no effect. The logger takes a connection for each transaction, and
-    /// up to one less than the pool has for queries and checkpoints at the same time. In a pool of one connection it
-    /// takes turns with itself, and with the application. If the application has all of them for longer than the pool's
-    /// `connection_timeout` (6 s at most), records wait in the buffer, and the logger tries again.
+    /// [`pool_size`](LoggerConfig::pool_size) have no effect. The logger takes a connection for
+    /// each transaction, and up to one less than the pool has for queries and checkpoints at the
+    /// same time. In a pool of one connection it takes turns with itself, and with the application.
+    /// If the application has all of them for longer than the pool's `connection_timeout` (6 s at
+    /// most), records wait in the buffer, and the logger tries again.
     ///
-    /// The logger creates its tables and keeps them up to date. It changes nothing else about the file: no journal mode,
-    /// no page size, no permissions, no vacuum, no statistics. It never renames the file, not even a damaged one. On a
-    /// connection it sets `query_only` for a query, and `busy_timeout`, and restores both before it returns it; and it
-    /// adds one SQL function. [`CustomizeConnection`](crate::sqlite::CustomizeConnection) says what else suits the
-    /// logger. Without it, SQLite's own checkpoints are the only ones.
+    /// The logger creates its tables and keeps them up to date. It changes nothing else about the
+    /// file: no journal mode, no page size, no permissions, no vacuum, no statistics. It never
+    /// renames the file, not even a damaged one. On a connection it sets `query_only` for a query,
+    /// and `busy_timeout`, and restores both before it returns it; and it adds one SQL function.
+    /// [`CustomizeConnection`](crate::sqlite::CustomizeConnection) says what else suits the logger.
+    /// Without it, SQLite's own checkpoints are the only ones.
     ///
-    /// The pool stays open when the logger has ended. If its file is deleted or replaced, records are kept in memory,
-    /// and the logger is [`Unavailable`](crate::Unhealthy::Unavailable) until the file is back.
+    /// The pool stays open when the logger has ended. If its file is deleted or replaced, records
+    /// are kept in memory, and the logger is [`Unavailable`](crate::error::Unhealthy::Unavailable)
+    /// until the file is back.
     ///
     /// # Errors
     ///
-    /// [`StartError::Pool`]: a pool of a database in memory or of a temporary one, whose connections may not write, or
-    /// whose file is missing, was replaced, is damaged, or has a table of the same name that is not ours. All that is
-    /// wrong is said with its remedy. [`StartError::Store`] with [`StoreError::Retry`]: another connection holds a
-    /// lock, or all connections are in use.
+    /// [`StartError::Pool`]: a pool of a database in memory or of a temporary one, whose
+    /// connections may not write, or whose file is missing, was replaced, is damaged, or has a
+    /// table of the same name that is not ours. All that is wrong is said with its remedy.
+    /// [`StartError::Store`] with [`StoreError::Retry`]: another connection holds a lock, or all
+    /// connections are in use.
     pub fn with_pool(config: LoggerConfig, pool: sqlite::Pool) -> Result<Self, StartError> {
         config.validate_without_url()?;
         if !config.enabled {
             return Ok(Self::with_shared(Arc::new(Shared::disabled())));
         }
-        let database = Database::of_application(pool)?;
-        let (pool_size, setting) = (database.pool_size(), config.pool_size);
+        let (database, pool_size) = store::of_application(pool, config.migrate)?;
+        let setting = config.pool_size;
         if pool_size != setting {
-            tracing::info!(pool_size, setting, "the size of the application's pool counts, not the setting pool_size");
+            tracing::info!(
+                pool_size,
+                setting,
+                "the size of the application's pool counts, not the setting pool_size"
+            );
         }
         Self::open(config, database)
     }
 
-    /// Opens the database, brings its schema up to date, and starts the actor on a thread of its own. Works from any
-    /// thread, with or without a runtime. Blocks while the database is opened, usually for a few milliseconds.
+    /// Opens the database, brings its schema up to date, and starts the actor on a thread of its
+    /// own. Works from any thread, with or without a runtime. Blocks while the database is opened,
+    /// usually for a few milliseconds.
     ///
     /// # Errors
     ///
-    /// Settings that are not accepted, and a database that cannot be opened, by what to do about it. Nothing is
-    /// overwritten.
+    /// Settings that are not accepted, and a database that cannot be opened, by what to do about
+    /// it. Nothing is overwritten.
     pub fn spawn(config: LoggerConfig) -> Result<LoggerHandle, StartError> {
         Self::new(config)?.start_on_thread()
     }
 
-    /// Starts the actor on a thread of its own, which ends with the last handle. Works from any thread, with or without a
-    /// runtime.
+    /// Starts the actor on a thread of its own, which ends with the last handle. Works from any
+    /// thread, with or without a runtime.
     ///
     /// # Errors
     ///
@@ -156,12 +174,16 @@ impl FailureLogger {
         let (addr, thread) = Thread::start(self)?;
         let _ = inner.addr.set(addr);
         inner.thread = Some(Mutex::new(thread));
-        Ok(LoggerHandle { inner: Arc::new(inner) })
+        Ok(LoggerHandle {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Returns a handle to this logger. Dropping it does not end the logger.
     pub fn handle(&mut self) -> LoggerHandle {
-        LoggerHandle { inner: Arc::new(self.inner()) }
+        LoggerHandle {
+            inner: Arc::new(self.inner()),
+        }
     }
 
     fn inner(&mut self) -> Inner {
@@ -171,11 +193,14 @@ impl FailureLogger {
     }
 }
 
-/// Requests a handle to the logger, for those who have only its address, such as that of the
+/// Requests a handle to the logger, for callers that have only its address, such as that of the
 /// [system registry](SystemService::from_registry).
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "LoggerHandle")]
+#[derive(Debug, Clone, Copy)]
 pub struct GetHandle;
+
+impl Message for GetHandle {
+    type Result = LoggerHandle;
+}
 
 impl Handler<GetHandle> for FailureLogger {
     type Result = MessageResult<GetHandle>;
@@ -187,9 +212,10 @@ impl Handler<GetHandle> for FailureLogger {
     }
 }
 
-/// A logger with the settings of the environment, for the system registry. If they are not accepted, or the database
-/// cannot be opened, its [health](LoggerHandle::health) is [`Unavailable`](Unhealthy::Unavailable): it buffers records,
-/// and opens the database as soon as that is possible. With settings that are not accepted it drops every record as
+/// A logger with the settings of the environment, for the system registry. If they are not
+/// accepted, or the database cannot be opened, its [health](LoggerHandle::health) is
+/// [`Unavailable`](Unhealthy::Unavailable): it buffers records, and opens the database as soon as
+/// that is possible. With settings that are not accepted it drops every record as
 /// [`Unavailable`](DropReason::Unavailable).
 impl Default for FailureLogger {
     fn default() -> Self {
@@ -198,7 +224,7 @@ impl Default for FailureLogger {
             Err(error) => Self::unconfigured(&error),
             Ok((_, config)) if !config.enabled => Self::with_shared(Arc::new(Shared::disabled())),
             Ok((location, config)) => {
-                let database = || Database::new(&location, config.pool_size);
+                let database = || store::backend(&location, config.pool_size, config.migrate);
                 Self::open(config.clone(), database())
                     .unwrap_or_else(|error| Self::unopened(config.clone(), database(), &error))
             }
@@ -206,8 +232,8 @@ impl Default for FailureLogger {
     }
 }
 
-/// Registered by `SystemRegistry::set(FailureLogger::new(config)?.start())`, or with [`Default`] when it is first asked
-/// for.
+/// Registered by `SystemRegistry::set(FailureLogger::new(config)?.start())`, or with [`Default`]
+/// when it is first asked for.
 impl SystemService for FailureLogger {}
 
 impl LoggerHandle {
@@ -215,7 +241,9 @@ impl LoggerHandle {
     /// dropped as [`Disabled`](crate::DropReason::Disabled), and not counted.
     pub fn disabled() -> Self {
         let shared = Arc::new(Shared::disabled());
-        Self { inner: Arc::new(Inner::new(shared, closed_address(), Arc::default())) }
+        Self {
+            inner: Arc::new(Inner::new(shared, closed_address(), Arc::default())),
+        }
     }
 
     /// Records a failed retrieval. Never blocks, never panics, allocates nothing, and makes no
@@ -226,12 +254,16 @@ impl LoggerHandle {
         self.inner.shared.log(record, None, Origin::LOGGED)
     }
 
-    /// Waits at most `timeout` for room in the buffer, then records a failed retrieval as [`log`](Self::log) does. Works
-    /// on any runtime. The record's moment is that of its admission.
-    pub async fn log_within(&self, record: RetrievalFailureRecord, timeout: Duration) -> LogOutcome {
+    /// Waits at most `timeout` for room in the buffer, then records a failed retrieval as
+    /// [`log`](Self::log) does. Works on any runtime. The record's moment is that of its admission.
+    pub async fn log_within(
+        &self,
+        record: RetrievalFailureRecord,
+        timeout: Duration,
+    ) -> LogOutcome {
         let shared = &self.inner.shared;
         let mut timeout = Delay::new(timeout);
-        while shared.closed_door().is_none() {
+        while shared.refusal().is_none() {
             // Another caller may take the room that this one waited for.
             if shared.offer(record.clone(), None, Origin::LOGGED).is_ok() {
                 return LogOutcome::Queued;
@@ -245,32 +277,45 @@ impl LoggerHandle {
         self.log(record)
     }
 
-    /// The same for a retrieval that failed at another moment: one that another process reports,
-    /// or that was kept back. One that is older than the retention in force is dropped as
-    /// [`TooOld`](crate::DropReason::TooOld); one that is dated more than five minutes ahead of the clock gets the
-    /// moment of the call, and is counted in [`Stats::redated`].
+    /// The same for a retrieval that failed at another moment: one that another process reports, or
+    /// that was kept back. One that is older than the retention in force is dropped as
+    /// [`TooOld`](crate::DropReason::TooOld); one that is dated more than five minutes ahead of the
+    /// clock gets the moment of the call, and is counted in [`Stats::redated`].
     pub fn log_at(&self, record: RetrievalFailureRecord, at: SystemTime) -> LogOutcome {
-        self.inner.shared.log(record, Some(clock::milliseconds_of(at)), Origin::LOGGED)
+        self.inner
+            .shared
+            .log(record, Some(clock::milliseconds_of(at)), Origin::LOGGED)
     }
 
     /// The same for a record that may come more than once, because its sender repeats what was not
     /// acknowledged: it is stored once for each `event_id`, best a UUIDv7.
-    pub fn log_once(&self, record: RetrievalFailureRecord, at: SystemTime, event_id: Uuid) -> LogOutcome {
+    pub fn log_once(
+        &self,
+        record: RetrievalFailureRecord,
+        at: SystemTime,
+        event_id: Uuid,
+    ) -> LogOutcome {
         self.inner.shared.log(
             record,
             Some(clock::milliseconds_of(at)),
-            Origin { event_id: Some(event_id), ..Origin::LOGGED },
+            Origin {
+                event_id: Some(event_id),
+                ..Origin::LOGGED
+            },
         )
     }
 
-    /// Takes a record from a caller who retries it: one that is not taken is not lost, and not counted.
+    /// Takes a record from a caller who retries it: one that is not taken is not lost, and not
+    /// counted.
     pub(crate) fn offer(
         &self,
         record: RetrievalFailureRecord,
         at: Option<SystemTime>,
         origin: Origin,
     ) -> Result<(), DropReason> {
-        self.inner.shared.offer(record, at.map(clock::milliseconds_of), origin)
+        self.inner
+            .shared
+            .offer(record, at.map(clock::milliseconds_of), origin)
     }
 
     /// A monitor for the retrieval strategy `name` (cut to 64 characters), that counts every
@@ -279,19 +324,22 @@ impl LoggerHandle {
         StrategyMonitor::new(Arc::clone(&self.inner.shared), name)
     }
 
-    /// Answers questions about what was logged and counted, from the database: what waits in memory
+    /// Reads from the database what was logged and counted: what waits in memory
     /// is not included. Works on after the logger has ended, unless the database lived in memory.
     pub fn reader(&self) -> FailureReader {
-        FailureReader::new(self.inner.shared.readers.clone())
+        FailureReader::new(self.inner.shared.reads.clone())
     }
 
     /// The actor's address, for other actors: `addr.try_send(record)`, or
-    /// `addr.clone().recipient::<RetrievalFailureRecord>()`. It is closed before the actor is started, and after the end.
+    /// `addr.clone().recipient::<RetrievalFailureRecord>()`. It is closed before the actor is
+    /// started, and after the end.
     ///
-    /// From the first call on, the mailbox has its part of the buffer. Share one clone of the address, for each further
-    /// clone enlarges the mailbox by one (actix issue 329).
+    /// From the first call on, the mailbox has its part of the buffer. Share one clone of the
+    /// address, because each further clone enlarges the mailbox by one (actix issue 329).
     pub fn addr(&self) -> &Addr<FailureLogger> {
-        let Some(addr) = self.inner.addr.get() else { return &self.inner.closed_addr };
+        let Some(addr) = self.inner.addr.get() else {
+            return &self.inner.closed_addr;
+        };
         let shared = &self.inner.shared;
         if shared.buffer.reserve(shared.config.mailbox_reserve()) {
             // The actor compares the room with the new bound before it takes a record.
@@ -300,13 +348,14 @@ impl LoggerHandle {
         addr
     }
 
-    /// Returns when everything that was logged before the call is committed, and what was sent to the actor before.
+    /// Returns when everything that was logged before the call is committed, and what was sent to
+    /// the actor before.
     ///
     /// # Errors
     ///
-    /// The store failed: the records are kept and written later, so that it may be called again. In the
-    /// pause before the next try the store is not tried earlier: the call returns the last failure at
-    /// once.
+    /// The store failed: the records are kept and written later, so that it may be called again. In
+    /// the pause before the next try the store is not tried earlier: the call returns the last
+    /// failure at once.
     pub async fn flush(&self) -> Result<FlushReport, LoggerError> {
         if !self.inner.shared.config.enabled {
             return Ok(FlushReport::default());
@@ -326,99 +375,140 @@ impl LoggerHandle {
         }
     }
 
-    /// Says what became of a failing question: `question` is the [`key`](crate::QueryGroup::key) of a
-    /// group, or any text of it, at most 512 characters. Kept in the database, for the whole group: what was
-    /// set last for any of its texts holds.
+    /// Sets the status of a failing query: `query` is the [`key`](crate::report::QueryGroup::key)
+    /// of a group, or any text of it, at most 512 characters. The database keeps it for the whole
+    /// group: the status that was set last for any of its texts holds.
     ///
     /// # Errors
     ///
-    /// [`NotFound`](MarkError::NotFound): no failure of the log is in this group. `Open` is always accepted.
-    /// [`TooLong`](MarkError::TooLong): name the query as it is stored.
-    /// [`Store`](MarkError::Store): try again, or look at the logger's health.
-    pub async fn mark_question(&self, question: &str, status: QuestionStatus) -> Result<(), MarkError> {
+    /// [`NotFound`](ChangeError::NotFound): no failure of the log is in this group. `Open` is
+    /// always accepted. [`TooLong`](ChangeError::TooLong): name the query as it is stored.
+    /// [`Store`](ChangeError::Store): retry, or read the logger's health.
+    pub async fn set_query_status(
+        &self,
+        query: &str,
+        status: QueryStatus,
+    ) -> Result<(), ChangeError> {
         // Counted no further than necessary.
-        if question.chars().nth(MAX_QUESTION_CHARACTERS).is_some() {
-            return Err(MarkError::TooLong { characters: question.chars().count() });
+        if query.chars().nth(MAX_QUERY_CHARACTERS).is_some() {
+            return Err(ChangeError::TooLong {
+                characters: query.chars().count(),
+            });
         }
         if !self.inner.shared.config.enabled {
-            return Err(MarkError::Closed);
+            return Err(ChangeError::Closed);
         }
         // A misspelt query must not look like one that is dealt with.
-        if status != QuestionStatus::Open && !self.may_have_failed(question).await {
-            return Err(MarkError::NotFound);
+        if status != QueryStatus::Open && !self.may_have_failed(query).await {
+            return Err(ChangeError::NotFound);
         }
         let (reply, answer) = oneshot::channel();
-        let mark = Mark { status, marked_at: clock::now() };
-        self.inner.control.do_send(MarkQuestion { question: normalized(question), mark, reply });
-        answer.await.unwrap_or(Err(StoreError::GiveUp(String::new()))).map_err(|error| match error {
-            StoreError::GiveUp(_) => MarkError::Closed,
-            error => MarkError::Store(error),
-        })
+        let change = StatusChange {
+            status,
+            set_at: clock::now(),
+        };
+        self.inner.control.do_send(SetQueryStatus {
+            query: normalized(query),
+            change,
+            reply,
+        });
+        answer
+            .await
+            .unwrap_or(Err(StoreError::GiveUp(String::new())))
+            .map_err(|error| match error {
+                StoreError::GiveUp(_) => ChangeError::Closed,
+                error => ChangeError::Store(error),
+            })
     }
 
-    /// Deletes failures for good: those of a conversation, or with exactly one query, also what waits in the buffer.
-    /// Statuses of their queries are deleted, too. Counts stay.
+    /// Deletes failures for good: those of a conversation, or with exactly one query, including the
+    /// buffered ones. Statuses of their queries are deleted, too. Counts stay.
     ///
-    /// The file is written anew without them, which takes as long as copying it and as much space on the disk, and its
-    /// journal is emptied. Backups are not reached. A record that its sender repeats under the same `event_id` is stored
-    /// as a new one.
+    /// SQLite rewrites the file without them, which takes the time and the disk space of a copy,
+    /// and empties its journal. Backups are not reached. A record that its sender repeats under the
+    /// same `event_id` is stored as a new one.
     ///
     /// # Errors
     ///
-    /// [`Store`](MarkError::Store): call it again; what was deleted by then stays deleted. [`Closed`](MarkError::Closed):
-    /// the logger has ended.
-    pub async fn delete(&self, deletion: Deletion) -> Result<DeleteReport, MarkError> {
+    /// [`Store`](ChangeError::Store): retry; the rows deleted by then stay deleted.
+    /// [`Closed`](ChangeError::Closed): the logger has ended.
+    pub async fn delete(&self, deletion: Deletion) -> Result<DeleteReport, ChangeError> {
         if !self.inner.shared.config.enabled {
-            return Err(MarkError::Closed);
+            return Err(ChangeError::Closed);
         }
         self.flush().await.map_err(|error| match error {
             LoggerError::Waiting { cause, .. } | LoggerError::Unavailable { cause } => {
-                MarkError::Store(StoreError::Retry(cause))
+                ChangeError::Store(StoreError::Retry(cause))
             }
-            _ => MarkError::Closed,
+            _ => ChangeError::Closed,
         })?;
         // As they are stored.
         let deletion = match deletion {
-            Deletion::Conversation(id) => Deletion::Conversation(ConversationId::from(id).as_str().to_owned()),
-            Deletion::Query(query) => Deletion::Query(BoundedText::<512>::from(query).as_str().to_owned()),
+            Deletion::Conversation(id) => {
+                Deletion::Conversation(ConversationId::from(id).as_str().to_owned())
+            }
+            Deletion::Query(query) => {
+                Deletion::Query(BoundedText::<512>::from(query).as_str().to_owned())
+            }
         };
         let (reply, answer) = oneshot::channel();
-        self.inner.control.do_send(DeleteFailures { deletion, so_far: Deleted::default(), reply });
-        let answer = answer.await.unwrap_or(Err(StoreError::GiveUp(String::new())));
+        self.inner.control.do_send(DeleteFailures {
+            deletion,
+            so_far: Deleted::default(),
+            reply,
+        });
+        let answer = answer
+            .await
+            .unwrap_or(Err(StoreError::GiveUp(String::new())));
         let (Deleted { rows, statuses, .. }, erased) = answer.map_err(|error| match error {
-            StoreError::GiveUp(_) => MarkError::Closed,
-            error => MarkError::Store(error),
+            StoreError::GiveUp(_) => ChangeError::Closed,
+            error => ChangeError::Store(error),
         })?;
-        Ok(DeleteReport { rows, statuses, is_erased: erased == Erased::Everywhere })
+        Ok(DeleteReport {
+            rows,
+            statuses,
+            is_erased: erased == Erased::Everywhere,
+        })
     }
 
-    /// Returns `false` if no failure is in the group of `question`. If that cannot be read in time, there may be one.
-    async fn may_have_failed(&self, question: &str) -> bool {
-        let filter = || FailureFilter { question: Some(question.into()), ..FailureFilter::default() };
+    /// Returns `false` if no failure is in the group of `query`. If that cannot be read in time,
+    /// there may be one.
+    async fn may_have_failed(&self, query: &str) -> bool {
+        let filter = || FailureFilter {
+            similar_to: Some(query.into()),
+            ..FailureFilter::default()
+        };
         let is_absent = async || {
             let page = self.reader().list(filter(), PageRequest::newest(1)).await;
             page.is_ok_and(|page| page.complete && page.failures.is_empty())
         };
-        // What waits in memory is found after a flush.
+        // A flush makes the records in memory visible to a read.
         !(is_absent().await && self.flush().await.is_ok() && is_absent().await)
     }
 
-    /// The counters, as of now. Takes no lock and disturbs nobody.
+    /// Returns the counters. Takes no lock and wakes no thread.
     pub fn stats(&self) -> Stats {
         self.inner.shared.stats()
     }
 
-    /// Whether the logger keeps what it is given: it runs, and what it accepted ten seconds ago is
-    /// written. Takes no lock that anyone holds for long.
+    /// Returns `Ok` if the logger runs, and has written the records that it accepted ten seconds
+    /// ago. Takes no lock that another thread holds for long.
     ///
     /// # Errors
     ///
-    /// What is wrong.
+    /// The fault.
     pub fn health(&self) -> Result<(), Unhealthy> {
         self.inner.shared.health()
     }
 
-    /// Whether the buffer has room for a record, as of now.
+    /// Returns the time since the event loop of the actor had a turn last; it has one each second.
+    /// `None`: the logger is disabled, or has ended. A blocked event loop says nothing of the
+    /// database: see [`health`](Self::health).
+    pub fn heartbeat_age(&self) -> Option<Duration> {
+        self.inner.shared.beat_age()
+    }
+
+    /// Returns `true` if the buffer has room for a record now.
     #[cfg(feature = "http")]
     pub(crate) fn has_room(&self) -> bool {
         self.inner.shared.buffer.has_room()
@@ -459,13 +549,25 @@ impl LoggerHandle {
 
 impl fmt::Debug for LoggerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoggerHandle").field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("LoggerHandle")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 
 impl Inner {
-    fn new(shared: Arc<Shared>, control: Addr<Control>, addr: Arc<OnceLock<Addr<FailureLogger>>>) -> Self {
-        Self { shared, control, addr, closed_addr: closed_address(), thread: None }
+    fn new(
+        shared: Arc<Shared>,
+        control: Addr<Control>,
+        addr: Arc<OnceLock<Addr<FailureLogger>>>,
+    ) -> Self {
+        Self {
+            shared,
+            control,
+            addr,
+            closed_addr: closed_address(),
+            thread: None,
+        }
     }
 
     fn close(&self, timeout: Duration) {
@@ -481,7 +583,9 @@ fn closed_address<A: actix::Actor>() -> Addr<A> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
         let thread = thread.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.close(DRAIN_ON_DROP);
         // The logger's own thread must not wait for itself.

@@ -3,26 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Binary, Double, Nullable};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::buffer::{Origin, Unmeasured};
-use crate::error::{LoggerError, ReadError, StoreError};
+use crate::error::{LoggerError, ReadError};
 use crate::handle::LoggerHandle;
-use crate::record::{RetrievalFailureRecord, RetrievalFailureType};
-use crate::stats::{DropReason, LogOutcome};
-use crate::store::reader::{ReadPool, Source};
+use crate::model::entry::{Origin, Unmeasured};
+use crate::model::outcome::RetrievalFailureType;
+use crate::model::record::RetrievalFailureRecord;
+use crate::model::stats::{DropReason, LogOutcome};
+use crate::store::sqlite::reference::{Reference, ReferenceRow};
 
-/// Rows that are read at a time.
-const PAGE: i64 = 1000;
-/// How long reading them may take.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Makes ids of rows that have none, the same at every import. A random number, once chosen.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5d4a_4bb1_2f0e_4c57_9c3e_7d2a_61f8_0b93);
 
-/// What an import did.
+/// Result of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ImportReport {
@@ -32,11 +27,12 @@ pub struct ImportReport {
     pub stored: u64,
     /// Rows that cannot be stored: of an unknown type, without a strategy, or without a moment.
     pub skipped: u64,
-    /// Rows that are older than the retention in force, and would be purged at once: dropped, and counted so.
+    /// Rows that are older than the retention in force, and would be purged at once: dropped, and
+    /// counted so.
     pub too_old: u64,
 }
 
-/// Why an import ended early. What was imported until then stays; a second import goes on.
+/// Reason why an import ended early. The imported rows stay; the next import resumes after them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
@@ -45,7 +41,7 @@ pub enum ImportError {
     NotAReference {
         /// The file.
         path: PathBuf,
-        /// What is missing.
+        /// The missing part.
         cause: String,
     },
     /// Do what the [`ReadError`] says.
@@ -66,28 +62,31 @@ impl LoggerHandle {
     /// # Errors
     ///
     /// See [`ImportError`].
-    pub async fn import_reference(&self, path: impl AsRef<Path>) -> Result<ImportReport, ImportError> {
+    pub async fn import_reference(
+        &self,
+        path: impl AsRef<Path>,
+    ) -> Result<ImportReport, ImportError> {
         let path = path.as_ref();
-        let source = ReadPool::new(Some(Source::file(path)));
+        let reference = Reference::open(path);
         let mut report = ImportReport::default();
         let mut last = i64::MIN;
         loop {
-            // Within the query, because a reader takes a table that is missing for one of an earlier version of ours.
-            let query = move |conn: &mut SqliteConnection, _| match read(conn, last).map_err(ReadError::from) {
-                Err(ReadError::Store(StoreError::Reopen(cause))) => Ok(Err(cause)),
-                page => page.map(Ok),
-            };
-            let page = source.run(PAGE_TIMEOUT, query).await?;
-            let page = page.map_err(|cause| ImportError::NotAReference { path: path.into(), cause })?;
+            let page = reference.page(last).await?;
+            let page = page.map_err(|cause| ImportError::NotAReference {
+                path: path.into(),
+                cause,
+            })?;
             let Some(end) = page.last() else { break };
             last = end.id;
             for row in page {
                 report.read += 1;
                 match row.record() {
-                    Some((origin, at, record)) => match self.log_patiently(record, at, origin).await? {
-                        LogOutcome::Queued => report.stored += 1,
-                        LogOutcome::Dropped(_) => report.too_old += 1,
-                    },
+                    Some((origin, at, record)) => {
+                        match self.log_patiently(record, at, origin).await? {
+                            LogOutcome::Queued => report.stored += 1,
+                            LogOutcome::Dropped(_) => report.too_old += 1,
+                        }
+                    }
                     None => report.skipped += 1,
                 }
             }
@@ -116,76 +115,42 @@ impl LoggerHandle {
     }
 }
 
-/// Text as bytes, for it may be none. Words such as `now` are no moments.
-const ROWS: &str = "SELECT id, CAST(conversation_id AS BLOB) AS conversation_id, CAST(turn_index AS INTEGER) AS turn_index, \
-     CAST(failure_type AS BLOB) AS failure_type, CAST(retrieval_strategy AS BLOB) AS retrieval_strategy, \
-     CAST(query_text AS BLOB) AS query_text, CAST(query_len AS INTEGER) AS query_len, CAST(top_score AS REAL) AS top_score, \
-     CAST(confidence_threshold AS REAL) AS confidence_threshold, CAST(result_count AS INTEGER) AS result_count, \
-     CAST(latency_ms AS INTEGER) AS latency_ms, CAST(edge_types AS BLOB) AS edge_types, \
-     CAST(error_context AS BLOB) AS error_context, \
-     CASE WHEN created_at GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' \
-     THEN CAST(round(unixepoch(created_at, 'subsec') * 1000) AS INTEGER) END AS created_at \
-     FROM memory_retrieval_failures WHERE id > ?1 ORDER BY id LIMIT ?2";
-
-fn read(conn: &mut SqliteConnection, after: i64) -> QueryResult<Vec<ReferenceRow>> {
-    diesel::sql_query(ROWS).bind::<BigInt, _>(after).bind::<BigInt, _>(PAGE).load(conn)
-}
-
-#[derive(QueryableByName)]
-struct ReferenceRow {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-    #[diesel(sql_type = Nullable<Binary>)]
-    conversation_id: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    turn_index: Option<i64>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    failure_type: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    retrieval_strategy: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    query_text: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    query_len: Option<i64>,
-    #[diesel(sql_type = Nullable<Double>)]
-    top_score: Option<f64>,
-    #[diesel(sql_type = Nullable<Double>)]
-    confidence_threshold: Option<f64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    result_count: Option<i64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    latency_ms: Option<i64>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    edge_types: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    error_context: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    created_at: Option<i64>,
-}
-
 impl ReferenceRow {
     /// `None`: it cannot be stored.
     fn record(self) -> Option<(Origin, SystemTime, RetrievalFailureRecord)> {
         let created_at = self.created_at.and_then(|ms| u64::try_from(ms).ok())?;
-        let text = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let text = |bytes: &Option<Vec<u8>>| {
+            bytes
+                .as_ref()
+                .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        };
         let conversation = text(&self.conversation_id);
         let (failure_type, strategy) = (text(&self.failure_type)?, text(&self.retrieval_strategy)?);
         let query = text(&self.query_text).unwrap_or_default();
         // The row's place and content: a second row of the same content is another failure.
-        let content = format!("{}\0{conversation:?}\0{failure_type}\0{strategy}\0{query}\0{created_at}", self.id);
+        let content = format!(
+            "{}\0{conversation:?}\0{failure_type}\0{strategy}\0{query}\0{created_at}",
+            self.id
+        );
         let failure_type = RetrievalFailureType::parse(&failure_type)?;
         let hash = Uuid::new_v5(&NAMESPACE, content.as_bytes()).into_bytes();
         // A UUIDv7, so that the index grows at its edge for old rows too.
         let random = hash.last_chunk::<10>()?;
         let event_id = uuid::Builder::from_unix_timestamp_millis(created_at, random).into_uuid();
-        let unsigned = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
+        let unsigned = |number: Option<i64>| {
+            number
+                .and_then(|number| u64::try_from(number).ok())
+                .unwrap_or(0)
+        };
         let size = |number: Option<i64>| usize::try_from(unsigned(number)).unwrap_or(usize::MAX);
         #[expect(clippy::cast_possible_truncation, reason = "scores are kept as f32")]
         let score = |score: Option<f64>| score.map(|score| score as f32);
         let record = RetrievalFailureRecord {
             conversation_id: conversation.map(Into::into),
             turn_index: self.turn_index.unwrap_or(0),
-            query_len: self.query_len.map_or(query.len(), |length| size(Some(length))),
+            query_len: self
+                .query_len
+                .map_or(query.len(), |length| size(Some(length))),
             top_score: score(self.top_score),
             confidence_threshold: score(self.confidence_threshold),
             result_count: size(self.result_count),
@@ -199,18 +164,15 @@ impl ReferenceRow {
             result_count: self.result_count.is_none(),
             latency_ms: self.latency_ms.is_none(),
         };
-        let origin = Origin { event_id: Some(event_id), unmeasured, ..Origin::LOGGED };
-        Some((origin, UNIX_EPOCH + Duration::from_millis(created_at), record))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_statement_uses_the_index_that_was_meant() {
-        let by_id = "SEARCH memory_retrieval_failures USING INTEGER PRIMARY KEY (rowid>?)";
-        assert_eq!(crate::store::plan(&mut crate::store::migrated(), ROWS), [by_id]);
+        let origin = Origin {
+            event_id: Some(event_id),
+            unmeasured,
+            ..Origin::LOGGED
+        };
+        Some((
+            origin,
+            UNIX_EPOCH + Duration::from_millis(created_at),
+            record,
+        ))
     }
 }

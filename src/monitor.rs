@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::attempts::{Attempt, OutcomeKind, ScoreDirection, Series};
-use crate::buffer::{Observed, Unmeasured};
 use crate::clock;
-use crate::record::{BoundedText, ConversationId, RetrievalFailureRecord, RetrievalFailureType};
-use crate::shared::Shared;
+use crate::model::entry::{Observed, Unmeasured};
+use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
+use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord};
+use crate::pipeline::state::Shared;
+use crate::rollup::{Attempt, ScoreDirection, Series};
 
 /// Watches the retrievals of one strategy. Made by
 /// [`LoggerHandle::strategy`](crate::LoggerHandle::strategy); cheap to clone, and of use from any
@@ -41,9 +42,9 @@ use crate::shared::Shared;
 #[derive(Clone)]
 pub struct StrategyMonitor<Limit = NoTimeout> {
     shared: Arc<Shared>,
-    /// What it is counted as; `other` if there are too many strategies.
+    /// Its counters; those of `[other strategies]` beyond the limit.
     series: Arc<Series>,
-    /// What its failures are logged as.
+    /// Name of the strategy in the records of its failures.
     name: BoundedText<64>,
     threshold: Option<f32>,
     direction: ScoreDirection,
@@ -62,7 +63,7 @@ pub enum NoTimeout {}
 #[derive(Debug, Clone, Copy)]
 pub enum Timeout {}
 
-/// What the failures of a monitor have in common.
+/// Fields that the failures of a monitor have in common.
 #[derive(Clone, Default)]
 struct Context {
     conversation: Option<ConversationId>,
@@ -91,7 +92,15 @@ impl StrategyMonitor {
     /// [`judge`](StrategyMonitor::judge) says so of a retrieval that took longer.
     pub fn timeout(self, limit: Duration) -> StrategyMonitor<Timeout> {
         self.series.set_timeout(limit);
-        let Self { shared, series, name, threshold, direction, context, .. } = self;
+        let Self {
+            shared,
+            series,
+            name,
+            threshold,
+            direction,
+            context,
+            ..
+        } = self;
         StrategyMonitor {
             shared,
             series,
@@ -104,10 +113,10 @@ impl StrategyMonitor {
         }
     }
 
-    /// Runs `retrieval`, counts and judges what comes of it, and returns just that.
+    /// Runs `retrieval`, counts and judges its result, and returns the result unchanged.
     ///
-    /// An `Err` is an error, nothing found a no-hit, a best score on the wrong side of the
-    /// threshold a low confidence; anything else is a success. A success costs less than a
+    /// An `Err` is an error. An empty result is a no-hit. A best score on the wrong side of the
+    /// threshold is a low confidence. Any other result is a success. A success costs less than a
     /// microsecond and no allocation. A future that is dropped before it is done is counted as
     /// cancelled, which is neither.
     ///
@@ -127,13 +136,18 @@ impl StrategyMonitor {
         .await
     }
 
-    /// The same for results that cannot be [`Retrieved`], because their type is somebody else's:
-    /// `found` tells what there is to know of one.
+    /// Observes results whose type cannot implement [`Retrieved`], such as one of another crate:
+    /// `found` describes a result.
     ///
     /// # Errors
     ///
     /// Those of `retrieval`, unchanged.
-    pub async fn observe_by<T, E, F>(&self, query: &str, retrieval: F, found: impl FnOnce(&T) -> Found) -> Result<T, E>
+    pub async fn observe_by<T, E, F>(
+        &self,
+        query: &str,
+        retrieval: F,
+        found: impl FnOnce(&T) -> Found,
+    ) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
         E: Display,
@@ -150,8 +164,9 @@ impl StrategyMonitor<Timeout> {
     /// The same as without a timeout; but a retrieval that takes longer is dropped, and is
     /// [`TimeoutOr::Timeout`].
     ///
-    /// A retrieval that blocks its thread cannot be dropped in time. If it returns after the limit, it is a timeout all
-    /// the same: its result is dropped, so that what is counted is what the caller sees.
+    /// A retrieval that blocks its thread cannot be dropped in time. If it returns after the limit,
+    /// it is a timeout all the same: its result is dropped, so that what is counted is what the
+    /// caller sees.
     ///
     /// The time is measured by a thread that all monitors share, so that any runtime will do. It
     /// is not asked if the retrieval is done at once.
@@ -172,8 +187,8 @@ impl StrategyMonitor<Timeout> {
         .await
     }
 
-    /// The same for results that cannot be [`Retrieved`], because their type is of another crate: `found` says what
-    /// there is to know of one.
+    /// The same for results that cannot be [`Retrieved`], because their type is of another crate:
+    /// `found` says what there is to know of one.
     ///
     /// # Errors
     ///
@@ -217,16 +232,16 @@ impl StrategyMonitor<Timeout> {
 }
 
 impl<Limit> StrategyMonitor<Limit> {
-    /// The score that separates what is good enough. Default: none, every result is good enough.
+    /// Sets the score that separates good results. Default: none, every result is good enough.
     ///
-    /// Kept in the database as the strategy's present threshold, for those who calibrate it.
+    /// The database keeps it as the present threshold of the strategy, for calibration.
     pub fn confidence_threshold(mut self, threshold: f32) -> Self {
         self.threshold = Some(threshold);
         self.series.set_threshold(threshold);
         self
     }
 
-    /// Whether higher or lower scores are better. Default: higher, as with similarities.
+    /// Sets the direction in which scores are better. Default: higher, as with similarities.
     pub fn score_direction(mut self, direction: ScoreDirection) -> Self {
         self.direction = direction;
         self.series.set_direction(direction);
@@ -251,35 +266,41 @@ impl<Limit> StrategyMonitor<Limit> {
         self
     }
 
-    /// Counts an attempt of which the outcome is known already, and logs it if it is a failure.
+    /// Counts an attempt with a known outcome, and logs it if it is a failure.
     #[inline]
     pub fn record(&self, outcome: Outcome<'_>) {
-        let Outcome { kind, latency, top_score, at, .. } = outcome;
-        let attempt = Attempt { kind, latency, top_score };
-        let _ = self.shared.observe(&self.series, &attempt, at, || self.failure(&outcome));
+        let _ = self
+            .shared
+            .observe(&self.series, &outcome.attempt(), outcome.at, || {
+                self.failure(&outcome)
+            });
     }
 
-    /// The same for a caller who retries what is not taken: that is neither counted nor logged.
+    /// Records an outcome for a caller that retries after a drop: a dropped failure is neither
+    /// counted nor logged.
     #[cfg(feature = "http")]
     pub(crate) fn offer(
         &self,
         outcome: Outcome<'_>,
         event_id: Option<uuid::Uuid>,
-    ) -> Result<(), crate::stats::DropReason> {
-        let Outcome { kind, latency, top_score, at, .. } = outcome;
-        let attempt = Attempt { kind, latency, top_score };
+    ) -> Result<(), crate::model::stats::DropReason> {
+        let (attempt, at) = (outcome.attempt(), outcome.at);
         match self.failure(&outcome) {
-            Some(failure) => self.shared.offer_observed(&self.series, &attempt, at, failure, event_id),
+            Some(failure) => {
+                self.shared
+                    .offer_observed(&self.series, &attempt, at, failure, event_id)
+            }
             None => match self.shared.observe(&self.series, &attempt, at, || None) {
-                crate::stats::LogOutcome::Queued => Ok(()),
-                crate::stats::LogOutcome::Dropped(reason) => Err(reason),
+                crate::model::stats::LogOutcome::Queued => Ok(()),
+                crate::model::stats::LogOutcome::Dropped(reason) => Err(reason),
             },
         }
     }
 
-    /// What to [`record`](Self::record) of a retrieval that gave `result`, judged as
-    /// [`observe`](StrategyMonitor::observe) does: for retrievals that are no futures. On a monitor with a timeout, a
-    /// `latency` beyond it is a timeout, whatever the result.
+    /// Returns the outcome of a retrieval that gave `result`, judged as
+    /// [`observe`](StrategyMonitor::observe) does, for [`record`](Self::record): for retrievals
+    /// that are no futures. On a monitor with a timeout, a `latency` beyond it is a timeout,
+    /// whatever the result.
     #[inline]
     pub fn judge<'a, T: Retrieved, E: Display>(
         &self,
@@ -292,18 +313,28 @@ impl<Limit> StrategyMonitor<Limit> {
         }
         let found = match result {
             Ok(found) => found,
-            Err(error) => return Outcome::failure(RetrievalFailureType::Error, query, latency).error(error),
+            Err(error) => {
+                return Outcome::failure(RetrievalFailureType::Error, query, latency).error(error);
+            }
         };
         let count = found.result_count();
-        let top_score = found.top_score(self.direction).filter(|score| !score.is_nan());
+        let top_score = found
+            .top_score(self.direction)
+            .filter(|score| !score.is_nan());
         let kind = match (top_score, self.threshold) {
             _ if count == 0 => OutcomeKind::NoHit,
-            (Some(score), Some(threshold)) if self.direction.misses(score, threshold) => OutcomeKind::LowConfidence,
+            (Some(score), Some(threshold)) if self.direction.misses(score, threshold) => {
+                OutcomeKind::LowConfidence
+            }
             _ => OutcomeKind::Success,
         };
         // An infinite score can be judged, but not stored.
         let top_score = top_score.filter(|score| score.is_finite());
-        Outcome { top_score, result_count: Some(count), ..Outcome::new(kind, query, latency) }
+        Outcome {
+            top_score,
+            result_count: Some(count),
+            ..Outcome::new(kind, query, latency)
+        }
     }
 
     /// `None`: the outcome is no failure.
@@ -324,7 +355,9 @@ impl<Limit> StrategyMonitor<Limit> {
             edge_types: context.and_then(|context| context.edge_types.clone()),
             error_context: outcome.error.map(|error| match error {
                 ErrorText::Said(error) => beginning(error),
-                ErrorText::NoResultAfter(limit) => beginning(&TimeoutOr::<std::convert::Infallible>::Timeout(limit)),
+                ErrorText::NoResultAfter(limit) => {
+                    beginning(&TimeoutOr::<std::convert::Infallible>::Timeout(limit))
+                }
             }),
         };
         let unmeasured = Unmeasured {
@@ -361,7 +394,12 @@ struct Watch<'m, Limit> {
 
 impl<'m, Limit> Watch<'m, Limit> {
     fn start(monitor: &'m StrategyMonitor<Limit>, query: &'m str) -> Self {
-        Self { monitor, query, started: Instant::now(), running: true }
+        Self {
+            monitor,
+            query,
+            started: Instant::now(),
+            running: true,
+        }
     }
 
     fn stop(mut self) -> Duration {
@@ -375,7 +413,8 @@ impl<Limit> Drop for Watch<'_, Limit> {
         if self.running {
             let latency = self.started.elapsed();
             self.monitor.record(if std::thread::panicking() {
-                Outcome::failure(RetrievalFailureType::Error, self.query, latency).error(&"the retrieval panicked")
+                Outcome::failure(RetrievalFailureType::Error, self.query, latency)
+                    .error(&"the retrieval panicked")
             } else {
                 Outcome::cancelled(latency)
             });
@@ -383,7 +422,7 @@ impl<Limit> Drop for Watch<'_, Limit> {
     }
 }
 
-/// How an attempt ended, for [`StrategyMonitor::record`].
+/// Outcome of an attempt, for [`StrategyMonitor::record`].
 ///
 /// ```
 /// # use std::time::Duration;
@@ -405,7 +444,7 @@ pub struct Outcome<'a> {
     at: Option<i64>,
 }
 
-/// What there is to say of a failure.
+/// Details of a failure.
 #[derive(Clone, Copy)]
 enum ErrorText<'a> {
     /// By the backend.
@@ -415,6 +454,16 @@ enum ErrorText<'a> {
 }
 
 impl<'a> Outcome<'a> {
+    /// Returns the counted part.
+    #[inline]
+    fn attempt(&self) -> Attempt {
+        Attempt {
+            kind: self.kind,
+            latency: self.latency,
+            top_score: self.top_score,
+        }
+    }
+
     fn new(kind: OutcomeKind, query: &'a str, latency: Duration) -> Self {
         Self {
             kind,
@@ -441,10 +490,13 @@ impl<'a> Outcome<'a> {
     /// An attempt that took longer than `limit`.
     fn late(query: &'a str, latency: Duration, limit: Duration) -> Self {
         let error = Some(ErrorText::NoResultAfter(limit));
-        Self { error, ..Self::new(OutcomeKind::Timeout, query, latency) }
+        Self {
+            error,
+            ..Self::new(OutcomeKind::Timeout, query, latency)
+        }
     }
 
-    /// An attempt that nobody waited for any longer.
+    /// Returns the outcome of an attempt whose caller stopped waiting.
     pub fn cancelled(latency: Duration) -> Self {
         Self::new(OutcomeKind::Cancelled, "", latency)
     }
@@ -455,7 +507,7 @@ impl<'a> Outcome<'a> {
         self
     }
 
-    /// How many results were found. Default: not measured, NULL in the log.
+    /// Sets the number of results. Default: not measured, NULL in the log.
     pub fn result_count(mut self, results: usize) -> Self {
         self.result_count = Some(results);
         self
@@ -464,29 +516,35 @@ impl<'a> Outcome<'a> {
     /// An attempt as its sender describes it.
     #[cfg(feature = "http")]
     pub(crate) fn of(kind: OutcomeKind, query: &'a str, latency: Option<Duration>) -> Self {
-        Self { latency, ..Self::new(kind, query, Duration::ZERO) }
+        Self {
+            latency,
+            ..Self::new(kind, query, Duration::ZERO)
+        }
     }
 
     /// Length in bytes of the original query. Default: that of the query.
     #[cfg(feature = "http")]
     pub(crate) fn query_len(self, bytes: usize) -> Self {
-        Self { query_len: Some(bytes), ..self }
+        Self {
+            query_len: Some(bytes),
+            ..self
+        }
     }
 
-    /// What the backend said; its first 256 characters are stored, with failures. Default: nothing.
+    /// Sets the message of the backend. Failures keep its first 256 characters. Default: none.
     pub fn error(mut self, error: &'a dyn Display) -> Self {
         self.error = Some(ErrorText::Said(error));
         self
     }
 
-    /// When the attempt ended. Default: now. Dates that the retention would delete at once, and dates in the future, are
-    /// treated as those of [`log_at`](crate::LoggerHandle::log_at).
+    /// When the attempt ended. Default: now. Dates that the retention would delete at once, and
+    /// dates in the future, are treated as those of [`log_at`](crate::LoggerHandle::log_at).
     pub fn at(mut self, moment: SystemTime) -> Self {
         self.at = Some(clock::milliseconds_of(moment));
         self
     }
 
-    /// How it ended.
+    /// Returns the kind of the outcome.
     pub fn kind(&self) -> OutcomeKind {
         self.kind
     }
@@ -503,27 +561,28 @@ impl fmt::Debug for Outcome<'_> {
     }
 }
 
-/// What a monitor must know of a result.
+/// The parts of a result that a monitor judges.
 #[diagnostic::on_unimplemented(
     message = "a monitor cannot tell what was found in `{Self}`",
     label = "has no result count and top score",
-    note = "return a `Vec`, slice, array or `Option` of scored results, such as `Vec<(Document, f32)>`",
-    note = "or implement `failure_logger::Retrieved` for `{Self}`",
-    note = "or, for a type of another crate, call `observe_by(query, retrieval, |found| Found {{ .. }})`"
+    note = "return a `Vec`, slice, array or `Option` of scored results, such as `Vec<(Document, \
+        f32)>`",
+    note = "or implement `failure_logger::monitor::Retrieved` for `{Self}`",
+    note = "or, for a type of another crate, call `observe_by(query, retrieval, |found| Found {{ \
+        .. }})`"
 )]
 pub trait Retrieved {
-    /// How many results there are.
+    /// Number of results.
     fn result_count(&self) -> usize;
 
     /// The best of their scores, if they have any.
     fn top_score(&self, direction: ScoreDirection) -> Option<f32>;
 }
 
-/// What there is to know of a result, where it is told: see
-/// [`observe_by`](StrategyMonitor::observe_by).
+/// Description of a result, for [`observe_by`](StrategyMonitor::observe_by).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Found {
-    /// How many results there are.
+    /// Number of results.
     pub result_count: usize,
     /// The best of their scores, if they have any.
     pub top_score: Option<f32>,
@@ -544,8 +603,10 @@ impl Retrieved for Found {
     message = "a monitor cannot tell the score of `{Self}`",
     label = "has no score",
     note = "return pairs that end with the score, such as `(Document, f32)`",
-    note = "or implement `failure_logger::Scored` for `{Self}`; without a score it returns NaN",
-    note = "or, for a type of another crate, call `observe_by(query, retrieval, |found| Found {{ .. }})`"
+    note = "or implement `failure_logger::monitor::Scored` for `{Self}`; without a score it \
+        returns NaN",
+    note = "or, for a type of another crate, call `observe_by(query, retrieval, |found| Found {{ \
+        .. }})`"
 )]
 pub trait Scored {
     /// The score; NaN if there is none.
@@ -589,7 +650,10 @@ impl<T: Scored> Retrieved for [T] {
     }
 
     fn top_score(&self, direction: ScoreDirection) -> Option<f32> {
-        let scores = self.iter().map(Scored::score).filter(|score| !score.is_nan());
+        let scores = self
+            .iter()
+            .map(Scored::score)
+            .filter(|score| !score.is_nan());
         scores.reduce(|one, other| direction.better(one, other))
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{TestDb, block_on, no_hit, spawn};
 use failure_logger::LoggerHandle;
 
-async fn use_it(logger: &LoggerHandle) {
+async fn log_two_records(logger: &LoggerHandle) {
     logger.log(no_hit(1));
     logger.flush().await.unwrap();
     logger.log(no_hit(2));
@@ -18,45 +18,52 @@ async fn use_it(logger: &LoggerHandle) {
 }
 
 #[actix_web::test]
-async fn from_actix_web() {
+async fn records_logged_in_actix_web_are_stored() {
     let db = TestDb::new();
-    use_it(&db.spawn()).await;
+    log_two_records(&db.spawn()).await;
     assert_eq!(db.turns(), [1, 2]);
 }
 
 #[actix::test]
-async fn from_actix() {
+async fn records_logged_in_actix_are_stored() {
     let db = TestDb::new();
-    use_it(&db.spawn()).await;
+    log_two_records(&db.spawn()).await;
     assert_eq!(db.turns(), [1, 2]);
 }
 
 #[tokio::test]
-async fn from_tokio_on_one_thread() {
+async fn records_logged_in_tokio_on_one_thread_are_stored() {
     let db = TestDb::new();
-    use_it(&db.spawn()).await;
+    log_two_records(&db.spawn()).await;
     assert_eq!(db.turns(), [1, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_tokio_on_several_threads_and_in_spawned_tasks() {
+async fn records_logged_in_spawned_tokio_tasks_are_stored() {
     let db = TestDb::new();
     let logger = db.spawn();
     let clone = logger.clone();
-    tokio::spawn(async move { use_it(&clone).await }).await.unwrap();
+    tokio::spawn(async move { log_two_records(&clone).await })
+        .await
+        .unwrap();
     assert_eq!(db.turns(), [1, 2]);
 }
 
 #[test]
-fn from_a_plain_thread() {
+fn records_logged_on_a_plain_thread_are_stored() {
     let db = TestDb::new();
     let logger = db.spawn();
-    std::thread::scope(|scope| scope.spawn(|| block_on(use_it(&logger))).join().unwrap());
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| block_on(log_two_records(&logger)))
+            .join()
+            .unwrap()
+    });
     assert_eq!(db.turns(), [1, 2]);
 }
 
 #[tokio::test]
-async fn the_last_handle_may_be_dropped_on_a_runtime_and_saves_what_it_has() {
+async fn last_handle_dropped_on_a_runtime_commits_the_buffer() {
     let db = TestDb::new();
     let logger = spawn(db.config().flush_interval(Duration::from_secs(3600)));
     for turn in 0..100 {
@@ -75,7 +82,10 @@ fn handle_is_formatted_with_its_counters() {
     logger.log(no_hit(1));
     block_on(logger.shutdown()).unwrap();
     let text = format!("{logger:?}");
-    assert!(text.starts_with("LoggerHandle") && text.contains("received: 1, persisted: 1"), "{text}");
+    assert!(
+        text.starts_with("LoggerHandle") && text.contains("received: 1, persisted: 1"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -109,20 +119,34 @@ fn loggers_and_an_application_share_one_file() {
                             acknowledged.store(turn + 1, Ordering::Release);
                         }
                     }
-                    assert_eq!(block_on(logger.shutdown()).unwrap().stats.persisted, RECORDS as u64);
+                    assert_eq!(
+                        block_on(logger.shutdown()).unwrap().stats.persisted,
+                        RECORDS as u64
+                    );
                 })
             })
             .collect();
-        // Opens the file, counts, commits and closes it: before, between and after all commits of the loggers.
+        // This connection opens the file, counts, commits and closes it: before, between and after
+        // all commits of the loggers.
         let mut orders = 0;
         loop {
-            let ended = senders.iter().all(std::thread::ScopedJoinHandle::is_finished);
-            let flushed: Vec<_> = acknowledged.iter().map(|turns| turns.load(Ordering::Acquire)).collect();
+            let ended = senders
+                .iter()
+                .all(std::thread::ScopedJoinHandle::is_finished);
+            let flushed: Vec<_> = acknowledged
+                .iter()
+                .map(|turns| turns.load(Ordering::Acquire))
+                .collect();
             for (sender, turns) in flushed.iter().enumerate() {
-                let of_sender =
-                    format!("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index / 1000 = {sender}");
-                // The first logger may still be about to create the table.
-                assert!(*turns == 0 || db.integer(&of_sender) >= *turns, "sender {sender}: {turns} acknowledged");
+                let of_sender = format!(
+                    "SELECT count(*) FROM memory_retrieval_failures WHERE turn_index / 1000 = \
+                     {sender}"
+                );
+                // The first logger may be about to create the table.
+                assert!(
+                    *turns == 0 || db.integer(&of_sender) >= *turns,
+                    "sender {sender}: {turns} acknowledged"
+                );
             }
             db.execute(&format!("INSERT INTO orders VALUES ({orders})"));
             orders += 1;
@@ -134,5 +158,10 @@ fn loggers_and_an_application_share_one_file() {
     });
     let mut turns = db.turns();
     turns.sort_unstable();
-    assert_eq!(turns, (0..4).flat_map(|sender| (0..RECORDS).map(move |turn| sender * 1000 + turn)).collect::<Vec<_>>());
+    assert_eq!(
+        turns,
+        (0..4)
+            .flat_map(|sender| (0..RECORDS).map(move |turn| sender * 1000 + turn))
+            .collect::<Vec<_>>()
+    );
 }

@@ -1,4 +1,4 @@
-//! When records are written: at once if a batch is full, after the interval if not.
+//! The moment of a flush: at once if a batch is full, after the interval if not.
 
 mod common;
 
@@ -10,7 +10,7 @@ use failure_logger::{DropReason, LogOutcome, LoggerError};
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[test]
-fn a_full_batch_is_flushed_before_the_interval_has_passed() {
+fn full_batch_is_flushed_before_the_interval() {
     let db = TestDb::new();
     let logger = spawn(db.config().batch_size(16).flush_interval(NEVER));
     for turn in 0..16 {
@@ -21,7 +21,7 @@ fn a_full_batch_is_flushed_before_the_interval_has_passed() {
 }
 
 #[test]
-fn every_full_batch_is_flushed_also_when_one_was_before() {
+fn full_batch_after_a_full_batch_is_flushed() {
     let db = TestDb::new();
     let logger = spawn(db.config().batch_size(4).flush_interval(NEVER));
     for batch in 1..=50 {
@@ -33,18 +33,22 @@ fn every_full_batch_is_flushed_also_when_one_was_before() {
 }
 
 #[test]
-fn a_batch_of_many_callers_is_flushed_in_whatever_order_they_come() {
+fn batch_of_many_callers_is_flushed_in_any_order() {
     const CALLERS: u64 = 8;
     const ROUNDS: u64 = 1000;
     let db = TestDb::new();
-    let logger = spawn(db.config().batch_size(CALLERS as usize).flush_interval(NEVER));
+    let logger = spawn(
+        db.config()
+            .batch_size(CALLERS as usize)
+            .flush_interval(NEVER),
+    );
     let begin = std::sync::Barrier::new(CALLERS as usize);
     std::thread::scope(|scope| {
         for _ in 0..CALLERS {
             scope.spawn(|| {
                 for round in 1..=ROUNDS {
                     begin.wait();
-                    // The writer may still be on its way back to its timer from the round before.
+                    // The writer may still be returning to its timer from the round before.
                     logger.log(no_hit(0));
                     eventually("the batch", || logger.stats().persisted >= round * CALLERS);
                 }
@@ -55,9 +59,13 @@ fn a_batch_of_many_callers_is_flushed_in_whatever_order_they_come() {
 }
 
 #[test]
-fn a_partial_batch_waits_and_is_flushed_by_the_timer() {
+fn partial_batch_waits_and_is_flushed_by_the_timer() {
     let db = TestDb::new();
-    let logger = spawn(db.config().batch_size(16).flush_interval(Duration::from_millis(10)));
+    let logger = spawn(
+        db.config()
+            .batch_size(16)
+            .flush_interval(Duration::from_millis(10)),
+    );
     for turn in 0..15 {
         logger.log(no_hit(turn));
     }
@@ -66,41 +74,59 @@ fn a_partial_batch_waits_and_is_flushed_by_the_timer() {
 }
 
 #[test]
-fn a_partial_batch_is_not_flushed_without_timer_or_request() {
+fn partial_batch_is_not_flushed_without_timer_or_request() {
     let db = TestDb::new();
     let logger = spawn(db.config().batch_size(17).flush_interval(NEVER));
     for turn in 0..15 {
         logger.log(no_hit(turn));
     }
-    // The actor responds, so it has seen its messages; and yet it has written nothing.
-    assert_eq!(block_on(logger.addr().send(no_hit(15))).unwrap(), LogOutcome::Queued);
+    // The response of the actor shows that it has seen its messages. It has committed nothing.
+    assert_eq!(
+        block_on(logger.addr().send(no_hit(15))).unwrap(),
+        LogOutcome::Queued
+    );
     let stats = logger.stats();
     assert_eq!((stats.persisted, stats.buffered), (0, 16));
     assert_eq!(block_on(logger.flush()).unwrap().persisted, 16);
 }
 
 #[test]
-fn log_returns_at_once_when_the_buffer_is_full_and_counts_what_it_drops() {
+fn log_on_a_full_buffer_returns_at_once_and_counts_the_drop() {
     let db = TestDb::new();
-    let logger = spawn(db.config().buffer_capacity(8).batch_size(4).flush_interval(NEVER));
+    let logger = spawn(
+        db.config()
+            .buffer_capacity(8)
+            .batch_size(4)
+            .flush_interval(NEVER),
+    );
     let lock = Lock::new(&db);
     for turn in 0..8 {
         assert_eq!(logger.log(no_hit(turn)), LogOutcome::Queued, "turn {turn}");
     }
-    // The writer hangs at the lock, with a batch in its hands or not: the bound is the same.
+    // The writer hangs at the lock, with or without a batch. The bound is the same.
     for turn in 8..1000 {
-        assert_eq!(logger.log(no_hit(turn)), LogOutcome::Dropped(DropReason::BufferFull));
+        assert_eq!(
+            logger.log(no_hit(turn)),
+            LogOutcome::Dropped(DropReason::BufferFull)
+        );
     }
     let stats = logger.stats();
-    assert_eq!((stats.received, stats.buffered, stats.dropped.buffer_full), (1000, 8, 992));
+    assert_eq!(
+        (stats.received, stats.buffered, stats.dropped.buffer_full),
+        (1000, 8, 992)
+    );
     assert!(stats.is_balanced());
     drop(lock);
     block_on(logger.flush()).unwrap();
-    assert_eq!(db.turns(), (0..8).collect::<Vec<_>>(), "the newest were refused");
+    assert_eq!(
+        db.turns(),
+        (0..8).collect::<Vec<_>>(),
+        "the newest records are dropped"
+    );
 }
 
 #[test]
-fn a_flush_covers_everything_that_was_logged_before_it() {
+fn flush_covers_every_record_logged_before_it() {
     let db = TestDb::new();
     let logger = spawn(db.config().flush_interval(NEVER));
     std::thread::scope(|scope| {
@@ -111,7 +137,9 @@ fn a_flush_covers_everything_that_was_logged_before_it() {
                     let turn = caller * 1000 + round;
                     logger.log(no_hit(turn));
                     block_on(logger.flush()).unwrap();
-                    let found = format!("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index = {turn}");
+                    let found = format!(
+                        "SELECT count(*) FROM memory_retrieval_failures WHERE turn_index = {turn}"
+                    );
                     assert_eq!(db.integer(&found), 1);
                 }
             });
@@ -121,7 +149,7 @@ fn a_flush_covers_everything_that_was_logged_before_it() {
 }
 
 #[test]
-fn a_flush_that_fails_says_so_and_the_records_are_kept() {
+fn flush_that_fails_returns_an_error_and_keeps_the_records() {
     let db = TestDb::new();
     let logger = spawn(db.config().flush_interval(NEVER));
     logger.log(no_hit(1));
@@ -138,7 +166,7 @@ fn a_flush_that_fails_says_so_and_the_records_are_kept() {
 }
 
 #[test]
-fn rows_that_the_store_refuses_are_dropped_alone_wherever_they_stand() {
+fn unstorable_rows_are_dropped_alone_at_any_position() {
     let db = TestDb::new();
     let logger = spawn(db.config().flush_interval(NEVER));
     db.execute(
@@ -150,14 +178,19 @@ fn rows_that_the_store_refuses_are_dropped_alone_wherever_they_stand() {
         logger.log(no_hit(if bad.contains(&turn) { -1 } else { turn }));
     }
     block_on(logger.flush()).unwrap();
-    assert_eq!(db.turns(), (0..256).filter(|turn| !bad.contains(turn)).collect::<Vec<_>>());
+    assert_eq!(
+        db.turns(),
+        (0..256)
+            .filter(|turn| !bad.contains(turn))
+            .collect::<Vec<_>>()
+    );
     let stats = logger.stats();
     assert_eq!((stats.persisted, stats.dropped.rejected), (250, 6));
     assert!(stats.is_balanced());
 }
 
 #[test]
-fn a_store_that_refuses_every_row_loses_none() {
+fn store_that_takes_no_row_at_all_drops_none() {
     let db = TestDb::new();
     let logger = spawn(db.config().flush_interval(NEVER));
     db.execute(
@@ -168,7 +201,10 @@ fn a_store_that_refuses_every_row_loses_none() {
         logger.log(no_hit(turn));
     }
     assert!(block_on(logger.flush()).is_err());
-    assert_eq!((logger.stats().buffered, logger.stats().dropped.total()), (10, 0));
+    assert_eq!(
+        (logger.stats().buffered, logger.stats().dropped.total()),
+        (10, 0)
+    );
     db.execute("DROP TRIGGER closed");
     eventually("the next attempt", || logger.stats().persisted == 10);
     assert_eq!(db.turns(), (0..10).collect::<Vec<_>>());
@@ -177,12 +213,18 @@ fn a_store_that_refuses_every_row_loses_none() {
 #[test]
 fn flush_report_counts_what_was_committed_since_the_call() {
     let db = TestDb::new();
-    let logger = spawn(db.config().flush_interval(Duration::from_secs(24 * 60 * 60)));
+    let logger = spawn(
+        db.config()
+            .flush_interval(Duration::from_secs(24 * 60 * 60)),
+    );
     for records in [5, 3, 0] {
         for turn in 0..records {
             logger.log(no_hit(turn));
         }
         let report = block_on(logger.flush()).unwrap();
-        assert_eq!((report.persisted, report.rejected), (records.unsigned_abs(), 0));
+        assert_eq!(
+            (report.persisted, report.rejected),
+            (records.unsigned_abs(), 0)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Taking over what the reference implementation has logged, and records that come twice.
+//! The import of the reference implementation's table, and repeated records.
 
 mod common;
 
@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime};
 use common::{TestDb, block_on, no_hit};
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, SqliteConnection};
-use failure_logger::{ImportError, LogOutcome, TimeRange};
+use failure_logger::import::ImportError;
+use failure_logger::{LogOutcome, TimeRange};
 use uuid::Uuid;
 
-/// A table of the reference's shape.
+/// Creates a table of the reference's shape.
 fn reference(db: &TestDb, rows: &str) -> PathBuf {
     let path = db.folder.path().join("reference.db");
     let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
@@ -37,12 +38,12 @@ fn insert(moment: &str, failure: &str) -> String {
 }
 
 #[test]
-fn rows_of_the_reference_are_taken_over_once_with_their_moments() {
+fn rows_of_the_reference_are_imported_once_with_their_times() {
     let db = TestDb::new();
     let logger = common::spawn(db.config().retention_days(0));
     let rows = [
         insert("'2024-11-01 12:30:00'", "low_confidence"),
-        // The same again is another failure.
+        // An equal row without an id is another failure.
         insert("'2024-11-01 12:30:00'", "low_confidence"),
         insert("'2024-11-01T12:30:00.250Z'", "no_hit"),
         insert("'no date'", "error"),
@@ -61,28 +62,35 @@ fn rows_of_the_reference_are_taken_over_once_with_their_moments() {
     let moments: Vec<_> = db.texts("created_at").into_iter().flatten().collect();
     assert_eq!(moments, ["1730464200000", "1730464200000", "1730464200250"]);
     let summary = block_on(logger.reader().summary(TimeRange::all())).unwrap();
-    assert_eq!(summary.total.failures, 3, "and counted once");
+    assert_eq!(summary.total.failures, 3, "each failure is counted once");
 }
 
 #[test]
-fn what_has_no_such_table_is_refused() {
+fn file_without_the_reference_table_is_refused() {
     let db = TestDb::new();
     let logger = db.spawn();
     let other = db.folder.path().join("other.db");
-    SqliteConnection::establish(other.to_str().unwrap()).unwrap().batch_execute("CREATE TABLE t (x)").unwrap();
+    SqliteConnection::establish(other.to_str().unwrap())
+        .unwrap()
+        .batch_execute("CREATE TABLE t (x)")
+        .unwrap();
     let refusal = block_on(logger.import_reference(&other)).unwrap_err();
-    assert!(matches!(refusal, ImportError::NotAReference { .. }), "{refusal}");
-    let refusal = block_on(logger.import_reference(db.folder.path().join("missing.db"))).unwrap_err();
+    assert!(
+        matches!(refusal, ImportError::NotAReference { .. }),
+        "{refusal}"
+    );
+    let refusal =
+        block_on(logger.import_reference(db.folder.path().join("missing.db"))).unwrap_err();
     assert!(matches!(refusal, ImportError::Read(_)), "{refusal}");
 }
 
 #[test]
-fn a_record_that_comes_twice_is_stored_and_counted_once() {
+fn repeated_record_is_stored_and_counted_once() {
     let db = TestDb::new();
     let logger = db.spawn();
     let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
     let at = SystemTime::now() - Duration::from_secs(5);
-    // Twice in one batch, and again in another.
+    // The id occurs twice in one batch, and once more in another.
     for event_id in [one, one, two] {
         logger.log_once(no_hit(1), at, event_id);
     }
@@ -93,28 +101,44 @@ fn a_record_that_comes_twice_is_stored_and_counted_once() {
     assert_eq!(db.turns(), [1, 1, 2]);
     let stats = logger.stats();
     assert!(stats.is_balanced());
-    assert_eq!((stats.received, stats.persisted, stats.duplicates), (5, 5, 2));
-    let summary = block_on(logger.reader().summary(TimeRange::last(Duration::from_secs(3600)))).unwrap();
+    assert_eq!(
+        (stats.received, stats.persisted, stats.duplicates),
+        (5, 5, 2)
+    );
+    let summary = block_on(
+        logger
+            .reader()
+            .summary(TimeRange::last(Duration::from_secs(3600))),
+    )
+    .unwrap();
     assert_eq!(summary.total.failures, 3);
 }
 
 #[test]
-fn many_rows_are_taken_over_through_a_small_buffer() {
+fn many_rows_are_imported_through_a_small_buffer() {
     let db = TestDb::new();
     let logger = common::spawn(db.config().buffer_capacity(16).batch_size(8));
-    let rows: String = (0..2500).map(|_| insert("datetime('now')", "no_hit")).collect();
+    let rows: String = (0..2500)
+        .map(|_| insert("datetime('now')", "no_hit"))
+        .collect();
     let path = reference(&db, &format!("BEGIN; {rows} COMMIT;"));
     let report = block_on(logger.import_reference(&path)).unwrap();
     assert_eq!((report.read, report.stored), (2500, 2500));
     let stats = logger.stats();
-    assert_eq!((db.rows(), stats.received, stats.dropped.total()), (2500, 2500, 0), "waiting is no loss");
+    assert_eq!(
+        (db.rows(), stats.received, stats.dropped.total()),
+        (2500, 2500, 0),
+        "a wait drops no record"
+    );
 }
 
 #[test]
-fn an_import_beside_other_callers_counts_only_their_drops() {
+fn import_beside_other_callers_counts_only_their_drops() {
     let db = TestDb::new();
     let logger = common::spawn(db.config().buffer_capacity(16).batch_size(8));
-    let rows: String = (0..2500).map(|_| insert("datetime('now')", "no_hit")).collect();
+    let rows: String = (0..2500)
+        .map(|_| insert("datetime('now')", "no_hit"))
+        .collect();
     let path = reference(&db, &format!("BEGIN; {rows} COMMIT;"));
     let done = std::sync::atomic::AtomicBool::new(false);
     let (queued, lost) = std::thread::scope(|scope| {
@@ -135,11 +159,14 @@ fn an_import_beside_other_callers_counts_only_their_drops() {
     });
     let stats = block_on(logger.shutdown()).unwrap().stats;
     assert!(lost > 0, "the buffer was contended");
-    assert_eq!((stats.persisted, stats.dropped.total()), (2500 + queued, lost));
+    assert_eq!(
+        (stats.persisted, stats.dropped.total()),
+        (2500 + queued, lost)
+    );
 }
 
 #[test]
-fn rows_that_are_no_text_too_old_or_empty_stop_no_import_and_are_not_counted_again() {
+fn unusable_rows_stop_no_import_and_are_not_counted_twice() {
     let db = TestDb::new();
     let logger = db.spawn();
     let rows = [
@@ -152,9 +179,15 @@ fn rows_that_are_no_text_too_old_or_empty_stop_no_import_and_are_not_counted_aga
     let path = reference(&db, &rows.concat());
     for _ in 0..3 {
         let report = block_on(logger.import_reference(&path)).unwrap();
-        assert_eq!((report.read, report.stored, report.skipped, report.too_old), (5, 3, 1, 1));
+        assert_eq!(
+            (report.read, report.stored, report.skipped, report.too_old),
+            (5, 3, 1, 1)
+        );
     }
-    assert_eq!(db.texts("query_text"), ["\u{fffd}A", "B", "where is the key?"].map(|text| Some(text.into())));
+    assert_eq!(
+        db.texts("query_text"),
+        ["\u{fffd}A", "B", "where is the key?"].map(|text| Some(text.into()))
+    );
     assert_eq!(db.attempts(), 3);
 }
 
@@ -162,7 +195,9 @@ fn rows_that_are_no_text_too_old_or_empty_stop_no_import_and_are_not_counted_aga
 fn two_loggers_that_import_the_same_rows_count_them_once() {
     let db = TestDb::new();
     let (one, other) = (db.spawn(), db.spawn());
-    let rows: String = (0..3000).map(|_| insert("datetime('now')", "no_hit")).collect();
+    let rows: String = (0..3000)
+        .map(|_| insert("datetime('now')", "no_hit"))
+        .collect();
     let path = reference(&db, &format!("BEGIN; {rows} COMMIT;"));
     std::thread::scope(|scope| {
         for logger in [&one, &other] {
@@ -174,21 +209,28 @@ fn two_loggers_that_import_the_same_rows_count_them_once() {
 }
 
 #[test]
-fn a_repeated_record_is_counted_once_though_attempts_are_refused() {
+fn repeated_record_is_counted_once_though_attempts_fail() {
     let db = TestDb::new();
     let logger = db.spawn();
     db.execute(
         "CREATE TRIGGER refuses BEFORE INSERT ON memory_retrieval_attempts_recent BEGIN SELECT RAISE(ABORT, 'no'); END; \
          CREATE TRIGGER refuses_too BEFORE INSERT ON memory_retrieval_attempts BEGIN SELECT RAISE(ABORT, 'no'); END",
     );
-    // Few and many in one transaction.
+    // One transaction has few rows, the other many.
     for rows in [1, 100] {
         let ids: Vec<_> = (0..rows).map(|_| Uuid::now_v7()).collect();
         for _ in 0..2 {
-            ids.iter()
-                .for_each(|id| assert_eq!(logger.log_once(no_hit(1), SystemTime::now(), *id), LogOutcome::Queued));
+            ids.iter().for_each(|id| {
+                assert_eq!(
+                    logger.log_once(no_hit(1), SystemTime::now(), *id),
+                    LogOutcome::Queued
+                )
+            });
             block_on(logger.flush()).unwrap();
         }
     }
-    assert_eq!((db.rows(), db.attempts(), logger.stats().duplicates), (101, 101, 101));
+    assert_eq!(
+        (db.rows(), db.attempts(), logger.stats().duplicates),
+        (101, 101, 101)
+    );
 }

@@ -1,4 +1,5 @@
-//! The journal: how long it grows, which pages a flush adds to it, and what is written while nothing happens.
+//! The journal: how long it grows, which pages a flush adds to it, and which writes an idle logger
+//! avoids.
 
 mod common;
 
@@ -23,11 +24,18 @@ fn flush_one(logger: &LoggerHandle, turn: i64) {
     block_on(logger.flush()).unwrap();
 }
 
-/// A copy of the database file alone, as an operator makes it who does not know of the journal.
+/// Returns a copy of the database file alone, as made by an operator who does not know of the
+/// journal.
 fn copy(db: &TestDb) -> TestDb {
     let copy = TestDb::new();
-    // By another process: this one must not close a descriptor of the file.
-    assert!(Command::new("cp").args([db.url(), copy.url()]).status().unwrap().success());
+    // Another process makes the copy, because this one must not close a descriptor of the file.
+    assert!(
+        Command::new("cp")
+            .args([db.url(), copy.url()])
+            .status()
+            .unwrap()
+            .success()
+    );
     copy
 }
 
@@ -37,7 +45,10 @@ fn database_file_alone_has_all_tables_after_start() {
     let _logger = common::spawn(db.config());
     let copy = copy(&db);
     assert_eq!(copy.rows(), 0);
-    assert_eq!(copy.integer("SELECT count(*) FROM sqlite_schema"), db.integer("SELECT count(*) FROM sqlite_schema"));
+    assert_eq!(
+        copy.integer("SELECT count(*) FROM sqlite_schema"),
+        db.integer("SELECT count(*) FROM sqlite_schema")
+    );
 }
 
 #[test]
@@ -52,7 +63,10 @@ fn database_file_alone_has_all_rows_after_a_pause() {
         eventually("the checkpoint", || length(&journal(&db)) == 0);
         assert_eq!(copy(&db).rows(), 10 * round);
     }
-    assert_eq!(db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+    assert_eq!(
+        db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"),
+        1
+    );
 }
 
 #[test]
@@ -67,7 +81,7 @@ fn database_file_alone_has_its_rows_once_a_reader_ends() {
     )
     .unwrap();
     flush_one(&logger, 1);
-    // Without another flush.
+    // No other flush follows.
     diesel::connection::SimpleConnection::batch_execute(&mut reader, "ROLLBACK").unwrap();
     eventually("the checkpoint", || length(&journal(&db)) == 0);
     assert_eq!(copy(&db).rows(), 2);
@@ -82,12 +96,13 @@ fn journal_of_single_flushes_stays_bounded() {
         flush_one(&logger, turn);
         longest = longest.max(length(&journal(&db)));
     }
-    // At 32 MiB the writer waits, however slow the disk; without checkpoints it would be 70 MB.
+    // At 32 MiB the writer waits, however slow the disk is. Without checkpoints the journal would
+    // have 70 MB.
     assert!(longest < 40 << 20, "{longest} bytes");
     assert_eq!(db.rows(), 3500);
 }
 
-/// Of each page that was appended to the journal from `offset` on: what it belongs to.
+/// Returns the table or index of each page that was appended to the journal from `offset` on.
 fn pages(db: &TestDb, offset: u64) -> io::Result<Vec<String>> {
     const HEADER: usize = 32;
     const FRAME: usize = 24 + 4096;
@@ -124,15 +139,19 @@ fn flush_of_one_record_writes_one_page_a_table_and_index() {
     for turn in 5..15 {
         let before = length(&journal(&db));
         flush_one(&logger, turn);
-        // Unless there was so long a pause that the journal was emptied.
+        // A long pause may have emptied the journal.
         if length(&journal(&db)) > before {
             flushes.push(pages(&db, before).unwrap());
         }
     }
-    // A page that is full takes two or three more, which the next flushes do not.
+    // A full page takes two or three more pages, which the next flushes do not.
     let fewest = flushes.into_iter().min_by_key(Vec::len).expect("flushes");
     assert_eq!(
         fewest,
-        ["memory_retrieval_failures", "memory_retrieval_failures_created_at", "memory_retrieval_failures_event_id",]
+        [
+            "memory_retrieval_failures",
+            "memory_retrieval_failures_created_at",
+            "memory_retrieval_failures_event_id",
+        ]
     );
 }

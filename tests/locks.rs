@@ -1,7 +1,9 @@
-//! The locks that SQLite holds on the database file survive whatever a logger does in the same process.
+//! The locks that SQLite holds on the database file survive whatever a logger does in the same
+//! process.
 //!
-//! SQLite's locks belong to the process, and the kernel releases all of them as soon as the process closes
-//! any descriptor of the file. Another process may then delete the journal under open connections.
+//! SQLite's locks belong to the process, and the kernel releases all of them as soon as the process
+//! closes any descriptor of the file. Another process may then delete the journal under open
+//! connections.
 
 mod common;
 
@@ -13,10 +15,9 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use common::{TestDb, block_on, eventually, no_hit};
+use common::{FaultDb, TestDb, block_on, eventually, no_hit};
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
-use fail::FailScenario;
 use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, LoggerHandle};
 
 /// The file that the child process of a test reads.
@@ -26,17 +27,22 @@ const SQLITE3: &str = "FAILURE_LOGGER_TEST_SQLITE3";
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn config(db: &TestDb) -> LoggerConfig {
-    db.config().flush_interval(NEVER).backoff(Duration::from_millis(1), Duration::from_millis(20))
+    db.config()
+        .flush_interval(NEVER)
+        .backoff(Duration::from_millis(1), Duration::from_millis(20))
 }
 
-/// A connection of the application, which holds SQLite's shared lock from its first read on.
+/// Returns a connection of the application. It holds SQLite's shared lock from its first read on.
 fn application(db: &TestDb) -> SqliteConnection {
     let mut conn = db.connect();
-    conn.batch_execute("PRAGMA journal_mode = WAL; PRAGMA user_version = 7; SELECT * FROM sqlite_schema").unwrap();
+    conn.batch_execute(
+        "PRAGMA journal_mode = WAL; PRAGMA user_version = 7; SELECT * FROM sqlite_schema",
+    )
+    .unwrap();
     conn
 }
 
-/// The kernel's read and write locks of this process on the inode.
+/// Counts the kernel's read and write locks of this process on the inode.
 fn kernel_locks(inode: u64) -> usize {
     let process = std::process::id().to_string();
     let locks = fs::read_to_string("/proc/locks").unwrap();
@@ -44,7 +50,9 @@ fn kernel_locks(inode: u64) -> usize {
         let fields: Vec<&str> = line.split_whitespace().collect();
         fields.get(1) == Some(&"POSIX")
             && fields.get(4) == Some(&process.as_str())
-            && fields.get(5).is_some_and(|file| file.ends_with(&format!(":{inode}")))
+            && fields
+                .get(5)
+                .is_some_and(|file| file.ends_with(&format!(":{inode}")))
     };
     locks.lines().filter(is_ours).count()
 }
@@ -63,12 +71,19 @@ fn restart(logger: &LoggerHandle) {
 }
 
 #[test]
-fn application_lock_start_restart_and_shutdown_stays() {
-    let _scenario = FailScenario::setup();
-    let db = TestDb::new();
+fn application_lock_survives_start_restart_and_shutdown() {
+    let db = FaultDb::new();
     let mut conn = application(&db);
-    let (file, index) = (inode(&db.path()), inode(&db.path().with_extension("db-shm")));
-    let held = |when: &str| assert!(kernel_locks(file) > 0 && kernel_locks(index) > 0, "lost {when}");
+    let (file, index) = (
+        inode(&db.path()),
+        inode(&db.path().with_extension("db-shm")),
+    );
+    let held = |when: &str| {
+        assert!(
+            kernel_locks(file) > 0 && kernel_locks(index) > 0,
+            "lost {when}"
+        )
+    };
     held("before the start");
     let logger = FailureLogger::spawn(config(&db)).unwrap();
     held("at the start");
@@ -84,16 +99,16 @@ fn application_lock_start_restart_and_shutdown_stays() {
         block_on(logger.shutdown()).unwrap();
         held("at a shutdown");
     }
-    // Other files beside it must not be taken for locks of this one.
-    conn.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    // Locks on other files must not count for this one.
+    conn.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        .unwrap();
     drop(conn);
     assert_eq!(kernel_locks(file), 0);
 }
 
 #[test]
-fn application_lock_quarantine_stays() {
-    let _scenario = FailScenario::setup();
-    let db = TestDb::new();
+fn application_lock_survives_a_quarantine() {
+    let db = FaultDb::new();
     let logger = FailureLogger::spawn(config(&db)).unwrap();
     logger.log(no_hit(0));
     block_on(logger.flush()).unwrap();
@@ -108,24 +123,36 @@ fn application_lock_quarantine_stays() {
     let _ = block_on(logger.flush());
     eventually("the new file", || block_on(logger.flush()).is_ok());
     assert_ne!(inode(&db.path()), damaged, "quarantined");
-    assert!(kernel_locks(damaged) > 0, "the application still has the damaged file open");
+    assert!(
+        kernel_locks(damaged) > 0,
+        "the application still has the damaged file open"
+    );
     let (new, log) = (inode(&db.path()), logger);
     assert!(kernel_locks(new) > 0);
     block_on(log.shutdown()).unwrap();
 }
 
-/// Processes that open the database, read it and close it.
+/// A process that opens the database, reads it and closes it.
 enum OtherProcess {
-    /// This program, started once, with the SQLite that is built in. It works once for each line that it is sent.
-    Test { process: Child, ask: ChildStdin, done: std::io::Lines<BufReader<ChildStdout>> },
-    /// A `sqlite3` program, started for each round. Older versions look less closely before they delete a journal.
+    /// This program, started once, with the SQLite that is built in. It does its work once for each
+    /// line of its input.
+    Test {
+        process: Child,
+        work: ChildStdin,
+        done: std::io::Lines<BufReader<ChildStdout>>,
+    },
+    /// A `sqlite3` program, started for each round. Older versions check less before they delete a
+    /// journal.
     Sqlite3 { program: String, url: String },
 }
 
 impl OtherProcess {
     fn start(test: &str, db: &TestDb) -> Self {
         if let Ok(program) = std::env::var(SQLITE3) {
-            return Self::Sqlite3 { program, url: db.url() };
+            return Self::Sqlite3 {
+                program,
+                url: db.url(),
+            };
         }
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args([test, "--exact", "--nocapture", "--test-threads=1"])
@@ -134,29 +161,46 @@ impl OtherProcess {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (ask, done) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-        Self::Test { process, ask, done: BufReader::new(done).lines() }
+        let (work, done) = (
+            process.stdin.take().unwrap(),
+            process.stdout.take().unwrap(),
+        );
+        Self::Test {
+            process,
+            work,
+            done: BufReader::new(done).lines(),
+        }
     }
 
     fn open_read_close(&mut self) {
         match self {
-            Self::Test { ask, done, .. } => {
-                writeln!(ask, "go").unwrap();
-                assert!(done.by_ref().map_while(Result::ok).any(|line| line == "closed"));
+            Self::Test { work, done, .. } => {
+                writeln!(work, "go").unwrap();
+                assert!(
+                    done.by_ref()
+                        .map_while(Result::ok)
+                        .any(|line| line == "closed")
+                );
             }
             Self::Sqlite3 { program, url } => {
-                let read = Command::new(program).args([url, "SELECT count(*) FROM orders"]).output().unwrap();
+                let read = Command::new(program)
+                    .args([url, "SELECT count(*) FROM orders"])
+                    .output()
+                    .unwrap();
                 assert!(read.status.success(), "{read:?}");
             }
         }
     }
 
-    /// The part of a test that runs in the other process, if this is it.
+    /// Runs the part of the other process, if this is it. Returns `true` if so.
     fn run() -> bool {
-        let Ok(database) = std::env::var(DATABASE) else { return false };
+        let Ok(database) = std::env::var(DATABASE) else {
+            return false;
+        };
         for _ in std::io::stdin().lock().lines() {
             let mut conn = SqliteConnection::establish(&database).unwrap();
-            conn.batch_execute("PRAGMA busy_timeout = 10000; SELECT count(*) FROM orders").unwrap();
+            conn.batch_execute("PRAGMA busy_timeout = 10000; SELECT count(*) FROM orders")
+                .unwrap();
             drop(conn);
             println!("\nclosed");
         }
@@ -173,25 +217,29 @@ impl Drop for OtherProcess {
     }
 }
 
-/// Rounds of the next test: a hundred, or as many as the environment says.
+/// Returns the number of rounds: a hundred, or as many as the environment says.
 fn rounds() -> i64 {
     std::env::var("FAILURE_LOGGER_TEST_LOCK_ROUNDS").map_or(100, |rounds| rounds.parse().unwrap())
 }
 
 #[test]
-fn another_process_opens_and_closes_no_commit_is_lost() {
+fn process_that_opens_and_closes_the_file_loses_no_commit() {
     if OtherProcess::run() {
         return;
     }
-    let _scenario = FailScenario::setup();
-    let db = TestDb::new();
+    let db = FaultDb::new();
     let mut conn = application(&db);
-    conn.batch_execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)").unwrap();
+    conn.batch_execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+        .unwrap();
     let loggers = [(); 2].map(|()| FailureLogger::spawn(config(&db)).unwrap());
-    let mut other = OtherProcess::start("another_process_opens_and_closes_no_commit_is_lost", &db);
+    let mut other = OtherProcess::start(
+        "process_that_opens_and_closes_the_file_loses_no_commit",
+        &db,
+    );
     let mut sent = BTreeSet::new();
     for round in 0..rounds() {
-        conn.batch_execute(&format!("INSERT INTO orders VALUES ({round})")).unwrap();
+        conn.batch_execute(&format!("INSERT INTO orders VALUES ({round})"))
+            .unwrap();
         for (logger, turn) in loggers.iter().zip(2 * round..) {
             assert_eq!(logger.log(no_hit(turn)), LogOutcome::Queued);
             block_on(logger.flush()).unwrap();
@@ -201,16 +249,26 @@ fn another_process_opens_and_closes_no_commit_is_lost() {
             restart(&loggers[usize::from(round % 20 == 5)]);
         }
         other.open_read_close();
-        // Read by a connection of its own, which finds what is in the file and its journal.
-        assert_eq!(db.integer("SELECT count(*) FROM orders"), round + 1, "acknowledged commits of the application");
+        // A new connection reads what is in the file and its journal.
+        assert_eq!(
+            db.integer("SELECT count(*) FROM orders"),
+            round + 1,
+            "acknowledged commits of the application"
+        );
     }
     for logger in &loggers {
         let stats = block_on(logger.shutdown()).unwrap().stats;
-        assert!(stats.is_balanced() && stats.dropped.total() == 0, "{stats:?}");
+        assert!(
+            stats.is_balanced() && stats.dropped.total() == 0,
+            "{stats:?}"
+        );
     }
     drop(conn);
     let stored: Vec<i64> = db.turns().into_iter().filter(|turn| *turn >= 0).collect();
-    assert_eq!(stored.len(), sent.len(), "each once");
+    assert_eq!(stored.len(), sent.len(), "each record is stored once");
     assert_eq!(stored.into_iter().collect::<BTreeSet<_>>(), sent);
-    assert_eq!(db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
+    assert_eq!(
+        db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"),
+        1
+    );
 }

@@ -1,14 +1,15 @@
-//! The accounting, against a model: whatever happens in whatever order, every record is accounted
-//! for, and none is lost that was not said to be.
+//! The accounting, against a model: after any sequence of events every record is accounted for, and
+//! each lost record is counted as dropped.
 
 mod common;
 
 use std::time::Duration;
 
 use actix::prelude::SendError;
-use common::{TestDb, block_on, eventually, no_hit, spawn};
-use fail::FailScenario;
-use failure_logger::{DropReason, LogOutcome, LoggerConfig, LoggerHandle, Outcome, RetrievalFailureType};
+use common::{FaultDb, TestDb, block_on, eventually, no_hit, spawn};
+use failure_logger::{
+    DropReason, LogOutcome, LoggerConfig, LoggerHandle, Outcome, RetrievalFailureType,
+};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
@@ -16,8 +17,14 @@ use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state
 const CAPACITY: usize = 64;
 /// The turn of all old records.
 const OLD: i64 = -100;
-const POINTS: [&str; 5] = ["store-insert", "store-purge", "flush", "flush-committed", "actor-record"];
-/// The cases are the same at every run; this number chooses which.
+const POINTS: [&str; 5] = [
+    "store-insert",
+    "store-purge",
+    "flush",
+    "flush-committed",
+    "actor-record",
+];
+/// Number that chooses the cases. They are the same at every run.
 const SEED: u64 = 20_261_124;
 
 fn config(db: &TestDb) -> LoggerConfig {
@@ -29,12 +36,12 @@ fn config(db: &TestDb) -> LoggerConfig {
         .backoff(Duration::from_millis(1), Duration::from_millis(5))
 }
 
-/// What can happen.
+/// One event of a sequence.
 #[derive(Clone, Debug)]
-enum Happening {
+enum Event {
     Log(usize),
     Send(usize),
-    /// Successes and failures that a monitor sees.
+    /// Successes and failures that a monitor observes.
     Observe(usize),
     Flush,
     StoreFails,
@@ -42,15 +49,15 @@ enum Happening {
     PanicInFlush,
     PanicAfterCommit,
     PanicInHandler,
-    /// A record so old that the next purge takes it.
+    /// A record so old that the next purge deletes it.
     LogOld,
     PurgeFails,
-    /// The process ends, and another takes its place.
+    /// The process ends, and another one takes its place.
     Restart,
     Shutdown,
 }
 
-/// What is expected, as far as it can be known from outside.
+/// The counters that a caller can predict.
 #[derive(Clone, Debug, Default)]
 struct Model {
     received: u64,
@@ -62,79 +69,79 @@ struct Model {
 
 impl ReferenceStateMachine for Model {
     type State = Self;
-    type Transition = Happening;
+    type Transition = Event;
 
     fn init_state() -> BoxedStrategy<Self> {
         Just(Self::default()).boxed()
     }
 
-    fn transitions(_: &Self) -> BoxedStrategy<Happening> {
+    fn transitions(_: &Self) -> BoxedStrategy<Event> {
         prop_oneof![
-            8 => (1..40_usize).prop_map(Happening::Log),
-            3 => (1..40_usize).prop_map(Happening::Send),
-            3 => (1..40_usize).prop_map(Happening::Observe),
-            6 => Just(Happening::Flush),
-            2 => Just(Happening::StoreFails),
-            4 => Just(Happening::StoreRecovers),
-            2 => Just(Happening::PanicInFlush),
-            2 => Just(Happening::PanicAfterCommit),
-            2 => Just(Happening::PanicInHandler),
-            2 => Just(Happening::LogOld),
-            1 => Just(Happening::PurgeFails),
-            2 => Just(Happening::Restart),
-            1 => Just(Happening::Shutdown),
+            8 => (1..40_usize).prop_map(Event::Log),
+            3 => (1..40_usize).prop_map(Event::Send),
+            3 => (1..40_usize).prop_map(Event::Observe),
+            6 => Just(Event::Flush),
+            2 => Just(Event::StoreFails),
+            4 => Just(Event::StoreRecovers),
+            2 => Just(Event::PanicInFlush),
+            2 => Just(Event::PanicAfterCommit),
+            2 => Just(Event::PanicInHandler),
+            2 => Just(Event::LogOld),
+            1 => Just(Event::PurgeFails),
+            2 => Just(Event::Restart),
+            1 => Just(Event::Shutdown),
         ]
         .boxed()
     }
 
-    fn preconditions(model: &Self, happening: &Happening) -> bool {
-        // A closed mailbox takes nothing, and a store that never recovers would cost the deadline.
-        match happening {
-            Happening::Send(_) | Happening::PanicInHandler => !model.closed,
-            Happening::Shutdown | Happening::Restart => !model.failing && !model.closed,
-            Happening::StoreFails => !model.closed,
+    fn preconditions(model: &Self, event: &Event) -> bool {
+        // A closed mailbox accepts nothing, and a store that never recovers would cost the
+        // deadline.
+        match event {
+            Event::Send(_) | Event::PanicInHandler => !model.closed,
+            Event::Shutdown | Event::Restart => !model.failing && !model.closed,
+            Event::StoreFails => !model.closed,
             _ => true,
         }
     }
 
-    fn apply(mut model: Self, happening: &Happening) -> Self {
-        match happening {
-            Happening::Log(records) | Happening::Send(records) => model.received += *records as u64,
-            // One in three fails.
-            Happening::Observe(attempts) => {
+    fn apply(mut model: Self, event: &Event) -> Self {
+        match event {
+            Event::Log(records) | Event::Send(records) => model.received += *records as u64,
+            // One attempt of three fails.
+            Event::Observe(attempts) => {
                 model.received += attempts.div_ceil(3) as u64;
                 model.observed += if model.closed { 0 } else { *attempts as u64 };
             }
-            Happening::PanicInHandler | Happening::LogOld => model.received += 1,
-            Happening::Restart => {
-                // Another logger counts from the start.
+            Event::PanicInHandler | Event::LogOld => model.received += 1,
+            Event::Restart => {
+                // The new logger counts from zero.
                 model.observed_before += model.observed;
                 (model.received, model.observed) = (0, 0);
             }
-            Happening::StoreFails => model.failing = true,
-            Happening::StoreRecovers => model.failing = false,
-            Happening::Shutdown => model.closed = true,
-            Happening::Flush | Happening::PurgeFails | Happening::PanicInFlush | Happening::PanicAfterCommit => {}
+            Event::StoreFails => model.failing = true,
+            Event::StoreRecovers => model.failing = false,
+            Event::Shutdown => model.closed = true,
+            Event::Flush | Event::PurgeFails | Event::PanicInFlush | Event::PanicAfterCommit => {}
         }
         model
     }
 }
 
 struct System {
-    _scenario: FailScenario<'static>,
-    db: TestDb,
+    db: FaultDb,
     logger: LoggerHandle,
     next: i64,
     /// Records that earlier loggers persisted.
     persisted_before: u64,
     /// Old records that were queued.
     old: u64,
-    /// Turns of the records that were queued: those must be stored.
+    /// Turns of the records that were queued, which must be stored.
     queued: Vec<i64>,
-    /// Turns of the records that went through the mailbox: whether they were queued shows only in
-    /// the counters.
+    /// Turns of the records that went through the mailbox. Only the counters tell if they were
+    /// queued.
     sent: Vec<i64>,
-    /// Records that this logger's mailbox had no room for.
+    /// Records that did not fit into this logger's mailbox.
     handed_back: u64,
 }
 
@@ -143,11 +150,9 @@ impl StateMachineTest for System {
     type Reference = Model;
 
     fn init_test(_: &Model) -> Self {
-        let scenario = FailScenario::setup();
-        let db = TestDb::new();
+        let db = FaultDb::new();
         let logger = spawn(config(&db));
         Self {
-            _scenario: scenario,
             db,
             logger,
             next: 0,
@@ -159,22 +164,25 @@ impl StateMachineTest for System {
         }
     }
 
-    fn apply(mut system: Self, model: &Model, happening: Happening) -> Self {
-        match happening {
-            Happening::Log(records) => {
+    fn apply(mut system: Self, model: &Model, event: Event) -> Self {
+        match event {
+            Event::Log(records) => {
                 for _ in 0..records {
                     let turn = system.turn();
                     match system.logger.log(no_hit(turn)) {
                         LogOutcome::Queued => system.queued.push(turn),
                         LogOutcome::Dropped(DropReason::Closed) => assert!(model.closed),
                         LogOutcome::Dropped(reason) => {
-                            assert!(matches!(reason, DropReason::BufferFull | DropReason::Unavailable), "{reason:?}");
+                            assert!(
+                                matches!(reason, DropReason::BufferFull | DropReason::Unavailable),
+                                "{reason:?}"
+                            );
                         }
                     }
                 }
             }
-            Happening::Send(records) => (0..records).for_each(|_| system.send()),
-            Happening::Observe(attempts) => {
+            Event::Send(records) => (0..records).for_each(|_| system.send()),
+            Event::Observe(attempts) => {
                 let monitor = system.logger.strategy("observed");
                 for nth in 0..attempts {
                     monitor.record(match nth % 3 {
@@ -183,41 +191,44 @@ impl StateMachineTest for System {
                     });
                 }
             }
-            Happening::Flush => {
+            Event::Flush => {
                 let before = system.queued.len() as u64;
                 if block_on(system.logger.flush()).is_ok() {
                     assert!(system.persisted_before + system.logger.stats().persisted >= before);
                 }
             }
-            Happening::StoreFails => fail::cfg("store-insert", "return").unwrap(),
-            Happening::StoreRecovers => fail::remove("store-insert"),
-            Happening::PanicInFlush => fail::cfg("flush", "1*panic->off").unwrap(),
-            Happening::PanicAfterCommit => fail::cfg("flush-committed", "1*panic->off").unwrap(),
-            Happening::PanicInHandler => {
+            Event::StoreFails => fail::cfg("store-insert", "return").unwrap(),
+            Event::StoreRecovers => fail::remove("store-insert"),
+            Event::PanicInFlush => fail::cfg("flush", "1*panic->off").unwrap(),
+            Event::PanicAfterCommit => fail::cfg("flush-committed", "1*panic->off").unwrap(),
+            Event::PanicInHandler => {
                 fail::cfg("actor-record", "1*panic->off").unwrap();
                 system.send();
             }
-            Happening::LogOld => {
+            Event::LogOld => {
                 let at = std::time::SystemTime::now() - 100 * Duration::from_secs(24 * 60 * 60);
                 system.logger.log_at(no_hit(OLD), at);
             }
-            Happening::PurgeFails => fail::cfg("store-purge", "1*return->off").unwrap(),
-            Happening::Restart => {
+            Event::PurgeFails => fail::cfg("store-purge", "1*return->off").unwrap(),
+            Event::Restart => {
                 for point in POINTS {
                     fail::remove(point);
                 }
                 let stats = block_on(system.logger.shutdown()).unwrap().stats;
-                assert_eq!((stats.buffered, stats.attempts), (0, stats.attempts_persisted));
+                assert_eq!(
+                    (stats.buffered, stats.attempts),
+                    (0, stats.attempts_persisted)
+                );
                 system.persisted_before += stats.persisted;
                 system.logger = spawn(config(&system.db));
                 system.handed_back = 0;
             }
-            Happening::Shutdown => {
+            Event::Shutdown => {
                 block_on(system.logger.shutdown()).unwrap();
             }
         }
-        // A record that was sent is received when the actor gets to it, also after a restart.
-        eventually("the mailbox to be empty, or unread", || {
+        // The actor receives a sent record when it reaches it, also after a restart.
+        eventually("the mailbox to be empty or unread", || {
             let stats = system.logger.stats();
             let in_mailbox = model.received - system.handed_back - stats.received;
             in_mailbox == 0 || in_mailbox == 1 && stats.mailbox_full
@@ -238,23 +249,54 @@ impl StateMachineTest for System {
         block_on(system.logger.shutdown()).unwrap();
         let stats = system.logger.stats();
         assert_eq!(stats.received, model.received - system.handed_back);
-        assert_eq!((stats.buffered, stats.dropped.unsaved, stats.dropped.rejected), (0, 0, 0));
+        assert_eq!(
+            (
+                stats.buffered,
+                stats.dropped.unsaved,
+                stats.dropped.rejected
+            ),
+            (0, 0, 0)
+        );
         assert_eq!(stats.received, stats.persisted + stats.dropped.total());
         let mut stored = system.db.turns();
         let all = stored.len();
         stored.retain(|turn| *turn != OLD);
-        assert!((all - stored.len()) as u64 <= system.old, "old records may be purged at any time, others never");
-        assert_eq!(stored.len() as u64 + system.old, system.persisted_before + stats.persisted);
-        // What a monitor saw, also where its record was dropped, and the failures that none saw.
+        assert!(
+            (all - stored.len()) as u64 <= system.old,
+            "a purge deletes old records alone"
+        );
+        assert_eq!(
+            stored.len() as u64 + system.old,
+            system.persisted_before + stats.persisted
+        );
+        // The attempts are those that a monitor observed, even if their record was dropped, and the
+        // failures that no monitor observed.
         let young = format!(
-            "SELECT count(*) FROM memory_retrieval_failures WHERE retrieval_strategy <> 'observed' AND turn_index <> {OLD}"
+            "SELECT count(*) FROM memory_retrieval_failures WHERE retrieval_strategy <> \
+             'observed' AND turn_index <> {OLD}"
         );
         let unobserved = system.db.integer(&young).unsigned_abs() + system.old;
-        assert_eq!((stats.attempts, stats.attempts_persisted), (model.observed, model.observed));
-        assert_eq!(system.db.attempts().unsigned_abs(), model.observed_before + model.observed + unobserved);
-        let of = |sender: &[i64]| stored.iter().copied().filter(|turn| sender.contains(turn)).collect::<Vec<_>>();
-        assert_eq!(of(&system.queued), system.queued, "what was queued is stored, once and in order");
-        assert!(of(&system.sent).is_sorted());
+        assert_eq!(
+            (stats.attempts, stats.attempts_persisted),
+            (model.observed, model.observed)
+        );
+        assert_eq!(
+            system.db.attempts().unsigned_abs(),
+            model.observed_before + model.observed + unobserved
+        );
+        let stored_of = |sender: &[i64]| {
+            stored
+                .iter()
+                .copied()
+                .filter(|turn| sender.contains(turn))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            stored_of(&system.queued),
+            system.queued,
+            "each queued record is stored once and in order"
+        );
+        assert!(stored_of(&system.sent).is_sorted());
     }
 }
 
@@ -280,5 +322,5 @@ prop_state_machine! {
     #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 200, failure_persistence: None, rng_seed: RngSeed::Fixed(SEED), ..ProptestConfig::default() })]
 
     #[test]
-    fn every_record_is_accounted_for_whatever_happens(sequential 1..30 => System);
+    fn every_record_is_accounted_for_in_any_sequence(sequential 1..30 => System);
 }

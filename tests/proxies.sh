@@ -18,7 +18,7 @@ openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 
 printf read-token-0123456789 > prometheus-token
 
 "$binary" serve --db failures.db --listen 127.0.0.1:0 --token-file tokens --allow-host fl.example \
-    --set max_questions_per_second=0 > listening 2> service.log &
+    --set trusted_proxies=127.0.0.1 > listening 2> service.log &
 until grep -q '^listening on ' listening; do sleep 0.1; done
 service=$(sed -n 's#^listening on http://##p' listening)
 
@@ -35,19 +35,19 @@ through() {
     done
     [ "$("${curl[@]}" --output /dev/null --write-out '%{http_code}' "$url/v1/summary")" = 401 ] || fail "$name: no token"
     "${curl[@]}" --fail "${read[@]}" "$url/v1/summary" > /dev/null || fail "$name: summary"
-    # More than the megabyte that nginx takes by default.
+    # The body exceeds the megabyte that nginx accepts by default.
     local line='{"failure_type":"no_hit","retrieval_strategy":"'$name'","query_text":"where is the key?"}'
     yes "$line" | head -n 30000 > body || true
     "${curl[@]}" --fail "${ingest[@]}" -H 'Content-Type: application/x-ndjson' --data-binary @body "$url/v1/failures" |
         grep -q '"accepted":30000,' || fail "$name: a large body"
-    # A stream comes while it lasts.
-    "${curl[@]}" --no-buffer --max-time 20 "${read[@]}" "$url/v1/tail?strategy=$name" > stream 2>/dev/null &
+    # The proxy passes a stream on while it lasts.
+    "${curl[@]}" --no-buffer --max-time 20 "${read[@]}" "$url/v1/tail?retrieval_strategy=$name" > stream 2>/dev/null &
     local stream=$!
     until_ok grep -q '^id:' stream
     "${curl[@]}" --fail "${ingest[@]}" -H 'Content-Type: application/json' --data "$line" "$url/v1/failures" > /dev/null
     until_ok grep -q 'where is the key' stream
     kill "$stream" && wait "$stream" 2>/dev/null || true
-    # And with the command line, which trusts this authority only.
+    # The command line trusts this authority alone.
     "$binary" stats --url "$url" --url-token-file tokens --ca-file cert.pem --format jsonl > stats 2> stats.log &&
         grep -q "\"$name\"" stats || case $(cat stats.log) in
             # This machine does not resolve fl.example.
@@ -57,7 +57,7 @@ through() {
     printf '%s: page, tokens, 30,000 lines, stream\n' "$name"
 }
 
-# Of their own, as far as that can be.
+# The ports are random, so that other programs hardly have them.
 nginx=$((20000 + RANDOM % 10000)) caddy=$((30000 + RANDOM % 10000)) prometheus=$((40000 + RANDOM % 10000))
 sed "s#listen 443 ssl#listen 127.0.0.1:$nginx ssl#; s#/etc/ssl/fl.example.pem#$folder/cert.pem#; s#127.0.0.1:4318#$service#
     s#/etc/ssl/fl.example.key#$folder/key.pem#; s#^events {}#events {} pid $folder/nginx.pid; error_log $folder/nginx.log;#
@@ -79,7 +79,7 @@ promtool check config prometheus.yml > /dev/null || fail "prometheus.yml"
 prometheus --config.file=prometheus.yml --storage.tsdb.path=tsdb --web.listen-address=127.0.0.1:$prometheus > prometheus.log 2>&1 &
 rejected() { curl --silent "http://127.0.0.1:$prometheus/api/v1/query?query=$1" | grep -q "$2"; }
 until_ok rejected up '"1"\]'
-# Failures alone: a count, and no rate.
+# Failures alone have a count and no rate.
 until_ok rejected 'failure_logger_attempts_total%7Boutcome%3D%22no_hit%22%2Cstrategy%3D%22nginx%22%7D' '"30001"'
 until_ok rejected 'failure_logger_strategy_has_rate%7Bstrategy%3D%22nginx%22%7D' '"0"'
 printf 'Prometheus: scraped with a token\n'

@@ -1,4 +1,4 @@
-//! Old rows go, young rows stay, and space is given back.
+//! Purges: they delete old rows, keep young ones, and give space back.
 
 mod common;
 
@@ -9,7 +9,7 @@ use failure_logger::LoggerHandle;
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Makes rows that are `days` old.
+/// Inserts rows that are `days` old.
 fn age(db: &TestDb, rows: usize, days: u32) {
     db.execute(&format!(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
@@ -21,7 +21,10 @@ fn age(db: &TestDb, rows: usize, days: u32) {
 }
 
 fn old_rows(db: &TestDb) -> i64 {
-    db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE created_at < (unixepoch() - 30 * 86400) * 1000")
+    db.integer(
+        "SELECT count(*) FROM memory_retrieval_failures WHERE created_at < (unixepoch() - \
+        30 * 86400) * 1000",
+    )
 }
 
 fn flush_one(logger: &LoggerHandle, turn: i64) {
@@ -30,21 +33,26 @@ fn flush_one(logger: &LoggerHandle, turn: i64) {
 }
 
 #[test]
-fn only_old_rows_are_deleted_and_only_after_n_flushes() {
+fn old_rows_alone_are_purged_and_only_after_n_flushes() {
     let db = TestDb::new();
-    let logger = spawn(db.config().retention_days(30).cleanup_every(3).flush_interval(NEVER));
+    let logger = spawn(
+        db.config()
+            .retention_days(30)
+            .cleanup_every(3)
+            .flush_interval(NEVER),
+    );
     flush_one(&logger, 0);
     age(&db, 2500, 31);
     age(&db, 10, 29);
     flush_one(&logger, 1);
-    assert_eq!(old_rows(&db), 2500, "not yet");
+    assert_eq!(old_rows(&db), 2500, "no purge is due");
     flush_one(&logger, 2);
     eventually("the purge", || logger.stats().purged == 2500);
     assert_eq!((old_rows(&db), db.rows()), (0, 13));
 }
 
 #[test]
-fn old_rows_are_deleted_at_the_start() {
+fn old_rows_are_purged_at_the_start() {
     let db = TestDb::new();
     let logger = db.spawn();
     flush_one(&logger, 0);
@@ -56,9 +64,14 @@ fn old_rows_are_deleted_at_the_start() {
 }
 
 #[test]
-fn with_retention_zero_everything_is_kept() {
+fn retention_of_zero_keeps_every_row() {
     let db = TestDb::new();
-    let logger = spawn(db.config().retention_days(0).cleanup_every(1).flush_interval(NEVER));
+    let logger = spawn(
+        db.config()
+            .retention_days(0)
+            .cleanup_every(1)
+            .flush_interval(NEVER),
+    );
     flush_one(&logger, 0);
     age(&db, 10, 10_000);
     for turn in 1..10 {
@@ -69,9 +82,14 @@ fn with_retention_zero_everything_is_kept() {
 }
 
 #[test]
-fn records_are_written_while_a_long_purge_goes_on() {
+fn records_are_committed_during_a_long_purge() {
     let db = TestDb::new();
-    let logger = spawn(db.config().retention_days(30).cleanup_every(2).flush_interval(NEVER));
+    let logger = spawn(
+        db.config()
+            .retention_days(30)
+            .cleanup_every(2)
+            .flush_interval(NEVER),
+    );
     flush_one(&logger, 0);
     age(&db, 50_000, 31);
     flush_one(&logger, 1);
@@ -80,14 +98,22 @@ fn records_are_written_while_a_long_purge_goes_on() {
         flush_one(&logger, turn);
         turn += 1;
     }
-    assert!(turn > 10, "flushes went in between the chunks of the purge: {turn}");
+    assert!(
+        turn > 10,
+        "flushes ran between the chunks of the purge: {turn}"
+    );
     assert_eq!(db.turns(), (0..turn).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_purge_gives_space_back() {
+fn purge_gives_space_back() {
     let db = TestDb::new();
-    let logger = spawn(db.config().retention_days(30).cleanup_every(1).flush_interval(NEVER));
+    let logger = spawn(
+        db.config()
+            .retention_days(30)
+            .cleanup_every(1)
+            .flush_interval(NEVER),
+    );
     age(&db, 20_000, 31);
     let full = db.integer("SELECT page_count FROM pragma_page_count");
     flush_one(&logger, 0);
@@ -98,9 +124,15 @@ fn a_purge_gives_space_back() {
 }
 
 #[test]
-fn a_purge_goes_on_though_batches_never_cease_to_be_full() {
+fn purge_continues_though_every_batch_is_full() {
     let db = TestDb::new();
-    let logger = spawn(db.config().retention_days(30).cleanup_every(2).batch_size(16).flush_interval(NEVER));
+    let logger = spawn(
+        db.config()
+            .retention_days(30)
+            .cleanup_every(2)
+            .batch_size(16)
+            .flush_interval(NEVER),
+    );
     flush_one(&logger, 0);
     age(&db, 5000, 31);
     let mut turn = 1;

@@ -1,36 +1,14 @@
-//! One retention for all that use a database, and one rule for the dates of records.
+//! One retention for all users of a database, and one rule for the dates of records.
 
 mod common;
 
 use std::time::{Duration, SystemTime};
 
-use common::{TestDb, block_on, eventually, no_hit, spawn};
-use failure_logger::{DropReason, LogOutcome, LoggerHandle, Outcome, RetrievalFailureType, TimeRange};
+use common::{TestDb, age, block_on, eventually, no_hit, old_rows, purge, spawn};
+use failure_logger::{DropReason, LogOutcome, Outcome, RetrievalFailureType, TimeRange};
 use uuid::Uuid;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Makes rows that are `days` old.
-fn age(db: &TestDb, rows: usize, days: u32) {
-    db.execute(&format!(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
-         INSERT INTO memory_retrieval_failures (event_id, turn_index, failure_type, retrieval_strategy, query_text,
-             query_len, result_count, latency_ms, created_at)
-         SELECT randomblob(16), -1, 'no_hit', 'semantic', 'old', 3, 0, 1, unixepoch() * 1000 - {days} * 86400000 FROM n"
-    ));
-}
-
-fn old_rows(db: &TestDb) -> i64 {
-    db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index = -1")
-}
-
-/// Has a purge done: each flush but the first comes after the purge that is due.
-fn purge(logger: &LoggerHandle) {
-    for turn in 0..3 {
-        logger.log(no_hit(turn));
-        block_on(logger.flush()).unwrap();
-    }
-}
 
 #[test]
 fn logger_without_retention_adopts_that_of_the_database() {
@@ -38,7 +16,7 @@ fn logger_without_retention_adopts_that_of_the_database() {
     let keeping = spawn(db.config().retention_days(0).cleanup_every(1));
     purge(&keeping);
     age(&db, 10, 300);
-    // Beside the configured logger, and after that one has ended.
+    // The second logger runs beside the configured one, and after that one has ended.
     let beside = spawn(db.config().cleanup_every(1));
     purge(&beside);
     block_on(beside.shutdown()).unwrap();
@@ -46,11 +24,15 @@ fn logger_without_retention_adopts_that_of_the_database() {
     let after = spawn(db.config().cleanup_every(1));
     purge(&after);
     assert_eq!(old_rows(&db), 10);
-    assert_eq!(after.log_at(no_hit(7), SystemTime::now() - 300 * DAY), LogOutcome::Queued, "and accepts what it keeps");
+    assert_eq!(
+        after.log_at(no_hit(7), SystemTime::now() - 300 * DAY),
+        LogOutcome::Queued,
+        "the logger accepts what it keeps"
+    );
 }
 
 #[test]
-fn retention_that_another_logger_is_told_holds_for_all() {
+fn retention_set_by_another_logger_applies_to_all() {
     let db = TestDb::new();
     let first = spawn(db.config().retention_days(0).cleanup_every(1));
     purge(&first);
@@ -61,18 +43,24 @@ fn retention_that_another_logger_is_told_holds_for_all() {
         old_rows(&db) == 0
     });
     assert_eq!(first.stats().purged + second.stats().purged, 10);
-    eventually("the first logger to refuse what it would delete", || {
+    eventually("the first logger to drop old records", || {
         purge(&first);
-        first.log_at(no_hit(7), SystemTime::now() - 40 * DAY) == LogOutcome::Dropped(DropReason::TooOld)
+        first.log_at(no_hit(7), SystemTime::now() - 40 * DAY)
+            == LogOutcome::Dropped(DropReason::TooOld)
     });
 }
 
 #[test]
-fn new_database_is_told_the_retention_of_the_running_logger() {
+fn new_database_adopts_the_retention_of_the_running_logger() {
     let db = TestDb::new();
-    let logger = spawn(db.config().retention_days(30).attempts_retention_days(50).cleanup_every(1));
-    let told = "SELECT failures_days * 1000 + attempts_days FROM memory_retrieval_retention";
-    assert_eq!(db.integer(told), 30_050);
+    let logger = spawn(
+        db.config()
+            .retention_days(30)
+            .attempts_retention_days(50)
+            .cleanup_every(1),
+    );
+    let stored = "SELECT failures_days * 1000 + attempts_days FROM memory_retrieval_retention";
+    assert_eq!(db.integer(stored), 30_050);
     for suffix in ["", "-wal", "-shm"] {
         std::fs::remove_file(format!("{}{suffix}", db.url())).unwrap();
     }
@@ -81,7 +69,7 @@ fn new_database_is_told_the_retention_of_the_running_logger() {
         block_on(logger.flush()).is_ok()
     });
     purge(&logger);
-    assert_eq!(db.integer(told), 30_050);
+    assert_eq!(db.integer(stored), 30_050);
 }
 
 #[test]
@@ -92,18 +80,40 @@ fn record_older_than_the_retention_is_dropped_and_counted() {
     let day_31 = SystemTime::now() - 31 * DAY;
     assert_eq!(logger.log_at(no_hit(1), day_31), dropped);
     assert_eq!(logger.log_once(no_hit(2), day_31, Uuid::now_v7()), dropped);
-    // Seconds that were taken for milliseconds.
-    assert_eq!(logger.log_at(no_hit(3), SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000)), dropped);
-    assert_eq!(logger.log_at(no_hit(4), SystemTime::now() - 29 * DAY), LogOutcome::Queued);
+    // The sender took seconds for milliseconds.
+    assert_eq!(
+        logger.log_at(
+            no_hit(3),
+            SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000)
+        ),
+        dropped
+    );
+    assert_eq!(
+        logger.log_at(no_hit(4), SystemTime::now() - 29 * DAY),
+        LogOutcome::Queued
+    );
     let report = block_on(logger.shutdown()).unwrap();
     assert!(report.stats.is_balanced());
-    assert_eq!((report.stats.received, report.stats.persisted, report.stats.dropped.too_old), (4, 1, 3));
+    assert_eq!(
+        (
+            report.stats.received,
+            report.stats.persisted,
+            report.stats.dropped.too_old
+        ),
+        (4, 1, 3)
+    );
     assert_eq!(db.turns(), [4]);
-    assert_eq!(db.attempts(), 1, "and they count in no rate");
-    assert_eq!(db.integer("SELECT sum(records) FROM memory_retrieval_drops WHERE reason = 'too_old'"), 3);
+    assert_eq!(db.attempts(), 1, "the other records count in no rate");
+    assert_eq!(
+        db.integer("SELECT sum(records) FROM memory_retrieval_drops WHERE reason = 'too_old'"),
+        3
+    );
     // The accepted record survives the next start.
     purge(&spawn(db.config()));
-    assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index = 4"), 1);
+    assert_eq!(
+        db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE turn_index = 4"),
+        1
+    );
 }
 
 #[test]
@@ -111,7 +121,9 @@ fn attempt_is_counted_as_long_as_attempts_are_kept() {
     let db = TestDb::new();
     let logger = spawn(db.config().retention_days(30).attempts_retention_days(100));
     let monitor = logger.strategy("s");
-    let failed = |days: u32| Outcome::failure(RetrievalFailureType::NoHit, "q", DAY).at(SystemTime::now() - days * DAY);
+    let failed = |days: u32| {
+        Outcome::failure(RetrievalFailureType::NoHit, "q", DAY).at(SystemTime::now() - days * DAY)
+    };
     monitor.record(failed(29));
     monitor.record(failed(99));
     monitor.record(Outcome::success(DAY).at(SystemTime::now() - 99 * DAY));
@@ -120,9 +132,17 @@ fn attempt_is_counted_as_long_as_attempts_are_kept() {
     block_on(logger.flush()).unwrap();
     let stats = logger.stats();
     assert!(stats.is_balanced());
-    assert_eq!((stats.attempts, stats.persisted, stats.dropped.too_old), (3, 1, 2));
-    let total = block_on(logger.reader().summary(TimeRange::all())).unwrap().total;
-    assert_eq!((total.attempts, total.failures, total.failure_rate), (3, 2, Some(2.0 / 3.0)));
+    assert_eq!(
+        (stats.attempts, stats.persisted, stats.dropped.too_old),
+        (3, 1, 2)
+    );
+    let total = block_on(logger.reader().summary(TimeRange::all()))
+        .unwrap()
+        .total;
+    assert_eq!(
+        (total.attempts, total.failures, total.failure_rate),
+        (3, 2, Some(2.0 / 3.0))
+    );
 }
 
 #[test]
@@ -130,22 +150,45 @@ fn record_dated_in_the_future_gets_the_present_moment() {
     let db = TestDb::new();
     let logger = db.spawn();
     let before = SystemTime::now();
-    let millis = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as i64;
+    let millis = |at: SystemTime| {
+        at.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_millis() as i64
+    };
     let soon = before + Duration::from_secs(4 * 60);
     logger.log_at(no_hit(0), soon);
     logger.log_at(no_hit(1), before + Duration::from_secs(6 * 60));
-    logger.log_once(no_hit(2), SystemTime::UNIX_EPOCH + 4_000_000 * DAY, Uuid::now_v7());
+    logger.log_once(
+        no_hit(2),
+        SystemTime::UNIX_EPOCH + 4_000_000 * DAY,
+        Uuid::now_v7(),
+    );
+    logger.strategy("s").record(
+        Outcome::failure(RetrievalFailureType::NoHit, "q", Duration::ZERO)
+            .at(SystemTime::now() + 365 * DAY),
+    );
     logger
         .strategy("s")
-        .record(Outcome::failure(RetrievalFailureType::NoHit, "q", Duration::ZERO).at(SystemTime::now() + 365 * DAY));
-    logger.strategy("s").record(Outcome::success(Duration::ZERO).at(SystemTime::now() + 365 * DAY));
+        .record(Outcome::success(Duration::ZERO).at(SystemTime::now() + 365 * DAY));
     block_on(logger.flush()).unwrap();
     let after = millis(SystemTime::now());
-    let dates: Vec<i64> = db.texts("created_at").into_iter().map(|at| at.unwrap().parse().unwrap()).collect();
+    let dates: Vec<i64> = db
+        .texts("created_at")
+        .into_iter()
+        .map(|at| at.unwrap().parse().unwrap())
+        .collect();
     assert_eq!(dates[0], millis(soon), "clocks differ by minutes");
-    assert!(dates[1..].iter().all(|at| (millis(before)..=after).contains(at)), "{dates:?}");
+    assert!(
+        dates[1..]
+            .iter()
+            .all(|at| (millis(before)..=after).contains(at)),
+        "{dates:?}"
+    );
     let stats = logger.stats();
-    assert_eq!((stats.redated, stats.persisted, stats.dropped.total()), (4, 4, 0));
+    assert_eq!(
+        (stats.redated, stats.persisted, stats.dropped.total()),
+        (4, 4, 0)
+    );
     let latest = db.integer("SELECT max(started_at) FROM memory_retrieval_attempts_recent");
     assert!(latest <= millis(soon), "{latest}");
 }
@@ -154,9 +197,14 @@ fn record_dated_in_the_future_gets_the_present_moment() {
 fn migration_redates_rows_of_the_future_by_their_own_ids() {
     let db = TestDb::new();
     block_on(db.spawn().shutdown()).unwrap();
-    db.execute(include_str!("../migrations/sqlite/2026-11-26-000001-0000_number_rows_without_autoincrement/down.sql"));
-    // The clock, a row of the present, one that was written a minute ago and claims to be of the year 9999, one of which
-    // the sender made up date and id, and one with an id that says nothing.
+    db.execute(include_str!(
+        "../migrations/sqlite/2026-11-27-000001-0000_rename_query_statuses/down.sql"
+    ));
+    db.execute(include_str!(
+        "../migrations/sqlite/2026-11-26-000001-0000_number_rows_without_autoincrement/down.sql"
+    ));
+    // The rows are: the clock, a row of the present, one that was written a minute ago with the
+    // year 9999, one whose sender invented date and id, and one whose id has no time.
     let id = |ms: &str| format!("unhex(printf('%012X', {ms}) || '7000' || hex(randomblob(8)))");
     let (now, end) = ("unixepoch() * 1000", "253402200000000");
     let row = |turn: u32, id: &str, at: &str| {
@@ -168,8 +216,12 @@ fn migration_redates_rows_of_the_future_by_their_own_ids() {
     };
     db.execute(
         &[
-            "DELETE FROM memory_retrieval_migrations WHERE version = '202611260000010000';".to_owned(),
-            format!("INSERT INTO memory_retrieval_clock VALUES (1, {now} - 5000) ON CONFLICT DO UPDATE SET believed_at = excluded.believed_at;"),
+            "DELETE FROM memory_retrieval_migrations WHERE version >= '202611260000010000';"
+                .to_owned(),
+            format!(
+                "INSERT INTO memory_retrieval_clock VALUES (1, {now} - 5000) ON CONFLICT DO \
+                UPDATE SET believed_at = excluded.believed_at;"
+            ),
             row(0, &id(now), &format!("{now} + 200000")),
             row(1, &id(&format!("({now} - 60000)")), end),
             row(2, &id(end), end),
@@ -180,13 +232,20 @@ fn migration_redates_rows_of_the_future_by_their_own_ids() {
     let logger = db.spawn();
     let ahead = |turn: u32| {
         db.integer(&format!(
-            "SELECT created_at - unixepoch() * 1000 FROM memory_retrieval_failures WHERE turn_index = {turn}"
+            "SELECT created_at - unixepoch() * 1000 FROM memory_retrieval_failures WHERE \
+             turn_index = {turn}"
         ))
     };
     assert!((190_000..=200_000).contains(&ahead(0)), "{}", ahead(0));
     assert!((-70_000..=-60_000).contains(&ahead(1)), "{}", ahead(1));
-    assert!(ahead(2) > 1_000_000_000 && ahead(3) > 1_000_000_000, "nothing is known of their moments");
-    assert_eq!(logger.log_at(no_hit(4), SystemTime::now() - 91 * DAY), LogOutcome::Dropped(DropReason::TooOld));
+    assert!(
+        ahead(2) > 1_000_000_000 && ahead(3) > 1_000_000_000,
+        "the times of these rows are unknown"
+    );
+    assert_eq!(
+        logger.log_at(no_hit(4), SystemTime::now() - 91 * DAY),
+        LogOutcome::Dropped(DropReason::TooOld)
+    );
 }
 
 #[test]
@@ -196,14 +255,20 @@ fn log_without_a_trusted_time_deletes_nothing_for_a_day() {
     purge(&logger);
     block_on(logger.shutdown()).unwrap();
     age(&db, 5, 100);
-    // As the migration leaves a log that knows no time.
-    db.execute("UPDATE memory_retrieval_retention SET trusted_at = 0, trusted_boot = NULL, trusted_since_boot = NULL");
+    // The migration leaves a log without a known time in this state.
+    db.execute(
+        "UPDATE memory_retrieval_retention SET trusted_at = 0, trusted_boot = NULL, \
+        trusted_since_boot = NULL",
+    );
     let logger = spawn(db.config().cleanup_every(1));
     purge(&logger);
     assert_eq!(old_rows(&db), 5);
     block_on(logger.shutdown()).unwrap();
-    // Its first reading was a day ago.
-    db.execute("UPDATE memory_retrieval_retention SET ahead_at = ahead_at - 86400001, ahead_since_boot = ahead_since_boot - 86400001");
+    // The first reading was a day ago.
+    db.execute(
+        "UPDATE memory_retrieval_retention SET ahead_at = ahead_at - 86400001, \
+        ahead_since_boot = ahead_since_boot - 86400001",
+    );
     let logger = spawn(db.config().cleanup_every(1));
     eventually("the purge", || {
         purge(&logger);
@@ -217,9 +282,10 @@ fn idle_logger_writes_nothing_for_its_retention() {
     let logger = spawn(db.config().retention_days(30).cleanup_every(1));
     purge(&logger);
     block_on(logger.shutdown()).unwrap();
-    // Another start in the same hour with the same setting.
+    // Another logger starts in the same hour with the same setting.
     db.execute(
-        "CREATE TRIGGER t BEFORE INSERT ON memory_retrieval_retention BEGIN SELECT RAISE(ABORT, 'written'); END",
+        "CREATE TRIGGER t BEFORE INSERT ON memory_retrieval_retention BEGIN SELECT RAISE(ABORT, \
+         'written'); END",
     );
     let logger = spawn(db.config().retention_days(30).cleanup_every(1));
     age(&db, 1, 31);
@@ -242,147 +308,6 @@ fn drops_with_a_reason_of_a_newer_version_are_purged() {
         purge(&logger);
         db.integer("SELECT count(*) FROM memory_retrieval_drops") == 1
     });
-}
-
-#[cfg(feature = "cli")]
-mod commands {
-    use std::io::Write as _;
-    use std::process::Stdio;
-
-    use serde_json::{Value, json};
-
-    use super::*;
-    use common::binary::command;
-
-    fn run(db: &TestDb, arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
-        let mut child =
-            command(db, arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (output.status.code(), text(output.stdout), text(output.stderr))
-    }
-
-    fn line(created_at: &str) -> String {
-        json!({"failure_type": "no_hit", "retrieval_strategy": "s", "query_text": "q", "created_at": created_at})
-            .to_string()
-    }
-
-    #[test]
-    fn commands_delete_nothing_and_leave_the_retention_alone() {
-        let db = TestDb::new();
-        let logger = spawn(db.config().retention_days(0));
-        purge(&logger);
-        age(&db, 300, 200);
-        // Beside a running logger, and alone.
-        for running in [true, false] {
-            if !running {
-                block_on(logger.shutdown()).unwrap();
-            }
-            for arguments in [
-                &["mark", "where is the key?", "resolved"][..],
-                &["mark", "where is the key?", "resolved", "--set", "retention_days=30"],
-                &["ingest"],
-                &["ingest", "--set", "retention_days=30", "--set", "cleanup_every=1"],
-                &["list"],
-                &["stats"],
-            ] {
-                let (code, _, said) = run(&db, arguments, &format!("{}\n", line("2020-01-01T00:00:00Z")));
-                assert_eq!(code, Some(0), "{arguments:?}: {said}");
-            }
-            assert_eq!(old_rows(&db), 300);
-            assert_eq!(db.integer("SELECT failures_days FROM memory_retrieval_retention"), 0);
-        }
-    }
-
-    #[test]
-    fn ingest_reports_lines_that_are_too_old() {
-        let db = TestDb::new();
-        spawn(db.config().retention_days(30));
-        let input = [line("2020-01-01T00:00:00Z"), line("9999-12-01T00:00:00Z")].join("\n");
-        let (code, out, said) = run(&db, &["ingest"], &input);
-        assert_eq!((code, out.as_str()), (Some(1), "1 records stored, 1 lines rejected\n"));
-        assert!(
-            said.contains("line 1: created_at = 2020-01-01T00:00:00.000Z: older than retention_days = 30"),
-            "{said}"
-        );
-        let latest = db.integer("SELECT max(created_at) - unixepoch() * 1000 FROM memory_retrieval_failures");
-        assert!(latest <= 1000, "{latest}");
-    }
-
-    #[test]
-    fn config_shows_the_retention_in_force_and_its_origin() {
-        let db = TestDb::new();
-        let shown = |arguments: &[&str]| {
-            let (_, out, _) = run(&db, &[&["config", "--format", "json"], arguments].concat(), "");
-            let all: Value = serde_json::from_str(&out).unwrap();
-            let of = |name: &str| {
-                let all = all.as_array().unwrap();
-                let setting = all.iter().find(|setting| setting["setting"] == name).unwrap();
-                format!("{} {}", setting["value"], setting["origin"].as_str().unwrap())
-            };
-            (of("retention_days"), of("attempts_retention_days"))
-        };
-        let and = |one: &str, other: &str| (one.to_owned(), other.to_owned());
-        assert_eq!(shown(&[]), and("90 default", "400 default"));
-        assert!(!db.path().exists(), "it only looks");
-        spawn(db.config().retention_days(0));
-        assert_eq!(shown(&[]), and("0 database", "400 default"));
-        assert_eq!(shown(&["--set", "retention_days=7"]), and("7 command line", "400 default"));
-    }
-
-    #[test]
-    fn purge_without_an_age_applies_the_retention_of_the_database() {
-        let db = TestDb::new();
-        let logger = spawn(db.config().retention_days(30).attempts_retention_days(50));
-        logger.strategy("s").record(Outcome::success(DAY).at(SystemTime::now() - 49 * DAY));
-        block_on(logger.shutdown()).unwrap();
-        age(&db, 3, 31);
-        age(&db, 2, 29);
-        db.execute("INSERT INTO memory_retrieval_attempts VALUES (86400, 0, 's', 'success', 1, 0, NULL, NULL)");
-        assert_eq!(run(&db, &["purge", "--dry-run"], "").1, "3 failures are older than the retention of 30 days\n");
-        assert_eq!(db.attempts(), 2);
-        assert_eq!(run(&db, &["purge", "--set", "retention_days=1"], "").1, "3 failures deleted\n");
-        assert_eq!((old_rows(&db), db.attempts()), (2, 1));
-        assert_eq!(run(&db, &["purge", "--older-than", "1d"], "").1, "2 failures deleted\n");
-    }
-
-    #[test]
-    fn purge_ahead_deletes_what_no_retention_reaches() {
-        let db = TestDb::new();
-        let logger = db.spawn();
-        logger.log(no_hit(1));
-        logger.strategy("s").record(Outcome::success(DAY));
-        block_on(logger.shutdown()).unwrap();
-        age(&db, 3, 10);
-        // As an earlier version took them: their senders made date and event_id.
-        db.execute(
-            "UPDATE memory_retrieval_failures SET created_at = 253402200000000 WHERE turn_index = -1;
-             INSERT INTO memory_retrieval_attempts VALUES (86400, 253402128000000, 's', 'success', 5, 0, NULL, NULL)",
-        );
-        assert_eq!(run(&db, &["purge"], "").1, "0 failures deleted\n");
-        assert_eq!(run(&db, &["purge", "--ahead", "--dry-run"], "").1, "3 failures are dated in the future\n");
-        assert_eq!(run(&db, &["purge", "--ahead"], "").1, "3 failures deleted\n");
-        assert_eq!((db.turns(), db.attempts()), (vec![1], 2));
-    }
-
-    #[test]
-    fn purge_by_a_doubted_clock_says_so_and_spares_young_rows() {
-        let db = TestDb::new();
-        let logger = spawn(db.config().retention_days(30));
-        purge(&logger);
-        block_on(logger.shutdown()).unwrap();
-        age(&db, 2, 10);
-        // The clock was right 100 days ago, which nothing explains: it may be wrong now.
-        db.execute(
-            "UPDATE memory_retrieval_retention SET trusted_at = trusted_at - 8640000000, trusted_boot = NULL;
-             UPDATE memory_retrieval_failures SET created_at = created_at - 86400000 * 50",
-        );
-        let (_, out, said) = run(&db, &["purge", "--older-than", "30d"], "");
-        assert_eq!(out, "0 failures deleted\n");
-        assert!(said.contains("the retention clock trusts only"), "{said}");
-        assert_eq!(old_rows(&db), 2);
-    }
 }
 
 #[cfg(feature = "http")]
@@ -414,44 +339,91 @@ mod http {
     async fn record_that_is_too_old_is_rejected_with_its_reason() {
         let service = service();
         let now = TimeRange::last(DAY).to();
-        let now = serde_json::to_value(TimeRange::between(now - DAY, now).unwrap()).unwrap()["to"].clone();
+        let now = serde_json::to_value(TimeRange::between(now - DAY, now).unwrap()).unwrap()["to"]
+            .clone();
         let now = now.as_str().unwrap();
         for (path, young, old, setting) in [
-            ("/v1/failures", failure(now), failure(OLD), "retention_days = 30"),
-            ("/v1/attempts", attempt("success", now), attempt("success", OLD), "attempts_retention_days = 1000"),
-            ("/v1/attempts", attempt("no_hit", now), attempt("no_hit", OLD), "attempts_retention_days = 1000"),
+            (
+                "/v1/failures",
+                failure(now),
+                failure(OLD),
+                "retention_days = 30",
+            ),
+            (
+                "/v1/attempts",
+                attempt("success", now),
+                attempt("success", OLD),
+                "attempts_retention_days = 1000",
+            ),
+            (
+                "/v1/attempts",
+                attempt("no_hit", now),
+                attempt("no_hit", OLD),
+                "attempts_retention_days = 1000",
+            ),
         ] {
             let reason = format!("created_at = 2001-09-09T01:46:40.000Z: older than {setting}");
             let (status, said) = service.post(path, JSON, old.to_string()).await;
             assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{said}");
-            assert!(said["errors"][0]["reason"].as_str().unwrap().starts_with(&reason), "{said}");
+            assert!(
+                said["errors"][0]["detail"]
+                    .as_str()
+                    .unwrap()
+                    .starts_with(&reason),
+                "{said}"
+            );
             let lines = format!("{young}\n{old}\n{young}\n");
             let list = json!([young, old, young]).to_string();
             for (content_type, body) in [(LINES, lines), (JSON, list)] {
                 let (status, said) = service.post(path, content_type, body).await;
                 assert_eq!(status, StatusCode::ACCEPTED, "{said}");
-                assert_eq!((&said["accepted"], &said["rejected"]), (&json!(2), &json!(1)), "{said}");
+                assert_eq!(
+                    (&said["accepted"], &said["rejected"]),
+                    (&json!(2), &json!(1)),
+                    "{said}"
+                );
                 assert_eq!(said["errors"][0]["line"], 2);
-                assert!(said["errors"][0]["reason"].as_str().unwrap().starts_with(&reason), "{said}");
+                assert!(
+                    said["errors"][0]["detail"]
+                        .as_str()
+                        .unwrap()
+                        .starts_with(&reason),
+                    "{said}"
+                );
             }
         }
         service.flush().await;
         let stats = service.logger.stats();
         assert!(stats.is_balanced());
-        // Three failures, and three failed attempts.
-        assert_eq!((stats.dropped.too_old, service.db.rows(), stats.attempts), (6, 8, 8));
-        let (_, metrics) = service.ask("/metrics").await;
+        // Three failures and three failed attempts were sent.
+        assert_eq!(
+            (stats.dropped.too_old, service.db.rows(), stats.attempts),
+            (6, 8, 8)
+        );
+        let (_, metrics) = service.read("/metrics").await;
         let metrics = metrics.as_str().unwrap();
-        assert!(metrics.contains("failure_logger_records_dropped_total{reason=\"too_old\"} 6"), "{metrics}");
+        assert!(
+            metrics.contains("failure_logger_records_dropped_total{reason=\"too_old\"} 6"),
+            "{metrics}"
+        );
     }
 
     #[actix_web::test]
     async fn failed_attempt_between_both_retentions_is_counted_only() {
         let service = service();
         let range = TimeRange::between(SystemTime::now() - 100 * DAY, SystemTime::now()).unwrap();
-        let at = serde_json::to_value(range).unwrap()["from"].as_str().unwrap().to_owned();
-        let (status, said) = service.post("/v1/attempts", JSON, attempt("no_hit", &at).to_string()).await;
-        assert_eq!((status, &said["accepted"]), (StatusCode::ACCEPTED, &json!(1)), "{said}");
+        let at = serde_json::to_value(range).unwrap()["from"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let (status, said) = service
+            .post("/v1/attempts", JSON, attempt("no_hit", &at).to_string())
+            .await;
+        assert_eq!(
+            (status, &said["accepted"]),
+            (StatusCode::ACCEPTED, &json!(1)),
+            "{said}"
+        );
         service.flush().await;
         assert_eq!((service.db.rows(), service.db.attempts()), (0, 1));
         assert_eq!(service.logger.stats().dropped.too_old, 1);
@@ -460,14 +432,31 @@ mod http {
     #[actix_web::test]
     async fn record_dated_in_the_future_is_counted_as_redated() {
         let service = service();
-        service.post("/v1/failures", JSON, failure("9999-12-01T00:00:00Z").to_string()).await;
+        service
+            .post(
+                "/v1/failures",
+                JSON,
+                failure("9999-12-01T00:00:00Z").to_string(),
+            )
+            .await;
         service.flush().await;
-        let (_, stats) = service.ask("/v1/stats").await;
-        assert_eq!((&stats["redated"], &stats["persisted"]), (&json!(1), &json!(1)));
-        assert_eq!((&stats["retention_days"], &stats["attempts_retention_days"]), (&json!(30), &json!(1000)));
-        let (_, metrics) = service.ask("/metrics").await;
-        assert!(metrics.as_str().unwrap().contains("failure_logger_records_redated_total 1"));
-        let (_, page) = service.ask("/v1/failures?since=1h").await;
-        assert_eq!(page["failures"].as_array().unwrap().len(), 1);
+        let (_, stats) = service.read("/v1/stats").await;
+        assert_eq!(
+            (&stats["redated"], &stats["persisted"]),
+            (&json!(1), &json!(1))
+        );
+        assert_eq!(
+            (&stats["retention_days"], &stats["attempts_retention_days"]),
+            (&json!(30), &json!(1000))
+        );
+        let (_, metrics) = service.read("/metrics").await;
+        assert!(
+            metrics
+                .as_str()
+                .unwrap()
+                .contains("failure_logger_records_redated_total 1")
+        );
+        let (_, page) = service.read("/v1/failures?since=1h").await;
+        assert_eq!(page["data"].as_array().unwrap().len(), 1);
     }
 }

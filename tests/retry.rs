@@ -1,4 +1,4 @@
-//! A store that fails is tried as often as the backoff says, and no more often for anything that callers do.
+//! A failing store is tried as often as the backoff permits, whatever callers do.
 
 mod common;
 
@@ -6,16 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{TestDb, block_on, eventually, no_hit, spawn};
-use fail::FailScenario;
-use failure_logger::{GetHandle, LoggerConfig, LoggerError, LoggerHandle, MarkError, QuestionStatus};
+use common::{FaultDb, TestDb, block_on, eventually, no_hit, spawn};
+use failure_logger::error::ChangeError;
+use failure_logger::{GetHandle, LoggerConfig, LoggerError, LoggerHandle, QueryStatus};
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// One that has every occasion to try: a timer, full batches, a purge after each flush.
-fn restless(db: &TestDb) -> LoggerConfig {
-    db.config().flush_interval(Duration::from_millis(1)).batch_size(1).cleanup_every(1).backoff(HOUR, HOUR)
+/// Returns settings with every occasion to try: a timer, full batches, a purge after each flush.
+fn busy_config(db: &TestDb) -> LoggerConfig {
+    db.config()
+        .flush_interval(Duration::from_millis(1))
+        .batch_size(1)
+        .cleanup_every(1)
+        .backoff(HOUR, HOUR)
 }
 
 /// Counts the jobs that reach the store from now on.
@@ -29,7 +33,7 @@ fn jobs() -> Arc<AtomicU64> {
     jobs
 }
 
-/// Returns when the actor has seen all messages that were sent to it, and its timer.
+/// Returns when the actor has seen its timer and all messages that were sent to it.
 fn settle(logger: &LoggerHandle) {
     for _ in 0..20 {
         block_on(logger.addr().send(GetHandle)).unwrap();
@@ -37,12 +41,11 @@ fn settle(logger: &LoggerHandle) {
 }
 
 #[test]
-fn a_failing_store_is_tried_once_in_a_pause_whatever_callers_ask() {
-    let _scenario = FailScenario::setup();
-    let db = TestDb::new();
-    let logger = spawn(restless(&db));
+fn failing_store_is_tried_once_a_pause_whatever_callers_do() {
+    let db = FaultDb::new();
+    let logger = spawn(busy_config(&db));
     // The purge after the start is done, or counted before the fault.
-    eventually("quiet", || {
+    eventually("an idle store", || {
         let seen = jobs();
         settle(&logger);
         seen.load(Ordering::Acquire) == 0
@@ -55,9 +58,15 @@ fn a_failing_store_is_tried_once_in_a_pause_whatever_callers_ask() {
         logger.log(no_hit(turn));
         logger.addr().try_send(no_hit(1000 + turn)).unwrap();
         let waits = block_on(logger.flush()).unwrap_err();
-        assert!(matches!(&waits, LoggerError::Waiting { cause, .. } if cause.contains("injected")), "{waits:?}");
-        let marked = block_on(logger.mark_question("where", QuestionStatus::Open)).unwrap_err();
-        assert!(matches!(&marked, MarkError::Store(error) if error.to_string().contains("injected")), "{marked:?}");
+        assert!(
+            matches!(&waits, LoggerError::Waiting { cause, .. } if cause.contains("injected")),
+            "{waits:?}"
+        );
+        let set = block_on(logger.set_query_status("where", QueryStatus::Open)).unwrap_err();
+        assert!(
+            matches!(&set, ChangeError::Store(error) if error.to_string().contains("injected")),
+            "{set:?}"
+        );
     }
     settle(&logger);
     assert_eq!(tries.load(Ordering::Acquire), 1);
@@ -70,23 +79,26 @@ fn a_failing_store_is_tried_once_in_a_pause_whatever_callers_ask() {
 }
 
 #[test]
-fn every_failing_job_begins_a_pause() {
-    let _scenario = FailScenario::setup();
-    for (fault, action) in [("store-insert", "return"), ("store-purge", "return"), ("store-mark", "return")] {
-        let db = TestDb::new();
-        let logger = spawn(restless(&db));
+fn failing_job_of_any_kind_begins_a_pause() {
+    for (fault, action) in [
+        ("store-insert", "return"),
+        ("store-purge", "return"),
+        ("store-status", "return"),
+    ] {
+        let db = FaultDb::new();
+        let logger = spawn(busy_config(&db));
         fail::cfg(fault, action).unwrap();
         logger.log(no_hit(0));
         // A flush may be done before the purge that follows it fails.
         eventually("the pause", || {
-            let _ = block_on(logger.mark_question("where", QuestionStatus::Open));
+            let _ = block_on(logger.set_query_status("where", QueryStatus::Open));
             matches!(block_on(logger.flush()), Err(LoggerError::Waiting { .. }))
         });
         let tries = jobs();
         logger.log(no_hit(1));
         for _ in 0..50 {
             assert!(block_on(logger.flush()).is_err());
-            assert!(block_on(logger.mark_question("where", QuestionStatus::Open)).is_err());
+            assert!(block_on(logger.set_query_status("where", QueryStatus::Open)).is_err());
         }
         settle(&logger);
         assert_eq!(tries.load(Ordering::Acquire), 0, "{fault}");
@@ -96,14 +108,17 @@ fn every_failing_job_begins_a_pause() {
 }
 
 #[test]
-fn a_restart_of_the_actor_does_not_end_a_pause() {
-    let _scenario = FailScenario::setup();
-    let db = TestDb::new();
-    let logger = spawn(db.config().flush_interval(Duration::from_millis(5)).backoff(Duration::from_millis(1), HOUR));
+fn restart_of_the_actor_does_not_end_a_pause() {
+    let db = FaultDb::new();
+    let logger = spawn(
+        db.config()
+            .flush_interval(Duration::from_millis(5))
+            .backoff(Duration::from_millis(1), HOUR),
+    );
     fail::cfg("store-insert", "return").unwrap();
     logger.log(no_hit(0));
     let _ = block_on(logger.flush());
-    // The next pause is three seconds long at least, and that of the supervisor a millisecond.
+    // The next pause has at least three seconds, that of the supervisor a millisecond.
     eventually("a long pause", || logger.stats().failed_flushes == 13);
     let tries = jobs();
     fail::cfg("actor-tick", "1*panic->off").unwrap();
@@ -116,11 +131,14 @@ fn a_restart_of_the_actor_does_not_end_a_pause() {
 }
 
 #[test]
-fn a_success_ends_the_growth_of_the_pauses() {
-    let _scenario = FailScenario::setup();
-    let db = TestDb::new();
-    let logger = spawn(db.config().flush_interval(NEVER).backoff(Duration::from_millis(1), NEVER));
-    // Pauses that went on growing would be a day long after 27 failures.
+fn success_ends_the_growth_of_the_pauses() {
+    let db = FaultDb::new();
+    let logger = spawn(
+        db.config()
+            .flush_interval(NEVER)
+            .backoff(Duration::from_millis(1), NEVER),
+    );
+    // Pauses that still grew would last a day after 27 failures.
     for turn in 0..60 {
         fail::cfg("store-insert", "1*return->off").unwrap();
         logger.log(no_hit(turn));
@@ -132,16 +150,21 @@ fn a_success_ends_the_growth_of_the_pauses() {
 }
 
 #[test]
-fn a_flush_in_a_pause_is_answered_and_the_retry_writes() {
-    let _scenario = FailScenario::setup();
-    let db = TestDb::new();
+fn flush_in_a_pause_returns_and_the_retry_commits() {
+    let db = FaultDb::new();
     let backoff = Duration::from_millis(50);
     let logger = spawn(db.config().flush_interval(NEVER).backoff(backoff, backoff));
     fail::cfg("store-insert", "1*return->off").unwrap();
     logger.log(no_hit(0));
     let first = block_on(logger.flush()).unwrap_err();
-    assert_eq!(first, LoggerError::Waiting { buffered: 1, cause: "injected".into() });
-    // No call is needed for it.
+    assert_eq!(
+        first,
+        LoggerError::Waiting {
+            buffered: 1,
+            cause: "injected".into()
+        }
+    );
+    // The retry needs no call.
     eventually("the retry", || logger.stats().persisted == 1);
     block_on(logger.flush()).unwrap();
     assert_eq!(logger.stats().failed_flushes, 1);
@@ -149,19 +172,24 @@ fn a_flush_in_a_pause_is_answered_and_the_retry_writes() {
 
 #[test]
 fn shutdowns_shorten_a_pause_and_do_not_remove_it() {
-    let _scenario = FailScenario::setup();
-    let db = TestDb::new();
-    let logger = spawn(restless(&db).retention_days(0).shutdown_timeout(Duration::from_secs(2)));
+    let db = FaultDb::new();
+    let logger = spawn(
+        busy_config(&db)
+            .retention_days(0)
+            .shutdown_timeout(Duration::from_secs(2)),
+    );
     fail::cfg("store-insert", "return").unwrap();
     logger.log(no_hit(0));
     eventually("the first failure", || logger.stats().failed_flushes == 1);
     let tries = jobs();
     let requests = futures_util::future::join_all((0..200).map(|_| logger.shutdown()));
     for result in block_on(requests) {
-        let Err(LoggerError::Unsaved { report, .. }) = result else { panic!("cannot be saved") };
+        let Err(LoggerError::Unsaved { report, .. }) = result else {
+            panic!("the store fails")
+        };
         assert_eq!(report.unsaved, 1);
     }
-    // Two seconds, and 187 to 250 ms between two tries.
+    // Two seconds have room for this many tries, 187 to 250 ms apart.
     let tries = tries.load(Ordering::Acquire);
     assert!((1..=13).contains(&tries), "{tries} tries");
 }

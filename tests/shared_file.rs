@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use common::{TestDb, block_on, eventually, no_hit, spawn};
 use diesel::connection::SimpleConnection as _;
-use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, LoggerHandle, PageRequest, StartError, Unhealthy};
+use failure_logger::error::Unhealthy;
+use failure_logger::{
+    FailureLogger, LogOutcome, LoggerConfig, LoggerHandle, PageRequest, StartError,
+};
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn config(db: &TestDb) -> LoggerConfig {
-    db.config().flush_interval(NEVER).backoff(Duration::from_millis(1), Duration::from_millis(20))
+    db.config()
+        .flush_interval(NEVER)
+        .backoff(Duration::from_millis(1), Duration::from_millis(20))
 }
 
 fn log(logger: &LoggerHandle, turns: std::ops::Range<i64>) {
@@ -22,13 +27,18 @@ fn log(logger: &LoggerHandle, turns: std::ops::Range<i64>) {
 }
 
 fn quarantined(db: &TestDb) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(db.folder.path()).unwrap().map(|entry| entry.unwrap().path());
-    let is_database =
-        |path: &PathBuf| !path.to_string_lossy().ends_with("-wal") && !path.to_string_lossy().ends_with("-shm");
-    files.filter(|path| path.to_string_lossy().contains(".corrupt-") && is_database(path)).collect()
+    let files = std::fs::read_dir(db.folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let is_database = |path: &PathBuf| {
+        !path.to_string_lossy().ends_with("-wal") && !path.to_string_lossy().ends_with("-shm")
+    };
+    files
+        .filter(|path| path.to_string_lossy().contains(".corrupt-") && is_database(path))
+        .collect()
 }
 
-/// Makes a table's schema unreadable for every connection, and readable again with the original text.
+/// Replaces a table's schema, so that every connection cannot read it, or can read it once more.
 fn set_schema(db: &TestDb, table: &str, sql: &str) {
     db.execute(&format!(
         "PRAGMA writable_schema = ON;
@@ -38,21 +48,21 @@ fn set_schema(db: &TestDb, table: &str, sql: &str) {
     ));
 }
 
-/// Every call gives another version, so that every connection reads the schema again.
+/// Returns another version at each call, so that every connection reads the schema once more.
 fn db_version() -> u32 {
     static VERSION: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1000);
     VERSION.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
 #[test]
-fn damaged_file_with_tables_of_others_stays_where_it_is() {
+fn damaged_file_with_other_tables_stays_where_it_is() {
     const ORDERS: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY)";
     for damaged in ["orders", "memory_retrieval_strategies"] {
         let db = TestDb::new();
         let logger = spawn(config(&db));
         log(&logger, 0..10);
         block_on(logger.flush()).unwrap();
-        // After the start: what the logger knew of the file then is out of date.
+        // The change comes after the start, so the logger's knowledge of the file is stale.
         db.execute(&format!("{ORDERS}; INSERT INTO orders VALUES (1), (2)"));
         let sql = db.schema(damaged);
         set_schema(&db, damaged, "CREATE TABLE nonsense (");
@@ -65,7 +75,9 @@ fn damaged_file_with_tables_of_others_stays_where_it_is() {
         assert!(logger.stats().is_balanced() && logger.stats().buffered == 10);
 
         set_schema(&db, damaged, &sql);
-        eventually("the repaired file to be used", || block_on(logger.flush()).is_ok());
+        eventually("the repaired file to be used", || {
+            block_on(logger.flush()).is_ok()
+        });
         assert_eq!(db.turns(), (0..20).collect::<Vec<_>>(), "{damaged}");
         assert_eq!(db.integer("SELECT count(*) FROM orders"), 2);
     }
@@ -75,10 +87,20 @@ fn damaged_file_with_tables_of_others_stays_where_it_is() {
 fn damaged_file_at_the_start_is_named_and_left() {
     let db = TestDb::new();
     block_on(spawn(config(&db)).shutdown()).unwrap();
-    set_schema(&db, "memory_retrieval_strategies", "CREATE TABLE nonsense (");
+    set_schema(
+        &db,
+        "memory_retrieval_strategies",
+        "CREATE TABLE nonsense (",
+    );
     let refused = FailureLogger::spawn(config(&db)).unwrap_err();
-    assert!(matches!(&refused, StartError::Damaged { path, .. } if *path == db.path()), "{refused:?}");
-    assert!(refused.to_string().contains("restore a backup"), "{refused}");
+    assert!(
+        matches!(&refused, StartError::Damaged { path, .. } if *path == db.path()),
+        "{refused:?}"
+    );
+    assert!(
+        refused.to_string().contains("restore a backup"),
+        "{refused}"
+    );
     assert_eq!(quarantined(&db), [] as [PathBuf; 0]);
 }
 
@@ -89,7 +111,7 @@ fn damaged_file_of_two_loggers_is_quarantined_once() {
     log(&loggers[0], 0..10);
     block_on(loggers[0].flush()).unwrap();
     set_schema(&db, "memory_retrieval_failures", "CREATE TABLE nonsense (");
-    // The second finds the damage only when the first has put a new database there.
+    // The second logger finds the damage only after the first one has created a new database.
     for (logger, first) in loggers.iter().zip([10, 20]) {
         log(logger, first..first + 10);
         eventually("the new file", || block_on(logger.flush()).is_ok());
@@ -106,15 +128,26 @@ fn damaged_file_of_two_loggers_is_quarantined_once() {
 fn settings_of_an_application_file_stay_as_they_are() {
     let db = TestDb::new();
     db.execute(
-        "PRAGMA page_size = 8192; PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = DELETE; CREATE TABLE orders (id)",
+        "PRAGMA page_size = 8192; PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = DELETE; CREATE \
+         TABLE orders (id)",
     );
-    let mode = |mode| std::fs::set_permissions(db.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    let mode = |mode| {
+        std::fs::set_permissions(
+            db.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(mode),
+        )
+        .unwrap()
+    };
     mode(0o640);
     let logger = spawn(config(&db));
     log(&logger, 0..1000);
     block_on(logger.flush()).unwrap();
     block_on(logger.shutdown()).unwrap();
-    for (pragma, value) in [("journal_mode", "delete"), ("auto_vacuum", "1"), ("page_size", "8192")] {
+    for (pragma, value) in [
+        ("journal_mode", "delete"),
+        ("auto_vacuum", "1"),
+        ("page_size", "8192"),
+    ] {
         assert_eq!(db.pragma(pragma), value, "{pragma}");
     }
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(db.path()).unwrap());
@@ -122,20 +155,32 @@ fn settings_of_an_application_file_stay_as_they_are() {
 }
 
 #[test]
-fn logger_beside_an_application_with_a_rollback_journal_loses_nothing() {
+fn logger_beside_a_rollback_journal_loses_no_record() {
     let db = TestDb::new();
     let mut conn = db.connect();
-    conn.batch_execute("PRAGMA journal_mode = DELETE; CREATE TABLE orders (id INTEGER PRIMARY KEY)").unwrap();
+    conn.batch_execute(
+        "PRAGMA journal_mode = DELETE; CREATE TABLE orders (id INTEGER PRIMARY KEY)",
+    )
+    .unwrap();
     let logger = spawn(config(&db));
     for round in 0..20 {
-        conn.batch_execute(&format!("INSERT INTO orders VALUES ({round})")).unwrap();
+        conn.batch_execute(&format!("INSERT INTO orders VALUES ({round})"))
+            .unwrap();
         log(&logger, 10 * round..10 * round + 10);
         block_on(logger.flush()).unwrap();
-        let page = block_on(logger.reader().list(Default::default(), PageRequest::newest(1000))).unwrap();
+        let page = block_on(
+            logger
+                .reader()
+                .list(Default::default(), PageRequest::newest(1000)),
+        )
+        .unwrap();
         assert_eq!(page.failures.len() as i64, 10 * round + 10);
     }
     block_on(logger.shutdown()).unwrap();
-    assert_eq!((db.rows(), db.integer("SELECT count(*) FROM orders")), (200, 20));
+    assert_eq!(
+        (db.rows(), db.integer("SELECT count(*) FROM orders")),
+        (200, 20)
+    );
 }
 
 #[test]
@@ -145,7 +190,7 @@ fn shutdown_returns_a_complete_file() {
         let logger = FailureLogger::spawn(config(&db)).unwrap();
         log(&logger, 0..10);
         block_on(logger.shutdown()).unwrap();
-        // The file alone, as a backup program would take it.
+        // A backup program would copy the file alone.
         std::fs::copy(db.path(), copy.path()).unwrap();
         assert_eq!(copy.rows(), 10);
         let journal = db.path().with_extension("db-wal");
@@ -164,13 +209,27 @@ fn replaced_file_behind_a_symbolic_link_keeps_its_content() {
     let logger = spawn(config(&db));
     log(&logger, 0..100);
     block_on(logger.flush()).unwrap();
-    assert!(real.join("x.db-lock").exists(), "by whatever name, there is one lock");
+    assert!(
+        real.join("x.db-lock").exists(),
+        "all names of the file share one lock"
+    );
     std::fs::rename(other.path(), real.join("x.db")).unwrap();
     log(&logger, 100..110);
     eventually("the other file", || block_on(logger.flush()).is_ok());
-    assert_eq!((db.integer("SELECT count(*) FROM orders"), db.rows()), (2, 10));
-    assert_eq!(db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
-    assert!(std::fs::symlink_metadata(db.path()).unwrap().file_type().is_symlink());
+    assert_eq!(
+        (db.integer("SELECT count(*) FROM orders"), db.rows()),
+        (2, 10)
+    );
+    assert_eq!(
+        db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"),
+        1
+    );
+    assert!(
+        std::fs::symlink_metadata(db.path())
+            .unwrap()
+            .file_type()
+            .is_symlink()
+    );
 }
 
 #[test]
@@ -195,17 +254,26 @@ fn modes_of_a_new_and_of_a_shared_database_are_kept() {
     std::fs::File::create(&lock).unwrap();
     set(&lock, 0o664);
     block_on(spawn(config(&db)).shutdown()).unwrap();
-    assert_eq!((mode(&db.path()), mode(&lock)), (0o600, 0o600), "whatever the mode of a lock file that was there");
+    assert_eq!(
+        (mode(&db.path()), mode(&lock)),
+        (0o600, 0o600),
+        "the mode of an old lock file does not matter"
+    );
 
     std::fs::remove_file(&lock).unwrap();
     set(&db.path(), 0o660);
     block_on(spawn(config(&db)).shutdown()).unwrap();
-    assert_eq!((mode(&db.path()), mode(&lock)), (0o660, 0o660), "a group that shares one shares the other");
+    assert_eq!(
+        (mode(&db.path()), mode(&lock)),
+        (0o660, 0o660),
+        "a group that shares one shares the other"
+    );
 }
 
-/// Runs as root only where a file system can be mounted read-only; folders without the right to write are no hindrance to root.
+/// Needs a file system that can be mounted read-only if root runs it, because folder permissions do
+/// not bind root.
 #[test]
-fn reader_of_a_file_that_cannot_be_written_reads_it_or_says_what_to_do() {
+fn reader_of_a_read_only_file_reads_it_or_names_the_remedy() {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
 
@@ -221,10 +289,14 @@ fn reader_of_a_file_that_cannot_be_written_reads_it_or_says_what_to_do() {
     };
     modes(0o555, 0o444);
     let is_root = fs::write(db.folder.path().join("probe"), "").is_ok();
-    let read = || block_on(FailureReader::open(db.path()).list(FailureFilter::default(), PageRequest::newest(10)));
+    let read = || {
+        block_on(
+            FailureReader::open(db.path()).list(FailureFilter::default(), PageRequest::newest(10)),
+        )
+    };
     assert_eq!(read().unwrap().failures.len(), 1);
     if !is_root {
-        // A journal without which the file is not complete.
+        // The file is not complete without this journal.
         modes(0o755, 0o644);
         fs::write(format!("{}-wal", db.url()), [0_u8; 4096]).unwrap();
         fs::set_permissions(format!("{}-wal", db.url()), Permissions::from_mode(0o000)).unwrap();

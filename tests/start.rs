@@ -1,4 +1,5 @@
-//! The ways to start the logger, and what differs between them. The table in docs/actors.md has a column for each.
+//! The ways to start the logger, and what differs between them. The table in docs/actors.md has a
+//! column for each.
 
 mod common;
 
@@ -8,20 +9,21 @@ use std::time::Duration;
 use actix::prelude::*;
 use common::ways::{Started, WAYS, Way, in_system, start, start_actor};
 use common::{Lock, TestDb, block_on, eventually, no_hit};
-use failure_logger::{DropReason, FailureLogger, GetHandle, LogOutcome, LoggerError, Unhealthy};
+use failure_logger::error::Unhealthy;
+use failure_logger::{DropReason, FailureLogger, GetHandle, LogOutcome, LoggerError};
 
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Sends ten records to the actor and logs ten.
-fn report_twenty(started: &Started) {
+fn log_twenty(started: &Started) {
     for turn in 0..10 {
         started.addr().try_send(no_hit(turn)).unwrap();
         assert_eq!(started.logger.log(no_hit(100 + turn)), LogOutcome::Queued);
     }
 }
 
-/// As [`in_system`], and stops the system when `test` has ended, which ends its arbiters as well.
-fn in_system_that_stops<T: Send>(test: impl AsyncFnOnce() -> T + Send) -> T {
+/// Runs `test` as [`in_system`] does, and then stops the system, which ends its arbiters as well.
+fn in_stopped_system<T: Send>(test: impl AsyncFnOnce() -> T + Send) -> T {
     let run = || {
         let runner = System::new();
         let outcome = runner.block_on(test());
@@ -33,18 +35,33 @@ fn in_system_that_stops<T: Send>(test: impl AsyncFnOnce() -> T + Send) -> T {
 }
 
 #[test]
-fn every_way_commits_what_is_sent_and_logged() {
+fn every_way_to_start_commits_sent_and_logged_records() {
     for way in WAYS {
         let db = TestDb::new();
         in_system(async || {
             let started = start(way, db.config().flush_interval(NEVER));
-            report_twenty(&started);
-            assert_eq!(started.addr().send(no_hit(10)).await.unwrap(), LogOutcome::Queued, "{way:?}");
-            assert_eq!(started.logger.flush().await.unwrap().persisted, 21, "{way:?}");
-            report_twenty(&started);
+            log_twenty(&started);
+            assert_eq!(
+                started.addr().send(no_hit(10)).await.unwrap(),
+                LogOutcome::Queued,
+                "{way:?}"
+            );
+            assert_eq!(
+                started.logger.flush().await.unwrap().persisted,
+                21,
+                "{way:?}"
+            );
+            log_twenty(&started);
             let report = started.logger.shutdown().await.unwrap();
-            assert_eq!((report.drained, report.stats.persisted), (20, 41), "{way:?}");
-            assert_eq!(started.logger.log(no_hit(0)), LogOutcome::Dropped(DropReason::Closed));
+            assert_eq!(
+                (report.drained, report.stats.persisted),
+                (20, 41),
+                "{way:?}"
+            );
+            assert_eq!(
+                started.logger.log(no_hit(0)),
+                LogOutcome::Dropped(DropReason::Closed)
+            );
             assert_eq!(started.logger.shutdown().await.unwrap(), report);
         });
         assert_eq!(db.rows(), 41, "{way:?}");
@@ -52,16 +69,19 @@ fn every_way_commits_what_is_sent_and_logged() {
 }
 
 #[test]
-fn every_way_writes_by_timer_and_by_batch() {
+fn every_way_to_start_flushes_by_timer_and_by_batch() {
     for way in WAYS {
         let db = TestDb::new();
-        let counts = db.config().batch_size(20).flush_interval(Duration::from_millis(5));
+        let counts = db
+            .config()
+            .batch_size(20)
+            .flush_interval(Duration::from_millis(5));
         in_system(async || {
             let started = start(way, counts);
             let logger = started.logger.clone();
-            // Not on the thread of the actor, which it waits for.
+            // The wait blocks its thread, so it must not be that of the actor.
             let waiting = actix_rt::task::spawn_blocking(move || {
-                report_twenty(&started);
+                log_twenty(&started);
                 eventually("the batch", || started.logger.stats().persisted == 20);
                 started.logger.log(no_hit(0));
                 eventually("the timer", || started.logger.stats().persisted == 21);
@@ -88,27 +108,41 @@ fn address_kept_after_the_end_is_closed_or_counts_what_it_drops() {
                 while started.addr().connected() {
                     actix_rt::time::sleep(Duration::from_millis(1)).await;
                 }
-                assert!(matches!(started.addr().try_send(no_hit(0)), Err(SendError::Closed(_))), "{way:?}");
-                assert_eq!(started.logger.stats().received, 0, "what is handed back is not received");
+                assert!(
+                    matches!(
+                        started.addr().try_send(no_hit(0)),
+                        Err(SendError::Closed(_))
+                    ),
+                    "{way:?}"
+                );
+                assert_eq!(
+                    started.logger.stats().received,
+                    0,
+                    "a record that is handed back is not received"
+                );
             }
         });
     }
 }
 
 #[test]
-fn logger_of_a_system_that_stops_has_committed_when_its_thread_is_joined() {
+fn logger_of_a_stopped_system_has_committed_at_the_join() {
     for way in WAYS {
         let db = TestDb::new();
-        let (logger, arbiter) = in_system_that_stops(async || {
+        let (logger, arbiter) = in_stopped_system(async || {
             let started = start(way, db.config().flush_interval(NEVER));
             // actix drops the messages to an actor that its arbiter has not started yet.
             started.logger.flush().await.unwrap();
-            report_twenty(&started);
+            log_twenty(&started);
             (started.logger, started.arbiter)
         });
         match way {
             Way::Spawn => {
-                assert_eq!(logger.health(), Ok(()), "it has a system of its own");
+                assert_eq!(
+                    logger.health(),
+                    Ok(()),
+                    "the logger has a system of its own"
+                );
                 drop(logger);
             }
             Way::Arbiter => {
@@ -127,10 +161,15 @@ fn logger_of_a_system_that_stops_has_committed_when_its_thread_is_joined() {
 }
 
 #[test]
-fn logger_of_a_system_that_stops_commits_more_than_the_buffer_holds() {
+fn logger_of_a_stopped_system_commits_more_than_the_buffer() {
     let db = TestDb::new();
-    in_system_that_stops(async || {
-        let config = db.config().buffer_capacity(100).mailbox_capacity(100).batch_size(100).flush_interval(NEVER);
+    in_stopped_system(async || {
+        let config = db
+            .config()
+            .buffer_capacity(100)
+            .mailbox_capacity(100)
+            .batch_size(100)
+            .flush_interval(NEVER);
         let addr = FailureLogger::new(config).unwrap().start();
         for turn in 0..100 {
             addr.try_send(no_hit(turn)).unwrap();
@@ -143,14 +182,17 @@ fn logger_of_a_system_that_stops_commits_more_than_the_buffer_holds() {
 }
 
 #[test]
-fn system_that_stops_while_a_flush_waits_commits_each_record_once() {
+fn system_that_stops_while_a_flush_waits_commits_each_row_once() {
     let db = TestDb::new();
     let (give, given) = channel();
-    let config = db.config().batch_size(5).shutdown_timeout(Duration::from_secs(60));
+    let config = db
+        .config()
+        .batch_size(5)
+        .shutdown_timeout(Duration::from_secs(60));
     let db = &db;
     std::thread::scope(|scope| {
         let system = scope.spawn(move || {
-            in_system_that_stops(async || {
+            in_stopped_system(async || {
                 let started = start(Way::Start, config);
                 started.logger.flush().await.unwrap();
                 let lock = Lock::new(db);
@@ -158,15 +200,18 @@ fn system_that_stops_while_a_flush_waits_commits_each_record_once() {
                     started.logger.log(no_hit(turn));
                 }
                 let logger = started.logger.clone();
-                let begun = move || eventually("the batch to be taken", || logger.stats().buffered == 10);
+                let begun =
+                    move || eventually("the batch to be taken", || logger.stats().buffered == 10);
                 actix_rt::task::spawn_blocking(begun).await.unwrap();
                 // The job waits for the lock on its thread.
                 give.send((started.logger, lock)).unwrap();
             });
         });
         let (logger, lock) = given.recv().unwrap();
-        eventually("the end to begin", || matches!(logger.health(), Err(Unhealthy::Closed)));
-        assert!(!system.is_finished(), "it waits for the writer");
+        eventually("the end to begin", || {
+            matches!(logger.health(), Err(Unhealthy::Closed))
+        });
+        assert!(!system.is_finished(), "the system waits for the writer");
         drop(lock);
         system.join().unwrap();
     });
@@ -176,14 +221,19 @@ fn system_that_stops_while_a_flush_waits_commits_each_record_once() {
 #[test]
 fn system_that_stops_reports_what_it_cannot_commit_in_time() {
     let db = TestDb::new();
-    let (logger, lock) = in_system_that_stops(async || {
-        let started = start(Way::Start, db.config().shutdown_timeout(Duration::from_millis(50)));
+    let (logger, lock) = in_stopped_system(async || {
+        let started = start(
+            Way::Start,
+            db.config().shutdown_timeout(Duration::from_millis(50)),
+        );
         started.logger.flush().await.unwrap();
         let lock = Lock::new(&db);
-        report_twenty(&started);
+        log_twenty(&started);
         (started.logger, lock)
     });
-    let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else { panic!("it cannot") };
+    let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else {
+        panic!("the database is locked")
+    };
     assert_eq!((report.unsaved, report.stats.received), (20, 20));
     assert!(report.stats.is_balanced());
     drop(lock);
@@ -196,12 +246,15 @@ fn arbiter_that_is_stopped_before_its_logger_commits() {
     in_system(async || {
         let started = start(Way::Arbiter, db.config().flush_interval(NEVER));
         started.logger.flush().await.unwrap();
-        report_twenty(&started);
+        log_twenty(&started);
         let arbiter = started.arbiter.unwrap();
         arbiter.stop();
         arbiter.join().unwrap();
         assert_eq!(db.rows(), 20);
-        assert_eq!(started.logger.log(no_hit(0)), LogOutcome::Dropped(DropReason::Closed));
+        assert_eq!(
+            started.logger.log(no_hit(0)),
+            LogOutcome::Dropped(DropReason::Closed)
+        );
         assert_eq!(started.logger.shutdown().await.unwrap().stats.persisted, 20);
         assert_eq!(started.logger.flush().await, Err(LoggerError::Closed));
     });
@@ -212,10 +265,18 @@ fn handles_may_be_dropped_while_there_is_an_address() {
     for way in [Way::Start, Way::Arbiter, Way::Supervisor, Way::Registry] {
         let db = TestDb::new();
         in_system(async || {
-            let Started { logger, addr, arbiter } = start(way, db.config());
+            let Started {
+                logger,
+                addr,
+                arbiter,
+            } = start(way, db.config());
             drop(logger);
             let addr = addr.unwrap();
-            assert_eq!(addr.send(no_hit(0)).await.unwrap(), LogOutcome::Queued, "{way:?}");
+            assert_eq!(
+                addr.send(no_hit(0)).await.unwrap(),
+                LogOutcome::Queued,
+                "{way:?}"
+            );
             let logger = addr.send(GetHandle).await.unwrap();
             assert_eq!(logger.flush().await.unwrap().rejected, 0);
             assert_eq!(logger.stats().persisted, 1, "{way:?}");
@@ -231,7 +292,7 @@ fn logger_ends_with_the_last_address_and_handle() {
         let db = TestDb::new();
         in_system(async || {
             let started = start(way, db.config().flush_interval(NEVER));
-            report_twenty(&started);
+            log_twenty(&started);
             let reader = started.logger.strategy("s");
             drop(started.logger);
             drop(started.addr);
@@ -253,22 +314,26 @@ fn handle_keeps_its_logger_without_another_address() {
             drop(started.addr.take());
             drop(started.addr().clone());
             started.logger.flush().await.unwrap();
-            report_twenty(&started);
-            assert_eq!(started.logger.flush().await.unwrap().persisted, 20, "{way:?}");
+            log_twenty(&started);
+            assert_eq!(
+                started.logger.flush().await.unwrap().persisted,
+                20,
+                "{way:?}"
+            );
             started.logger.shutdown().await.unwrap();
         });
     }
 }
 
 #[test]
-fn logger_on_its_own_thread_ends_with_the_last_handle_though_there_is_an_address() {
+fn logger_on_its_own_thread_ends_with_its_last_handle() {
     let db = TestDb::new();
     in_system(async || {
         let started = start(Way::Spawn, db.config().flush_interval(NEVER));
-        report_twenty(&started);
+        log_twenty(&started);
         let addr = started.logger.addr().clone();
         drop(started);
-        assert_eq!(db.rows(), 20, "the drop waits for it");
+        assert_eq!(db.rows(), 20, "the drop waits for the commit");
         eventually("the end of the actor", || !addr.connected());
     });
 }
@@ -281,14 +346,23 @@ fn registry_keeps_its_logger_without_handle_and_address() {
         started.logger.flush().await.unwrap();
         drop(started);
         for turn in 0..10 {
-            assert_eq!(FailureLogger::from_registry().send(no_hit(turn)).await.unwrap(), LogOutcome::Queued);
+            assert_eq!(
+                FailureLogger::from_registry()
+                    .send(no_hit(turn))
+                    .await
+                    .unwrap(),
+                LogOutcome::Queued
+            );
         }
-        let logger = FailureLogger::from_registry().send(GetHandle).await.unwrap();
+        let logger = FailureLogger::from_registry()
+            .send(GetHandle)
+            .await
+            .unwrap();
         assert_eq!(logger.shutdown().await.unwrap().stats.persisted, 10);
     });
 }
 
-/// An arbiter that does nothing until something is sent.
+/// Returns an arbiter that does nothing until the gate opens.
 fn blocked_arbiter() -> (Arbiter, Sender<()>) {
     let (enter, entered) = channel();
     let (open, gate) = channel();
@@ -302,8 +376,13 @@ fn blocked_arbiter() -> (Arbiter, Sender<()>) {
 }
 
 #[test]
-fn mailbox_before_the_first_poll_has_its_capacity_or_that_of_actix() {
-    for (way, places) in [(Way::Start, 100), (Way::Registry, 100), (Way::Arbiter, 16), (Way::Supervisor, 16)] {
+fn mailbox_before_the_first_poll_has_its_or_actix_capacity() {
+    for (way, places) in [
+        (Way::Start, 100),
+        (Way::Registry, 100),
+        (Way::Arbiter, 16),
+        (Way::Supervisor, 16),
+    ] {
         let db = TestDb::new();
         in_system(async || {
             let config = db.config().mailbox_capacity(100);
@@ -311,26 +390,31 @@ fn mailbox_before_the_first_poll_has_its_capacity_or_that_of_actix() {
             let mut actor = FailureLogger::new(config).unwrap();
             let logger = actor.handle();
             let addr = start_actor(way, actor, &other.handle());
-            let sent = (0..200).filter(|turn| addr.try_send(no_hit(*turn)).is_ok()).count();
+            let sent = (0..200)
+                .filter(|turn| addr.try_send(no_hit(*turn)).is_ok())
+                .count();
             assert_eq!(sent, places, "{way:?}");
             open.send(()).unwrap();
             logger.flush().await.unwrap();
-            assert_eq!(logger.shutdown().await.unwrap().stats.persisted, places as u64);
+            assert_eq!(
+                logger.shutdown().await.unwrap().stats.persisted,
+                places as u64
+            );
         });
     }
 }
 
 #[test]
-fn system_that_stops_before_the_first_poll_commits_what_was_sent_and_logged() {
+fn system_that_stops_before_the_first_poll_commits_records() {
     for way in [Way::Start, Way::Supervisor, Way::Registry] {
         let db = TestDb::new();
-        in_system_that_stops(async || report_twenty(&start(way, db.config().flush_interval(NEVER))));
+        in_stopped_system(async || log_twenty(&start(way, db.config().flush_interval(NEVER))));
         assert_eq!(db.rows(), 20, "{way:?}");
     }
 }
 
 #[test]
-fn arbiter_that_stops_before_it_starts_the_actor_loses_what_was_sent() {
+fn arbiter_stopped_before_the_actor_starts_loses_sent_records() {
     let db = TestDb::new();
     in_system(async || {
         let (other, open) = blocked_arbiter();
@@ -354,25 +438,31 @@ fn actor_that_is_never_started_commits_what_was_logged() {
     let mut actor = FailureLogger::new(db.config()).unwrap();
     let logger = actor.handle();
     assert_eq!(logger.log(no_hit(0)), LogOutcome::Queued);
-    assert!(matches!(logger.addr().try_send(no_hit(1)), Err(SendError::Closed(_))), "nobody would take it");
+    assert!(
+        matches!(logger.addr().try_send(no_hit(1)), Err(SendError::Closed(_))),
+        "no actor would take it"
+    );
     drop(actor);
     assert_eq!(db.turns(), [0]);
     assert_eq!(block_on(logger.shutdown()).unwrap().stats.persisted, 1);
 }
 
 #[test]
-fn shutdown_of_an_actor_that_is_not_started_ends_and_says_what_is_lost() {
+fn shutdown_of_an_unstarted_actor_ends_and_reports_drops() {
     let db = TestDb::new();
-    let mut actor = FailureLogger::new(db.config().shutdown_timeout(Duration::from_millis(1))).unwrap();
+    let mut actor =
+        FailureLogger::new(db.config().shutdown_timeout(Duration::from_millis(1))).unwrap();
     let logger = actor.handle();
     logger.log(no_hit(0));
-    let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else { panic!("nobody writes") };
+    let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else {
+        panic!("no actor writes")
+    };
     assert_eq!(report.unsaved, 1);
     drop(actor);
-    assert_eq!(db.rows(), 0, "as it was said");
+    assert_eq!(db.rows(), 0, "as reported");
 }
 
-/// Blocks its arbiter until the gate opens.
+/// A task that blocks its arbiter until the gate opens.
 struct Blocker(Option<Receiver<()>>);
 
 impl Actor for Blocker {
@@ -392,19 +482,24 @@ impl Handler<Block> for Blocker {
 }
 
 #[test]
-fn handler_that_blocks_the_arbiter_delays_the_logger_there_and_costs_no_record() {
+fn handler_that_blocks_the_arbiter_delays_and_loses_no_record() {
     for way in WAYS {
         let db = TestDb::new();
         let (open, gate) = channel();
         let (give, given) = channel();
-        let config = db.config().buffer_capacity(100).mailbox_capacity(10).batch_size(10);
+        let config = db
+            .config()
+            .buffer_capacity(100)
+            .mailbox_capacity(10)
+            .batch_size(10);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 System::new().block_on(async {
                     let started = start(way, config);
                     started.logger.flush().await.unwrap();
                     let blocker = Blocker(Some(gate)).start();
-                    give.send((started.logger.clone(), started.addr().clone())).unwrap();
+                    give.send((started.logger.clone(), started.addr().clone()))
+                        .unwrap();
                     blocker.send(Block).await.unwrap();
                     started.logger.shutdown().await.unwrap();
                 });
@@ -413,17 +508,33 @@ fn handler_that_blocks_the_arbiter_delays_the_logger_there_and_costs_no_record()
             let is_apart = [Way::Spawn, Way::Arbiter].contains(&way);
             if is_apart {
                 logger.log(no_hit(0));
-                assert_eq!(block_on(addr.send(no_hit(1))).unwrap(), LogOutcome::Queued, "{way:?}");
+                assert_eq!(
+                    block_on(addr.send(no_hit(1))).unwrap(),
+                    LogOutcome::Queued,
+                    "{way:?}"
+                );
                 block_on(logger.flush()).unwrap();
             } else {
-                let queued = (0..100).filter(|turn| logger.log(no_hit(*turn)) == LogOutcome::Queued).count();
+                let queued = (0..100)
+                    .filter(|turn| logger.log(no_hit(*turn)) == LogOutcome::Queued)
+                    .count();
                 assert_eq!(queued, 80);
-                let sent = (0..100).filter(|turn| addr.try_send(no_hit(*turn)).is_ok()).count();
+                let sent = (0..100)
+                    .filter(|turn| addr.try_send(no_hit(*turn)).is_ok())
+                    .count();
                 assert_eq!(sent, 10, "one address, ten places");
             }
             open.send(()).unwrap();
         });
-        assert_eq!(db.rows(), if [Way::Spawn, Way::Arbiter].contains(&way) { 2 } else { 90 }, "{way:?}");
+        assert_eq!(
+            db.rows(),
+            if [Way::Spawn, Way::Arbiter].contains(&way) {
+                2
+            } else {
+                90
+            },
+            "{way:?}"
+        );
     }
 }
 
@@ -435,8 +546,11 @@ fn shutdown_ends_in_time_though_the_arbiter_is_blocked() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             System::new().block_on(async {
-                let started = start(Way::Start, db.config().shutdown_timeout(Duration::from_millis(50)));
-                // The control actor has begun.
+                let started = start(
+                    Way::Start,
+                    db.config().shutdown_timeout(Duration::from_millis(50)),
+                );
+                // The flush shows that the control actor has begun.
                 started.logger.flush().await.unwrap();
                 let blocker = Blocker(Some(gate)).start();
                 give.send(started.logger).unwrap();
@@ -445,11 +559,13 @@ fn shutdown_ends_in_time_though_the_arbiter_is_blocked() {
         });
         let logger = given.recv().unwrap();
         logger.log(no_hit(0));
-        let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else { panic!("nobody writes") };
+        let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else {
+            panic!("no actor writes")
+        };
         assert_eq!(report.unsaved, 1);
         open.send(()).unwrap();
     });
-    assert_eq!(db.rows(), 0, "as it was said");
+    assert_eq!(db.rows(), 0, "as reported");
 }
 
 #[test]
@@ -458,14 +574,14 @@ fn two_loggers_of_one_system_keep_apart() {
     in_system(async || {
         let first = start(Way::Start, one.config());
         let second = start(Way::Supervisor, other.config());
-        report_twenty(&first);
+        log_twenty(&first);
         second.logger.log(no_hit(0));
     });
     assert_eq!((one.rows(), other.rows()), (20, 1));
 }
 
 #[test]
-fn disabled_actor_takes_records_and_keeps_nothing() {
+fn disabled_actor_receives_records_and_stores_none() {
     let db = TestDb::new();
     in_system(async || {
         let started = start(Way::Start, db.config().enabled(false));
@@ -477,32 +593,48 @@ fn disabled_actor_takes_records_and_keeps_nothing() {
     assert!(!db.path().exists());
 }
 
-/// The default logger reads the environment, of which each process has one.
+/// Prints the default logger, which reads the environment. Each process has one environment.
 #[test]
 #[ignore = "started by the tests of the default logger, with their variables"]
-fn default_logger_of_this_process() {
+fn default_logger_of_this_process_is_printed() {
     in_system(async || {
-        let logger = FailureLogger::from_registry().send(GetHandle).await.unwrap();
-        let outcome = FailureLogger::from_registry().send(no_hit(0)).await.unwrap();
+        let logger = FailureLogger::from_registry()
+            .send(GetHandle)
+            .await
+            .unwrap();
+        let outcome = FailureLogger::from_registry()
+            .send(no_hit(0))
+            .await
+            .unwrap();
         let flushed = logger.flush().await;
-        println!("{outcome:?}; {flushed:?}; {:?}; {}", logger.health(), logger.stats());
+        println!(
+            "{outcome:?}; {flushed:?}; {:?}; {}",
+            logger.health(),
+            logger.stats()
+        );
     });
 }
 
 #[test]
 #[ignore = "started by a test of the default logger, with its variables"]
-fn default_logger_before_its_first_poll_and_after_its_end() {
+fn default_logger_before_its_start_and_after_its_end_is_printed() {
     in_system(async || {
         let addr = FailureLogger::from_registry();
-        let sent = (0..200).filter(|turn| addr.try_send(no_hit(*turn)).is_ok()).count();
+        let sent = (0..200)
+            .filter(|turn| addr.try_send(no_hit(*turn)).is_ok())
+            .count();
         let logger = addr.send(GetHandle).await.unwrap();
         logger.shutdown().await.unwrap();
-        println!("{sent}; {}; {:?}", logger.stats(), addr.send(no_hit(0)).await);
+        println!(
+            "{sent}; {}; {:?}",
+            logger.stats(),
+            addr.send(no_hit(0)).await
+        );
     });
 }
 
 fn default_logger(variables: &[(&str, &str)]) -> String {
-    default_logger_in("default_logger_of_this_process", variables)
+    default_logger_in("default_logger_of_this_process_is_printed", variables)
 }
 
 fn default_logger_in(test: &str, variables: &[(&str, &str)]) -> String {
@@ -524,27 +656,57 @@ fn default_logger_has_the_settings_of_the_environment() {
 #[test]
 fn default_logger_is_supervised_by_actix() {
     let db = TestDb::new();
-    let variables = [("FAILURE_LOGGER_DATABASE_URL", &*db.url()), ("FAILURE_LOGGER_MAILBOX_CAPACITY", "100")];
-    let said = default_logger_in("default_logger_before_its_first_poll_and_after_its_end", &variables);
-    assert!(said.contains("16; received 16 = persisted 16 + dropped 0 + buffered 0; Ok(Dropped(Closed))"), "{said}");
+    let variables = [
+        ("FAILURE_LOGGER_DATABASE_URL", &*db.url()),
+        ("FAILURE_LOGGER_MAILBOX_CAPACITY", "100"),
+    ];
+    let said = default_logger_in(
+        "default_logger_before_its_start_and_after_its_end_is_printed",
+        &variables,
+    );
+    assert!(
+        said.contains(
+            "16; received 16 = persisted 16 + dropped 0 + buffered 0; Ok(Dropped(Closed))"
+        ),
+        "{said}"
+    );
 }
 
 #[test]
-fn default_logger_without_a_database_is_unavailable_and_keeps_its_records() {
+fn default_logger_without_a_database_keeps_its_records() {
     let db = TestDb::new();
     let missing = db.folder.path().join("missing/x.db");
     let said = default_logger(&[("FAILURE_LOGGER_DATABASE_URL", missing.to_str().unwrap())]);
     assert!(said.contains("Queued; Err(Unavailable"), "{said}");
-    assert!(said.contains("Err(Unavailable { cause: \"database_url"), "{said}");
-    assert!(said.contains("received 1 = persisted 0 + dropped 0 + buffered 1"), "{said}");
+    assert!(
+        said.contains("Err(Unavailable { cause: \"database_url"),
+        "{said}"
+    );
+    assert!(
+        said.contains("received 1 = persisted 0 + dropped 0 + buffered 1"),
+        "{said}"
+    );
 }
 
 #[test]
-fn default_logger_without_acceptable_settings_drops_and_says_why() {
-    for (name, value) in [("FAILURE_LOGGER_POOL_SIZE", "many"), ("FAILURE_LOGGER_MAILBOX_CAPACITY", "0")] {
+fn default_logger_with_invalid_settings_drops_and_reports_why() {
+    for (name, value) in [
+        ("FAILURE_LOGGER_POOL_SIZE", "many"),
+        ("FAILURE_LOGGER_MAILBOX_CAPACITY", "0"),
+    ] {
         let said = default_logger(&[(name, value)]);
-        assert!(said.contains("Dropped(Unavailable); Err(Unavailable"), "{said}");
-        assert!(said.to_lowercase().contains(&name.trim_start_matches("FAILURE_LOGGER_").to_lowercase()), "{said}");
-        assert!(said.contains("received 1 = persisted 0 + dropped 1 + buffered 0"), "{said}");
+        assert!(
+            said.contains("Dropped(Unavailable); Err(Unavailable"),
+            "{said}"
+        );
+        assert!(
+            said.to_lowercase()
+                .contains(&name.trim_start_matches("FAILURE_LOGGER_").to_lowercase()),
+            "{said}"
+        );
+        assert!(
+            said.contains("received 1 = persisted 0 + dropped 1 + buffered 0"),
+            "{said}"
+        );
     }
 }

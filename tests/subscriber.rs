@@ -1,15 +1,14 @@
-//! A subscriber of the logger's traces that panics: whatever it does, nothing is lost and the result
-//! of a shutdown comes, and is true.
+//! A subscriber of the logger's traces that panics: no record is lost, and the report of a shutdown
+//! is returned and correct.
 //!
-//! Alone in its process, for there is one subscriber.
+//! The test is alone in its process, because a process has one subscriber.
 
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Lock, TestDb, block_on, eventually, no_hit, spawn};
-use fail::FailScenario;
+use common::{FaultDb, Lock, TestDb, block_on, eventually, no_hit, spawn};
 use failure_logger::LoggerError;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -24,9 +23,12 @@ impl Subscriber for Panicking {
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
-        // That of each call; those of the writer are covered by its restarts.
+        // The panic hits the span of each call. The restarts cover those of the writer.
         let is_of_a_call = span.metadata().name() == "memory.retrieval_failure.log";
-        assert!(!(is_of_a_call && PANICS.load(Ordering::Acquire)), "injected");
+        assert!(
+            !(is_of_a_call && PANICS.load(Ordering::Acquire)),
+            "injected"
+        );
         Id::from_u64(1)
     }
 
@@ -42,18 +44,22 @@ impl Subscriber for Panicking {
 }
 
 #[test]
-fn a_subscriber_that_panics_costs_no_record_and_no_truth() {
-    let scenario = FailScenario::setup();
+fn subscriber_that_panics_costs_no_record_and_no_report() {
     tracing::subscriber::set_global_default(Panicking).unwrap();
     PANICS.store(true, Ordering::Release);
 
-    let db = TestDb::new();
-    let logger = spawn(db.config().backoff(Duration::from_millis(1), Duration::from_millis(5)));
+    let db = FaultDb::new();
+    let logger = spawn(
+        db.config()
+            .backoff(Duration::from_millis(1), Duration::from_millis(5)),
+    );
     fail::cfg("flush", "3*panic->off").unwrap();
     for turn in 0..10 {
         logger.log(no_hit(turn));
     }
-    eventually("the records to be stored", || logger.stats().persisted == 10);
+    eventually("the records to be stored", || {
+        logger.stats().persisted == 10
+    });
     assert!(logger.stats().restarts >= 3);
     block_on(logger.shutdown()).unwrap();
     assert_eq!(db.turns(), (0..10).collect::<Vec<_>>());
@@ -64,11 +70,12 @@ fn a_subscriber_that_panics_costs_no_record_and_no_truth() {
     for turn in 0..40 {
         logger.log(no_hit(turn));
     }
-    let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else { panic!("40 are lost") };
+    let Err(LoggerError::Unsaved { report, .. }) = block_on(logger.shutdown()) else {
+        panic!("40 records are unsaved")
+    };
     assert_eq!((report.unsaved, report.stats.dropped.unsaved), (40, 40));
     assert!(logger.stats().is_balanced());
     drop(lock);
     assert_eq!(db.rows(), 0);
     PANICS.store(false, Ordering::Release);
-    scenario.teardown();
 }

@@ -1,4 +1,4 @@
-//! What the logger says about itself.
+//! Spans, events and warnings of the logger.
 
 mod common;
 
@@ -15,43 +15,53 @@ const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A span or an event: its level, its name, and its fields.
 #[derive(Clone, Debug)]
-struct Said {
+struct Entry {
     level: Level,
     name: String,
     fields: String,
 }
 
-/// Keeps all that is said, by whichever thread.
+/// A subscriber that keeps all spans and events of all threads.
 #[derive(Clone, Default)]
-struct Ear(Arc<Mutex<Vec<Said>>>);
+struct Recorder(Arc<Mutex<Vec<Entry>>>);
 
-impl Ear {
-    /// The process has one ear; a test that listens holds it alone.
-    fn listen() -> (std::sync::MutexGuard<'static, ()>, Self) {
+impl Recorder {
+    /// Clears the recorder of the process. Each test holds the lock, because there is only one.
+    fn start() -> (std::sync::MutexGuard<'static, ()>, Self) {
         static ALONE: Mutex<()> = Mutex::new(());
-        static EAR: OnceLock<Ear> = OnceLock::new();
+        static RECORDER: OnceLock<Recorder> = OnceLock::new();
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let ear = EAR.get_or_init(|| {
-            let ear = Ear::default();
-            tracing::subscriber::set_global_default(ear.clone()).unwrap();
-            ear
+        let recorder = RECORDER.get_or_init(|| {
+            let recorder = Recorder::default();
+            tracing::subscriber::set_global_default(recorder.clone()).unwrap();
+            recorder
         });
-        ear.0.lock().unwrap().clear();
-        (alone, ear.clone())
+        recorder.0.lock().unwrap().clear();
+        (alone, recorder.clone())
     }
 
-    fn heard(&self, name: &str) -> Vec<Said> {
-        self.0.lock().unwrap().iter().filter(|said| said.name == name).cloned().collect()
+    fn entries(&self, name: &str) -> Vec<Entry> {
+        self.0
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|said| said.name == name)
+            .cloned()
+            .collect()
     }
 
     fn keep(&self, metadata: &Metadata<'_>, name: String, fields: String) {
         if metadata.target().starts_with("failure_logger") {
-            self.0.lock().unwrap().push(Said { level: *metadata.level(), name, fields });
+            self.0.lock().unwrap().push(Entry {
+                level: *metadata.level(),
+                name,
+                fields,
+            });
         }
     }
 }
 
-impl Subscriber for Ear {
+impl Subscriber for Recorder {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }
@@ -91,24 +101,30 @@ impl Visit for Fields {
 }
 
 #[test]
-fn calls_and_flushes_are_spans_and_a_flush_says_how_many_records_it_writes() {
-    let (_alone, ear) = Ear::listen();
+fn calls_and_flushes_are_spans_and_flushes_count_their_records() {
+    let (_alone, recorder) = Recorder::start();
     let db = TestDb::new();
     let logger = spawn(db.config().flush_interval(NEVER));
     for turn in 0..6 {
         logger.log(no_hit(turn));
     }
     block_on(logger.flush()).unwrap();
-    let calls = ear.heard("memory.retrieval_failure.log");
-    assert_eq!(calls.iter().map(|said| said.level).collect::<Vec<_>>(), [Level::DEBUG; 6]);
-    let flushes = ear.heard("memory.retrieval_failure.flush");
+    let calls = recorder.entries("memory.retrieval_failure.log");
+    assert_eq!(
+        calls.iter().map(|said| said.level).collect::<Vec<_>>(),
+        [Level::DEBUG; 6]
+    );
+    let flushes = recorder.entries("memory.retrieval_failure.flush");
     assert_eq!(flushes.len(), 1);
-    assert_eq!((flushes[0].level, flushes[0].fields.as_str()), (Level::INFO, "count=6 "));
+    assert_eq!(
+        (flushes[0].level, flushes[0].fields.as_str()),
+        (Level::INFO, "count=6 ")
+    );
 }
 
 #[test]
-fn a_failed_flush_is_a_warning_with_its_cause() {
-    let (_alone, ear) = Ear::listen();
+fn failed_flush_is_a_warning_with_its_cause() {
+    let (_alone, recorder) = Recorder::start();
     let db = TestDb::new();
     let logger = spawn(db.config().flush_interval(NEVER));
     db.execute(
@@ -117,14 +133,20 @@ fn a_failed_flush_is_a_warning_with_its_cause() {
     );
     logger.log(no_hit(0));
     block_on(logger.flush()).unwrap_err();
-    let warnings = ear.heard("the store failed; records are kept, and written later");
+    let warnings = recorder.entries("the store failed; records are kept, and written later");
     assert_eq!(warnings[0].level, Level::WARN);
-    assert!(warnings[0].fields.contains("cause=closed for today buffered=1"), "{}", warnings[0].fields);
+    assert!(
+        warnings[0]
+            .fields
+            .contains("cause=closed for today buffered=1"),
+        "{}",
+        warnings[0].fields
+    );
 }
 
 #[test]
 fn end_that_loses_records_is_an_error_with_their_number() {
-    let (_alone, ear) = Ear::listen();
+    let (_alone, recorder) = Recorder::start();
     let db = TestDb::new();
     let logger = spawn(db.config().shutdown_timeout(Duration::from_millis(200)));
     let lock = Lock::new(&db);
@@ -133,65 +155,125 @@ fn end_that_loses_records_is_an_error_with_their_number() {
     }
     block_on(logger.shutdown()).unwrap_err();
     drop(lock);
-    let said = ear.heard("the deadline passed before all records were stored");
-    assert_eq!(said.iter().map(|said| said.level).collect::<Vec<_>>(), [Level::ERROR]);
-    assert!(said[0].fields.starts_with("unsaved=3 "), "{}", said[0].fields);
-    assert_eq!(ear.heard("records were dropped (all in all)").len(), 1);
+    let said = recorder.entries("the deadline passed before all records were stored");
+    assert_eq!(
+        said.iter().map(|said| said.level).collect::<Vec<_>>(),
+        [Level::ERROR]
+    );
+    assert!(
+        said[0].fields.starts_with("unsaved=3 "),
+        "{}",
+        said[0].fields
+    );
+    assert_eq!(
+        recorder.entries("records were dropped (all in all)").len(),
+        1
+    );
 }
 
 #[test]
 fn shorter_retention_is_a_warning_and_a_longer_one_is_not() {
-    let (_alone, ear) = Ear::listen();
+    let (_alone, recorder) = Recorder::start();
     let db = TestDb::new();
-    // 0 keeps everything. A new database has no retention that could become shorter.
-    for (days, warnings, infos) in [(60, 0, 1), (30, 1, 0), (40, 0, 1), (0, 0, 1), (50, 1, 0), (50, 0, 0)] {
-        ear.0.lock().unwrap().clear();
+    // A retention of 0 keeps everything. A new database has no retention that could become shorter.
+    for (days, warnings, infos) in [
+        (60, 0, 1),
+        (30, 1, 0),
+        (40, 0, 1),
+        (0, 0, 1),
+        (50, 1, 0),
+        (50, 0, 0),
+    ] {
+        recorder.0.lock().unwrap().clear();
         block_on(spawn(db.config().retention_days(days)).shutdown()).unwrap();
-        let shorter = ear.heard("the retention is shorter now: older rows are deleted");
-        assert_eq!((shorter.len(), ear.heard("the retention has changed").len()), (warnings, infos), "{days} days");
-        assert!(shorter.iter().all(|said| said.level == Level::WARN), "{shorter:?}");
+        let shorter = recorder.entries("the retention is shorter now: older rows are deleted");
+        assert_eq!(
+            (
+                shorter.len(),
+                recorder.entries("the retention has changed").len()
+            ),
+            (warnings, infos),
+            "{days} days"
+        );
+        assert!(
+            shorter.iter().all(|said| said.level == Level::WARN),
+            "{shorter:?}"
+        );
     }
 }
 
 #[test]
-fn drops_are_summed_up_and_not_said_one_by_one() {
-    let (_alone, ear) = Ear::listen();
+fn drops_are_logged_in_sum_and_not_one_by_one() {
+    let (_alone, recorder) = Recorder::start();
     let db = TestDb::new();
-    let config = db.config().buffer_capacity(8).batch_size(8).flush_interval(Duration::from_millis(200));
+    let config = db
+        .config()
+        .buffer_capacity(8)
+        .batch_size(8)
+        .flush_interval(Duration::from_millis(200));
     let logger = spawn(config);
     let lock = Lock::new(&db);
     for turn in 0..10_008 {
         logger.log(no_hit(turn));
     }
-    let said = || ear.heard("records were dropped (totals by reason)");
-    eventually("the interval", || said().iter().any(|said| said.fields.contains("buffer_full=10000 ")));
-    assert!(said().len() <= 3, "a line an interval, not a line a record: {:?}", said());
+    let said = || recorder.entries("records were dropped (totals by reason)");
+    eventually("the interval", || {
+        said()
+            .iter()
+            .any(|said| said.fields.contains("buffer_full=10000 "))
+    });
+    assert!(
+        said().len() <= 3,
+        "one line per interval, not per record: {:?}",
+        said()
+    );
     assert!(said().iter().all(|said| said.level == Level::WARN));
     drop(lock);
 }
 
 #[test]
-fn drops_are_warned_of_once_with_what_is_new_and_all() {
-    let (_alone, ear) = Ear::listen();
+fn drops_are_warned_of_once_with_the_new_and_the_total_number() {
+    let (_alone, recorder) = Recorder::start();
     let db = TestDb::new();
-    let logger = spawn(db.config().buffer_capacity(4).batch_size(4).flush_interval(Duration::from_millis(5)));
-    let warned = || ear.heard("records were dropped (totals by reason)");
+    let logger = spawn(
+        db.config()
+            .buffer_capacity(4)
+            .batch_size(4)
+            .flush_interval(Duration::from_millis(5)),
+    );
+    let warned = || recorder.entries("records were dropped (totals by reason)");
     for round in 1..=2 {
         let lock = Lock::new(&db);
         for turn in 0..10 {
             let _ = logger.log(no_hit(turn));
         }
-        // They are seen by one tick or by several.
+        // One tick reports them, or several do.
         let all = format!("buffer_full={} ", 6 * round);
-        eventually("the warning", || warned().iter().any(|said| said.fields.contains(&all)));
+        eventually("the warning", || {
+            warned().iter().any(|said| said.fields.contains(&all))
+        });
         drop(lock);
         eventually("the flush", || block_on(logger.flush()).is_ok());
     }
-    let new =
-        |said: &Said| said.fields.split_once("dropped=").unwrap().1.split(' ').next().unwrap().parse::<u64>().unwrap();
-    assert_eq!(warned().iter().map(new).sum::<u64>(), 12, "each drop is new once: {:?}", warned());
+    let new = |said: &Entry| {
+        said.fields
+            .split_once("dropped=")
+            .unwrap()
+            .1
+            .split(' ')
+            .next()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    assert_eq!(
+        warned().iter().map(new).sum::<u64>(),
+        12,
+        "each drop is logged once as new: {:?}",
+        warned()
+    );
     let before = warned().len();
-    // Ticks without a drop say nothing.
+    // Ticks without a drop log nothing.
     for turn in 0..20 {
         let flushes = logger.stats().flushes;
         let _ = logger.log(no_hit(turn));

@@ -1,4 +1,4 @@
-//! A database that an earlier version wrote is opened by this one.
+//! Upgrades of a database that an earlier version wrote.
 
 mod common;
 
@@ -10,21 +10,22 @@ use common::{TestDb, block_on, no_hit};
 use diesel::migration::MigrationSource as _;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
+use failure_logger::report::QueryFilter;
 use failure_logger::sqlite::MIGRATIONS;
 use failure_logger::{
-    FailureFilter, FailureLogger, FailureReader, LoggerConfig, LoggerHandle, PageRequest, QueryFilter, QuestionStatus,
-    RetrievalFailureType, StartError, TimeRange,
+    FailureFilter, FailureLogger, FailureReader, LoggerConfig, LoggerHandle, PageRequest,
+    QueryStatus, RetrievalFailureType, StartError, TimeRange,
 };
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/2026-11-25");
 const ROWS: i64 = 89;
-/// Of the rows, those that are in the journal alone.
+/// Number of rows that are in the journal alone.
 const ROWS_IN_JOURNAL: i64 = 15;
 const LARGEST_ID: i64 = 91;
 const OLD_COLUMNS: &str = "id, event_id, conversation_id, turn_index, failure_type, retrieval_strategy, query_text, \
      query_len, top_score, confidence_threshold, result_count, latency_ms, edge_types, error_context, created_at";
-/// Rows of every other table, as text that tells values and types.
-const OTHER_TABLES: [(&str, &str, usize); 5] = [
+/// Name, columns and row number of every other table.
+const OTHER_TABLES: [(&str, &str, usize); 4] = [
     (
         "memory_retrieval_attempts",
         "resolution, started_at, strategy, outcome, attempts, unobserved, latency, top_score",
@@ -36,11 +37,14 @@ const OTHER_TABLES: [(&str, &str, usize); 5] = [
         3,
     ),
     ("memory_retrieval_drops", "started_at, reason, records", 1),
-    ("memory_retrieval_question_marks", "question, status, marked_at", 2),
-    ("memory_retrieval_strategies", "strategy, confidence_threshold, lower_is_better, timeout_ms, updated_at", 5),
+    (
+        "memory_retrieval_strategies",
+        "strategy, confidence_threshold, lower_is_better, timeout_ms, updated_at",
+        5,
+    ),
 ];
 
-/// A copy of the fixture, with its journal.
+/// Returns a copy of the fixture, with its journal.
 fn fixture() -> TestDb {
     let db = TestDb::new();
     for suffix in ["", "-wal"] {
@@ -50,7 +54,7 @@ fn fixture() -> TestDb {
     db
 }
 
-/// Nothing is purged, so that the fixture does not age.
+/// Returns settings without a purge, so that the fixture does not age.
 fn config(db: &TestDb) -> LoggerConfig {
     db.config().retention_days(0).attempts_retention_days(0)
 }
@@ -59,30 +63,52 @@ fn open(db: &TestDb) -> LoggerHandle {
     FailureLogger::spawn(config(db)).expect("the fixture is opened")
 }
 
-/// The rows of a table, each as text that tells values and types.
+/// Returns the rows of a table, each as text that tells values and types.
 fn dump(conn: &mut SqliteConnection, table: &str, columns: &str) -> Vec<String> {
     #[derive(QueryableByName)]
     struct Line {
         #[diesel(sql_type = Text)]
         line: String,
     }
-    let quoted: Vec<String> = columns.split(", ").map(|column| format!("quote({})", column.trim())).collect();
-    let sql = format!("SELECT {} AS line FROM {table} ORDER BY {columns}", quoted.join(" || ',' || "));
-    diesel::sql_query(&sql).load::<Line>(conn).expect(&sql).into_iter().map(|line| line.line).collect()
+    let quoted: Vec<String> = columns
+        .split(", ")
+        .map(|column| format!("quote({})", column.trim()))
+        .collect();
+    let sql = format!(
+        "SELECT {} AS line FROM {table} ORDER BY {columns}",
+        quoted.join(" || ',' || ")
+    );
+    diesel::sql_query(&sql)
+        .load::<Line>(conn)
+        .expect(&sql)
+        .into_iter()
+        .map(|line| line.line)
+        .collect()
 }
 
 fn failures(conn: &mut SqliteConnection) -> Vec<String> {
     dump(conn, "memory_retrieval_failures", OLD_COLUMNS)
 }
 
-fn sound(db: &TestDb) {
-    assert_eq!(db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
-    assert_eq!(db.integer("SELECT count(*) FROM pragma_foreign_key_check"), 0);
+fn assert_intact(db: &TestDb) {
+    assert_eq!(
+        db.integer("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"),
+        1
+    );
+    assert_eq!(
+        db.integer("SELECT count(*) FROM pragma_foreign_key_check"),
+        0
+    );
 }
 
-/// Definition of the table.
+/// Returns the definition of the table.
 fn definition(conn: &mut SqliteConnection) -> String {
-    dump(conn, "sqlite_schema WHERE name = 'memory_retrieval_failures'", "sql").concat()
+    dump(
+        conn,
+        "sqlite_schema WHERE name = 'memory_retrieval_failures'",
+        "sql",
+    )
+    .concat()
 }
 
 fn is_old(conn: &mut SqliteConnection) -> bool {
@@ -90,9 +116,15 @@ fn is_old(conn: &mut SqliteConnection) -> bool {
 }
 
 /// Fails unless the versions are where the earlier version recorded them.
-fn versions_are_not_moved(db: &TestDb) {
-    assert_eq!(db.integer("SELECT count(*) FROM __diesel_schema_migrations"), 3);
-    assert_eq!(db.integer("SELECT count(*) FROM sqlite_schema WHERE name = 'memory_retrieval_migrations'"), 0);
+fn assert_versions_are_in_place(db: &TestDb) {
+    assert_eq!(
+        db.integer("SELECT count(*) FROM __diesel_schema_migrations"),
+        3
+    );
+    assert_eq!(
+        db.integer("SELECT count(*) FROM sqlite_schema WHERE name = 'memory_retrieval_migrations'"),
+        0
+    );
 }
 
 #[test]
@@ -107,19 +139,42 @@ fn upgrade_keeps_every_row_and_count_and_logging_goes_on() {
         assert_eq!(there.len(), rows, "{table}");
         assert_eq!(there, dump(&mut before, table, columns), "{table}");
     }
-    // The time that was believed is the one that retention trusts first; a start reads the clock since.
+    let statuses = dump(
+        &mut db.connect(),
+        "memory_retrieval_query_statuses",
+        "query, status, set_at",
+    );
+    assert_eq!(statuses.len(), 2);
+    assert_eq!(
+        statuses,
+        dump(
+            &mut before,
+            "memory_retrieval_question_marks",
+            "question, status, marked_at"
+        )
+    );
+    // Retention trusts the earlier version's clock first. A start has read the clock since.
     let believed = old.integer("SELECT believed_at FROM memory_retrieval_clock");
     assert!(db.integer("SELECT trusted_at FROM memory_retrieval_retention") >= believed);
     assert!(is_old(&mut before) && !is_old(&mut db.connect()));
-    assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_migrations"), 4);
-    assert_eq!(db.integer("SELECT count(*) FROM __diesel_schema_migrations"), 0);
+    assert_eq!(
+        db.integer("SELECT count(*) FROM memory_retrieval_migrations"),
+        5
+    );
+    assert_eq!(
+        db.integer("SELECT count(*) FROM __diesel_schema_migrations"),
+        0
+    );
 
     logger.log(no_hit(7));
     block_on(logger.flush()).unwrap();
-    assert_eq!(db.integer("SELECT max(id) FROM memory_retrieval_failures"), LARGEST_ID + 1);
+    assert_eq!(
+        db.integer("SELECT max(id) FROM memory_retrieval_failures"),
+        LARGEST_ID + 1
+    );
     block_on(logger.shutdown()).unwrap();
     assert_eq!(db.rows(), ROWS + 1);
-    sound(&db);
+    assert_intact(&db);
 }
 
 #[test]
@@ -137,10 +192,17 @@ fn upgrade_readers_see_all_failures_rates_and_statuses() {
     let page = block_on(reader.list(FailureFilter::default(), PageRequest::newest(1000))).unwrap();
     assert_eq!(page.failures.len() as i64, ROWS);
     for failure in &page.failures {
-        assert_eq!(block_on(reader.get(failure.event_id)).unwrap().as_ref(), Some(failure));
+        assert_eq!(
+            block_on(reader.get(failure.event_id)).unwrap().as_ref(),
+            Some(failure)
+        );
     }
-    let by_type =
-        |wanted: RetrievalFailureType| page.failures.iter().filter(|failure| failure.failure_type == wanted).count();
+    let by_type = |wanted: RetrievalFailureType| {
+        page.failures
+            .iter()
+            .filter(|failure| failure.failure_type == wanted)
+            .count()
+    };
     let counts = [
         by_type(RetrievalFailureType::NoHit),
         by_type(RetrievalFailureType::LowConfidence),
@@ -148,50 +210,91 @@ fn upgrade_readers_see_all_failures_rates_and_statuses() {
         by_type(RetrievalFailureType::Error),
     ];
     assert_eq!(counts, [55, 7, 8, 19]);
-    let of = |query: &str| page.failures.iter().find(|failure| failure.query_text == query).expect(query);
-    let full = of("everything optional: timeout");
+    let stored = |query: &str| {
+        page.failures
+            .iter()
+            .find(|failure| failure.query_text == query)
+            .expect(query)
+    };
+    let full = stored("everything optional: timeout");
     assert_eq!(full.conversation_id.as_deref(), Some("chat-7"));
     assert_eq!(full.edge_types.as_deref(), Some(r#"["cites","mentions"]"#));
     assert_eq!(full.error_context.as_deref(), Some("timed out after 17 ms"));
-    assert_eq!((full.top_score, full.confidence_threshold), (Some(0.25), Some(0.5)));
-    let empty = of("nothing optional: timeout");
-    assert_eq!((&empty.conversation_id, &empty.edge_types, &empty.error_context), (&None, &None, &None));
+    assert_eq!(
+        (full.top_score, full.confidence_threshold),
+        (Some(0.25), Some(0.5))
+    );
+    let empty = stored("nothing optional: timeout");
+    assert_eq!(
+        (
+            &empty.conversation_id,
+            &empty.edge_types,
+            &empty.error_context
+        ),
+        (&None, &None, &None)
+    );
     assert_eq!((empty.top_score, empty.confidence_threshold), (None, None));
-    assert!(of("nul \0 in \0 the middle").error_context.as_deref() == Some("\0"));
-    assert_eq!(of(&"🦀".repeat(512)).retrieval_strategy, "🦀".repeat(64));
+    assert!(stored("nul \0 in \0 the middle").error_context.as_deref() == Some("\0"));
+    assert_eq!(
+        stored(&"🦀".repeat(512)).retrieval_strategy,
+        "🦀".repeat(64)
+    );
 
     let summary = block_on(reader.summary(TimeRange::all())).unwrap();
-    // Of 88 that are rolled up, four were cancelled, which is no attempt.
+    // Of the 88 that are rolled up, four were cancelled, and a cancelled one is no attempt.
     assert_eq!(summary.total.attempts, 88 - 4 + 18);
     assert_eq!(summary.dropped.rejected, 3);
-    let strategies: BTreeMap<_, _> =
-        summary.strategies.iter().map(|strategy| (strategy.strategy.as_str(), strategy.rates.attempts)).collect();
+    let strategies: BTreeMap<_, _> = summary
+        .strategies
+        .iter()
+        .map(|strategy| {
+            (
+                strategy.retrieval_strategy.as_str(),
+                strategy.rates.attempts,
+            )
+        })
+        .collect();
     assert_eq!(strategies["journal"], 18);
     let calibration = block_on(reader.calibration("semantic", TimeRange::all())).unwrap();
     assert!(calibration.confidence_threshold.is_some());
 
-    let groups = block_on(reader.top_queries(TimeRange::all(), QueryFilter::default(), 100)).unwrap();
+    let groups =
+        block_on(reader.top_queries(TimeRange::all(), QueryFilter::default(), 100)).unwrap();
     let status = |query: &str| {
-        let group = groups.groups.iter().find(|group| group.example.contains(query));
+        let group = groups
+            .groups
+            .iter()
+            .find(|group| group.example.contains(query));
         group.expect(query).status
     };
-    assert_eq!(status("Grüße"), QuestionStatus::Ignored);
-    assert_eq!(status("Where is key 1?"), QuestionStatus::Resolved);
-    assert_eq!(status("Where is key 2?"), QuestionStatus::Open);
+    assert_eq!(status("Grüße"), QueryStatus::Ignored);
+    assert_eq!(status("Where is key 1?"), QueryStatus::Resolved);
+    assert_eq!(status("Where is key 2?"), QueryStatus::Open);
 }
 
 #[test]
-fn reader_before_an_upgrade_lists_failures_or_says_what_to_do() {
+fn reader_before_an_upgrade_lists_failures_or_names_the_remedy() {
     let db = fixture();
     let reader = FailureReader::open(db.path());
     let page = block_on(reader.list(FailureFilter::default(), PageRequest::newest(1000))).unwrap();
     assert_eq!(page.failures.len() as i64, ROWS);
-    let refused = block_on(reader.summary(TimeRange::all())).unwrap_err().to_string();
-    assert!(refused.contains(&db.url()) && refused.contains("start the logger on it once"), "{refused}");
+    let refused = block_on(reader.summary(TimeRange::all()))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains(&db.url()) && refused.contains("start the logger on it once"),
+        "{refused}"
+    );
     assert!(is_old(&mut db.connect()));
 
     block_on(open(&db).shutdown()).unwrap();
-    assert_eq!(block_on(reader.summary(TimeRange::all())).unwrap().dropped.rejected, 3);
+    assert_eq!(
+        block_on(reader.summary(TimeRange::all()))
+            .unwrap()
+            .dropped
+            .rejected,
+        3
+    );
 }
 
 #[test]
@@ -212,16 +315,22 @@ fn upgrade_leaves_what_users_added_to_the_table() {
     let logger = open(&db);
     logger.log(no_hit(0));
     block_on(logger.shutdown()).unwrap();
-    assert_eq!(db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE note = 'noted ' || id"), ROWS);
+    assert_eq!(
+        db.integer("SELECT count(*) FROM memory_retrieval_failures WHERE note = 'noted ' || id"),
+        ROWS
+    );
     assert_eq!(db.integer("SELECT count(*) FROM users_view"), seen);
     assert_eq!(db.integer("SELECT count(*) FROM users_marks"), 2);
     assert_eq!(
-        db.integer("SELECT count(*) FROM memory_retrieval_failures INDEXED BY users_index WHERE note = 'noted 3'"),
+        db.integer(
+            "SELECT count(*) FROM memory_retrieval_failures INDEXED BY users_index WHERE \
+            note = 'noted 3'"
+        ),
         1
     );
     db.execute("DELETE FROM memory_retrieval_failures WHERE id = 3");
     assert_eq!(db.integer("SELECT id FROM users_log"), 3);
-    sound(&db);
+    assert_intact(&db);
 }
 
 #[test]
@@ -238,17 +347,25 @@ fn upgrade_leaves_what_users_added_to_the_statuses() {
          BEGIN INSERT INTO users_log VALUES (OLD.question); END;",
     );
     let logger = open(&db);
-    let noted = "SELECT count(*) FROM memory_retrieval_question_marks INDEXED BY users_index WHERE ticket LIKE 'of %'";
-    assert_eq!((db.integer(noted), db.integer("SELECT count(*) FROM users_view")), (2, 2));
+    let noted = "SELECT count(*) FROM memory_retrieval_query_statuses INDEXED BY users_index \
+        WHERE ticket LIKE 'of %'";
+    assert_eq!(
+        (
+            db.integer(noted),
+            db.integer("SELECT count(*) FROM users_view")
+        ),
+        (2, 2)
+    );
     // A status that is set once more keeps them, too.
-    block_on(logger.mark_question("Where is key 1?", QuestionStatus::Open)).unwrap();
+    block_on(logger.set_query_status("Where is key 1?", QueryStatus::Open)).unwrap();
     block_on(logger.shutdown()).unwrap();
-    let open = "SELECT count(*) FROM memory_retrieval_question_marks WHERE status = 'open' AND ticket LIKE 'of %'";
+    let open = "SELECT count(*) FROM memory_retrieval_query_statuses WHERE status = 'open' AND \
+        ticket LIKE 'of %'";
     assert_eq!((db.integer(noted), db.integer(open)), (2, 1));
     assert_eq!(db.integer("SELECT count(*) FROM users_log"), 0);
-    db.execute("DELETE FROM memory_retrieval_question_marks WHERE status = 'open'");
+    db.execute("DELETE FROM memory_retrieval_query_statuses WHERE status = 'open'");
     assert_eq!(db.integer("SELECT count(*) FROM users_log"), 1);
-    sound(&db);
+    assert_intact(&db);
 }
 
 #[test]
@@ -259,24 +376,40 @@ fn upgrade_of_rewritten_statuses_fails_and_changes_nothing() {
          UPDATE sqlite_schema SET sql = replace(sql, 'status = ''resolved'' OR', '\"status\" = ''resolved'' OR') \
          WHERE name = 'memory_retrieval_question_marks'; PRAGMA writable_schema = RESET;",
     );
-    let text = FailureLogger::spawn(config(&db)).map(drop).unwrap_err().to_string();
-    assert!(text.contains("rewrote the definition of memory_retrieval_question_marks"), "{text}");
+    let text = FailureLogger::spawn(config(&db))
+        .map(drop)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("rewrote the definition of memory_retrieval_question_marks"),
+        "{text}"
+    );
     assert_eq!(db.rows(), ROWS);
-    versions_are_not_moved(&db);
-    sound(&db);
+    assert_versions_are_in_place(&db);
+    assert_intact(&db);
 }
 
 #[test]
 fn upgrade_of_a_rewritten_definition_fails_and_changes_nothing() {
-    // As tools write it that rebuild a table: with quotes, other spaces, or the words in another order.
+    // Tools that rebuild a table write it in this way: with quotes, other spaces, or the words in
+    // another order.
     for (from, to) in [
         (
             "id                   INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL",
             "\"id\" INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT",
         ),
-        ("turn_index           INTEGER NOT NULL", "turn_index INTEGER NOT NULL"),
-        ("result_count         INTEGER NOT NULL", "result_count  INTEGER  NOT  NULL"),
-        ("latency_ms           INTEGER NOT NULL", "\"latency_ms\" INTEGER NOT NULL"),
+        (
+            "turn_index           INTEGER NOT NULL",
+            "turn_index INTEGER NOT NULL",
+        ),
+        (
+            "result_count         INTEGER NOT NULL",
+            "result_count  INTEGER  NOT  NULL",
+        ),
+        (
+            "latency_ms           INTEGER NOT NULL",
+            "\"latency_ms\" INTEGER NOT NULL",
+        ),
         ("NOT NULL", "not null"),
     ] {
         let db = fixture();
@@ -288,11 +421,14 @@ fn upgrade_of_a_rewritten_definition_fails_and_changes_nothing() {
         let error = FailureLogger::spawn(config(&db)).map(drop).expect_err(to);
         assert!(matches!(error, StartError::Incompatible { .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains(&db.url()) && text.contains("rewrote the definition"), "{text}");
+        assert!(
+            text.contains(&db.url()) && text.contains("rewrote the definition"),
+            "{text}"
+        );
         assert_eq!(definition(&mut db.connect()), before);
         assert_eq!(db.rows(), ROWS);
-        versions_are_not_moved(&db);
-        sound(&db);
+        assert_versions_are_in_place(&db);
+        assert_intact(&db);
     }
 }
 
@@ -300,22 +436,28 @@ fn upgrade_of_a_rewritten_definition_fails_and_changes_nothing() {
 fn connections_open_during_an_upgrade_see_the_new_schema() {
     let db = fixture();
     let mut other = db.connect();
-    // It has read the old schema, and has statements of it.
+    // The connection has read the old schema, and has statements of it.
     assert!(is_old(&mut other));
     let insert = "INSERT INTO memory_retrieval_failures (event_id, failure_type, retrieval_strategy, query_text, \
          query_len, created_at) VALUES (randomblob(16), 'no_hit', 's', 'q', 1, 0)";
-    let refused = diesel::sql_query(insert).execute(&mut other).unwrap_err().to_string();
+    let refused = diesel::sql_query(insert)
+        .execute(&mut other)
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("NOT NULL constraint failed"), "{refused}");
     let logger = open(&db);
     assert_eq!(diesel::sql_query(insert).execute(&mut other), Ok(1));
     logger.log(no_hit(0));
     block_on(logger.flush()).unwrap();
     assert_eq!(failures(&mut other).len() as i64, ROWS + 2);
-    assert_eq!(db.integer("SELECT max(id) FROM memory_retrieval_failures"), LARGEST_ID + 2);
+    assert_eq!(
+        db.integer("SELECT max(id) FROM memory_retrieval_failures"),
+        LARGEST_ID + 2
+    );
 }
 
 #[test]
-fn downgrade_and_upgrade_keep_rows_and_ids_grow_on() {
+fn downgrade_and_upgrade_keep_rows_and_growing_ids() {
     let db = fixture();
     let before = failures(&mut db.connect());
     for round in 1..=3 {
@@ -324,30 +466,42 @@ fn downgrade_and_upgrade_keep_rows_and_ids_grow_on() {
             logger.log(no_hit(turn));
         }
         block_on(logger.shutdown()).unwrap();
-        // The newest row is deleted: neither version uses its id again.
-        db.execute("DELETE FROM memory_retrieval_failures WHERE id = (SELECT max(id) FROM memory_retrieval_failures)");
+        // The newest row is deleted. Neither version uses its id a second time.
+        db.execute(
+            "DELETE FROM memory_retrieval_failures WHERE id = (SELECT max(id) FROM \
+            memory_retrieval_failures)",
+        );
         let mut conn = db.connect();
         conn.immediate_transaction(|conn| {
-            let migrations = MIGRATIONS.migrations().unwrap();
-            let last = migrations.iter().max_by_key(|migration| migration.name().version().to_string()).unwrap();
-            last.revert(conn).expect("down.sql");
+            let mut migrations = MIGRATIONS.migrations().unwrap();
+            migrations.sort_by_key(|migration| migration.name().version().to_string());
+            // The migrations are reverted down to the version of the fixture.
+            for migration in migrations[3..].iter().rev() {
+                migration.revert(conn).expect("down.sql");
+            }
             QueryResult::Ok(())
         })
         .unwrap();
         assert!(is_old(&mut conn));
-        assert_eq!(db.integer("SELECT seq FROM sqlite_sequence"), LARGEST_ID + 3 * round);
+        assert_eq!(
+            db.integer("SELECT seq FROM sqlite_sequence"),
+            LARGEST_ID + 3 * round
+        );
         assert_eq!(failures(&mut conn)[..before.len()], before);
-        sound(&db);
+        assert_intact(&db);
     }
     let logger = open(&db);
     assert_eq!(db.rows(), ROWS + 6);
     logger.log(no_hit(0));
     block_on(logger.flush()).unwrap();
-    assert_eq!(db.integer("SELECT max(id) FROM memory_retrieval_failures"), LARGEST_ID + 10);
+    assert_eq!(
+        db.integer("SELECT max(id) FROM memory_retrieval_failures"),
+        LARGEST_ID + 10
+    );
 }
 
 #[test]
-fn ids_of_deleted_rows_are_never_used_again() {
+fn ids_of_deleted_rows_are_never_reused() {
     let db = TestDb::new();
     let logger = common::spawn(db.config());
     let log = |count: i64| {
@@ -357,7 +511,7 @@ fn ids_of_deleted_rows_are_never_used_again() {
         block_on(logger.flush()).unwrap();
         db.integer("SELECT max(id) FROM memory_retrieval_failures")
     };
-    // A statement of each size.
+    // The batch needs one statement of each size: 64, 8 and 1 row.
     assert_eq!(log(64 + 8 + 1), 73);
     db.execute("DELETE FROM memory_retrieval_failures WHERE id > 50");
     assert_eq!(log(1), 74);
@@ -368,8 +522,14 @@ fn ids_of_deleted_rows_are_never_used_again() {
     let logger = common::spawn(db.config());
     logger.log(no_hit(0));
     block_on(logger.shutdown()).unwrap();
-    assert_eq!(db.integer("SELECT max(id) FROM memory_retrieval_failures"), 84);
-    assert_eq!(db.integer("SELECT count(DISTINCT id) FROM memory_retrieval_failures"), 9);
+    assert_eq!(
+        db.integer("SELECT max(id) FROM memory_retrieval_failures"),
+        84
+    );
+    assert_eq!(
+        db.integer("SELECT count(DISTINCT id) FROM memory_retrieval_failures"),
+        9
+    );
 }
 
 #[test]
@@ -377,41 +537,55 @@ fn full_file_system_before_an_upgrade_is_an_error_and_no_change() {
     let (source, db) = (fixture(), TestDb::new());
     let folder = db.folder.path().to_str().unwrap().to_owned();
     let mount = |arguments: &[&str]| std::process::Command::new("mount").args(arguments).output();
-    if !mount(&["-t", "tmpfs", "-o", "size=1m", "none", &folder]).is_ok_and(|done| done.status.success()) {
+    if !mount(&["-t", "tmpfs", "-o", "size=1m", "none", &folder])
+        .is_ok_and(|done| done.status.success())
+    {
         eprintln!("skipped: this machine does not allow mounting");
         return;
     }
     let paths = || ["", "-wal"].map(|suffix| format!("{}{suffix}", db.url()));
-    for (from, to) in ["", "-wal"].map(|suffix| format!("{}{suffix}", source.url())).iter().zip(paths()) {
+    for (from, to) in ["", "-wal"]
+        .map(|suffix| format!("{}{suffix}", source.url()))
+        .iter()
+        .zip(paths())
+    {
         fs::copy(from, to).unwrap();
     }
     let before = failures(&mut source.connect());
     let ballast = Path::new(&folder).join("ballast");
-    // As much as there is room for, and then as much as leaves room for a few pages.
+    // The file system has no room at first, and then room for a few pages.
     for room in [0, 40_960] {
         let mut file = fs::File::create(&ballast).unwrap();
         while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
         let full = file.metadata().unwrap().len();
         file.set_len(full - room).unwrap();
-        let error = FailureLogger::spawn(config(&db)).map(drop).expect_err("there is no room");
+        let error = FailureLogger::spawn(config(&db))
+            .map(drop)
+            .expect_err("there is no room");
         let text = error.to_string();
-        assert!(text.contains(&db.url()) && text.contains("space"), "{room} bytes: {text}");
+        assert!(
+            text.contains(&db.url()) && text.contains("space"),
+            "{room} bytes: {text}"
+        );
         drop(file);
         fs::remove_file(&ballast).unwrap();
         let mut conn = db.connect();
         assert!(is_old(&mut conn), "{room} bytes");
-        versions_are_not_moved(&db);
+        assert_versions_are_in_place(&db);
         assert!(failures(&mut conn) == before, "{room} bytes");
-        sound(&db);
+        assert_intact(&db);
     }
     let logger = open(&db);
     assert_eq!(db.rows(), ROWS);
     block_on(logger.shutdown()).unwrap();
-    let unmounted = std::process::Command::new("umount").args(["-l", &folder]).status().unwrap();
+    let unmounted = std::process::Command::new("umount")
+        .args(["-l", &folder])
+        .status()
+        .unwrap();
     assert!(unmounted.success());
 }
 
-/// The child is killed when the migration has run and is not committed yet.
+/// The parent kills the child when the migration has run and is not committed yet.
 #[cfg(feature = "failpoints")]
 #[test]
 fn kill_before_the_commit_of_an_upgrade_leaves_the_old_file() {
@@ -441,17 +615,46 @@ fn kill_before_the_commit_of_an_upgrade_leaves_the_old_file() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line == "migrated"), "the migration was reached");
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
+        assert!(
+            lines.any(|line| line == "migrated"),
+            "the migration was reached"
+        );
         child.kill().unwrap();
         child.wait().unwrap();
         let mut conn = db.connect();
         assert!(is_old(&mut conn));
-        versions_are_not_moved(&db);
+        assert_versions_are_in_place(&db);
         assert_eq!(failures(&mut conn), before);
-        sound(&db);
+        assert_intact(&db);
     }
     let logger = open(&db);
     assert_eq!(failures(&mut db.connect()), before);
     block_on(logger.shutdown()).unwrap();
+}
+
+#[test]
+fn rename_of_the_statuses_keeps_views_of_users() {
+    let db = TestDb::new();
+    block_on(db.spawn().shutdown()).unwrap();
+    db.execute(include_str!(
+        "../migrations/sqlite/2026-11-27-000001-0000_rename_query_statuses/down.sql"
+    ));
+    db.execute(
+        "DELETE FROM memory_retrieval_migrations WHERE version = '202611270000010000'; \
+         INSERT INTO memory_retrieval_question_marks VALUES ('where is it', 'ignored', 1, 1); \
+         CREATE VIEW users_view AS SELECT marked_at AS at FROM memory_retrieval_question_marks; \
+         CREATE VIEW users_broken_view AS SELECT * FROM a_table_that_is_gone;",
+    );
+    block_on(db.spawn().shutdown()).unwrap();
+    assert_eq!(db.integer("SELECT at FROM users_view"), 1);
+    assert_eq!(
+        db.integer(
+            "SELECT count(*) FROM memory_retrieval_query_statuses WHERE query = 'where is it'"
+        ),
+        1
+    );
+    assert_intact(&db);
 }

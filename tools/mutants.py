@@ -24,19 +24,18 @@ import time
 
 # Files; their integration tests; those that need the service or the command line. The first line that fits counts.
 GROUPS = [
-    (r"src/buffer\.rs", "flush actors hot_path shutdown", "http"),
-    (r"src/(shared|stats|handle|losses)\.rs", "flush start actors restart shutdown embedding monitor import", "http agreement retention"),
-    (r"src/(attempts|sketch|monitor).*", "monitor import restart report", "http agreement cli"),
-    (r"src/actor/.*", "restart retry flush purge shutdown start actors chaos subscriber traces", "http retention"),
-    (r"src/(clock|retention).*", "purge chaos retention traces", "agreement"),
-    (r"src/store/(backup|log)\.rs", "position", "backup cli"),
-    (r"src/(sqlite|store/(migrate|application|pool))\.rs", "migrations pool upgrade bad_input shared_file locks", "http"),
+    (r"src/pipeline/buffer\.rs", "flush actors hot_path shutdown", "http"),
+    (r"src/(pipeline/(state|losses)|model/stats|handle)\.rs", "flush start actors restart shutdown embedding monitor import", "http agreement retention"),
+    (r"src/(rollup/.*|monitor\.rs)", "monitor import restart report", "http agreement"),
+    (r"src/pipeline/.*", "restart retry flush purge shutdown start actors chaos subscriber traces", "http retention"),
+    (r"src/(clock\.rs|retention/.*)", "purge chaos retention traces", "agreement"),
+    (r"src/store/sqlite/(migrate|application|pool)\.rs", "migrations pool upgrade bad_input shared_file locks", "http"),
     (r"src/store/.*", "persistence shared_file position purge import bad_input report restart chaos journal upgrade pool migrations", "http retention"),
-    (r"src/report/.*", "report position agreement", "http cli"),
+    (r"src/report/.*", "report position agreement", "http"),
 ]
-UNIT = ["--no-default-features", "--features", "failpoints", "--lib"]
-INTEGRATION = ["--no-default-features", "--features", "failpoints"]
-SERVICE = ["--features", "failpoints"]
+UNIT = ["--package", "failure-logger", "--features", "failpoints", "--lib"]
+INTEGRATION = ["--package", "failure-logger", "--features", "failpoints"]
+SERVICE = ["--package", "failure-logger", "--features", "http,failpoints"]
 # A test that hangs has noticed the change.
 CONFIG = '[profile.default]\nslow-timeout = { period = "60s", terminate-after = 1 }\n'
 

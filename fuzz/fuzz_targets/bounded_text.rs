@@ -11,5 +11,8 @@ fuzz_target!(|text: &str| {
     roomy.push_str(text);
     assert_eq!(BoundedText::<8>::from(roomy), *expected);
     let json = serde_json::to_string(text).expect("text is JSON");
-    assert_eq!(serde_json::from_str::<BoundedText<8>>(&json).expect("and back"), *expected);
+    assert_eq!(
+        serde_json::from_str::<BoundedText<8>>(&json).expect("and back"),
+        *expected
+    );
 });

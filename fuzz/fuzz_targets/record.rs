@@ -16,9 +16,24 @@ fuzz_target!(|json: &[u8]| {
     let characters = |text: &str| text.chars().count();
     assert!(characters(&record.retrieval_strategy) <= 64);
     assert!(characters(&record.query_text) <= 512);
-    assert!(record.conversation_id.as_ref().is_none_or(|id| characters(id.as_str()) <= 128));
-    assert!(record.edge_types.as_ref().is_none_or(|list| characters(list) <= 1024));
-    assert!(record.error_context.as_ref().is_none_or(|text| characters(text) <= 256));
+    assert!(
+        record
+            .conversation_id
+            .as_ref()
+            .is_none_or(|id| characters(id.as_str()) <= 128)
+    );
+    assert!(
+        record
+            .edge_types
+            .as_ref()
+            .is_none_or(|list| characters(list) <= 1024)
+    );
+    assert!(
+        record
+            .error_context
+            .as_ref()
+            .is_none_or(|text| characters(text) <= 256)
+    );
 
     let again = serde_json::to_string(&record).expect("a record is JSON");
     let back: RetrievalFailureRecord = serde_json::from_str(&again).expect("and JSON is a record");

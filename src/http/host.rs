@@ -1,11 +1,11 @@
-//! Names by which the service may be addressed.
+//! Host names under which clients may address the service.
 
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// A host, or several: what the Host header of a request may say. A port is of no consequence.
+/// Pattern for the Host header of a request. Ports are ignored.
 ///
-/// | | allows |
+/// | pattern | allows |
 /// | --- | --- |
 /// | `logger.example`, `10.1.2.3`, `[2001:db8::1]`, each also with a port | this host |
 /// | `*.example` | each host below `example`, at any depth |
@@ -17,10 +17,11 @@ pub struct Host(Rule);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rule {
     Any,
-    /// In lower case, with brackets around an IPv6 address.
+    /// A host in the form of [`host_name`].
     Exactly(String),
-    /// What a host ends with: a dot and a domain.
+    /// Suffix of all hosts below a domain: a dot and the domain.
     Below(String),
+    /// The same suffix, which also allows the domain itself.
     BelowOrEqual(String),
 }
 
@@ -42,9 +43,13 @@ impl FromStr for Host {
             (None, None) => (None, text),
         };
         let name = host_name(name);
-        let is_address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).is_some_and(is_ipv6);
-        let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        if name.is_empty() || !(is_address || name.bytes().all(fine)) || name.starts_with('.') {
+        let is_address = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'))
+            .is_some_and(is_ipv6);
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if name.is_empty() || !(is_address || name.bytes().all(is_allowed)) || name.starts_with('.')
+        {
             return Err(expected);
         }
         Ok(Self(match suffix {
@@ -55,8 +60,8 @@ impl FromStr for Host {
 }
 
 impl Host {
-    /// `host`: as [`host_name`] returns it.
-    pub(super) fn allows(&self, host: &str) -> bool {
+    /// Returns `true` if the pattern matches `host`, which must have the form of [`host_name`].
+    pub(crate) fn allows(&self, host: &str) -> bool {
         match &self.0 {
             Rule::Any => true,
             Rule::Exactly(name) => host == name,
@@ -65,13 +70,14 @@ impl Host {
         }
     }
 
-    pub(super) fn exactly(name: &str) -> Self {
+    pub(crate) fn exactly(name: &str) -> Self {
         Self(Rule::Exactly(host_name(name)))
     }
 }
 
-/// A host in lower case, without a port and a dot at its end; an IPv6 address in its shortest form and in brackets.
-pub(super) fn host_name(authority: &str) -> String {
+/// Returns the host of an authority in a form that can be compared: in lower case, without port and
+/// without trailing dot. An IPv6 address is in brackets and in its shortest form.
+pub(crate) fn host_name(authority: &str) -> String {
     let bare = authority.trim_start_matches('[').trim_end_matches(']');
     if is_ipv6(bare) {
         return bracketed(bare);
@@ -80,7 +86,10 @@ pub(super) fn host_name(authority: &str) -> String {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
     };
-    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+    match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
         Some(address) if is_ipv6(address) => bracketed(address),
         _ => host.trim_end_matches('.').to_ascii_lowercase(),
     }
@@ -91,7 +100,9 @@ fn is_ipv6(text: &str) -> bool {
 }
 
 fn bracketed(address: &str) -> String {
-    address.parse::<Ipv6Addr>().map_or_else(|_| address.to_owned(), |address| format!("[{address}]"))
+    address
+        .parse::<Ipv6Addr>()
+        .map_or_else(|_| address.to_owned(), |address| format!("[{address}]"))
 }
 
 #[cfg(test)]
@@ -100,25 +111,60 @@ mod tests {
 
     #[test]
     fn hosts_mean_what_people_expect() {
-        for (rule, allowed, refused) in [
-            ("fl.example", &["fl.example", "FL.example:4318", "fl.example."][..], &["example", "x.fl.example", ""][..]),
-            ("fl.example:8080", &["fl.example", "fl.example:1"], &["fl.examples"]),
+        for (rule, allowed, rejected) in [
+            (
+                "fl.example",
+                &["fl.example", "FL.example:4318", "fl.example."][..],
+                &["example", "x.fl.example", ""][..],
+            ),
+            (
+                "fl.example:8080",
+                &["fl.example", "fl.example:1"],
+                &["fl.examples"],
+            ),
             ("10.1.2.3", &["10.1.2.3", "10.1.2.3:4318"], &["10.1.2.4"]),
             ("10.1.2.3:4318", &["10.1.2.3"], &["10.1.2.33"]),
-            ("2001:db8::1", &["[2001:db8::1]", "[2001:0db8:0::1]:4318"], &["[2001:db8::2]"]),
+            (
+                "2001:db8::1",
+                &["[2001:db8::1]", "[2001:0db8:0::1]:4318"],
+                &["[2001:db8::2]"],
+            ),
             ("[2001:DB8::1]:80", &["[2001:db8::1]"], &["2001"]),
-            ("*.example", &["a.example", "a.b.EXAMPLE:1"], &["example", ".example", "anexample"]),
-            (".example", &["a.example", "example", "example:1"], &["anexample"]),
+            (
+                "*.example",
+                &["a.example", "a.b.EXAMPLE:1"],
+                &["example", ".example", "anexample"],
+            ),
+            (
+                ".example",
+                &["a.example", "example", "example:1"],
+                &["anexample"],
+            ),
             ("*", &["a", "", "10.0.0.1:1", "[::1]"], &[]),
             ("my_service", &["my_service:1"], &["my-service"]),
         ] {
             let rule: Host = rule.parse().unwrap();
-            assert!(allowed.iter().all(|host| rule.allows(&host_name(host))), "{rule:?}");
-            assert!(!refused.iter().any(|host| rule.allows(&host_name(host))), "{rule:?}");
+            assert!(
+                allowed.iter().all(|host| rule.allows(&host_name(host))),
+                "{rule:?}"
+            );
+            assert!(
+                !rejected.iter().any(|host| rule.allows(&host_name(host))),
+                "{rule:?}"
+            );
         }
-        for bad in
-            ["", " ", "http://fl.example", "fl.example/path", "a b", "user@host", "fl.*", "a*.example", "*.*", "..a"]
-        {
+        for bad in [
+            "",
+            " ",
+            "http://fl.example",
+            "fl.example/path",
+            "a b",
+            "user@host",
+            "fl.*",
+            "a*.example",
+            "*.*",
+            "..a",
+        ] {
             assert!(bad.parse::<Host>().is_err(), "{bad}");
         }
     }

@@ -1,80 +1,99 @@
-//! How often a client may come.
+//! Rate limits for clients.
 //!
-//! Not with actix-extensible-rate-limit: its table of addresses grows until it is swept, and so could be
-//! grown by anybody who has many; it needs a runtime where the routes are made, and an allocation and a
-//! lock at each request. Here a request costs one compare-and-swap in a table that never grows.
+//! A request costs one compare-and-swap in a table of fixed size. actix-extensible-rate-limit was
+//! not used because its table of addresses grows until it is swept, so a client with many addresses
+//! can fill the memory. It also needs a runtime when the routes are configured, and an allocation
+//! and a lock for each request.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Clients that are told apart; those who meet in one place share what one may do. Who meets whom
-/// cannot be foreseen from outside.
-const PLACES: usize = 1 << 14;
+/// Number of slots. Clients with the same slot share one limit. Clients cannot choose their slot,
+/// because the hash has a random seed.
+const SLOTS: usize = 1 << 14;
+/// One second in nanoseconds.
 const SECOND: u64 = 1_000_000_000;
 
-/// Counts what clients do, each by itself (the generic cell rate algorithm).
-pub(super) struct Meter {
-    begin: Instant,
+/// Rate limiter with one limit for each client. It implements the generic cell rate algorithm
+/// (GCRA).
+pub(crate) struct Meter {
+    epoch: Instant,
     hasher: RandomState,
-    /// When whoever is there has made up for what was done, in nanoseconds since the beginning.
-    places: Box<[AtomicU64]>,
+    /// For each slot, the theoretical arrival time of its next request, in nanoseconds since
+    /// `epoch`. Each request moves it on by its share of a second.
+    slots: Box<[AtomicU64]>,
 }
 
 impl Default for Meter {
     fn default() -> Self {
         Self {
-            begin: Instant::now(),
+            epoch: Instant::now(),
             hasher: RandomState::new(),
-            places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 }
 
 impl Meter {
-    /// Counts one more, unless that were more than `per_second` within a second; 0: there is no limit.
-    pub(super) fn allows(&self, client: Client, per_second: u32) -> bool {
-        per_second == 0 || self.allows_at(client, per_second, self.now())
+    /// Counts a request of the client. Returns the number of requests that it may still send at
+    /// once, or `None` if this request exceeds `per_second`. 0 means no limit.
+    pub(crate) fn take(&self, client: Client, per_second: u32) -> Option<u32> {
+        if per_second == 0 {
+            Some(u32::MAX)
+        } else {
+            self.take_at(client, per_second, self.now())
+        }
     }
 
-    /// What `allows` would say, without counting.
-    pub(super) fn is_used_up(&self, client: Client, per_second: u32) -> bool {
-        let until = self.place(client).load(Ordering::Relaxed);
-        per_second != 0 && after_one_more(until, per_second, self.now()).is_none()
+    fn take_at(&self, client: Client, per_second: u32, now: u64) -> Option<u32> {
+        let advance = |arrival| advanced(arrival, per_second, now);
+        // Relaxed: the slot stands alone, no other memory depends on its value.
+        let before = self
+            .slot(client)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, advance)
+            .ok()?;
+        let arrival = advance(before)?;
+        let left = (now + SECOND).saturating_sub(arrival) / (SECOND / u64::from(per_second)).max(1);
+        Some(u32::try_from(left).unwrap_or(u32::MAX))
     }
 
-    fn allows_at(&self, client: Client, per_second: u32, now: u64) -> bool {
-        let one_more = |until| after_one_more(until, per_second, now);
-        self.place(client).fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "the remainder is always within")]
-    fn place(&self, client: Client) -> &AtomicU64 {
-        #[expect(clippy::cast_possible_truncation, reason = "any part of a hash is as good")]
-        let place = self.hasher.hash_one(client.0) as usize % PLACES;
-        &self.places[place]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the index is a remainder of the length"
+    )]
+    fn slot(&self, client: Client) -> &AtomicU64 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "every part of a hash is equally random"
+        )]
+        let slot = self.hasher.hash_one(client.0) as usize % SLOTS;
+        &self.slots[slot]
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX - SECOND)
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX - SECOND)
     }
 }
 
-/// When one more will have been made up for; `None`: that is more than a second ahead.
-fn after_one_more(until: u64, per_second: u32, now: u64) -> Option<u64> {
-    let after = until.max(now) + SECOND / u64::from(per_second);
-    (after <= now + SECOND).then_some(after)
+/// Returns the theoretical arrival time after one more request, or `None` if it is more than a
+/// second ahead.
+fn advanced(arrival: u64, per_second: u32, now: u64) -> Option<u64> {
+    let next = arrival.max(now) + SECOND / u64::from(per_second);
+    (next <= now + SECOND).then_some(next)
 }
 
-/// Whoever is behind an address; in IPv6, behind a network of 64 bits, for those are given away whole.
+/// Client as rate limits see it: an IPv4 address, or an IPv6 network of 64 bits. Providers assign
+/// IPv6 networks of this size to one customer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Client(u64);
+pub(crate) struct Client(u64);
 
 impl Client {
-    /// `None`: the request came over something that has no addresses.
-    pub(super) fn at(address: Option<SocketAddr>) -> Self {
-        match address.map(|address| address.ip().to_canonical()) {
+    /// Returns the client with this address. All connections without an address, such as those
+    /// through a Unix socket, are one client.
+    pub(crate) fn at(address: Option<IpAddr>) -> Self {
+        match address.map(|address| address.to_canonical()) {
             None => Self(0),
             Some(IpAddr::V4(address)) => Self(u32::from(address).into()),
             Some(IpAddr::V6(address)) => Self((u128::from(address) >> 64) as u64),
@@ -87,33 +106,41 @@ mod tests {
     use super::*;
 
     fn client(address: &str) -> Client {
-        Client::at(Some(SocketAddr::new(address.parse().unwrap(), 1)))
+        Client::at(Some(address.parse().unwrap()))
     }
 
     fn allowed(meter: &Meter, client: Client, per_second: u32, now: u64) -> usize {
-        (0..1000).filter(|_| meter.allows_at(client, per_second, now)).count()
+        (0..1000)
+            .filter(|_| meter.take_at(client, per_second, now).is_some())
+            .count()
     }
 
     #[test]
-    fn a_second_has_as_many_as_are_allowed_and_each_part_of_it_its_share() {
+    fn second_permits_its_limit_and_each_part_of_it_a_share() {
         let meter = Meter::default();
         let one = client("192.0.2.1");
-        for (now, expected) in [(0, 10), (SECOND / 20, 0), (SECOND / 10, 1), (SECOND, 9), (60 * SECOND, 10)] {
+        for (now, expected) in [
+            (0, 10),
+            (SECOND / 20, 0),
+            (SECOND / 10, 1),
+            (SECOND, 9),
+            (60 * SECOND, 10),
+        ] {
             assert_eq!(allowed(&meter, one, 10, now), expected, "{now}");
         }
         assert_eq!(allowed(&Meter::default(), one, 1, 5), 1);
         assert_eq!(allowed(&Meter::default(), one, 3, 5), 3);
         assert_eq!(allowed(&Meter::default(), one, u32::MAX, 5), 1000);
-        assert!((0..1000).all(|_| meter.allows(one, 0)));
+        assert!((0..1000).all(|_| meter.take(one, 0).is_some()));
     }
 
     #[test]
-    fn looking_counts_nothing() {
+    fn what_is_left_shrinks_with_each_and_grows_with_the_time() {
         let meter = Meter::default();
         let one = client("192.0.2.1");
-        assert!((0..100).all(|_| !meter.is_used_up(one, 1)));
-        assert!(meter.allows(one, 1));
-        assert!(meter.is_used_up(one, 1) && !meter.is_used_up(one, 0));
+        let left: Vec<_> = (0..4).map(|_| meter.take_at(one, 3, 5)).collect();
+        assert_eq!(left, [Some(2), Some(1), Some(0), None]);
+        assert_eq!(meter.take_at(one, 3, 5 + SECOND), Some(2));
     }
 
     #[test]

@@ -1,31 +1,36 @@
-//! The description of the routes, for programs that read such descriptions.
+//! The OpenAPI description of the routes.
 
-use actix_web::HttpResponse;
+use std::sync::OnceLock;
+
+use actix_web::{HttpRequest, HttpResponse};
 use utoipa::OpenApi;
 
-use super::problem::Refused;
-use super::{delete, health, ingest, metrics, queries, questions, stats, tail, wire};
+use crate::http::ops::{delete, health, metrics, stats};
+use crate::http::problem::OpenProblems;
+use crate::http::read::{self, queries, tail};
+use crate::http::{cached, ingest, wire};
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "failure-logger", description = "Records failed retrievals, and answers how often and why they fail."),
+    info(title = "failure-logger", description = "Records failed retrievals and reports how often and why they fail."),
     paths(
         ingest::failures,
         ingest::attempts,
         delete::delete,
-        questions::failures,
-        questions::failure,
-        questions::summary,
-        questions::timeseries,
-        questions::strategies,
+        read::failures,
+        read::failure,
+        read::summary,
+        read::timeseries,
+        read::strategies,
         queries::queries,
-        queries::mark,
-        questions::conversations,
-        questions::calibration,
-        questions::export,
+        queries::set_status,
+        read::conversations,
+        read::calibration,
+        read::export,
         tail::tail,
         stats::stats,
         metrics::metrics,
+        health::livez,
         health::healthz,
         health::readyz,
         openapi
@@ -35,25 +40,36 @@ use super::{delete, health, ingest, metrics, queries, questions, stats, tail, wi
 )]
 struct Description;
 
-/// Says that routes may ask for a token.
+/// Modifier that adds the optional bearer token to the description.
 struct Tokens;
 
 impl utoipa::Modify for Tokens {
     fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
-        use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-        let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
-        description.components.get_or_insert_default().add_security_scheme("token", scheme);
-        // Only where the service was given tokens: none is needed by default.
-        description.security =
-            Some(vec![SecurityRequirement::default(), SecurityRequirement::new("token", Vec::<String>::new())]);
+        use utoipa::openapi::security::{
+            HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+        };
+        let scheme =
+            SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        description
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("token", scheme);
+        // The empty requirement makes the token optional, because the default has no tokens.
+        description.security = Some(vec![
+            SecurityRequirement::default(),
+            SecurityRequirement::new("token", Vec::<String>::new()),
+        ]);
     }
 }
 
-/// This description.
-#[utoipa::path(get, path = "/openapi.json", tag = "operations", responses(
-    (status = 200, body = serde_json::Value),
-    Refused,
+/// Returns the OpenAPI description of this API.
+#[utoipa::path(get, path = "/openapi.json", operation_id = "get_description", tag = "operations", responses(
+    (status = 200, description = "An OpenAPI 3.1 document.", body = serde_json::Value),
+    OpenProblems,
 ))]
-pub(super) async fn openapi() -> HttpResponse {
-    HttpResponse::Ok().json(Description::openapi())
+pub(crate) async fn openapi(request: HttpRequest) -> HttpResponse {
+    // The description is constant while the process runs.
+    static JSON: OnceLock<Vec<u8>> = OnceLock::new();
+    let json = JSON.get_or_init(|| serde_json::to_vec(&Description::openapi()).unwrap_or_default());
+    cached::respond(&request, "application/json", json)
 }

@@ -4,19 +4,19 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Nullable, Text};
 use serde::Serialize;
 
-use super::scan::{Scanned, scan};
-use super::{FailureReader, TimeRange, moment};
+use crate::clock;
 use crate::error::ReadError;
-use crate::store::reader::Deadline;
+use crate::model::time::{TimeRange, moment};
+use crate::report::FailureReader;
+use crate::report::list::{ListCursor, ListRequest};
+use crate::report::scan::Scanned;
+use crate::store::reads::{Deadline, Lane};
+use crate::store::snapshot::Snapshot;
 
-/// Conversations that are told apart at most.
+/// Conversations that one read distinguishes.
 const MAX_CONVERSATIONS: usize = 100_000;
-/// Conversations that are returned at most.
-const MAX_RETURNED: usize = 1000;
 
 /// The conversations in which retrieval failed most often.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,8 +24,14 @@ const MAX_RETURNED: usize = 1000;
 #[non_exhaustive]
 pub struct Conversations {
     /// The conversations, the one with the most failures first.
+    #[serde(rename = "data")]
     pub conversations: Vec<Conversation>,
-    /// What was looked at.
+    /// The page that continues this one. `None`: this is the last one.
+    #[cfg_attr(feature = "http", schema(value_type = Option<String>))]
+    pub next: Option<ListCursor>,
+    /// `true` if there is such a page.
+    pub has_more: bool,
+    /// The part of the failures that the read visited.
     pub scanned: Scanned,
 }
 
@@ -39,67 +45,65 @@ pub struct Conversation {
     /// Failures in it.
     pub failures: u64,
     /// The first of them, of those that were looked at.
-    #[serde(serialize_with = "super::serialize_moment")]
+    #[serde(serialize_with = "crate::model::time::serialize_moment")]
     #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
     pub first_seen: SystemTime,
     /// The last of them.
-    #[serde(serialize_with = "super::serialize_moment")]
+    #[serde(serialize_with = "crate::model::time::serialize_moment")]
     #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
     pub last_seen: SystemTime,
 }
 
 impl FailureReader {
-    /// The `limit` (1 to 1000) conversations with the most failures in `range`. Looks at the
-    /// newest million failures, and tells the first 100,000 conversations apart.
+    /// A page of the conversations with failures in `range`, the one with the most first. Looks at
+    /// the newest million failures, and tells the first 100,000 conversations apart.
     ///
     /// # Errors
     ///
     /// See [`ReadError`].
-    pub async fn conversations(&self, range: TimeRange, limit: usize) -> Result<Conversations, ReadError> {
-        if !(1..=MAX_RETURNED).contains(&limit) {
-            let value = limit.to_string();
-            return Err(ReadError::Invalid { parameter: "limit", value, expected: "1 to 1000 conversations" });
-        }
-        let patience = self.timeout / 2;
-        let run = move |conn: &mut SqliteConnection, _| conversations(conn, range, limit, Deadline::after(patience));
-        self.pool.run(self.timeout, run).await
+    pub async fn conversations(
+        &self,
+        range: TimeRange,
+        page: impl Into<ListRequest>,
+    ) -> Result<Conversations, ReadError> {
+        let page = page.into();
+        page.validate()?;
+        let time_budget = self.timeout / 2;
+        let run = move |snapshot: &mut dyn Snapshot, _| {
+            conversations(snapshot, range, page, Deadline::after(time_budget))
+        };
+        self.reads.run(Lane::Heavy, self.timeout, run).await
     }
 }
 
-const CONVERSATIONS: &str = "SELECT created_at, conversation_id FROM memory_retrieval_failures \
-     WHERE created_at >= ?1 AND created_at < ?2 ORDER BY created_at DESC, id DESC";
-
 fn conversations(
-    conn: &mut SqliteConnection,
+    snapshot: &mut dyn Snapshot,
     range: TimeRange,
-    limit: usize,
+    page: ListRequest,
     deadline: Deadline,
 ) -> Result<Conversations, ReadError> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = BigInt)]
-        created_at: i64,
-        #[diesel(sql_type = Nullable<Text>)]
-        conversation_id: Option<String>,
-    }
     // Failures, first and last.
     let mut found: HashMap<String, (u64, i64, i64)> = HashMap::new();
     let mut too_many = false;
-    let mut scanned = scan(
-        conn,
-        CONVERSATIONS,
+    let mut scanned = Scanned {
         range,
-        deadline,
-        |row: &Row| row.created_at,
-        |row| {
-            let Some(id) = row.conversation_id else { return };
-            if found.len() >= MAX_CONVERSATIONS && !found.contains_key(&id) {
-                too_many = true;
-                return;
+        failures: 0,
+        complete: true,
+    };
+    snapshot.conversations(
+        range.from..range.end(clock::now()),
+        &mut |created_at, conversation_id| {
+            if let Some(id) = conversation_id {
+                if found.len() >= MAX_CONVERSATIONS && !found.contains_key(&id) {
+                    too_many = true;
+                } else {
+                    let (failures, first, _) =
+                        found.entry(id).or_insert((0, created_at, created_at));
+                    *failures += 1;
+                    *first = created_at;
+                }
             }
-            let (failures, first, _) = found.entry(id).or_insert((0, row.created_at, row.created_at));
-            *failures += 1;
-            *first = row.created_at;
+            scanned.next(created_at, deadline)
         },
     )?;
     scanned.complete &= !too_many;
@@ -113,42 +117,40 @@ fn conversations(
         })
         .collect();
     conversations.sort_by(|one, other| {
-        (Reverse(one.failures), Reverse(one.last_seen), &one.conversation_id).cmp(&(
-            Reverse(other.failures),
-            Reverse(other.last_seen),
-            &other.conversation_id,
-        ))
+        (
+            Reverse(one.failures),
+            Reverse(one.last_seen),
+            &one.conversation_id,
+        )
+            .cmp(&(
+                Reverse(other.failures),
+                Reverse(other.last_seen),
+                &other.conversation_id,
+            ))
     });
-    conversations.truncate(limit);
-    Ok(Conversations { conversations, scanned })
+    let log_id = snapshot.log_of_any_version()?.log_id;
+    let (conversations, next) = page.cut(conversations.into_iter(), log_id)?;
+    Ok(Conversations {
+        conversations,
+        next,
+        has_more: next.is_some(),
+        scanned,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{migrated, plan};
-
-    #[test]
-    fn the_statement_uses_the_index_that_was_meant() {
-        let by_time = "SEARCH memory_retrieval_failures USING INDEX memory_retrieval_failures_created_at \
-             (created_at>? AND created_at<?)";
-        assert_eq!(plan(&mut migrated(), CONVERSATIONS), [by_time]);
-    }
+    use crate::store::memory::MemoryLog;
 
     #[test]
     fn conversations_after_the_deadline_are_marked_incomplete() {
-        let mut conn = migrated();
-        diesel::sql_query(
-            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2000) \
-             INSERT INTO memory_retrieval_failures (event_id, conversation_id, turn_index, failure_type, \
-             retrieval_strategy, query_text, query_len, result_count, latency_ms, created_at) \
-             SELECT randomblob(16), 'c', n, 'no_hit', 's', 'q', 1, 0, 0, n FROM n",
-        )
-        .execute(&mut conn)
-        .unwrap();
+        let mut log = MemoryLog::default();
+        (1..=2000)
+            .for_each(|at| log.fail(at, |failure| failure.conversation_id = Some("c".into())));
         let mut found = |seconds| {
             let deadline = Deadline::after(std::time::Duration::from_secs(seconds));
-            let found = conversations(&mut conn, TimeRange::all(), 10, deadline).unwrap();
+            let found = conversations(&mut log, TimeRange::all(), 10.into(), deadline).unwrap();
             (found.conversations[0].failures, found.scanned.complete)
         };
         assert_eq!(found(0), (1024, false));

@@ -3,33 +3,37 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use diesel::prelude::*;
 use serde::Serialize;
 
-use super::rates::Latency;
-use super::{FailureReader, TimeRange, moment};
-use crate::attempts::OutcomeKind;
 use crate::clock;
 use crate::error::ReadError;
-use crate::sketch::Sketch;
-use crate::store::attempts::{self, ReadCell, Resolution, Span};
+use crate::model::outcome::OutcomeKind;
+use crate::model::time::{TimeRange, moment};
+use crate::report::FailureReader;
+use crate::report::rates::Latency;
+use crate::rollup::resolution::{Resolution, Span};
+use crate::rollup::sketch::Sketch;
+use crate::rollup::sums::ReadBucket;
+use crate::store::reads::Lane;
+use crate::store::snapshot::Snapshot;
+use std::ops::ControlFlow;
 
 /// Attempts of one day (UTC), strategy and outcome.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct AttemptCount {
     /// The beginning of the day.
-    #[serde(serialize_with = "super::serialize_moment")]
+    #[serde(serialize_with = "crate::model::time::serialize_moment")]
     pub day: SystemTime,
     /// The strategy; `[other strategies]` for all beyond the limit.
     pub retrieval_strategy: String,
-    /// How the attempts ended.
+    /// The outcome of the attempts.
     pub outcome: OutcomeKind,
     /// Attempts.
     pub attempts: u64,
     /// Of these, failures that no monitor counted.
     pub unobserved: u64,
-    /// How long they took. `None`: not measured.
+    /// Latencies of the attempts. `None`: not measured.
     pub latency_ms: Option<Latency>,
 }
 
@@ -40,7 +44,11 @@ impl FailureReader {
     ///
     /// See [`ReadError`].
     pub async fn attempt_counts(&self, range: TimeRange) -> Result<Vec<AttemptCount>, ReadError> {
-        self.pool.run(self.timeout, move |conn, _| Ok(attempt_counts(conn, range)?)).await
+        self.reads
+            .run(Lane::Heavy, self.timeout, move |snapshot, _| {
+                attempt_counts(snapshot, range)
+            })
+            .await
     }
 }
 
@@ -52,34 +60,53 @@ struct Counted {
     latency: Sketch,
 }
 
-fn attempt_counts(conn: &mut SqliteConnection, range: TimeRange) -> QueryResult<Vec<AttemptCount>> {
+fn attempt_counts(
+    snapshot: &mut dyn Snapshot,
+    range: TimeRange,
+) -> Result<Vec<AttemptCount>, ReadError> {
     let day = Resolution::Day;
-    let (from, to) = (day.floor(range.from), day.ceil(range.end(clock::now()).min(i64::MAX - day.span())));
+    let (from, to) = (
+        day.floor(range.from),
+        day.ceil(range.end(clock::now()).min(i64::MAX - day.span())),
+    );
     let mut days: BTreeMap<(i64, String, u8), Counted> = BTreeMap::new();
-    let mut add = |cell: ReadCell| {
-        let key = (day.floor(cell.started_at), cell.strategy.clone(), cell.kind as u8);
+    let mut add = |bucket: ReadBucket| {
+        let key = (
+            day.floor(bucket.started_at),
+            bucket.strategy.clone(),
+            bucket.kind as u8,
+        );
         let counted = days.entry(key).or_insert_with(|| Counted {
-            outcome: cell.kind,
+            outcome: bucket.kind,
             attempts: 0,
             unobserved: 0,
             latency: Sketch::default(),
         });
-        counted.attempts += cell.attempts;
-        counted.unobserved += cell.unobserved;
-        if let Some(measured) = cell.latency() {
+        counted.attempts += bucket.attempts;
+        counted.unobserved += bucket.unobserved;
+        if let Some(measured) = bucket.latency() {
             counted.latency.merge(&measured);
         }
-        true
+        ControlFlow::Continue(())
     };
-    attempts::read(conn, Span { resolution: day, from, to }, true, &mut add)?;
-    attempts::read_recent(conn, from, to, &mut add)?;
-    let count = |((at, retrieval_strategy, _), counted): ((i64, String, u8), Counted)| AttemptCount {
-        day: moment(at),
-        retrieval_strategy,
-        outcome: counted.outcome,
-        attempts: counted.attempts,
-        unobserved: counted.unobserved,
-        latency_ms: Latency::of(&counted.latency),
-    };
+    snapshot.buckets(
+        Span {
+            resolution: day,
+            from,
+            to,
+        },
+        true,
+        &mut add,
+    )?;
+    snapshot.deltas(from..to, &mut add)?;
+    let count =
+        |((at, retrieval_strategy, _), counted): ((i64, String, u8), Counted)| AttemptCount {
+            day: moment(at),
+            retrieval_strategy,
+            outcome: counted.outcome,
+            attempts: counted.attempts,
+            unobserved: counted.unobserved,
+            latency_ms: Latency::of(&counted.latency),
+        };
     Ok(days.into_iter().map(count).collect())
 }

@@ -1,23 +1,25 @@
-//! How often retrieval fails, from the counts of attempts: their cost does not grow with the
-//! number of failures.
+//! Failure rates, from the counts of attempts. The cost of a read does not grow with the number of
+//! failures.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use diesel::prelude::*;
 use serde::Serialize;
+use uuid::Uuid;
 
-use super::{FailureReader, TimeRange, moment};
-use crate::attempts::{DAY_MS, HOUR_MS, MINUTE_MS, OutcomeKind, ScoreDirection, StrategySettings};
 use crate::clock;
 use crate::error::ReadError;
-use crate::record::RetrievalFailureType;
-use crate::sketch::Sketch;
-use crate::stats::DropCounts;
-use crate::store::attempts::{self, ReadCell, Resolution, Span};
-use crate::store::drops;
-use crate::store::log as store_log;
-use crate::store::reader::Deadline;
+use crate::model::outcome::{FailuresByType, OutcomeKind, RetrievalFailureType};
+use crate::model::stats::DropCounts;
+use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS, TimeRange, moment};
+use crate::report::FailureReader;
+use crate::rollup::resolution::{Resolution, Span};
+use crate::rollup::sketch::Sketch;
+use crate::rollup::sums::ReadBucket;
+use crate::rollup::{ScoreDirection, StrategySettings};
+use crate::store::reads::{Deadline, Lane};
+use crate::store::snapshot::Snapshot;
+use std::ops::ControlFlow;
 
 /// Ranges up to this length begin and end at a minute; longer ones at an hour.
 const MINUTES_UP_TO: i64 = 2 * DAY_MS;
@@ -25,21 +27,29 @@ const MINUTES_UP_TO: i64 = 2 * DAY_MS;
 const MINUTES_SINCE: i64 = 7 * DAY_MS - HOUR_MS;
 const HOURS_SINCE: i64 = 90 * DAY_MS - HOUR_MS;
 /// Steps of a timeseries.
-const STEPS: [i64; 8] =
-    [MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, DAY_MS, 7 * DAY_MS, 28 * DAY_MS];
+const STEPS: [i64; 8] = [
+    MINUTE_MS,
+    5 * MINUTE_MS,
+    15 * MINUTE_MS,
+    HOUR_MS,
+    6 * HOUR_MS,
+    DAY_MS,
+    7 * DAY_MS,
+    28 * DAY_MS,
+];
 /// Ranges beyond this are cut down to what there is: fifteen years.
 const LONGEST_MS: i64 = MAX_STEPS * 28 * DAY_MS;
 /// Steps of a timeseries at most.
 const MAX_STEPS: i64 = 200;
 
-/// What happened in a range of time, in all and by strategy, beside what happened before it.
+/// Rates of a range of time, in all and by strategy, beside those of the range before.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Summary {
-    /// The range that was counted: the one that was asked for, or a little more, because attempts
-    /// are counted by minutes, hours and days.
-    #[cfg_attr(feature = "http", schema(value_type = crate::report::TimeRangeSchema))]
+    /// The range that was counted: the requested one, or a little more, because attempts are
+    /// counted by minutes, hours and days.
+    #[cfg_attr(feature = "http", schema(value_type = crate::model::time::TimeRangeSchema))]
     pub range: TimeRange,
     /// All strategies.
     pub total: Rates,
@@ -47,9 +57,9 @@ pub struct Summary {
     pub previous: Rates,
     /// Each strategy, the one with the most failures first.
     pub strategies: Vec<StrategySummary>,
-    /// The moment of the oldest failure in the log. Counts reach further back: they outlive the failures.
-    /// `None`: there is none.
-    #[serde(serialize_with = "super::serialize_optional_moment")]
+    /// The moment of the oldest failure in the log. Counts reach further back: they outlive the
+    /// failures. `None`: there is none.
+    #[serde(serialize_with = "crate::model::time::serialize_optional_moment")]
     #[cfg_attr(feature = "http", schema(value_type = Option<String>, format = DateTime))]
     pub rows_since: Option<SystemTime>,
     /// Records that were lost in the range, by reason: nothing else is known of them. What the
@@ -57,28 +67,31 @@ pub struct Summary {
     pub dropped: DropCounts,
     /// Records that were lost in the range of the same length just before.
     pub previous_dropped: DropCounts,
+    /// The log that was read.
+    #[serde(skip)]
+    pub(crate) log_id: Uuid,
 }
 
-/// What happened to one strategy.
+/// Rates of one strategy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct StrategySummary {
     /// Its name; `[other strategies]` for all that came after the limit (`max_strategies`).
-    pub strategy: String,
+    pub retrieval_strategy: String,
     /// In the range.
     pub rates: Rates,
     /// In the range of the same length before.
     pub previous: Rates,
     /// The threshold that was configured last.
     pub confidence_threshold: Option<f32>,
-    /// Which of its scores are better.
+    /// The direction in which its scores are better.
     pub score_direction: ScoreDirection,
     /// The timeout that was configured last, in milliseconds.
     pub timeout_ms: Option<i64>,
 }
 
-/// How many attempts failed, and how long they took.
+/// Rates and latencies of attempts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
@@ -93,289 +106,430 @@ pub struct Rates {
     pub unobserved: u64,
     /// Attempts that were cancelled, which are neither.
     pub cancelled: u64,
-    /// The share of the attempts that failed, 0 to 1. `None`: there are none, or nothing but failures was ever reported.
+    /// The share of the attempts that failed, 0 to 1. `None`: there are none, or nothing but
+    /// failures was ever reported.
     pub failure_rate: Option<f64>,
     /// Each type of failure, in the order of [`RetrievalFailureType::ALL`].
-    pub types: [TypeRate; 4],
-    /// How long attempts took. `None`: not measured.
+    pub types: [TypeRate; RetrievalFailureType::ALL.len()],
+    /// Latencies of the attempts. `None`: not measured.
     pub latency_ms: Option<Latency>,
 }
 
-/// How many attempts failed in one way.
+/// Rate of one type of failure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct TypeRate {
-    /// The way.
+    /// The type.
     pub failure_type: RetrievalFailureType,
-    /// Attempts that failed so.
+    /// Attempts that failed with this type.
     pub failures: u64,
-    /// The share of the attempts that failed so, 0 to 1. `None`: as `failure_rate`.
+    /// The share of the attempts that failed with this type, 0 to 1. `None`: as `failure_rate`.
     pub rate: Option<f64>,
 }
 
 impl Default for TypeRate {
     fn default() -> Self {
-        Self { failure_type: RetrievalFailureType::NoHit, failures: 0, rate: None }
+        let [failure_type, ..] = RetrievalFailureType::ALL;
+        Self {
+            failure_type,
+            failures: 0,
+            rate: None,
+        }
     }
 }
 
-/// How long attempts took, in milliseconds, by nearest rank: exact for up to 32 attempts, and otherwise to half a percent.
+/// Latencies in milliseconds, by nearest rank: exact for up to 32 attempts, otherwise to half a
+/// percent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Latency {
-    /// Half of them took no longer.
+    /// The median.
     pub p50: f64,
-    /// 95 % of them took no longer.
+    /// 95 % of the attempts took no longer.
     pub p95: f64,
-    /// 99 % of them took no longer.
+    /// 99 % of the attempts took no longer.
     pub p99: f64,
 }
 
-/// What happened in each step of a range of time.
+/// Rates in each step of a range of time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Timeseries {
     /// The range that was counted, in whole steps.
-    #[cfg_attr(feature = "http", schema(value_type = crate::report::TimeRangeSchema))]
+    #[cfg_attr(feature = "http", schema(value_type = crate::model::time::TimeRangeSchema))]
     pub range: TimeRange,
     /// Length of a step, in seconds.
     pub step_seconds: u64,
     /// One point for each step, the oldest first; also for steps in which nothing happened.
     pub points: Vec<TimePoint>,
-    /// The same by strategy, in the order of their names; only those that were asked about.
+    /// The same by strategy, in the order of their names; only the requested ones.
     pub strategies: Vec<StrategyPoints>,
 }
 
-/// What happened to one strategy in each step.
+/// Attempts and failures of one strategy, in each step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct StrategyPoints {
     /// Its name.
-    pub strategy: String,
+    pub retrieval_strategy: String,
     /// Attempts that succeeded or failed, in each step.
     pub attempts: Vec<u64>,
     /// Attempts that failed, in each step.
     pub failures: Vec<u64>,
 }
 
-/// What happened in one step.
+/// Rates of one step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct TimePoint {
     /// When the step begins.
-    #[serde(serialize_with = "super::serialize_moment")]
+    #[serde(serialize_with = "crate::model::time::serialize_moment")]
     #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
     pub at: SystemTime,
     /// Attempts that succeeded or failed.
     pub attempts: u64,
     /// Attempts that failed.
     pub failures: u64,
-    /// Of them, by type: nothing was found.
-    pub no_hit: u64,
-    /// The best score was on the wrong side of the threshold.
-    pub low_confidence: u64,
-    /// The lookup did not finish in time.
-    pub timeout: u64,
-    /// The backend returned an error.
-    pub error: u64,
-    /// The share of the attempts that failed, 0 to 1. `None`: there are none, or nothing but failures was ever reported.
+    /// Attempts that failed, by type.
+    #[serde(flatten)]
+    pub types: FailuresByType,
+    /// The share of the attempts that failed, 0 to 1. `None`: there are none, or nothing but
+    /// failures was ever reported.
     pub failure_rate: Option<f64>,
 }
 
 impl FailureReader {
-    /// What happened in `range`, in all and by strategy, beside what happened before it.
+    /// Reads the rates of `range`, in all and by strategy, beside those of the range before.
     ///
     /// # Errors
     ///
     /// See [`ReadError`].
     pub async fn summary(&self, range: TimeRange) -> Result<Summary, ReadError> {
-        self.pool.run(self.timeout, move |conn, deadline| summary(conn, range, clock::now(), deadline)).await
+        self.reads
+            .run(Lane::Quick, self.timeout, move |snapshot, deadline| {
+                summary(snapshot, range, clock::now(), deadline)
+            })
+            .await
     }
 
     /// Strategies of which an attempt was ever reported.
     #[cfg(feature = "http")]
-    pub(crate) async fn strategies_with_rate(&self) -> Result<std::collections::HashSet<String>, ReadError> {
-        let read = |conn: &mut SqliteConnection, _| {
-            let settings = attempts::settings(conn)?;
-            Ok(settings.into_iter().map(|settings| settings.strategy.to_string()).collect())
+    pub(crate) async fn strategies_with_rate(
+        &self,
+    ) -> Result<std::collections::HashSet<String>, ReadError> {
+        let read = |snapshot: &mut dyn Snapshot, _| {
+            let settings = snapshot.strategies()?;
+            Ok(settings
+                .into_iter()
+                .map(|settings| settings.strategy.to_string())
+                .collect())
         };
-        self.pool.run(self.timeout, read).await
+        self.reads.run(Lane::Quick, self.timeout, read).await
     }
 
-    /// What happened in each step of `range`, to all strategies or to one. The step is the
-    /// smallest that leaves 200 points at most: a minute for up to three hours, an hour for a
-    /// week, six hours for a month.
+    /// Reads the rates in each step of `range`, of all strategies or of the named ones. The step is
+    /// the smallest one that gives at most 200 points: a minute for up to three hours, an hour for
+    /// a week, six hours for a month.
     ///
     /// # Errors
     ///
     /// See [`ReadError`].
-    pub async fn timeseries(&self, range: TimeRange, strategy: Option<String>) -> Result<Timeseries, ReadError> {
-        let run = move |conn: &mut SqliteConnection, deadline: Deadline| {
-            timeseries(conn, range, strategy.as_deref(), clock::now(), deadline)
+    pub async fn timeseries(
+        &self,
+        range: TimeRange,
+        strategies: Vec<String>,
+    ) -> Result<Timeseries, ReadError> {
+        let run = move |snapshot: &mut dyn Snapshot, deadline: Deadline| {
+            timeseries(snapshot, range, &strategies, clock::now(), deadline)
         };
-        self.pool.run(self.timeout, run).await
+        self.reads.run(Lane::Quick, self.timeout, run).await
     }
 }
 
-fn summary(conn: &mut SqliteConnection, range: TimeRange, now: i64, deadline: Deadline) -> Result<Summary, ReadError> {
-    let range = clipped(conn, range, now)?;
+fn summary(
+    snapshot: &mut dyn Snapshot,
+    range: TimeRange,
+    now: i64,
+    deadline: Deadline,
+) -> Result<Summary, ReadError> {
+    let range = clipped(snapshot, range, now)?;
     let mut counts: BTreeMap<String, (Counts, Counts)> = BTreeMap::new();
     // The same spans for both, so that they neither overlap nor differ in length.
-    let finest = finest(TimeRange { from: range.before().from, ..range }, now);
-    let covered = for_each_cell(conn, range, finest, now, deadline, |cell| {
-        counts.entry(cell.strategy.clone()).or_default().0.add(&cell, true);
+    let finest = finest(
+        TimeRange {
+            from: range.before().from,
+            ..range
+        },
+        now,
+    );
+    let covered = for_each_bucket(snapshot, range, finest, now, deadline, |bucket| {
+        counts
+            .entry(bucket.strategy.clone())
+            .or_default()
+            .0
+            .add(&bucket, true);
     })?;
     let length = finest.ceil(covered.to) - covered.from;
-    let before = TimeRange { from: covered.from.saturating_sub(length), to: covered.from, until_now: false };
-    for_each_cell(conn, before, finest, now, deadline, |cell| {
-        counts.entry(cell.strategy.clone()).or_default().1.add(&cell, true);
+    let before = TimeRange {
+        from: covered.from.saturating_sub(length),
+        to: covered.from,
+        until_now: false,
+    };
+    for_each_bucket(snapshot, before, finest, now, deadline, |bucket| {
+        counts
+            .entry(bucket.strategy.clone())
+            .or_default()
+            .1
+            .add(&bucket, true);
     })?;
     let (mut total, mut previous) = (Counts::default(), Counts::default());
     for (in_range, before) in counts.values() {
         total.merge(in_range);
         previous.merge(before);
     }
-    let mut settings = attempts::settings(conn)?;
-    let is_known = Known { any: !settings.is_empty() || total.has_attempts() || previous.has_attempts() };
+    let mut settings = snapshot.strategies()?;
+    let is_known = Known {
+        any: !settings.is_empty() || total.has_attempts() || previous.has_attempts(),
+    };
     let mut strategies: Vec<StrategySummary> = counts
         .into_iter()
         .map(|(strategy, (in_range, before))| {
-            let position = settings.iter().position(|settings| settings.strategy == *strategy);
+            let position = settings
+                .iter()
+                .position(|settings| settings.strategy == *strategy);
             let settings = position.map(|at| settings.swap_remove(at));
-            let known = Known { any: settings.is_some() || in_range.has_attempts() || before.has_attempts() };
-            StrategySummary::new(strategy, in_range.rates(known), before.rates(known), settings)
+            let known = Known {
+                any: settings.is_some() || in_range.has_attempts() || before.has_attempts(),
+            };
+            StrategySummary::new(
+                strategy,
+                in_range.rates(known),
+                before.rates(known),
+                settings,
+            )
         })
         .collect();
-    strategies.sort_by_key(|strategy| std::cmp::Reverse((strategy.rates.failures, strategy.rates.attempts)));
+    strategies.sort_by_key(|strategy| {
+        std::cmp::Reverse((strategy.rates.failures, strategy.rates.attempts))
+    });
     Ok(Summary {
         range: covered,
         total: total.rates(is_known),
         previous: previous.rates(is_known),
         strategies,
-        rows_since: store_log::oldest_row(conn)?.map(moment),
-        dropped: drops::within(conn, covered.from, covered.to)?,
-        previous_dropped: drops::within(conn, before.from, before.to)?,
+        rows_since: snapshot.oldest_failure()?.map(moment),
+        dropped: snapshot.drops(covered.from..covered.to)?,
+        previous_dropped: snapshot.drops(before.from..before.to)?,
+        log_id: snapshot.log_of_any_version()?.log_id,
     })
 }
 
 impl StrategySummary {
-    fn new(strategy: String, rates: Rates, previous: Rates, settings: Option<StrategySettings>) -> Self {
+    fn new(
+        strategy: String,
+        rates: Rates,
+        previous: Rates,
+        settings: Option<StrategySettings>,
+    ) -> Self {
         Self {
-            strategy,
+            retrieval_strategy: strategy,
             rates,
             previous,
             confidence_threshold: settings.as_ref().and_then(|settings| settings.threshold),
-            score_direction: settings.as_ref().and_then(|settings| settings.direction).unwrap_or_default(),
+            score_direction: settings
+                .as_ref()
+                .and_then(|settings| settings.direction)
+                .unwrap_or_default(),
             timeout_ms: settings.and_then(|settings| settings.timeout_ms),
         }
     }
 }
 
 fn timeseries(
-    conn: &mut SqliteConnection,
+    snapshot: &mut dyn Snapshot,
     range: TimeRange,
-    strategy: Option<&str>,
+    strategies: &[String],
     now: i64,
     deadline: Deadline,
 ) -> Result<Timeseries, ReadError> {
-    let range = clipped(conn, range, now)?;
+    let range = clipped(snapshot, range, now)?;
     let length = range.to - range.from;
     let finest = finest(range, now).span();
     let fits = |step: &i64| *step >= finest && length / step <= MAX_STEPS;
     let step = STEPS.into_iter().find(fits).unwrap_or(28 * DAY_MS);
     let from = range.from - range.from.rem_euclid(step);
-    let steps = ((range.to - from).div_euclid(step) + i64::from((range.to - from).rem_euclid(step) > 0)).max(1);
+    let steps = ((range.to - from).div_euclid(step)
+        + i64::from((range.to - from).rem_euclid(step) > 0))
+    .max(1);
     let until_now = range.until_now;
-    let range = TimeRange { from, to: from + steps * step, until_now };
+    let range = TimeRange {
+        from,
+        to: from + steps * step,
+        until_now,
+    };
 
     let steps = usize::try_from(steps).unwrap_or(0);
+    let is_wanted =
+        |name: &str| strategies.is_empty() || strategies.iter().any(|wanted| wanted == name);
     let mut counts = vec![Counts::default(); steps];
     let mut by_strategy: BTreeMap<String, StrategyPoints> = BTreeMap::new();
-    let resolution = Resolution::ALL.into_iter().rev().find(|resolution| step % resolution.span() == 0);
+    let resolution = Resolution::ALL
+        .into_iter()
+        .rev()
+        .find(|resolution| step % resolution.span() == 0);
     let to = if until_now { i64::MAX } else { range.to };
-    let span = Span { resolution: resolution.unwrap_or(Resolution::Minute), from: range.from, to };
-    let add = |cell: ReadCell| {
-        // What is dated ahead of the clock belongs to the present step.
-        let step = usize::try_from((cell.started_at - from).div_euclid(step)).unwrap_or(usize::MAX).min(steps - 1);
+    let span = Span {
+        resolution: resolution.unwrap_or(Resolution::Minute),
+        from: range.from,
+        to,
+    };
+    let add = |bucket: ReadBucket| {
+        // Rows that are dated ahead of the clock belong to the present step.
+        let step = usize::try_from((bucket.started_at - from).div_euclid(step))
+            .unwrap_or(usize::MAX)
+            .min(steps - 1);
         if let Some(counts) = counts.get_mut(step)
-            && strategy.is_none_or(|strategy| *strategy == *cell.strategy)
+            && is_wanted(&bucket.strategy)
         {
-            counts.add(&cell, false);
-            let points = by_strategy.entry(cell.strategy).or_insert_with_key(|name| StrategyPoints::none(name, steps));
-            points.add(step, cell.kind, cell.attempts);
+            counts.add(&bucket, false);
+            let points = by_strategy
+                .entry(bucket.strategy)
+                .or_insert_with_key(|name| StrategyPoints::none(name, steps));
+            points.add(step, bucket.kind, bucket.attempts);
         }
     };
-    read(conn, &[span], TimeRange { to, ..range }, deadline, false, add)?;
-    let settings = attempts::settings(conn)?;
-    let is_set = settings.iter().any(|settings| strategy.is_none_or(|strategy| *strategy == *settings.strategy));
-    let known = Known { any: is_set || counts.iter().any(Counts::has_attempts) };
-    let points = counts.iter().zip(0..).map(|(counts, nth)| counts.point(from + nth * step, known)).collect();
+    read(
+        snapshot,
+        &[span],
+        TimeRange { to, ..range },
+        deadline,
+        false,
+        add,
+    )?;
+    let settings = snapshot.strategies()?;
+    let is_set = settings
+        .iter()
+        .any(|settings| is_wanted(&settings.strategy));
+    let known = Known {
+        any: is_set || counts.iter().any(Counts::has_attempts),
+    };
+    let points = counts
+        .iter()
+        .zip(0..)
+        .map(|(counts, nth)| counts.point(from + nth * step, known))
+        .collect();
     let strategies = by_strategy.into_values().collect();
-    Ok(Timeseries { range, step_seconds: (step / 1000).unsigned_abs(), points, strategies })
+    Ok(Timeseries {
+        range,
+        step_seconds: (step / 1000).unsigned_abs(),
+        points,
+        strategies,
+    })
 }
 
 impl StrategyPoints {
     fn none(strategy: &str, steps: usize) -> Self {
-        Self { strategy: strategy.into(), attempts: vec![0; steps], failures: vec![0; steps] }
+        Self {
+            retrieval_strategy: strategy.into(),
+            attempts: vec![0; steps],
+            failures: vec![0; steps],
+        }
     }
 
     fn add(&mut self, step: usize, kind: OutcomeKind, attempts: u64) {
         let counts = match kind {
             OutcomeKind::Cancelled => return,
-            kind => [Some(&mut self.attempts), kind.failure().map(|_| &mut self.failures)],
+            kind => [
+                Some(&mut self.attempts),
+                kind.failure().map(|_| &mut self.failures),
+            ],
         };
-        for count in counts.into_iter().flatten().filter_map(|counts| counts.get_mut(step)) {
+        for count in counts
+            .into_iter()
+            .flatten()
+            .filter_map(|counts| counts.get_mut(step))
+        {
             *count += attempts;
         }
     }
 }
 
 /// `range` without the time after now; and one that is too long begins with the first attempt.
-pub(super) fn clipped(conn: &mut SqliteConnection, range: TimeRange, now: i64) -> QueryResult<TimeRange> {
-    // A millisecond more, for the present one.
+pub(crate) fn clipped(
+    snapshot: &mut dyn Snapshot,
+    range: TimeRange,
+    now: i64,
+) -> Result<TimeRange, ReadError> {
+    // A millisecond more, to include the present one.
     let to = range.to.min(now.saturating_add(1));
     let from = if to.saturating_sub(range.from) > LONGEST_MS {
-        attempts::oldest(conn)?.unwrap_or(to - DAY_MS).min(to - 1).max(range.from).max(to - LONGEST_MS)
+        snapshot
+            .oldest_attempt()?
+            .unwrap_or(to - DAY_MS)
+            .min(to - 1)
+            .max(range.from)
+            .max(to - LONGEST_MS)
     } else {
         range.from
     };
-    Ok(TimeRange { from: from.min(to), to, until_now: range.reaches(now) })
+    Ok(TimeRange {
+        from: from.min(to),
+        to,
+        until_now: range.reaches(now),
+    })
 }
 
 /// The smallest spans that are there for all of `range`, and few enough.
-pub(super) fn finest(range: TimeRange, now: i64) -> Resolution {
+pub(crate) fn finest(range: TimeRange, now: i64) -> Resolution {
     if range.from < now.saturating_sub(HOURS_SINCE) {
         Resolution::Day
-    } else if range.from < now.saturating_sub(MINUTES_SINCE) || range.to - range.from > 2 * MINUTES_UP_TO {
+    } else if range.from < now.saturating_sub(MINUTES_SINCE)
+        || range.to - range.from > 2 * MINUTES_UP_TO
+    {
         Resolution::Hour
     } else {
         Resolution::Minute
     }
 }
 
-/// Gives `each` all cells of `range`, which is widened to whole spans: to what.
-pub(super) fn for_each_cell(
-    conn: &mut SqliteConnection,
+/// Gives `each` all buckets of `range`, which is widened to whole spans: to what.
+pub(crate) fn for_each_bucket(
+    snapshot: &mut dyn Snapshot,
     range: TimeRange,
     finest: Resolution,
     now: i64,
     deadline: Deadline,
-    each: impl FnMut(ReadCell),
+    each: impl FnMut(ReadBucket),
 ) -> Result<TimeRange, ReadError> {
     if range.from >= range.to {
         return Ok(range);
     }
     let from = finest.floor(range.from);
-    let to = if range.reaches(now) { Resolution::Day.floor(i64::MAX) } else { finest.ceil(range.to) };
+    let to = if range.reaches(now) {
+        Resolution::Day.floor(i64::MAX)
+    } else {
+        finest.ceil(range.to)
+    };
     let mut spans = Vec::new();
     cover(from, to, Resolution::Day, finest, &mut spans);
-    read(conn, &spans, TimeRange { from, to, ..range }, deadline, true, each)?;
-    Ok(if range.reaches(now) { TimeRange { from, ..range } } else { TimeRange { from, to, ..range } })
+    read(
+        snapshot,
+        &spans,
+        TimeRange { from, to, ..range },
+        deadline,
+        true,
+        each,
+    )?;
+    Ok(if range.reaches(now) {
+        TimeRange { from, ..range }
+    } else {
+        TimeRange { from, to, ..range }
+    })
 }
 
 /// Parts `from..to`, multiples of `finest`, into as few spans as there are.
@@ -386,40 +540,53 @@ fn cover(from: i64, to: i64, resolution: Resolution, finest: Resolution, spans: 
     let (first, last) = (resolution.ceil(from), resolution.floor(to));
     let finer = (resolution > finest).then(|| resolution.finer()).flatten();
     match finer {
-        None => spans.push(Span { resolution, from, to }),
+        None => spans.push(Span {
+            resolution,
+            from,
+            to,
+        }),
         Some(finer) if first < last => {
             cover(from, first, finer, finest, spans);
-            spans.push(Span { resolution, from: first, to: last });
+            spans.push(Span {
+                resolution,
+                from: first,
+                to: last,
+            });
             cover(last, to, finer, finest, spans);
         }
         Some(finer) => cover(from, to, finer, finest, spans),
     }
 }
 
-/// Reads `spans`, and what is not yet added up within `range`.
+/// Reads `spans`, and the deltas within `range` that are not rolled up.
 fn read(
-    conn: &mut SqliteConnection,
+    snapshot: &mut dyn Snapshot,
     spans: &[Span],
     range: TimeRange,
     deadline: Deadline,
     sketches: bool,
-    mut each: impl FnMut(ReadCell),
+    mut each: impl FnMut(ReadBucket),
 ) -> Result<(), ReadError> {
-    let mut cells = 0_u32;
+    let mut buckets = 0_u32;
     let mut in_time = true;
-    let mut each = |cell| {
-        cells += 1;
-        in_time &= !cells.is_multiple_of(256) || !deadline.passed();
-        if in_time {
-            each(cell);
+    let mut each = |bucket| {
+        buckets += 1;
+        in_time &= !buckets.is_multiple_of(256) || !deadline.passed();
+        if !in_time {
+            return ControlFlow::Break(());
         }
-        in_time
+        each(bucket);
+        ControlFlow::Continue(())
     };
     for span in spans {
-        attempts::read(conn, *span, sketches, &mut each)?;
+        snapshot.buckets(*span, sketches, &mut each)?;
     }
-    attempts::read_recent(conn, range.from, range.to, &mut each)?;
-    if in_time { Ok(()) } else { Err(ReadError::TimedOut) }
+    snapshot.deltas(range.from..range.to, &mut each)?;
+    if in_time {
+        Ok(())
+    } else {
+        Err(ReadError::TimedOut)
+    }
 }
 
 /// Tells whether any attempt was ever reported, and not failures alone: only then is there a rate.
@@ -436,12 +603,12 @@ struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, cell: &ReadCell, with_latency: bool) {
-        if let Some((attempts, unobserved)) = self.by_kind.get_mut(cell.kind as usize) {
-            *attempts += cell.attempts;
-            *unobserved += cell.unobserved;
+    fn add(&mut self, bucket: &ReadBucket, with_latency: bool) {
+        if let Some((attempts, unobserved)) = self.by_kind.get_mut(bucket.kind as usize) {
+            *attempts += bucket.attempts;
+            *unobserved += bucket.unobserved;
         }
-        if with_latency && let Some(latency) = cell.latency() {
+        if with_latency && let Some(latency) = bucket.latency() {
             self.latency.merge(&latency);
         }
     }
@@ -459,7 +626,9 @@ impl Counts {
 
     /// Returns `true` if an attempt was counted that is more than a logged failure.
     fn has_attempts(&self) -> bool {
-        self.by_kind.iter().any(|(attempts, unobserved)| attempts > unobserved)
+        self.by_kind
+            .iter()
+            .any(|(attempts, unobserved)| attempts > unobserved)
     }
 
     fn rates(&self, known: Known) -> Rates {
@@ -476,35 +645,44 @@ impl Counts {
             unobserved,
             cancelled: self.of(OutcomeKind::Cancelled).0,
             failure_rate: rate(failures),
-            types: types.map(|(failure_type, (failures, _))| TypeRate { failure_type, failures, rate: rate(failures) }),
+            types: types.map(|(failure_type, (failures, _))| TypeRate {
+                failure_type,
+                failures,
+                rate: rate(failures),
+            }),
             latency_ms: Latency::of(&self.latency),
         }
     }
 
     fn point(&self, at: i64, known: Known) -> TimePoint {
-        let Rates { attempts, failures, failure_rate, .. } = self.rates(known);
-        let of = |failure: RetrievalFailureType| self.of(failure.into()).0;
+        let Rates {
+            attempts,
+            failures,
+            failure_rate,
+            ..
+        } = self.rates(known);
         TimePoint {
             at: moment(at),
             attempts,
             failures,
-            no_hit: of(RetrievalFailureType::NoHit),
-            low_confidence: of(RetrievalFailureType::LowConfidence),
-            timeout: of(RetrievalFailureType::Timeout),
-            error: of(RetrievalFailureType::Error),
+            types: FailuresByType::new(|failure| self.of(failure.into()).0),
             failure_rate,
         }
     }
 }
 
 impl Latency {
-    pub(super) fn of(sketch: &Sketch) -> Option<Self> {
+    pub(crate) fn of(sketch: &Sketch) -> Option<Self> {
         let percentile = |percent| sketch.percentile(percent);
-        Some(Self { p50: percentile(50)?, p95: percentile(95)?, p99: percentile(99)? })
+        Some(Self {
+            p50: percentile(50)?,
+            p95: percentile(95)?,
+            p99: percentile(99)?,
+        })
     }
 }
 
-/// Which share `part` is of `all`, if there is any.
+/// Returns the share of `part` in `all`. `None`: `all` is 0.
 fn share(part: u64, all: u64) -> Option<f64> {
     (all > 0).then(|| part as f64 / all as f64)
 }
@@ -512,6 +690,7 @@ fn share(part: u64, all: u64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::memory::MemoryLog;
 
     #[test]
     fn a_range_is_covered_once_by_the_largest_spans_that_fit() {
@@ -525,15 +704,23 @@ mod tests {
             at = span.to;
         }
         assert_eq!(at, to);
-        let lengths: Vec<_> = spans.iter().map(|span| (span.to - span.from) / span.resolution.span()).collect();
-        assert_eq!(lengths, [3, 2, 3, 1, 1], "minutes, hours, days, hours, minutes");
+        let lengths: Vec<_> = spans
+            .iter()
+            .map(|span| (span.to - span.from) / span.resolution.span())
+            .collect();
+        assert_eq!(
+            lengths,
+            [3, 2, 3, 1, 1],
+            "minutes, hours, days, hours, minutes"
+        );
     }
 
     #[test]
     fn resolution_is_the_finest_that_is_kept_for_the_whole_range() {
         const NOW: i64 = 20_000 * DAY_MS;
         use Resolution::{Day, Hour, Minute};
-        // Minutes are kept for 7 days and hours for 90; a range of minutes is at most twice MINUTES_UP_TO long.
+        // Minutes are kept for 7 days and hours for 90; a range of minutes is at most twice
+        // MINUTES_UP_TO long.
         for (begins, ends, expected) in [
             (HOUR_MS, 0, Minute),
             (4 * DAY_MS, 0, Minute),
@@ -545,22 +732,34 @@ mod tests {
             (90 * DAY_MS - HOUR_MS + 1, 0, Day),
             (400 * DAY_MS, 399 * DAY_MS, Day),
         ] {
-            let range = TimeRange { from: NOW - begins, to: NOW - ends, until_now: false };
-            assert_eq!(finest(range, NOW), expected, "from {begins} to {ends} ms ago");
+            let range = TimeRange {
+                from: NOW - begins,
+                to: NOW - ends,
+                until_now: false,
+            };
+            assert_eq!(
+                finest(range, NOW),
+                expected,
+                "from {begins} to {ends} ms ago"
+            );
         }
     }
 
     #[test]
     fn timeseries_covers_its_range_and_the_step_that_it_ends_in() {
         const NOW: i64 = 20_000 * DAY_MS;
-        let mut conn = crate::store::migrated();
-        diesel::sql_query(
-            "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 99) \
-             INSERT INTO memory_retrieval_attempts SELECT 60, ? + n * 60000, 's', 'success', 1, 0, NULL, NULL FROM n",
-        )
-        .bind::<diesel::sql_types::BigInt, _>(NOW - HOUR_MS)
-        .execute(&mut conn)
-        .unwrap();
+        let minute = |nth| {
+            (
+                Resolution::Minute,
+                NOW - HOUR_MS + nth * MINUTE_MS,
+                OutcomeKind::Success,
+                1,
+            )
+        };
+        let mut log = MemoryLog {
+            buckets: (0..100).map(minute).collect(),
+            ..MemoryLog::default()
+        };
         // One attempt a minute.
         for (from, to, points) in [
             (0, 30 * MINUTE_MS, 30),
@@ -569,10 +768,31 @@ mod tests {
             (MINUTE_MS / 2, 30 * MINUTE_MS + MINUTE_MS / 2, 31),
             (MINUTE_MS, MINUTE_MS, 1),
         ] {
-            let range = TimeRange { from: NOW - HOUR_MS + from, to: NOW - HOUR_MS + to, until_now: false };
-            let series = timeseries(&mut conn, range, None, NOW, Deadline::after(std::time::Duration::MAX)).unwrap();
-            assert_eq!(series.points.iter().map(|point| point.attempts).collect::<Vec<_>>(), vec![1; points]);
-            assert!(series.range.from <= range.from && series.range.to >= range.to, "{from} {to}");
+            let range = TimeRange {
+                from: NOW - HOUR_MS + from,
+                to: NOW - HOUR_MS + to,
+                until_now: false,
+            };
+            let series = timeseries(
+                &mut log,
+                range,
+                &[],
+                NOW,
+                Deadline::after(std::time::Duration::MAX),
+            )
+            .unwrap();
+            assert_eq!(
+                series
+                    .points
+                    .iter()
+                    .map(|point| point.attempts)
+                    .collect::<Vec<_>>(),
+                vec![1; points]
+            );
+            assert!(
+                series.range.from <= range.from && series.range.to >= range.to,
+                "{from} {to}"
+            );
         }
     }
 
@@ -582,7 +802,10 @@ mod tests {
         counts.by_kind[OutcomeKind::NoHit as usize] = (5, 5);
         assert!(!counts.has_attempts());
         let alone = counts.rates(Known { any: false });
-        assert_eq!((alone.failures, alone.unobserved, alone.failure_rate), (5, 5, None));
+        assert_eq!(
+            (alone.failures, alone.unobserved, alone.failure_rate),
+            (5, 5, None)
+        );
         // In an outage of a strategy whose successes are reported.
         assert_eq!(counts.rates(Known { any: true }).failure_rate, Some(1.0));
         counts.by_kind[OutcomeKind::Success as usize] = (4, 0);
@@ -590,27 +813,41 @@ mod tests {
         counts.by_kind[OutcomeKind::Cancelled as usize] = (7, 0);
         assert!(counts.has_attempts());
         let rates = counts.rates(Known { any: true });
-        assert_eq!((rates.attempts, rates.failures, rates.failure_rate), (10, 6, Some(0.6)));
-        assert_eq!(rates.types.iter().map(|of| of.rate).collect::<Vec<_>>(), [0.5, 0.0, 0.0, 0.1].map(Some));
+        assert_eq!(
+            (rates.attempts, rates.failures, rates.failure_rate),
+            (10, 6, Some(0.6))
+        );
+        assert_eq!(
+            rates.types.iter().map(|of| of.rate).collect::<Vec<_>>(),
+            [0.5, 0.0, 0.0, 0.1].map(Some)
+        );
     }
 
     #[test]
     fn reading_after_the_deadline_is_an_error() {
-        let mut conn = crate::store::migrated();
-        diesel::sql_query(
-            "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 599) \
-             INSERT INTO memory_retrieval_attempts SELECT 60, n * 60000, 's', 'success', 1, 0, NULL, NULL FROM n",
-        )
-        .execute(&mut conn)
-        .unwrap();
-        let spans = [Span { resolution: Resolution::Minute, from: 0, to: HOUR_MS * 10 }];
-        let mut cells = |seconds| {
-            let deadline = Deadline::after(std::time::Duration::from_secs(seconds));
-            let mut cells = 0;
-            let done = read(&mut conn, &spans, TimeRange::all(), deadline, false, |_| cells += 1);
-            (done, cells)
+        let minute = |nth| (Resolution::Minute, nth * MINUTE_MS, OutcomeKind::Success, 1);
+        let mut log = MemoryLog {
+            buckets: (0..600).map(minute).collect(),
+            ..MemoryLog::default()
         };
-        assert_eq!(cells(0), (Err(ReadError::TimedOut), 255), "it looks at the clock from time to time");
-        assert_eq!(cells(600), (Ok(()), 600));
+        let spans = [Span {
+            resolution: Resolution::Minute,
+            from: 0,
+            to: HOUR_MS * 10,
+        }];
+        let mut buckets = |seconds| {
+            let deadline = Deadline::after(std::time::Duration::from_secs(seconds));
+            let mut buckets = 0;
+            let done = read(&mut log, &spans, TimeRange::all(), deadline, false, |_| {
+                buckets += 1
+            });
+            (done, buckets)
+        };
+        assert_eq!(
+            buckets(0),
+            (Err(ReadError::TimedOut), 255),
+            "it looks at the clock from time to time"
+        );
+        assert_eq!(buckets(600), (Ok(()), 600));
     }
 }

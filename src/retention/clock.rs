@@ -1,29 +1,31 @@
-//! The retention clock: by which time rows are as old as they are.
+//! The retention clock: the time by which retention measures the age of rows.
 //!
 //! A wall clock may be wrong: by years after a battery died, by hours after a virtual machine was
-//! paused, for a minute until a time server corrected it. Rows that a wrong clock deletes are gone,
-//! so retention follows the wall clock only as far as something else explains it. The state of its
-//! clock is one row of the database, which every process that deletes rows reads and updates.
+//! paused, by seconds until a time server corrected it. A purge cannot be undone, so retention
+//! follows the wall clock only as far as something else explains it. The state of its clock is one
+//! row of the database, which every process that deletes rows reads and updates.
 //!
 //! # What is trusted
 //!
-//! - **Time since boot**, sleep included, together with the boot's id. A wall clock that agrees with
-//!   it since the last trusted reading is trusted at once, however long ago that was: machines that
-//!   sleep at night, and programs that run for a minute a week on a machine that stays on.
+//! - **Time since boot**, sleep included, together with the boot's id. A wall clock that agrees
+//!   with it since the last trusted reading is trusted at once, however long ago that was: machines
+//!   that sleep at night, and programs that run for a minute a week on a machine that stays on.
 //! - **A short absence.** An advance that nothing explains is trusted at once if it is at most the
 //!   allowance: a tenth of the retention, one hour to ten days. The machine was off, or a virtual
-//!   machine was paused. A clock that is wrong by less than that deletes rows that much too early. Within one boot
-//!   the allowance holds for all such advances of a day of the boot together: the time since boot contradicts more.
-//! - **A day of use.** A longer advance is doubted, and no row is deleted by it. It is trusted as soon
-//!   as a reading is a day later than the first doubted one and no reading in between was earlier
-//!   than that. If both are of the same boot, the time since boot must prove the day, up to an hour; if it contradicts
-//!   the clock, the doubt begins with the later reading. A process that runs on takes a day. A program that runs for a minute a week, a
-//!   month or a year, on a machine that is off in between, is one run behind. A program that crashes and
-//!   starts each minute gains nothing, because its readings are not a day apart.
-//! - **The earlier of two clocks.** Rows are as old as the earlier one of wall clock and retention clock
-//!   says, so that a clock that was set back deletes nothing at all. A clock that stays behind for a
-//!   day of use is trusted as well: a database that was created under a clock of the future is
-//!   protected from then on.
+//!   machine was paused. A clock that is wrong by less than that deletes rows that much too early.
+//!   Within one boot the allowance holds for all such advances of a day of the boot together: the
+//!   time since boot contradicts more.
+//! - **A day of use.** A longer advance is doubted, and no row is deleted by it. It is trusted as
+//!   soon as a reading is a day later than the first doubted one and no reading in between was
+//!   earlier than that. If both are of the same boot, the time since boot must prove the day, up to
+//!   an hour; if it contradicts the clock, the doubt begins with the later reading. A process that
+//!   runs on takes a day. A program that runs for a minute a week, a month or a year, on a machine
+//!   that is off in between, is one run behind. A program that crashes and starts each minute gains
+//!   nothing, because its readings are not a day apart.
+//! - **The earlier of two clocks.** Rows are as old as the earlier one of wall clock and retention
+//!   clock says, so that a clock that was set back deletes nothing at all. A clock that stays
+//!   behind for a day of use is trusted as well: a database that was created under a clock of the
+//!   future is protected from then on.
 //!
 //! # What is not trusted
 //!
@@ -32,23 +34,24 @@
 //!
 //! # What that cannot prevent
 //!
-//! A clock that is wrong by years and runs evenly for a day is trusted, and deletes rows, because nothing on
-//! the machine contradicts it. So is one that is ahead after one boot and further ahead after the next, because a
-//! machine that is off for years looks the same. A machine with a dead battery that boots in the past
-//! deletes nothing until its clock is corrected; rows that it logs before the correction carry the wrong date, and are
-//! deleted once the clock is right if that date is older than the retention. Containers whose time since boot is
-//! shifted (time namespaces) count as machines that boot whenever it goes back.
+//! A clock that is wrong by years and runs evenly for a day is trusted, and deletes rows, because
+//! nothing on the machine contradicts it. So is one that is ahead after one boot and further ahead
+//! after the next, because a machine that is off for years looks the same. A machine with a dead
+//! battery that boots in the past deletes nothing until its clock is corrected; rows that it logs
+//! before the correction carry the wrong date, and are deleted once the clock is right if that date
+//! is older than the retention. Containers whose time since boot is shifted (time namespaces) count
+//! as machines that boot whenever it goes back.
 
 use uuid::Uuid;
 
-use crate::attempts::{DAY_MS, HOUR_MS};
+use crate::model::time::{DAY_MS, HOUR_MS};
 
 /// Readings that differ by less agree.
-pub(super) const SLACK_MS: i64 = HOUR_MS;
+pub(crate) const SLACK_MS: i64 = HOUR_MS;
 /// Time that a clock must run in contradiction to the trusted one before it is trusted.
 const TRUSTED_AFTER_MS: i64 = DAY_MS;
 /// The largest advance that is trusted without an explanation.
-pub(super) const MAX_ALLOWANCE_MS: i64 = 10 * DAY_MS;
+pub(crate) const MAX_ALLOWANCE_MS: i64 = 10 * DAY_MS;
 
 /// Time since a boot of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,13 +68,24 @@ impl Boot {
         use std::sync::OnceLock;
 
         static ID: OnceLock<Option<Uuid>> = OnceLock::new();
-        let id =
-            *ID.get_or_init(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().parse().ok());
+        let id = *ID.get_or_init(|| {
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .ok()?
+                .trim()
+                .parse()
+                .ok()
+        });
         failpoint!("clock-boot", |boot| {
-            Some(Self { id: Uuid::from_u128(boot.and_then(|id| id.parse().ok()).unwrap_or(0)), since: 20_000 })
+            Some(Self {
+                id: Uuid::from_u128(boot.and_then(|id| id.parse().ok()).unwrap_or(0)),
+                since: 20_000,
+            })
         });
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let since = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);
+        let since = time
+            .tv_sec
+            .saturating_mul(1000)
+            .saturating_add(time.tv_nsec / 1_000_000);
         Some(Self { id: id?, since })
     }
 
@@ -83,8 +97,12 @@ impl Boot {
         use std::sync::LazyLock;
         use std::time::Instant;
 
-        static PROCESS: LazyLock<(Uuid, Instant)> = LazyLock::new(|| (Uuid::new_v4(), Instant::now()));
-        Some(Self { id: PROCESS.0, since: crate::clock::milliseconds(PROCESS.1.elapsed()) })
+        static PROCESS: LazyLock<(Uuid, Instant)> =
+            LazyLock::new(|| (Uuid::new_v4(), Instant::now()));
+        Some(Self {
+            id: PROCESS.0,
+            since: crate::clock::milliseconds(PROCESS.1.elapsed()),
+        })
     }
 }
 
@@ -98,10 +116,14 @@ pub(crate) struct Reading {
 
 impl Reading {
     pub(crate) fn now() -> Self {
-        Self { wall: crate::clock::now(), boot: Boot::now() }
+        Self {
+            wall: crate::clock::now(),
+            boot: Boot::now(),
+        }
     }
 
-    /// Returns the time until `later` that the time since boot proves, in milliseconds; `None` across a boot.
+    /// Returns the time until `later` that the time since boot proves, in milliseconds; `None`
+    /// across a boot.
     fn proven_until(&self, later: &Self) -> Option<i64> {
         match (self.boot, later.boot) {
             (Some(one), Some(other)) if one.id == other.id => {
@@ -128,7 +150,8 @@ impl Reading {
 pub(crate) struct ClockState {
     /// The last reading that is trusted.
     pub(crate) trusted: Reading,
-    /// Milliseconds of its wall clock that are trusted although the time since the same boot does not explain them.
+    /// Milliseconds of its wall clock that are trusted although the time since the same boot does
+    /// not explain them.
     pub(crate) unexplained: i64,
     /// The first reading too far ahead of it.
     pub(crate) ahead: Option<Reading>,
@@ -138,7 +161,12 @@ pub(crate) struct ClockState {
 
 impl ClockState {
     pub(crate) fn trusting(trusted: Reading) -> Self {
-        Self { trusted, unexplained: 0, ahead: None, behind: None }
+        Self {
+            trusted,
+            unexplained: 0,
+            ahead: None,
+            behind: None,
+        }
     }
 
     /// Returns the state that trusts `reading` at once; `None` if it is doubted.
@@ -154,17 +182,24 @@ impl ClockState {
         let regained = proven.saturating_mul(allowance) / DAY_MS;
         let before = self.unexplained.saturating_sub(regained).max(0);
         let unexplained = before.saturating_add(advance).saturating_sub(proven).max(0);
-        (unexplained <= allowance).then(|| Self { unexplained, ..Self::trusting(reading) })
+        (unexplained <= allowance).then(|| Self {
+            unexplained,
+            ..Self::trusting(reading)
+        })
     }
 
-    /// Returns the time that decides how old rows are, in Unix milliseconds, at a reading that this state includes.
+    /// Returns the time that decides how old rows are, in Unix milliseconds, at a reading that this
+    /// state includes.
     pub(crate) fn time_at(&self, reading: &Reading) -> i64 {
-        let proven = self.trusted.wall.saturating_add(self.trusted.proven_until(reading).unwrap_or(0));
+        let proven = self
+            .trusted
+            .wall
+            .saturating_add(self.trusted.proven_until(reading).unwrap_or(0));
         proven.min(reading.wall)
     }
 
-    /// Returns `true` if `newer` differs enough to be written. The trusted reading may grow as old as a tenth of the
-    /// allowance, so that a quiet logger writes hardly ever.
+    /// Returns `true` if `newer` differs enough to be written. The trusted reading may grow as old
+    /// as a tenth of the allowance, so that a quiet logger writes hardly ever.
     pub(crate) fn must_follow(&self, newer: &Self, allowance: i64) -> bool {
         let boot = |state: &Self| state.trusted.boot.map(|boot| boot.id);
         let age = newer.trusted.wall.abs_diff(self.trusted.wall);
@@ -180,21 +215,37 @@ pub(crate) struct RetentionClock {
 }
 
 impl RetentionClock {
-    /// Returns the state after `reading`. `stored`: the state before it; `None`: the log is new, so that no clock
-    /// can do harm.
-    pub(crate) fn advance(&mut self, stored: Option<ClockState>, reading: Reading, allowance: i64) -> ClockState {
+    /// Returns the state after `reading`. `stored`: the state before it; `None`: the log is new, so
+    /// that no clock can do harm.
+    pub(crate) fn advance(
+        &mut self,
+        stored: Option<ClockState>,
+        reading: Reading,
+        allowance: i64,
+    ) -> ClockState {
         let last = self.last.replace(reading);
-        let Some(stored) = stored else { return ClockState::trusting(reading) };
+        let Some(stored) = stored else {
+            return ClockState::trusting(reading);
+        };
         if let Some(trusting) = stored.trust(reading, allowance) {
             return trusting;
         }
-        let ClockState { trusted, ahead, behind, .. } = stored;
+        let ClockState {
+            trusted,
+            ahead,
+            behind,
+            ..
+        } = stored;
         let is_ahead = reading.wall > trusted.wall;
-        // A jump from one wrong time to another. A clock that was behind, and is set right, does not count.
-        let jumped =
-            last.is_some_and(|last| (last.wall > trusted.wall) == is_ahead && !last.explains(&reading, allowance));
+        // A jump from one wrong time to another. A clock that was behind, and is set right, does
+        // not count.
+        let jumped = last.is_some_and(|last| {
+            (last.wall > trusted.wall) == is_ahead && !last.explains(&reading, allowance)
+        });
         let first = if is_ahead { ahead } else { behind };
-        let first = first.filter(|first| !jumped && reading.wall >= first.wall).unwrap_or(reading);
+        let first = first
+            .filter(|first| !jumped && reading.wall >= first.wall)
+            .unwrap_or(reading);
         let is_explained = first.explains(&reading, allowance);
         let (first, is_day_of_use) = match first.proven_until(&reading) {
             // The time since boot contradicts the clock: the doubt begins with this reading.
@@ -206,14 +257,25 @@ impl RetentionClock {
             return if is_explained {
                 ClockState::trusting(reading)
             } else {
-                ClockState { ahead: Some(reading), ..ClockState::trusting(first) }
+                ClockState {
+                    ahead: Some(reading),
+                    ..ClockState::trusting(first)
+                }
             };
         }
         if is_ahead {
-            ClockState { ahead: Some(first), behind: None, ..stored }
+            ClockState {
+                ahead: Some(first),
+                behind: None,
+                ..stored
+            }
         } else {
-            // Keeps `ahead`: a machine with a dead battery is behind for some seconds after each boot.
-            ClockState { behind: Some(first), ..stored }
+            // Keeps `ahead`: a machine with a dead battery is behind for some seconds after each
+            // boot.
+            ClockState {
+                behind: Some(first),
+                ..stored
+            }
         }
     }
 }
@@ -221,7 +283,7 @@ impl RetentionClock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attempts::MINUTE_MS;
+    use crate::model::time::MINUTE_MS;
     use crate::retention::RetentionDays;
 
     /// A simulated machine with its clocks and one process.
@@ -248,9 +310,19 @@ mod tests {
     impl Machine {
         /// With a database that was in use until now.
         fn with_retention(days: u32) -> Self {
-            let boot = Boot { id: Uuid::from_u128(1), since: 1000 };
-            let allowance = RetentionDays { failures: days, attempts: 400 }.allowance();
-            let reading = Reading { wall: NOW, boot: Some(boot) };
+            let boot = Boot {
+                id: Uuid::from_u128(1),
+                since: 1000,
+            };
+            let allowance = RetentionDays {
+                failures: days,
+                attempts: 400,
+            }
+            .allowance();
+            let reading = Reading {
+                wall: NOW,
+                boot: Some(boot),
+            };
             Self {
                 now: NOW,
                 wrong: 0,
@@ -273,7 +345,10 @@ mod tests {
         /// Time passes while the machine is off or, with `same_boot`, paused by its host.
         fn off(&mut self, span: i64) -> &mut Self {
             self.now += span;
-            self.boot = Boot { id: Uuid::from_u128(self.boot.id.as_u128() + 1), since: 20_000 };
+            self.boot = Boot {
+                id: Uuid::from_u128(self.boot.id.as_u128() + 1),
+                since: 20_000,
+            };
             self.start()
         }
 
@@ -289,16 +364,23 @@ mod tests {
         }
 
         fn reading(&self) -> Reading {
-            Reading { wall: self.now + self.wrong, boot: Some(self.boot) }
+            Reading {
+                wall: self.now + self.wrong,
+                boot: Some(self.boot),
+            }
         }
 
-        /// Looks at the clock, as a process with `process` does: how far behind the true time retention is.
+        /// Looks at the clock, as a process with `process` does: how far behind the true time
+        /// retention is.
         fn look_with(&mut self, mut process: RetentionClock) -> (i64, RetentionClock) {
             let reading = self.reading();
             let state = process.advance(self.stored, reading, self.allowance);
             let time = state.time_at(&reading);
             assert!(time <= reading.wall);
-            if self.stored.is_none_or(|stored| stored.must_follow(&state, self.allowance)) {
+            if self
+                .stored
+                .is_none_or(|stored| stored.must_follow(&state, self.allowance))
+            {
                 self.stored = Some(state);
                 self.writes += 1;
             }
@@ -335,14 +417,15 @@ mod tests {
         (0..rounds).map(&mut round).max().unwrap()
     }
 
-    /// Each row: what happens, and how far retention is behind the true time then, and was ahead of it, at most.
+    /// Each row: what happens, and how far retention is behind the true time then, and was ahead of
+    /// it, at most.
     #[test]
     fn scenarios_purge_late_or_early_by_what_is_documented() {
         type Scenario = fn(&mut Machine) -> i64;
         let scenarios: &[(&str, u32, Scenario, i64, i64)] = &[
             ("even run", 30, |m| largest(400, |_| m.run(DAY)), 0, 0),
             (
-                "laptop that sleeps at night, for a year",
+                "laptop that sleeps at night, a year of it",
                 30,
                 |m| {
                     largest(365, |_| {
@@ -381,7 +464,11 @@ mod tests {
             (
                 "one minute a week on a machine that stays on",
                 7,
-                |m| largest(52, |_| m.start().run(MINUTE).max(m.pass(7 * DAY).start().look())),
+                |m| {
+                    largest(52, |_| {
+                        m.start().run(MINUTE).max(m.pass(7 * DAY).start().look())
+                    })
+                },
                 0,
                 0,
             ),
@@ -544,7 +631,8 @@ mod tests {
                 0,
             ),
             (
-                "created under a clock of the future, set right, then wrong again after a day of use",
+                "created under a clock of the future, set right, then wrong again after a day of \
+                 use",
                 30,
                 |m| {
                     m.stored = None;
@@ -602,7 +690,8 @@ mod tests {
                 0,
             ),
             (
-                "eight days further ahead at each of twelve starts, within seconds: the first step is believed",
+                "eight days further ahead at each of twelve starts, within seconds: the first \
+                 step is believed",
                 90,
                 |m| {
                     for steps in 1..=12 {
@@ -695,7 +784,10 @@ mod tests {
                 "an upgraded log without a trusted reading: a day of use",
                 30,
                 |m| {
-                    m.stored = Some(ClockState::trusting(Reading { wall: 0, boot: None }));
+                    m.stored = Some(ClockState::trusting(Reading {
+                        wall: 0,
+                        boot: None,
+                    }));
                     assert!(m.run(DAY - HOUR) > 50 * YEAR);
                     m.run(HOUR)
                 },
@@ -717,7 +809,11 @@ mod tests {
         for (name, days, happen, behind, early) in scenarios {
             let mut machine = Machine::with_retention(*days);
             assert_eq!(happen(&mut machine), *behind, "behind: {name}");
-            assert!(machine.early <= *early, "early by {} h: {name}", machine.early / HOUR);
+            assert!(
+                machine.early <= *early,
+                "early by {} h: {name}",
+                machine.early / HOUR
+            );
         }
     }
 
@@ -726,7 +822,11 @@ mod tests {
         let mut machine = Machine::with_retention(30);
         let (mut one, mut other) = (RetentionClock::default(), RetentionClock::default());
         for hour in 0..48 {
-            machine.wrong = if hour < 24 { 0 } else { YEAR + (hour - 24) * YEAR };
+            machine.wrong = if hour < 24 {
+                0
+            } else {
+                YEAR + (hour - 24) * YEAR
+            };
             machine.pass(HOUR);
             (_, one) = machine.look_with(one);
             (_, other) = machine.look_with(other);
@@ -735,7 +835,7 @@ mod tests {
     }
 
     #[test]
-    fn even_run_writes_less_than_once_an_hour_and_a_steady_doubt_once() {
+    fn even_run_writes_hourly_at_most_and_a_steady_doubt_once() {
         let mut machine = Machine::with_retention(90);
         machine.run(30 * DAY);
         assert_eq!(machine.writes, 32, "each 22 hours");
@@ -745,13 +845,19 @@ mod tests {
     }
 
     #[test]
-    fn extreme_readings_overflow_nothing_and_never_run_ahead_of_the_wall() {
+    fn extreme_readings_never_overflow_or_pass_the_wall_clock() {
         let walls = [i64::MIN, -1, 0, NOW, crate::clock::END_OF_TIME, i64::MAX];
         let boots = [None, Some(0), Some(i64::MIN), Some(i64::MAX)];
         let readings: Vec<Reading> = walls
             .into_iter()
             .flat_map(|wall| {
-                boots.map(|since| Reading { wall, boot: since.map(|since| Boot { id: Uuid::nil(), since }) })
+                boots.map(|since| Reading {
+                    wall,
+                    boot: since.map(|since| Boot {
+                        id: Uuid::nil(),
+                        since,
+                    }),
+                })
             })
             .collect();
         let mut clock = RetentionClock::default();

@@ -8,20 +8,14 @@ mod clock;
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
-use crate::attempts::{DAY_MS, MINUTE_MS};
 use crate::config::{DEFAULT_ATTEMPTS_RETENTION_DAYS, DEFAULT_RETENTION_DAYS};
-use crate::error::StoreError;
-use crate::report::rfc3339;
-use crate::store::{Resolution, Store, StoredRetention};
+use crate::model::time::{DAY_MS, MINUTE_MS};
 pub(crate) use clock::{Boot, ClockState, Reading, RetentionClock};
 use clock::{MAX_ALLOWANCE_MS, SLACK_MS};
 
-/// Largest distance by which a record may be dated ahead of the clock. Clocks that a time server keeps
-/// differ by less.
+/// Largest distance by which a record may be dated ahead of the clock. Clocks that a time server
+/// keeps differ by less.
 pub(crate) const MAX_AHEAD_MS: i64 = 5 * MINUTE_MS;
-/// Retention of minutes and hours; the settings give that of days.
-const MINUTES_KEPT_DAYS: u32 = 7;
-const HOURS_KEPT_DAYS: u32 = 90;
 
 /// The ages at which rows are deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +28,16 @@ pub(crate) struct RetentionDays {
 
 impl Default for RetentionDays {
     fn default() -> Self {
-        Self { failures: DEFAULT_RETENTION_DAYS, attempts: DEFAULT_ATTEMPTS_RETENTION_DAYS }
+        Self {
+            failures: DEFAULT_RETENTION_DAYS,
+            attempts: DEFAULT_ATTEMPTS_RETENTION_DAYS,
+        }
     }
 }
 
 impl RetentionDays {
-    /// Returns the largest advance of the wall clock that is trusted without an explanation, in milliseconds.
+    /// Returns the largest advance of the wall clock that is trusted without an explanation, in
+    /// milliseconds.
     pub(crate) fn allowance(self) -> i64 {
         [self.failures, self.attempts]
             .into_iter()
@@ -55,13 +53,18 @@ fn span(days: u32) -> i64 {
     i64::from(days) * DAY_MS
 }
 
-/// Returns the moment before which rows kept for `days` are too old, in Unix milliseconds; `days` = 0 keeps all.
+/// Returns the moment before which rows kept for `days` are too old, in Unix milliseconds; `days` =
+/// 0 keeps all.
 pub(crate) fn cutoff(now: i64, days: u32) -> i64 {
-    if days == 0 { i64::MIN } else { now.saturating_sub(span(days)) }
+    if days == 0 {
+        i64::MIN
+    } else {
+        now.saturating_sub(span(days))
+    }
 }
 
-/// The retention in force, for callers that check the date of a record. The writer publishes it with
-/// each reading of the retention clock.
+/// The retention in force, for callers that check the date of a record. The writer publishes it
+/// with each reading of the retention clock.
 #[derive(Debug)]
 pub(crate) struct RetentionInForce {
     failures_days: AtomicU32,
@@ -82,8 +85,8 @@ impl Default for RetentionInForce {
 }
 
 impl RetentionInForce {
-    // Relaxed throughout: a caller that sees one new number beside an old one decides as it would have a moment
-    // before or after.
+    // Relaxed throughout: a caller that sees one new number beside an old one decides as it would
+    // have a moment before or after.
     pub(crate) fn publish(&self, days: RetentionDays, time: i64) {
         self.failures_days.store(days.failures, Ordering::Relaxed);
         self.attempts_days.store(days.attempts, Ordering::Relaxed);
@@ -97,11 +100,13 @@ impl RetentionInForce {
         }
     }
 
-    /// Returns the date of a record that claims to be of the moment `at`, while the wall clock says `now`: `now` if the
-    /// claim lies in the future.
+    /// Returns the date of a record that claims to be of the moment `at`, while the wall clock says
+    /// `now`: `now` if the claim lies in the future.
     pub(crate) fn dated(&self, at: i64, now: i64) -> i64 {
         // A wall clock behind the retention clock is wrong: the record's date is as likely as any.
-        let latest = now.max(self.time.load(Ordering::Relaxed)).saturating_add(MAX_AHEAD_MS);
+        let latest = now
+            .max(self.time.load(Ordering::Relaxed))
+            .saturating_add(MAX_AHEAD_MS);
         if at > latest { now } else { at }
     }
 
@@ -112,84 +117,24 @@ impl RetentionInForce {
     }
 }
 
-/// The retention in force at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct InForce {
-    pub(crate) days: RetentionDays,
-    /// The time that decides how old rows are, in Unix milliseconds.
-    pub(crate) time: i64,
-    /// The wall clock, in Unix milliseconds.
-    pub(crate) wall: i64,
+/// The retention that the database contains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct StoredRetention {
+    /// `None`: no logger was configured with one.
+    pub(crate) failures_days: Option<u32>,
+    pub(crate) attempts_days: Option<u32>,
+    /// `None`: the log is new.
+    pub(crate) clock: Option<ClockState>,
 }
 
-/// Reads the retention in force from `store` without a change.
-pub(crate) fn read(store: &mut dyn Store, clock: &mut RetentionClock) -> Result<InForce, StoreError> {
-    let (reading, stored) = (Reading::now(), store.retention()?);
-    let state = clock.advance(stored.clock, reading, stored.days().allowance());
-    Ok(InForce { days: stored.days(), time: state.time_at(&reading), wall: reading.wall })
-}
-
-/// Reads the retention in force, after `tell` has changed the days and the clock has moved on. Writes only what is
-/// worth it.
-pub(crate) fn update(
-    store: &mut dyn Store,
-    clock: &mut RetentionClock,
-    tell: impl Fn(StoredRetention) -> StoredRetention,
-) -> Result<InForce, StoreError> {
-    let (reading, stored) = (Reading::now(), store.retention()?);
-    let told = tell(stored);
-    let allowance = told.days().allowance();
-    let before = *clock;
-    let mut state = clock.advance(stored.clock, reading, allowance);
-    let moved = stored.clock.is_none_or(|stored| stored.must_follow(&state, allowance));
-    if moved || told != stored {
-        // From what is stored by then: another process may have been faster.
-        store.change_retention(&mut |stored| {
-            *clock = before;
-            state = clock.advance(stored.clock, reading, allowance);
-            StoredRetention { clock: Some(state), ..tell(stored) }
-        })?;
-        log_days(&stored, &told);
-        log_doubt(stored.clock, &state, reading.wall);
-    }
-    Ok(InForce { days: told.days(), time: state.time_at(&reading), wall: reading.wall })
-}
-
-/// Deletes some counts of attempts, and of drops, that are past their retention. Returns `true` if all were deleted.
-pub(crate) fn purge_attempts(store: &mut dyn Store, days: RetentionDays, time: i64) -> Result<bool, StoreError> {
-    let kept = |most: u32| if days.attempts == 0 { most } else { days.attempts.min(most) };
-    let mut all = store.expire(Resolution::Minute, cutoff(time, kept(MINUTES_KEPT_DAYS)))?;
-    all &= store.expire(Resolution::Hour, cutoff(time, kept(HOURS_KEPT_DAYS)))?;
-    let before = cutoff(time, days.attempts);
-    all &= store.expire(Resolution::Day, before)?;
-    store.expire_drops(before)?;
-    Ok(all)
-}
-
-/// Logs what a logger changes for all others.
-fn log_days(before: &StoredRetention, after: &StoredRetention) {
-    let changes = [
-        ("retention_days", before.failures_days, before.days().failures, after.days().failures),
-        ("attempts_retention_days", before.attempts_days, before.days().attempts, after.days().attempts),
-    ];
-    for (setting, told, before, after) in changes.into_iter().filter(|(_, _, before, after)| before != after) {
-        let is_shorter = after != 0 && (before == 0 || after < before);
-        if is_shorter && told.is_some() {
-            tracing::warn!(setting, before, after, "the retention is shorter now: older rows are deleted");
-        } else {
-            tracing::info!(setting, before, after, "the retention has changed");
+impl StoredRetention {
+    /// Returns the days in force: the defaults unless a logger was configured otherwise.
+    pub(crate) fn days(&self) -> RetentionDays {
+        let default = RetentionDays::default();
+        RetentionDays {
+            failures: self.failures_days.unwrap_or(default.failures),
+            attempts: self.attempts_days.unwrap_or(default.attempts),
         }
-    }
-}
-
-fn log_doubt(before: Option<ClockState>, after: &ClockState, wall: i64) {
-    if after.ahead.is_some() && after.ahead != before.and_then(|before| before.ahead) {
-        tracing::warn!(
-            clock = rfc3339(wall),
-            trusted = rfc3339(after.trusted.wall),
-            "the clock moved on further than anything explains: old rows are kept until it was right for a day of use; \
-             check the clock"
-        );
     }
 }
 
@@ -212,21 +157,47 @@ mod tests {
             (1, 0, DAY / 10),
             (u32::MAX, u32::MAX, 10 * DAY),
         ] {
-            assert_eq!(RetentionDays { failures, attempts }.allowance(), allowance, "{failures} {attempts}");
+            assert_eq!(
+                RetentionDays { failures, attempts }.allowance(),
+                allowance,
+                "{failures} {attempts}"
+            );
         }
     }
 
     #[test]
     fn date_is_kept_up_to_five_minutes_ahead_of_the_later_clock() {
         let force = RetentionInForce::default();
-        assert_eq!(force.cutoffs(NOW), (i64::MIN, i64::MIN), "before the first reading");
-        force.publish(RetentionDays { failures: 30, attempts: 0 }, NOW);
+        assert_eq!(
+            force.cutoffs(NOW),
+            (i64::MIN, i64::MIN),
+            "before the first reading"
+        );
+        force.publish(
+            RetentionDays {
+                failures: 30,
+                attempts: 0,
+            },
+            NOW,
+        );
         assert_eq!(force.dated(NOW + MAX_AHEAD_MS, NOW), NOW + MAX_AHEAD_MS);
         assert_eq!(force.dated(NOW + MAX_AHEAD_MS + 1, NOW), NOW);
-        assert_eq!(force.dated(NOW, NOW - YEAR), NOW, "the wall clock is a year behind");
+        assert_eq!(
+            force.dated(NOW, NOW - YEAR),
+            NOW,
+            "the wall clock is a year behind"
+        );
         assert_eq!(force.cutoffs(NOW), (NOW - 30 * DAY, i64::MIN));
-        assert_eq!(force.cutoffs(NOW + YEAR), (NOW - 30 * DAY, i64::MIN), "the wall clock is a year ahead");
-        assert_eq!(force.cutoffs(NOW - YEAR), (NOW - YEAR - 30 * DAY, i64::MIN), "the wall clock is a year behind");
+        assert_eq!(
+            force.cutoffs(NOW + YEAR),
+            (NOW - 30 * DAY, i64::MIN),
+            "the wall clock is a year ahead"
+        );
+        assert_eq!(
+            force.cutoffs(NOW - YEAR),
+            (NOW - YEAR - 30 * DAY, i64::MIN),
+            "the wall clock is a year behind"
+        );
     }
 
     #[test]
@@ -234,7 +205,13 @@ mod tests {
         let walls = [i64::MIN, -1, 0, NOW, END_OF_TIME, i64::MAX];
         let force = RetentionInForce::default();
         for wall in walls {
-            force.publish(RetentionDays { failures: u32::MAX, attempts: 0 }, wall);
+            force.publish(
+                RetentionDays {
+                    failures: u32::MAX,
+                    attempts: 0,
+                },
+                wall,
+            );
             for at in walls {
                 assert!(force.dated(at, NOW) <= at.max(NOW));
                 assert_eq!(force.cutoffs(at).1, i64::MIN);

@@ -1,8 +1,8 @@
-//! A headless Chromium, driven by ChromeDriver, that tells what went wrong in it.
+//! A headless Chromium, driven by ChromeDriver, which reports its errors.
 #![allow(
     dead_code,
     clippy::allow_attributes,
-    reason = "no test uses all of it, and `expect` would fail where one does"
+    reason = "no test uses all helpers, and `expect` would fail in a test that does"
 )]
 
 use std::io::{BufRead as _, BufReader};
@@ -20,7 +20,7 @@ pub struct Browser {
     root: String,
 }
 
-/// Ended with the test, and its browser with it.
+/// The process of ChromeDriver, which ends with the test, and its browser with it.
 struct Driver {
     process: Child,
     _profile: TempDir,
@@ -28,8 +28,10 @@ struct Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // So that it may end its browser.
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        // The signal lets the driver end its browser.
+        let _ = Command::new("kill")
+            .arg(self.process.id().to_string())
+            .status();
         let _ = self.process.wait();
     }
 }
@@ -40,8 +42,14 @@ pub struct Screen {
     pub dark: bool,
 }
 
-pub const DESK: Screen = Screen { width: 1440, dark: false };
-pub const PHONE: Screen = Screen { width: 360, dark: true };
+pub const DESK: Screen = Screen {
+    width: 1440,
+    dark: false,
+};
+pub const PHONE: Screen = Screen {
+    width: 360,
+    dark: true,
+};
 
 impl Browser {
     /// Opens pages below `root`.
@@ -52,17 +60,25 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .expect("chromedriver is installed");
-        let said = BufReader::new(process.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let said = BufReader::new(process.stdout.take().expect("piped"))
+            .lines()
+            .map_while(Result::ok);
         let port = said
-            .filter_map(|line| line.split_once("successfully on port ").map(|(_, port)| port.to_owned()))
+            .filter_map(|line| {
+                line.split_once("successfully on port ")
+                    .map(|(_, port)| port.to_owned())
+            })
             .next()
             .expect("a port");
         let profile = tempfile::tempdir().expect("a folder");
-        let driver = Driver { process, _profile: profile };
+        let driver = Driver {
+            process,
+            _profile: profile,
+        };
         let capabilities: Capabilities = match json!({
             "goog:chromeOptions": {"args": [
                 "--headless",
-                // It ends with its driver, however that ends.
+                // The browser ends with its driver, however that ends.
                 "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
                 format!("--user-data-dir={}", driver._profile.path().display()),
@@ -77,7 +93,11 @@ impl Browser {
             .connect(&format!("http://127.0.0.1:{}", port.trim_end_matches('.')))
             .await
             .expect("a browser");
-        let browser = Self { client, driver, root };
+        let browser = Self {
+            client,
+            driver,
+            root,
+        };
         browser
             .devtools(
                 "Emulation.setDeviceMetricsOverride",
@@ -86,19 +106,25 @@ impl Browser {
             .await;
         let scheme = if dark { "dark" } else { "light" };
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
-        browser.devtools("Emulation.setEmulatedMedia", features).await;
+        browser
+            .devtools("Emulation.setEmulatedMedia", features)
+            .await;
         browser
     }
 
     /// Shows a page, and returns when it is complete.
     pub async fn goto(&self, path: &str) {
-        self.client.goto(&format!("{}{path}", self.root)).await.expect("a page");
+        self.client
+            .goto(&format!("{}{path}", self.root))
+            .await
+            .expect("a page");
         self.loaded().await;
     }
 
     pub async fn loaded(&self) {
         self.until(
-            "!document.querySelector('main[aria-busy]') && document.querySelector('main > section, main > .problem')",
+            "!document.querySelector('main[aria-busy]') && document.querySelector('main > \
+             section, main > .problem')",
         )
         .await;
     }
@@ -112,7 +138,11 @@ impl Browser {
                  if (is || Date.now() - began > 20000) done(is); else setTimeout(look, 10);
              }})();"
         );
-        let is = self.client.execute_async(&script, vec![]).await.expect(expression);
+        let is = self
+            .client
+            .execute_async(&script, vec![])
+            .await
+            .expect(expression);
         assert_eq!(
             is,
             json!(true),
@@ -121,63 +151,105 @@ impl Browser {
         );
     }
 
-    /// The value of an expression.
+    /// Returns the value of an expression.
     pub async fn eval(&self, expression: &str) -> Value {
-        self.client.execute(&format!("return ({expression});"), vec![]).await.expect(expression)
+        self.client
+            .execute(&format!("return ({expression});"), vec![])
+            .await
+            .expect(expression)
     }
 
-    /// The texts of all elements that a selector finds.
+    /// Returns the texts of all elements that match a selector.
     pub async fn texts(&self, selector: &str) -> Vec<String> {
-        let texts =
-            self.eval(&format!("[...document.querySelectorAll({selector:?})].map((of) => of.innerText.trim())")).await;
+        let texts = self
+            .eval(&format!(
+                "[...document.querySelectorAll({selector:?})].map((of) => of.innerText.trim())"
+            ))
+            .await;
         serde_json::from_value(texts).expect("texts")
     }
 
     pub async fn click(&self, selector: &str) {
-        self.client.find(Locator::Css(selector)).await.expect(selector).click().await.expect(selector);
+        self.client
+            .find(Locator::Css(selector))
+            .await
+            .expect(selector)
+            .click()
+            .await
+            .expect(selector);
     }
 
     pub async fn keys(&self, selector: &str, keys: &str) {
-        self.client.find(Locator::Css(selector)).await.expect(selector).send_keys(keys).await.expect(selector);
+        self.client
+            .find(Locator::Css(selector))
+            .await
+            .expect(selector)
+            .send_keys(keys)
+            .await
+            .expect(selector);
     }
 
-    /// The part of the URL that says what is shown.
+    /// Returns the query of the URL.
     pub async fn query(&self) -> String {
-        self.client.current_url().await.expect("a URL").query().unwrap_or_default().to_owned()
+        self.client
+            .current_url()
+            .await
+            .expect("a URL")
+            .query()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     pub async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
-        self.client.issue_cmd(Post("goog/cdp/execute", body)).await.expect(command)
+        self.client
+            .issue_cmd(Post("goog/cdp/execute", body))
+            .await
+            .expect(command)
     }
 
-    /// Ends it, if nothing went wrong: no error in the console, and no request to another host.
+    /// Ends the browser. Fails if the console has an error, or if a request went to another host.
     pub async fn close(self) {
         self.close_with(&[]).await;
     }
 
-    /// The same, where some errors are what the test is about.
+    /// Ends the browser as [`Self::close`] does, with `expected` errors in the console.
     pub async fn close_with(self, expected: &[&str]) {
-        let log = |of| self.client.issue_cmd(Post("se/log", json!({"type": of})));
+        let log = |kind| self.client.issue_cmd(Post("se/log", json!({"type": kind})));
         let console = log("browser").await.expect("the console");
         for entry in console.as_array().expect("entries") {
             let text = entry["message"].as_str().unwrap_or_default();
-            let fine = entry["level"] != "SEVERE" || expected.iter().any(|expected| text.contains(expected));
-            assert!(fine, "in the console: {entry}");
+            let fine = entry["level"] != "SEVERE"
+                || expected.iter().any(|expected| text.contains(expected));
+            assert!(fine, "the console has an error: {entry}");
         }
         let mut requests = 0;
-        for entry in log("performance").await.expect("what was requested").as_array().expect("entries") {
-            let message: Value = serde_json::from_str(entry["message"].as_str().expect("text")).expect("JSON");
+        for entry in log("performance")
+            .await
+            .expect("the requests")
+            .as_array()
+            .expect("entries")
+        {
+            let message: Value =
+                serde_json::from_str(entry["message"].as_str().expect("text")).expect("JSON");
             if message["message"]["method"] == "Network.requestWillBeSent" {
-                let url = message["message"]["params"]["request"]["url"].as_str().expect("a URL");
+                let url = message["message"]["params"]["request"]["url"]
+                    .as_str()
+                    .expect("a URL");
                 // The page that a browser shows before the first one is its own.
-                let ours = [self.root.as_str(), "blob:", "data:", "chrome:", "chrome-untrusted:"];
+                let ours = [
+                    self.root.as_str(),
+                    "blob:",
+                    "data:",
+                    "chrome:",
+                    "chrome-untrusted:",
+                ];
                 let ours = ours.iter().any(|start| url.starts_with(start));
                 assert!(ours, "a request to another host: {url}");
                 requests += 1;
             }
         }
-        assert!(requests > 5, "the requests are known");
+        assert!(requests > 5, "the browser logs its requests");
         self.client.close().await.expect("the end");
         drop(self.driver);
     }
@@ -188,8 +260,16 @@ impl Browser {
 struct Post(&'static str, Value);
 
 impl WebDriverCompatibleCommand for Post {
-    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
-        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.0))
+    fn endpoint(
+        &self,
+        base: &url::Url,
+        session: Option<&str>,
+    ) -> Result<url::Url, url::ParseError> {
+        base.join(&format!(
+            "session/{}/{}",
+            session.unwrap_or_default(),
+            self.0
+        ))
     }
 
     fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {

@@ -1,5 +1,5 @@
-//! What a search application of some engineers would log on a day: questions that repeat, strategies
-//! that are not equally good, and an outage. The same each time.
+//! A day of a search application for engineers: repeated queries, strategies of unequal quality,
+//! and an outage. It is the same at each run.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,11 +23,15 @@ const ABOUT: [&str; 9] = [
     "slender bodies at incidence",
     "shock waves that meet a wall",
 ];
-/// Name, threshold, and the share that fails.
-const STRATEGIES: [(&str, f32, f32); 4] =
-    [("semantic", 0.35, 0.12), ("bm25", 0.2, 0.22), ("graph", 0.5, 0.31), ("hybrid", 0.4, 0.07)];
+/// Name, threshold, and share of failures of each strategy.
+const STRATEGIES: [(&str, f32, f32); 4] = [
+    ("semantic", 0.35, 0.12),
+    ("bm25", 0.2, 0.22),
+    ("graph", 0.5, 0.31),
+    ("hybrid", 0.4, 0.07),
+];
 
-/// Has `attempts` observed, spread over the day before now and the day before that.
+/// Has monitors observe `attempts`, spread over the last two days.
 pub fn observe(logger: &LoggerHandle, attempts: u32) {
     let mut random = Random(42);
     let now = SystemTime::now();
@@ -42,26 +46,33 @@ pub fn observe(logger: &LoggerHandle, attempts: u32) {
             .confidence_threshold(threshold)
             .conversation(format!("chat-{}", random.below(300)))
             .turn(random.below(9) as i64);
-        let latency = Duration::from_micros(3000 + (random.share() * random.share() * 80_000.0) as u64);
+        let latency =
+            Duration::from_micros(3000 + (random.share() * random.share() * 80_000.0) as u64);
         let outcome = if random.share() < failing * if outage { 2.5 } else { 1.0 } {
             match random.below(10) {
                 0..3 => Outcome::failure(RetrievalFailureType::NoHit, &query, latency),
                 3..8 => Outcome::failure(RetrievalFailureType::LowConfidence, &query, latency)
                     .top_score(threshold * random.share().sqrt())
                     .result_count(3),
-                8 => Outcome::failure(RetrievalFailureType::Timeout, &query, Duration::from_millis(500)),
+                8 => Outcome::failure(
+                    RetrievalFailureType::Timeout,
+                    &query,
+                    Duration::from_millis(500),
+                ),
                 _ => Outcome::failure(RetrievalFailureType::Error, &query, latency)
                     .error(&"the index refuses the connection"),
             }
         } else {
             let above = (random.share() + random.share()) / 2.0;
-            Outcome::success(latency).top_score(threshold + (1.0 - threshold) * above).result_count(10)
+            Outcome::success(latency)
+                .top_score(threshold + (1.0 - threshold) * above)
+                .result_count(10)
         };
         monitor.record(outcome.at(at));
     }
 }
 
-/// Numbers that are random enough (Marsaglia's xorshift).
+/// A generator of numbers that are random enough (Marsaglia's xorshift).
 struct Random(u64);
 
 impl Random {
@@ -76,12 +87,12 @@ impl Random {
         (self.next() % limit as u64) as usize
     }
 
-    /// Below `limit`, and rather small.
+    /// Returns a number below `limit`, mostly a small one.
     fn small(&mut self, limit: usize) -> usize {
         (self.share() * self.share() * limit as f32) as usize
     }
 
-    /// 0 to 1.
+    /// Returns a number from 0 to 1.
     fn share(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 24) as f32
     }

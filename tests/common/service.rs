@@ -1,4 +1,4 @@
-//! A service on a port of its own, for those who talk HTTP to it.
+//! A service on a port of its own, for tests over HTTP.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::TestDb;
 
-/// A service on a port of its own, on a thread of its own.
+/// A service on a port and a thread of its own.
 pub struct Service {
     pub address: SocketAddr,
     pub logger: LoggerHandle,
@@ -38,38 +38,52 @@ impl Service {
                     .expect("a port");
                 let address = server.addrs()[0];
                 let server = server.run();
-                send.send((address, server.handle())).expect("the test waits");
+                send.send((address, server.handle()))
+                    .expect("the test waits");
                 server.await.expect("a server");
             });
         });
         let (address, server) = started.recv().expect("a server");
-        Self { address, logger, server, db }
+        Self {
+            address,
+            logger,
+            server,
+            db,
+        }
     }
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// Ends it, so that nobody answers any more.
+    /// Stops the service, so that further requests fail.
     pub async fn stop(&self) {
         self.server.stop(false).await;
     }
 
     pub fn request(&self, method: Method, path: &str) -> ClientRequest {
-        Client::builder().disable_timeout().finish().request(method, self.url(path))
+        Client::builder()
+            .disable_timeout()
+            .finish()
+            .request(method, self.url(path))
     }
 
     pub fn get(&self, path: &str) -> ClientRequest {
         self.request(Method::GET, path)
     }
 
-    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<String>) -> (StatusCode, Value) {
+    pub async fn post(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: impl Into<String>,
+    ) -> (StatusCode, Value) {
         let request = self.request(Method::POST, path).content_type(content_type);
-        answer(request.send_body(body.into()).await).await
+        response(request.send_body(body.into()).await).await
     }
 
-    pub async fn ask(&self, path: &str) -> (StatusCode, Value) {
-        answer(self.get(path).send().await).await
+    pub async fn read(&self, path: &str) -> (StatusCode, Value) {
+        response(self.get(path).send().await).await
     }
 
     pub async fn flush(&self) {
@@ -83,13 +97,16 @@ impl Drop for Service {
     }
 }
 
-pub async fn answer<S>(sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>) -> (StatusCode, Value)
+pub async fn response<S>(
+    sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>,
+) -> (StatusCode, Value)
 where
     S: futures_util::Stream<Item = Result<web::Bytes, actix_web::error::PayloadError>>,
 {
-    let mut response = sent.expect("an answer");
+    let mut response = sent.expect("a response");
     let body = response.body().limit(64 << 20).await.expect("a body");
-    let value = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
+    let value =
+        serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
     (response.status(), value)
 }
 

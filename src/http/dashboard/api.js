@@ -11,10 +11,11 @@ export function onTokenNeeded(ask) {
 }
 
 export class ApiError extends Error {
-  constructor(status, title, detail) {
+  constructor(status, title, detail, code = "") {
     super(detail);
     this.status = status;
     this.title = title;
+    this.code = code;
   }
 }
 
@@ -34,7 +35,7 @@ async function send(path, params, options = {}) {
     response = await fetch(url(path, params), { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "The service does not answer", "Is it running? It is asked again by itself.");
+    throw new ApiError(0, "The service does not answer", "Is it running? Retrying automatically.");
   }
   if (response.ok) return response;
   if (response.status === 401) {
@@ -48,15 +49,15 @@ async function send(path, params, options = {}) {
     return send(path, params, options);
   }
   const problem = await response.json().catch(() => ({}));
-  throw new ApiError(response.status, problem.title ?? `The service answered ${response.status}`, problem.detail ?? "");
+  throw new ApiError(response.status, problem.title ?? `The service answered ${response.status}`, problem.detail ?? "", problem.code);
 }
 
-/** The answer to a question. */
+/** The response to a request. */
 export async function get(path, params, signal) {
   return (await send(path, params, { signal })).json();
 }
 
-/** The answer to a question that may take longer: tells `working` for how long it has been worked on. */
+/** The response to a request that may take longer: tells `working` how long it has taken so far. */
 export async function wait(path, params, signal, working) {
   for (;;) {
     const response = await send(path, { ...params, wait_ms: 30 }, { signal });

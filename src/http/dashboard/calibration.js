@@ -20,8 +20,8 @@ export function mount(root) {
   return {
     async load(signal) {
       const now = state.get();
-      const { strategies } = await api.get("strategies", state.range(now), signal);
-      const strategy = now.strategy ?? strategies.find((of) => of.rates.successes > 0)?.strategy ?? strategies[0]?.strategy;
+      const { data: strategies } = await api.get("strategies", { ...state.range(now), limit: 1000 }, signal);
+      const strategy = now.strategy ?? strategies.find((of) => of.rates.successes > 0)?.retrieval_strategy ?? strategies[0]?.retrieval_strategy;
       if (!strategy) {
         chart?.close();
         chart = null;
@@ -31,12 +31,12 @@ export function mount(root) {
           h("p", {}, "Choose a longer time above, or report attempts with their ", h("code", {}, "top_score"), " to /v1/attempts.")));
         return;
       }
-      const calibration = await api.get("calibration", { strategy, ...state.range(now) }, signal);
+      const calibration = await api.get("calibration", { retrieval_strategy: strategy, ...state.range(now) }, signal);
       // With the chart goes what has the focus.
       const held = document.activeElement?.matches("[role=slider]");
       chart?.close();
       chart = null;
-      const names = [...new Set([strategy, ...strategies.map((of) => of.strategy)])];
+      const names = [...new Set([strategy, ...strategies.map((of) => of.retrieval_strategy)])];
       if (calibration.distribution.length === 0) {
         renew(controls, chooser(names, strategy));
         answer.replaceChildren();
@@ -83,7 +83,7 @@ export function mount(root) {
     } });
     const find = async () => {
       const share = Math.min(1, Math.max(0, rate.valueAsNumber / 100));
-      const { threshold_for_failure_rate: found } = await api.get("calibration", { strategy: calibration.strategy, ...state.range(), failure_rate: share }, signal);
+      const { threshold_for_failure_rate: found } = await api.get("calibration", { retrieval_strategy: calibration.retrieval_strategy, ...state.range(), failure_rate: share }, signal);
       none.hidden = found !== null;
       if (found === null) return;
       chart.set(found);
@@ -102,7 +102,7 @@ export function mount(root) {
     }];
   }
 
-  /** Tells the failure rate at a threshold: one question at a time, and the last one counts. */
+  /** Tells the failure rate at a threshold: one request at a time, and the last one counts. */
   async function tell(calibration, threshold, signal) {
     asked = threshold;
     showThreshold(threshold);
@@ -113,7 +113,7 @@ export function mount(root) {
         const at = asked;
         asked = null;
         const { failure_rate_at_threshold: rate, attempts, failure_rate: observed, confidence_threshold: configured, score_direction } =
-          await api.get("calibration", { strategy: calibration.strategy, ...state.range(), threshold: at }, signal);
+          await api.get("calibration", { retrieval_strategy: calibration.retrieval_strategy, ...state.range(), threshold: at }, signal);
         answer.replaceChildren(
           h("span", {}, "At ", h("strong", { "data-threshold": at }, format.score(at)), " "),
           h("strong", { class: "rate", "data-rate": rate }, format.share(rate)), ` of ${format.number(attempts)} attempts would have failed. `,

@@ -34,8 +34,8 @@ export function mount(root) {
     search: () => controls.text.focus(),
     /** What comes by itself needs no refresh, and who reads an older page is not to lose it. */
     get still() {
-      const { live, older_than, newer_than } = state.get();
-      return Boolean(live || older_than || newer_than || slow);
+      const { live, cursor } = state.get();
+      return Boolean(live || cursor || slow);
     },
     async load(signal) {
       const now = state.get();
@@ -64,7 +64,19 @@ export function mount(root) {
       if (failure && shown === wanted) return;
       const began = performance.now();
       slow = true;
-      await find(now, signal, { list, progress, pager });
+      try {
+        await find(now, signal, { list, progress, pager });
+      } catch (error) {
+        // What was stopped stays so.
+        if (error.code !== "invalid_cursor") throw error;
+        slow = false;
+        // The log was replaced by another one: its newest page is shown.
+        if (now.cursor) {
+          state.set({ cursor: null, back: null }, { replace: true });
+          return;
+        }
+        await find(now, signal, { list, progress, pager });
+      }
       slow = performance.now() - began > SLOW_MS;
     }
     shown = wanted;
@@ -73,7 +85,7 @@ export function mount(root) {
 
 /** The filters, which show the URL and change it. */
 function filters(tell) {
-  const change = (changes, how) => state.set({ older_than: null, newer_than: null, ...changes }, how);
+  const change = (changes, how) => state.set({ cursor: null, back: null, ...changes }, how);
   const delayed = [];
   const input = (name, label, more = {}) => {
     // What is typed is one step of the history, whatever pauses there were.
@@ -92,7 +104,7 @@ function filters(tell) {
     onclick: () => api.download("export", { ...state.range(), ...state.filter(), format }, name)
       .catch((error) => tell(`This could not be exported: ${error.message}`)),
   }, format === "csv" ? "CSV" : "JSON lines");
-  const question = h("p", { class: "chip", hidden: true });
+  const group = h("p", { class: "chip", hidden: true });
   return {
     text: textField,
     cancel: () => delayed.forEach((later) => later.cancel()),
@@ -100,7 +112,7 @@ function filters(tell) {
       text, type, strategy, conversation,
       h("div", { class: "field" }, h("span", {}, "Live"), live),
       h("div", { class: "field", role: "group", "aria-label": "Export what is shown" }, h("span", {}, "Export"), h("div", { class: "buttons" }, save("csv", "failures.csv"), save("json_lines", "failures.jsonl"))),
-      question,
+      group,
     ],
     show(now) {
       const fields = [[textField, now.text], [strategyField, now.strategy], [conversationField, now.conversation]];
@@ -108,11 +120,11 @@ function filters(tell) {
       type.querySelector("select").value = now.type ?? "";
       live.textContent = now.live ? "■ Stop" : "▶ Follow";
       live.setAttribute("aria-pressed", String(Boolean(now.live)));
-      question.hidden = !now.question;
-      if (!now.question) return;
-      question.replaceChildren("Only questions that are nearly the same as ", format.typed(now.question),
-        h("button", { type: "button", "aria-label": "Show other questions too", onclick: () => {
-          change({ question: null });
+      group.hidden = !now.group;
+      if (!now.group) return;
+      group.replaceChildren("Only queries of the group ", h("code", {}, now.group), " ",
+        h("button", { type: "button", "aria-label": "Show other queries too", onclick: () => {
+          change({ group: null });
           textField.focus();
         } }, "×"));
     },
@@ -137,24 +149,24 @@ function row(failure, attributes = {}) {
   };
 }
 
-/** Fills a page, with many short questions where failures that fit are rare. */
+/** Fills a page, with many short requests if failures that fit are rare. */
 async function find(now, signal, { list, progress, pager }) {
   const began = performance.now();
-  const backwards = !now.newer_than;
-  let cursor = backwards ? { older_than: now.older_than } : { newer_than: now.newer_than };
+  const backwards = !now.back;
+  let cursor = now.cursor;
   let failures = [], first = null, page;
   const said = h("span", {});
   const stop = h("button", { type: "button", onclick: () => document.dispatchEvent(new Event("stop-loading")) }, "Stop");
   for (let round = 0; ; round++) {
     const limit = PER_PAGE - failures.length;
-    page = await api.get("failures", { ...state.range(now), ...state.filter(now), ...cursor, limit, within_ms: WITHIN_MS }, signal);
+    page = await api.get("failures", { ...state.range(now), ...state.filter(now), cursor, limit, within_ms: WITHIN_MS }, signal);
     first ??= page;
-    failures = backwards ? [...failures, ...page.failures] : [...page.failures, ...failures];
+    failures = backwards ? [...failures, ...page.data] : [...page.data, ...failures];
     if (page.complete || failures.length >= PER_PAGE) break;
-    cursor = backwards ? { older_than: page.older } : { newer_than: page.newer };
+    cursor = page.next;
     if (round % 8 === 0) {
       showRows(list, failures);
-      const reached = new Date(Number(page[backwards ? "older" : "newer"].split(".")[0]));
+      const reached = new Date(page.searched_to);
       said.textContent = `Searching… back to ${reached.toLocaleString()}, ${failures.length} found, ${((performance.now() - began) / 1000).toFixed(1)} s `;
       if (round === 0) progress.replaceChildren(said, stop);
     }
@@ -163,19 +175,19 @@ async function find(now, signal, { list, progress, pager }) {
   announce(`${failures.length} failures are shown`);
   showRows(list, failures);
   // A page is read from its top.
-  if (now.older_than || now.newer_than) scrollTo(0, 0);
+  if (now.cursor) scrollTo(0, 0);
   if (failures.length === 0) {
-    const filtered = now.type || now.strategy || now.conversation || now.text || now.question;
+    const filtered = now.type || now.strategy || now.conversation || now.text || now.group;
     list.replaceChildren(empty(filtered ? "No failure fits" : "No failures in this time",
-      h("p", {}, filtered ? h("a", { href: state.link({ type: null, strategy: null, conversation: null, text: null, question: null, older_than: null, newer_than: null }) }, "Take the filters away")
+      h("p", {}, filtered ? h("a", { href: state.link({ type: null, strategy: null, conversation: null, text: null, group: null, cursor: null, back: null }) }, "Clear filters")
         : "That is good news, or nothing reports here yet: ", filtered ? ", or choose a longer time." : h("a", { href: state.link({ page: "overview" }) }, "see the overview"))));
   }
   // To the newest page there is a way of its own: a cursor stays where it was.
   const older = backwards ? page.older : first.older, newer = backwards ? first.newer : page.newer;
   renew(pager, [
-    (now.older_than || now.newer_than) && h("a", { class: "button", href: state.link({ older_than: null, newer_than: null }) }, "« Newest"),
-    now.older_than && newer && h("a", { class: "button", rel: "prev", href: state.link({ newer_than: newer, older_than: null }) }, "‹ Newer"),
-    older && failures.length > 0 && h("a", { class: "button", rel: "next", href: state.link({ older_than: older, newer_than: null }) }, "Older ›"),
+    now.cursor && h("a", { class: "button", href: state.link({ cursor: null, back: null }) }, "« Newest"),
+    now.cursor && !now.back && newer && h("a", { class: "button", rel: "prev", href: state.link({ cursor: newer, back: "1" }) }, "‹ Newer"),
+    older && failures.length > 0 && h("a", { class: "button", rel: "next", href: state.link({ cursor: older, back: null }) }, "Older ›"),
   ].filter(Boolean));
 }
 
@@ -202,7 +214,7 @@ function follow(now, list, progress) {
   function tell() {
     said.textContent = paused ? `Paused: ${waiting.length}${waiting.length === MOST_LIVE ? " or more" : ""} new` : `Following: ${connection}, ${count} since then`;
     if (replacements > 0) said.textContent += "; the log was replaced by another one";
-    pause.textContent = paused ? "▶ Go on" : "❚❚ Pause";
+    pause.textContent = paused ? "▶ Resume" : "❚❚ Pause";
   }
   function add(failure) {
     const line = table("", COLUMNS, [row(failure, { class: "new" })]).querySelector("tbody tr");
@@ -224,7 +236,7 @@ function follow(now, list, progress) {
       tell();
     },
     connected(is) {
-      connection = is ? "connected" : "connection lost, trying again";
+      connection = is ? "connected" : "connection lost, retrying";
       tell();
     },
   }).catch((error) => list.replaceChildren(failed(error, () => state.set({ live: null }))));
@@ -281,8 +293,8 @@ async function showDetail(dialog, event, signal) {
   };
   const inOrder = (one, other) => one.turn_index - other.turn_index || Date.parse(one.created_at) - Date.parse(other.created_at);
   await Promise.all([
-    related(history, { ...around(30), query: failure.query_text }, failure, signal),
-    failure.conversation_id !== null && related(conversation, { ...around(2), conversation: failure.conversation_id }, failure, signal, inOrder),
+    related(history, { ...around(30), query_text: failure.query_text }, failure, signal),
+    failure.conversation_id !== null && related(conversation, { ...around(2), conversation_id: failure.conversation_id }, failure, signal, inOrder),
   ]);
 }
 
@@ -299,10 +311,10 @@ async function related(place, wanted, failure, signal, order) {
   const most = 50, seconds = 5, began = performance.now();
   let found = [], cursor = null, complete = false;
   while (!complete && found.length < most && performance.now() - began < 1000 * seconds) {
-    const page = await api.get("failures", { ...wanted, older_than: cursor, limit: most - found.length, within_ms: WITHIN_MS }, signal);
-    found = [...found, ...page.failures];
+    const page = await api.get("failures", { ...wanted, cursor, limit: most - found.length, within_ms: WITHIN_MS }, signal);
+    found = [...found, ...page.data];
     complete = page.complete;
-    cursor = page.older;
+    cursor = page.next;
     const turns = order ? [...found].sort(order) : found;
     place.replaceChildren(
       table(order ? "Failures of the same conversation" : "Failures of the same query", [{ name: order ? "turn" : "time" }, { name: "type" }, { name: "score", numeric: true, wide: true }, { name: order ? "query" : "strategy", class: "grow" }],

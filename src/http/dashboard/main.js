@@ -98,7 +98,7 @@ function showRange(now) {
   const utc = [now.from, now.to].filter(Boolean).map((at) => `${at} (UTC)`).join(" to ") || null;
   const choose = h("select", { id: "since", "aria-label": "Time range", title: utc, onchange: () => {
     if (choose.value === "absolute") askForRange();
-    else state.set({ since: choose.value, from: null, to: null, older_than: null, newer_than: null });
+    else state.set({ since: choose.value, from: null, to: null, cursor: null, back: null });
   } },
     presets.map(([since, text]) => h("option", { value: since, selected: !absolute && since === now.since }, `last ${text}`)),
     h("option", { value: "absolute", selected: absolute }, absolute ? spelled(now) : "from … to …"));
@@ -139,7 +139,7 @@ async function askForRange() {
   const given = await ask("Time range", h("label", { class: "field" }, h("span", {}, "From (your time)"), from),
     h("label", { class: "field" }, h("span", {}, "To (empty: now)"), to));
   const moment = (field) => (field.value ? new Date(field.value).toISOString() : null);
-  if (given && from.value) state.set({ since: null, from: moment(from), to: moment(to), older_than: null, newer_than: null });
+  if (given && from.value) state.set({ since: null, from: moment(from), to: moment(to), cursor: null, back: null });
   else showRange(now);
 }
 

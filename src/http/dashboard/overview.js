@@ -96,8 +96,8 @@ const COLUMNS = [
 ];
 
 function strategyTable({ strategies }, series) {
-  const points = new Map(series.strategies.map((of) => [of.strategy, of.failures]));
-  return table("Strategies, the one with the most failures first", COLUMNS, strategies.map(({ strategy, rates, previous }) => [
+  const points = new Map(series.strategies.map((of) => [of.retrieval_strategy, of.failures]));
+  return table("Strategies, the one with the most failures first", COLUMNS, strategies.map(({ retrieval_strategy: strategy, rates, previous }) => [
     h("a", { href: state.link({ page: "failures", strategy }) }, format.typed(strategy)),
     format.number(rates.attempts), format.number(rates.failures), format.share(rates.failure_rate),
     format.share(previous.failure_rate), ...rates.types.map((type) => format.number(type.failures)),

@@ -3,15 +3,15 @@
 /** What each page shows of the URL, besides the time; the rest is not kept, for nobody would see it. */
 const OF_PAGE = {
   overview: [],
-  failures: ["type", "strategy", "conversation", "text", "question", "failure", "live", "older_than", "newer_than"],
+  failures: ["type", "strategy", "conversation", "text", "group", "failure", "live", "cursor", "back"],
   queries: ["type", "strategy", "status"],
   calibration: ["strategy", "threshold"],
 };
 /** What belongs to one view of a page, and not to the next one. */
-const TRANSIENT = { failure: null, live: null, older_than: null, newer_than: null, threshold: null, question: null };
+const TRANSIENT = { failure: null, live: null, cursor: null, back: null, threshold: null, group: null };
 /** What can only be one of some words. */
 const WORDS = {
-  type: ["no_hit", "low_confidence", "timeout", "error"], status: ["open", "resolved", "ignored"], live: ["1"],
+  type: ["no_hit", "low_confidence", "timeout", "error"], status: ["open", "resolved", "ignored"], live: ["1"], back: ["1"],
 };
 
 export const PAGES = Object.keys(OF_PAGE);
@@ -73,7 +73,7 @@ export function range(state = get()) {
 /** Which failures are asked for, as the API wants it. */
 export function filter(state = get()) {
   return {
-    failure_type: state.type, strategy: state.strategy, conversation: state.conversation, text: state.text,
-    question: state.question,
+    failure_type: state.type, retrieval_strategy: state.strategy, conversation_id: state.conversation, text: state.text,
+    query_group: state.group,
   };
 }

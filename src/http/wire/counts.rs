@@ -1,18 +1,19 @@
-//! A line of `export --attempts`: the attempts of one day, strategy and outcome.
+//! Lines of `export --attempts`. Each line has the number of attempts of one day, strategy and
+//! outcome.
 
-use super::moment::parse_moment;
-use super::value::Value;
-use super::{Fields, OUTCOMES, Rejected};
-use crate::attempts::OutcomeKind;
 use crate::clock;
 use crate::handle::LoggerHandle;
+use crate::http::wire::moment::parse_moment;
+use crate::http::wire::value::Value;
+use crate::http::wire::{Fields, Rejected, outcomes};
+use crate::model::outcome::OutcomeKind;
 
-/// Attempts at most that one line may stand for.
+/// Maximum number of attempts on one line. Sums of thousands of such lines do not overflow.
 const MAX_ATTEMPTS: u64 = 1 << 50;
 
-/// Attempts that another log has counted.
+/// Number of attempts that another log counted.
 #[derive(Debug)]
-pub(crate) struct CountLine {
+pub struct CountLine {
     strategy: String,
     kind: OutcomeKind,
     day: i64,
@@ -21,9 +22,9 @@ pub(crate) struct CountLine {
 }
 
 impl CountLine {
-    /// Returns `None` if the object is no such line.
-    pub(crate) fn from_json(json: &[u8]) -> Option<Result<Self, Rejected>> {
-        // Most lines are no counts, and need not be read twice.
+    /// Parses a JSON object. Returns `None` if it is another kind of line.
+    pub fn from_json(json: &[u8]) -> Option<Result<Self, Rejected>> {
+        // Skips most other lines before they are parsed, because the caller parses them, too.
         if !json.windows(5).any(|name| name == b"\"day\"") {
             return None;
         }
@@ -31,13 +32,24 @@ impl CountLine {
         Self::from_fields(fields.iter().map(|(name, raw)| (&**name, Value::json(raw))))
     }
 
-    /// The same for a line of CSV under its names.
-    pub(crate) fn from_csv(names: &csv::StringRecord, cells: &csv::StringRecord) -> Option<Result<Self, Rejected>> {
+    /// Parses a record of CSV. `names` is the header. Returns `None` if it is another kind of line.
+    pub fn from_csv(
+        names: &csv::StringRecord,
+        cells: &csv::StringRecord,
+    ) -> Option<Result<Self, Rejected>> {
         Self::from_fields(names.iter().zip(cells.iter().map(Value::cell)))
     }
 
-    fn from_fields<'a>(fields: impl Iterator<Item = (&'a str, Value<'a>)>) -> Option<Result<Self, Rejected>> {
-        let [mut day, mut strategy, mut outcome, mut attempts, mut unobserved] = [const { Value::Null }; 5];
+    fn from_fields<'a>(
+        fields: impl Iterator<Item = (&'a str, Value<'a>)>,
+    ) -> Option<Result<Self, Rejected>> {
+        let [
+            mut day,
+            mut strategy,
+            mut outcome,
+            mut attempts,
+            mut unobserved,
+        ] = [const { Value::Null }; 5];
         for (name, value) in fields {
             match name {
                 "day" => day = value,
@@ -62,19 +74,38 @@ impl CountLine {
         let missing = || Rejected::missing("retrieval_strategy", "the name of the strategy");
         let strategy = strategy.text("retrieval_strategy")?.ok_or_else(missing)?;
         let kind = outcome.name().and_then(|name| OutcomeKind::parse(&name));
-        let kind = kind.ok_or_else(|| Rejected::invalid("outcome", outcome, OUTCOMES))?;
-        let all = attempts.count("attempts")?.filter(|attempts| *attempts <= MAX_ATTEMPTS);
-        let all = all.ok_or_else(|| Rejected::invalid("attempts", attempts, "a number of attempts"))?;
+        let kind = kind.ok_or_else(|| Rejected::invalid("outcome", outcome, &outcomes()))?;
+        let all = attempts
+            .count("attempts")?
+            .filter(|attempts| *attempts <= MAX_ATTEMPTS);
+        let all =
+            all.ok_or_else(|| Rejected::invalid("attempts", attempts, "a number of attempts"))?;
         let unobserved = unobserved.count("unobserved")?.unwrap_or(0).min(all);
         let moment = day.text_ref().and_then(parse_moment);
-        let moment = moment.ok_or_else(|| Rejected::invalid("day", day, "a day such as 2026-11-24"))?;
+        let moment =
+            moment.ok_or_else(|| Rejected::invalid("day", day, "a day such as 2026-11-24"))?;
         let day = clock::milliseconds_of(moment);
-        Ok(Self { strategy, kind, day, observed: all - unobserved, unobserved })
+        Ok(Self {
+            strategy,
+            kind,
+            day,
+            observed: all - unobserved,
+            unobserved,
+        })
     }
 
-    /// Adds the attempts to those of the logger.
-    pub(crate) fn add(&self, logger: &LoggerHandle) {
-        let Self { strategy, kind, day, observed, unobserved } = self;
-        logger.shared().attempts.add_counts(strategy, *kind, *day, *observed, *unobserved);
+    /// Adds the attempts to the counters of the logger.
+    pub fn add(&self, logger: &LoggerHandle) {
+        let Self {
+            strategy,
+            kind,
+            day,
+            observed,
+            unobserved,
+        } = self;
+        logger
+            .shared()
+            .attempts
+            .add_counts(strategy, *kind, *day, *observed, *unobserved);
     }
 }

@@ -1,12 +1,13 @@
-//! A failure or an attempt as its sender writes it. What can be understood is accepted; what cannot is rejected with
-//! the field, its value and what is accepted. The table of cases is in docs/api.md.
+//! Failures and attempts in the form that clients send. The parser is lenient: it accepts every
+//! value with one clear meaning. A rejection names the field, its value and the accepted values.
+//! docs/api.md lists all cases.
 
-#[cfg(feature = "cli")]
-pub(crate) mod counts;
-pub(crate) mod lines;
+#[cfg(feature = "program")]
+pub mod counts;
+pub mod lines;
 mod moment;
 mod repair;
-pub(crate) mod schema;
+pub mod schema;
 mod value;
 
 use std::borrow::Cow;
@@ -17,28 +18,29 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::attempts::{OutcomeKind, ScoreDirection};
-use crate::buffer::{Origin, Unmeasured};
 use crate::handle::LoggerHandle;
+use crate::model::entry::{Origin, Unmeasured};
+use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
+use crate::model::record::RetrievalFailureRecord;
+use crate::model::stats::DropReason;
 use crate::monitor::Outcome;
-use crate::record::{RetrievalFailureRecord, RetrievalFailureType};
-use crate::stats::DropReason;
+use crate::rollup::ScoreDirection;
 pub(crate) use repair::repaired;
 use value::Value;
 
-/// Names of unknown fields that are remembered of one record.
-const MAX_UNKNOWN: usize = 8;
-/// Characters of a name or value that are repeated in a reason.
-const MAX_SHOWN: usize = 60;
+/// Maximum number of names of unknown fields that are kept from one record.
+const MAX_UNKNOWN_NAMES: usize = 8;
+/// Maximum length of a name or value that a message repeats.
+const MAX_SHOWN_CHARS: usize = 60;
 
-/// A failure or an attempt.
+/// Failure or attempt that a client sent.
 #[derive(Debug)]
-pub(crate) struct Sent {
+pub struct Sent {
     kind: SentKind,
     strategy: String,
     query_text: String,
     query_len: Option<u64>,
-    pub(crate) event_id: Option<Uuid>,
+    pub event_id: Option<Uuid>,
     conversation_id: Option<String>,
     turn_index: Option<i64>,
     top_score: Option<f32>,
@@ -49,49 +51,50 @@ pub(crate) struct Sent {
     edge_types: Option<String>,
     error_context: Option<String>,
     created_at: Option<SystemTime>,
-    /// The `event_id` was the nil UUID, which identifies nothing, and is ignored.
-    pub(crate) had_nil_id: bool,
-    /// Fields that were ignored: the first of their names.
-    pub(crate) unknown: Vec<String>,
+    /// `true` if the `event_id` was the nil UUID. It is ignored, because it identifies nothing.
+    pub had_nil_id: bool,
+    /// Names of the first unknown fields, which were ignored.
+    pub unknown: Vec<String>,
 }
 
-/// What a line says by its `failure_type` or `outcome`.
+/// Kind of a record, from its `failure_type` or `outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SentKind {
-    /// A failure that no monitor counted.
+pub enum SentKind {
+    /// Failure that no monitor counted.
     Failure(RetrievalFailureType),
-    /// An attempt, which is counted. It is logged, too, if it failed.
+    /// Attempt, which is counted. It is also logged if it failed.
     Attempt(OutcomeKind),
 }
 
-/// A latency, with the milliseconds that the log keeps.
+/// Latency of a retrieval.
 #[derive(Debug, Clone, Copy)]
 struct Latency {
     milliseconds: f64,
+    /// Whole milliseconds, which the log stores.
     whole: u64,
 }
 
-/// Why a record is rejected.
+/// Reason why a record is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RejectReason {
-    /// No JSON object, or one that was cut.
+pub enum RejectReason {
+    /// The record is no complete JSON object.
     NotJson,
-    /// A field that must be there is not.
+    /// A required field is missing.
     MissingField,
-    /// A field has a value that is not understood.
+    /// A field has an invalid value.
     InvalidValue,
-    /// A field is not known, and the settings make that an error.
+    /// A field is unknown, and the settings reject unknown fields.
     UnknownField,
-    /// Another record was sent under the same `event_id`.
+    /// The `event_id` was received before with different content.
     EventIdReused,
-    /// The line is longer than is accepted.
+    /// The line is too long.
     TooLong,
     /// The record is older than the retention.
     TooOld,
 }
 
 impl RejectReason {
-    pub(crate) const ALL: [Self; 7] = [
+    pub const ALL: [Self; 7] = [
         Self::NotJson,
         Self::MissingField,
         Self::InvalidValue,
@@ -101,7 +104,7 @@ impl RejectReason {
         Self::TooOld,
     ];
 
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::NotJson => "not_json",
             Self::MissingField => "missing_field",
@@ -114,58 +117,108 @@ impl RejectReason {
     }
 }
 
-/// A record that is not accepted, with what its sender should know.
+/// Rejection of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rejected {
-    pub(crate) reason: RejectReason,
-    pub(crate) text: String,
+pub struct Rejected {
+    pub reason: RejectReason,
+    /// Field at fault. `None` if the record as a whole is at fault.
+    pub field: Option<&'static str>,
+    /// Message for the sender.
+    pub text: String,
 }
 
 impl Rejected {
-    pub(crate) fn new(reason: RejectReason, text: impl Into<String>) -> Self {
-        Self { reason, text: text.into() }
+    pub fn new(reason: RejectReason, text: impl Into<String>) -> Self {
+        Self {
+            reason,
+            field: None,
+            text: text.into(),
+        }
     }
 
-    fn invalid(field: &str, value: &Value<'_>, expected: &str) -> Self {
-        Self::new(RejectReason::InvalidValue, format!("{field} = {value}: expected {expected}"))
+    pub fn of_field(field: &'static str, reason: RejectReason, text: String) -> Self {
+        Self {
+            field: Some(field),
+            ..Self::new(reason, text)
+        }
     }
 
-    fn missing(field: &str, expected: &str) -> Self {
-        Self::new(RejectReason::MissingField, format!("{field} is missing: expected {expected}"))
+    fn invalid(field: &'static str, value: &Value<'_>, expected: &str) -> Self {
+        Self::of_field(
+            field,
+            RejectReason::InvalidValue,
+            format!("{field} = {value}: expected {expected}"),
+        )
+    }
+
+    fn missing(field: &'static str, expected: &str) -> Self {
+        Self::of_field(
+            field,
+            RejectReason::MissingField,
+            format!("{field} is missing: expected {expected}"),
+        )
     }
 }
 
-/// Names of the types and outcomes, as a sentence lists them.
-const FAILURE_TYPES: &str = "no_hit, low_confidence, timeout or error";
-const OUTCOMES: &str = "success, no_hit, low_confidence, timeout, error or cancelled";
+/// Lists the names of all types of failure in the form `a, b or c`.
+fn failure_types() -> String {
+    one_of(&RetrievalFailureType::ALL.map(RetrievalFailureType::as_str))
+}
+
+/// Lists the names of all outcomes in the form `a, b or c`.
+fn outcomes() -> String {
+    one_of(&OutcomeKind::ALL.map(OutcomeKind::as_str))
+}
+
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [name] => (*name).to_owned(),
+        [names @ .., last] => format!("{} or {last}", names.join(", ")),
+    }
+}
 
 impl Sent {
-    /// Reads a JSON object. `strict` makes unknown fields errors.
-    pub(crate) fn from_json(json: &[u8], strict: bool) -> Result<Self, Rejected> {
-        // Bytes that are no UTF-8 become U+FFFD, as surrogates do.
+    /// Parses a JSON object. `strict` rejects unknown fields.
+    pub fn from_json(json: &[u8], strict: bool) -> Result<Self, Rejected> {
+        // Invalid UTF-8 becomes U+FFFD, as lone surrogates do in `repaired`.
         let json = String::from_utf8_lossy(json);
         let json = json.trim();
         if !json.starts_with('{') {
-            let shown = if json.is_empty() { "nothing".to_owned() } else { shown(json) };
-            return Err(Rejected::new(RejectReason::NotJson, format!("{shown}: expected a JSON object")));
+            let beginning = if json.is_empty() {
+                "nothing".to_owned()
+            } else {
+                excerpt(json)
+            };
+            return Err(Rejected::new(
+                RejectReason::NotJson,
+                format!("{beginning}: expected a JSON object"),
+            ));
         }
         match serde_json::from_str::<Fields<'_>>(json) {
-            Ok(Fields(fields)) => {
-                Self::from_fields(fields.iter().map(|(name, raw)| (&**name, Value::json(raw))), strict)
-            }
+            Ok(Fields(fields)) => Self::from_fields(
+                fields.iter().map(|(name, raw)| (&**name, Value::json(raw))),
+                strict,
+            ),
             Err(_) => {
                 let repaired = repaired(json);
                 let Fields(fields) = serde_json::from_str(&repaired).map_err(|error| {
-                    Rejected::new(RejectReason::NotJson, format!("this is no JSON object: {error}"))
+                    Rejected::new(
+                        RejectReason::NotJson,
+                        format!("this is no valid JSON object: {error}"),
+                    )
                 })?;
-                Self::from_fields(fields.iter().map(|(name, raw)| (&**name, Value::json(raw))), strict)
+                Self::from_fields(
+                    fields.iter().map(|(name, raw)| (&**name, Value::json(raw))),
+                    strict,
+                )
             }
         }
     }
 
-    /// Reads a line of CSV under its names. An empty cell is a field that is not there.
-    #[cfg(feature = "cli")]
-    pub(crate) fn from_csv(
+    /// Parses a record of CSV. `names` is the header. An empty cell is a missing field.
+    #[cfg(feature = "program")]
+    pub fn from_csv(
         names: &csv::StringRecord,
         cells: &csv::StringRecord,
         strict: bool,
@@ -173,7 +226,10 @@ impl Sent {
         Self::from_fields(names.iter().zip(cells.iter().map(Value::cell)), strict)
     }
 
-    fn from_fields<'a>(fields: impl Iterator<Item = (&'a str, Value<'a>)>, strict: bool) -> Result<Self, Rejected> {
+    fn from_fields<'a>(
+        fields: impl Iterator<Item = (&'a str, Value<'a>)>,
+        strict: bool,
+    ) -> Result<Self, Rejected> {
         let mut draft = Draft::default();
         let mut unknown = Vec::new();
         for (name, value) in fields {
@@ -181,33 +237,40 @@ impl Sent {
                 continue;
             }
             if strict {
-                let text = format!("{} is no field: expected those of docs/api.md", shown(name));
+                let text = format!(
+                    "{} is an unknown field; docs/api.md lists all fields",
+                    excerpt(name)
+                );
                 return Err(Rejected::new(RejectReason::UnknownField, text));
             }
-            if unknown.len() < MAX_UNKNOWN {
-                unknown.push(shown(name));
+            if unknown.len() < MAX_UNKNOWN_NAMES {
+                unknown.push(excerpt(name));
             }
         }
         draft.finish(unknown)
     }
 
-    /// Returns the same as a failure that no monitor counted.
-    pub(crate) fn into_failure(self, failure: RetrievalFailureType) -> Self {
-        Self { kind: SentKind::Failure(failure), ..self }
+    /// Turns the record into a failure that no monitor counted.
+    pub fn into_failure(self, failure: RetrievalFailureType) -> Self {
+        Self {
+            kind: SentKind::Failure(failure),
+            ..self
+        }
     }
 
-    #[cfg(feature = "cli")]
-    pub(crate) fn created_at(&self) -> Option<SystemTime> {
+    #[cfg(feature = "program")]
+    pub fn created_at(&self) -> Option<SystemTime> {
         self.created_at
     }
 
-    pub(crate) fn kind(&self) -> SentKind {
+    pub fn kind(&self) -> SentKind {
         self.kind
     }
 
-    /// Logs or counts it as it was sent: at its moment, and once if it has an id. One that is not taken is not counted,
-    /// because its sender retries it.
-    pub(crate) fn offer(&self, logger: &LoggerHandle) -> Result<(), DropReason> {
+    /// Logs or counts the record at its own time, and once for each `event_id`. A record that the
+    /// logger does not accept counts as neither received nor dropped, because the client retries
+    /// it.
+    pub fn offer(&self, logger: &LoggerHandle) -> Result<(), DropReason> {
         match self.kind {
             SentKind::Failure(failure) => self.offer_failure(logger, failure, false),
             SentKind::Attempt(kind) => self.offer_attempt(logger, kind),
@@ -246,7 +309,9 @@ impl Sent {
         if let Some(edge_types) = self.edge_types.as_deref() {
             monitor = monitor.edge_types(edge_types);
         }
-        let latency = self.latency.and_then(|latency| Duration::try_from_secs_f64(latency.milliseconds / 1e3).ok());
+        let latency = self
+            .latency
+            .and_then(|latency| Duration::try_from_secs_f64(latency.milliseconds / 1e3).ok());
         let mut outcome = Outcome::of(kind, &self.query_text, latency);
         if let Some(results) = self.result_count {
             outcome = outcome.result_count(size(results));
@@ -266,9 +331,10 @@ impl Sent {
         monitor.offer(outcome, self.event_id)
     }
 
-    /// Logs a failure that is counted elsewhere, and nothing else.
-    #[cfg(feature = "cli")]
-    pub(crate) fn offer_uncounted(&self, logger: &LoggerHandle) -> Result<(), DropReason> {
+    /// Logs a failure without counting an attempt, because an import counts attempts separately.
+    /// Does nothing for an attempt that did not fail.
+    #[cfg(feature = "program")]
+    pub fn offer_uncounted(&self, logger: &LoggerHandle) -> Result<(), DropReason> {
         match self.kind {
             SentKind::Failure(failure) => self.offer_failure(logger, failure, true),
             SentKind::Attempt(kind) => match kind.failure() {
@@ -289,12 +355,16 @@ impl Sent {
             result_count: self.result_count.is_none(),
             latency_ms: self.latency.is_none(),
         };
-        let origin = Origin { is_observed, event_id: self.event_id, unmeasured };
+        let origin = Origin {
+            is_observed,
+            event_id: self.event_id,
+            unmeasured,
+        };
         logger.offer(self.record(failure), self.created_at, origin)
     }
 
-    /// Returns the reason for which the retention in force rejects it.
-    pub(crate) fn too_old(&self, logger: &LoggerHandle) -> Rejected {
+    /// Returns the rejection of a record that is older than the current retention.
+    pub fn too_old(&self, logger: &LoggerHandle) -> Rejected {
         let days = logger.shared().retention.days();
         let (setting, days) = match self.kind {
             SentKind::Failure(_) => ("retention_days", days.failures),
@@ -302,24 +372,61 @@ impl Sent {
         };
         let created_at = self.created_at.map_or(0, crate::clock::milliseconds_of);
         let text = format!(
-            "created_at = {}: older than {setting} = {days}; send a later date, or keep rows for longer",
-            crate::report::rfc3339(created_at)
+            "created_at = {}: older than {setting} = {days}; send a later date, or increase {setting}",
+            crate::model::time::rfc3339(created_at)
         );
-        Rejected::new(RejectReason::TooOld, text)
+        Rejected::of_field("created_at", RejectReason::TooOld, text)
     }
 
-    /// A number that differs if the content does. The moment counts only if it was sent.
-    pub(crate) fn fingerprint(&self) -> u64 {
+    /// Returns `true` if the record is older than the current retention.
+    pub fn is_too_old(&self, logger: &LoggerHandle) -> bool {
+        let Some(created_at) = self.created_at else {
+            return false;
+        };
+        let (now, retention) = (crate::clock::now(), &logger.shared().retention);
+        let at = retention.dated(crate::clock::milliseconds_of(created_at), now);
+        let (failures, attempts) = retention.cutoffs(now);
+        match self.kind {
+            SentKind::Failure(_) => at < failures,
+            SentKind::Attempt(_) => at < attempts,
+        }
+    }
+
+    /// Returns a hash of the content, without the `event_id`. `created_at` is part of it only if
+    /// the client sent it.
+    pub fn fingerprint(&self) -> u64 {
         use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
         let mut hasher = DefaultHasher::new();
-        let scores = [self.top_score, self.confidence_threshold].map(|score| score.map(f32::to_bits));
+        let scores =
+            [self.top_score, self.confidence_threshold].map(|score| score.map(f32::to_bits));
         let kind = match self.kind {
             SentKind::Failure(failure) => (0, failure.as_str()),
             SentKind::Attempt(kind) => (1, kind.as_str()),
         };
-        (kind, &self.strategy, &self.query_text, &self.conversation_id, self.turn_index, scores).hash(&mut hasher);
-        (self.result_count, &self.edge_types, &self.error_context, self.created_at).hash(&mut hasher);
+        (
+            kind,
+            &self.strategy,
+            &self.query_text,
+            &self.conversation_id,
+            self.turn_index,
+            scores,
+        )
+            .hash(&mut hasher);
+        let latency = self.latency.map(|latency| latency.milliseconds.to_bits());
+        (
+            self.result_count,
+            &self.edge_types,
+            &self.error_context,
+            self.created_at,
+        )
+            .hash(&mut hasher);
+        (
+            latency,
+            self.query_len,
+            self.score_direction.map(|direction| direction as u8),
+        )
+            .hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -328,7 +435,7 @@ fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// The fields of a record, as far as they are known.
+/// Values of the known fields of a record, before they are parsed.
 #[derive(Default)]
 struct Draft<'a> {
     failure_type: Value<'a>,
@@ -351,7 +458,7 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Returns `false` if there is no field of this name.
+    /// Sets a field. Returns `false` if no field has this name.
     fn set(&mut self, name: &str, value: Value<'a>) -> bool {
         let field = match name {
             "failure_type" => &mut self.failure_type,
@@ -371,7 +478,7 @@ impl<'a> Draft<'a> {
             "edge_types" => &mut self.edge_types,
             "error_context" => &mut self.error_context,
             "created_at" => &mut self.created_at,
-            // The place in the table that a row was exported from.
+            // Exports contain the row id of the table, which an import ignores.
             "id" => return true,
             _ => return false,
         };
@@ -381,15 +488,27 @@ impl<'a> Draft<'a> {
 
     fn finish(self, unknown: Vec<String>) -> Result<Sent, Rejected> {
         let (kind, score_direction) = (self.kind()?, self.score_direction()?);
-        let strategy = match self.retrieval_strategy.or(self.strategy).text("retrieval_strategy")? {
+        let strategy = match self
+            .retrieval_strategy
+            .or(self.strategy)
+            .text("retrieval_strategy")?
+        {
             Some(strategy) if !strategy.trim().is_empty() => strategy,
-            _ => return Err(Rejected::missing("retrieval_strategy", "the name of the strategy")),
+            _ => {
+                return Err(Rejected::missing(
+                    "retrieval_strategy",
+                    "the name of the strategy",
+                ));
+            }
         };
         let query_text = match (self.query_text.text("query_text")?, kind) {
             (Some(query), _) => query,
             (None, SentKind::Attempt(_)) => String::new(),
             (None, SentKind::Failure(_)) => {
-                return Err(Rejected::missing("query_text", "the text that was searched for"));
+                return Err(Rejected::missing(
+                    "query_text",
+                    "the text that was searched for",
+                ));
             }
         };
         let (event_id, had_nil_id) = match self.event_id.uuid("event_id")? {
@@ -417,38 +536,46 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// An outcome makes an attempt, also beside a type of failure.
+    /// Returns the kind of the record. An `outcome` takes precedence over a `failure_type`.
     fn kind(&self) -> Result<SentKind, Rejected> {
         if let Some(name) = self.outcome.name() {
-            let kind =
-                OutcomeKind::parse(&name).ok_or_else(|| Rejected::invalid("outcome", &self.outcome, OUTCOMES))?;
+            let kind = OutcomeKind::parse(&name)
+                .ok_or_else(|| Rejected::invalid("outcome", &self.outcome, &outcomes()))?;
             return Ok(SentKind::Attempt(kind));
         }
         match self.failure_type.name() {
             Some(name) => RetrievalFailureType::parse(&name)
                 .map(SentKind::Failure)
-                .ok_or_else(|| Rejected::invalid("failure_type", &self.failure_type, FAILURE_TYPES)),
+                .ok_or_else(|| {
+                    Rejected::invalid("failure_type", &self.failure_type, &failure_types())
+                }),
             None => {
-                let expected = format!("{FAILURE_TYPES}; or outcome, {OUTCOMES}");
+                let expected = format!("{}; or outcome, {}", failure_types(), outcomes());
                 Err(Rejected::missing("failure_type", &expected))
             }
         }
     }
 
     fn score_direction(&self) -> Result<Option<ScoreDirection>, Rejected> {
-        let Some(name) = self.score_direction.name() else { return Ok(None) };
+        let Some(name) = self.score_direction.name() else {
+            return Ok(None);
+        };
         match name.as_str() {
             "higher_is_better" => Ok(Some(ScoreDirection::HigherIsBetter)),
             "lower_is_better" => Ok(Some(ScoreDirection::LowerIsBetter)),
             _ => {
                 let expected = "higher_is_better or lower_is_better";
-                Err(Rejected::invalid("score_direction", &self.score_direction, expected))
+                Err(Rejected::invalid(
+                    "score_direction",
+                    &self.score_direction,
+                    expected,
+                ))
             }
         }
     }
 }
 
-/// The names and values of an object, in their order. A name may occur twice: the last one counts.
+/// Names and values of an object, in their order. If a name occurs twice, the last value counts.
 struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
@@ -478,13 +605,18 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     }
 }
 
-/// The beginning of what was sent, on one line and without control characters.
-pub(crate) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(MAX_SHOWN).flat_map(escaped).collect();
-    if text.chars().nth(MAX_SHOWN).is_some() {
-        shown.push('…');
+/// Returns the beginning of a text with its control characters escaped, so that it fits on one line
+/// of a message.
+pub fn excerpt(text: &str) -> String {
+    let mut excerpt: String = text
+        .chars()
+        .take(MAX_SHOWN_CHARS)
+        .flat_map(escaped)
+        .collect();
+    if text.chars().nth(MAX_SHOWN_CHARS).is_some() {
+        excerpt.push('…');
     }
-    shown
+    excerpt
 }
 
 fn escaped(character: char) -> impl Iterator<Item = char> {

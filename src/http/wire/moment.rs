@@ -1,4 +1,4 @@
-//! Moments as languages, databases and logs write them.
+//! Moments in the formats of common languages, databases and logs.
 
 use std::time::SystemTime;
 
@@ -6,19 +6,21 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-/// Returns the moment, or `None` if it is none or may mean several. Without an offset it is UTC. What was before 1970
-/// was in 1970.
-pub(super) fn parse_moment(text: &str) -> Option<SystemTime> {
+/// Parses a moment. Returns `None` if the text is not a moment or is ambiguous. A moment without an
+/// offset is in UTC. A moment before 1970 becomes the beginning of 1970, because the log stores no
+/// earlier times.
+pub(crate) fn parse_moment(text: &str) -> Option<SystemTime> {
     let text = text.trim();
     let moment = match text.parse::<f64>() {
-        Ok(number) => unix(text, number)?,
-        Err(_) => written(text)?,
+        Ok(number) => parse_unix(text, number)?,
+        Err(_) => parse_text(text)?,
     };
     Some(moment.max(Timestamp::UNIX_EPOCH).into())
 }
 
-/// Unix time. Its size tells the unit: the same number of seconds would be in the year 5138 or later.
-fn unix(text: &str, number: f64) -> Option<Timestamp> {
+/// Parses Unix time in seconds, milliseconds, microseconds or nanoseconds. The size of the number
+/// determines the unit: 1e11 seconds are in the year 5138, so larger numbers have a smaller unit.
+fn parse_unix(text: &str, number: f64) -> Option<Timestamp> {
     let (per_second, nanoseconds) = match number.abs() {
         size if size < 1e11 => (1.0, 1_000_000_000),
         size if size < 1e14 => (1e3, 1_000_000),
@@ -27,27 +29,36 @@ fn unix(text: &str, number: f64) -> Option<Timestamp> {
     };
     match text.parse::<i128>() {
         Ok(whole) => Timestamp::from_nanosecond(whole.checked_mul(nanoseconds)?).ok(),
-        #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and jiff checks the range")]
-        Err(_) => {
-            Timestamp::from_microsecond((number / per_second * 1e6).round() as i64).ok().filter(|_| number.is_finite())
-        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "`as` saturates, and jiff checks the range"
+        )]
+        Err(_) => Timestamp::from_microsecond((number / per_second * 1e6).round() as i64)
+            .ok()
+            .filter(|_| number.is_finite()),
     }
 }
 
-fn written(text: &str) -> Option<Timestamp> {
+/// Parses a moment that is not a number.
+fn parse_text(text: &str) -> Option<Timestamp> {
     if let Ok(zoned) = jiff::fmt::rfc2822::parse(text) {
         return Some(zoned.timestamp());
     }
-    // Go ends with the reading of a monotonic clock.
+    // Go appends the reading of a monotonic clock.
     let text = text.split(" m=").next().unwrap_or(text);
-    let (text, is_utc) = match ["Z", "z", " UTC", " GMT", " utc"].iter().find_map(|zone| text.strip_suffix(zone)) {
+    let (text, is_utc) = match ["Z", "z", " UTC", " GMT", " utc"]
+        .iter()
+        .find_map(|zone| text.strip_suffix(zone))
+    {
         Some(rest) => (rest.trim_end(), true),
         None => (text, false),
     };
-    // `2026-11-25 10:00:00 +0100`: the space is no doubt about the sign.
+    // `2026-11-25 10:00:00 +0100` is clear despite the space, because the offset has a sign.
     let text = match text.rsplit_once(' ') {
-        Some((moment, offset)) if offset.starts_with(['+', '-']) && moment.contains(':') => format!("{moment}{offset}"),
-        // `10:00:00 05:30` has lost its sign.
+        Some((moment, offset)) if offset.starts_with(['+', '-']) && moment.contains(':') => {
+            format!("{moment}{offset}")
+        }
+        // `10:00:00 05:30` is ambiguous, because the offset has lost its sign.
         Some((date, time)) if date.contains(':') && time.contains(':') => return None,
         _ => text.to_owned(),
     };
@@ -59,12 +70,19 @@ fn written(text: &str) -> Option<Timestamp> {
         return None;
     }
     let _ = is_utc;
-    text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+    text.parse::<DateTime>()
+        .ok()?
+        .to_zoned(TimeZone::UTC)
+        .ok()
+        .map(|zoned| zoned.timestamp())
 }
 
-/// Returns `true` if there is a sign behind the time of day, which a date alone has not.
+/// Returns `true` if a sign follows the time of day. The hyphens of the date do not count.
 fn has_offset(text: &str) -> bool {
-    text.find(':').is_some_and(|time| text.get(time..).is_some_and(|rest| rest.contains(['+', '-'])))
+    text.find(':').is_some_and(|time| {
+        text.get(time..)
+            .is_some_and(|rest| rest.contains(['+', '-']))
+    })
 }
 
 #[cfg(test)]
@@ -78,7 +96,7 @@ mod tests {
             "2026-11-25T10:00:00Z",
             "2026-11-25t10:00:00z",
             "2026-11-25 10:00:00Z",
-            // Python: str of an aware and of a naive datetime, isoformat.
+            // Python: `str` of an aware and a naive `datetime`, and `isoformat`.
             "2026-11-25 10:00:00+00:00",
             "2026-11-25 11:00:00+01:00",
             "2026-11-25T10:00:00",
@@ -109,7 +127,10 @@ mod tests {
         }
         let day: SystemTime = "2026-11-25T00:00:00Z".parse::<Timestamp>().unwrap().into();
         assert_eq!(parse_moment("2026-11-25"), Some(day));
-        assert_eq!(parse_moment("1969-07-20T20:17:40Z"), Some(SystemTime::UNIX_EPOCH));
+        assert_eq!(
+            parse_moment("1969-07-20T20:17:40Z"),
+            Some(SystemTime::UNIX_EPOCH)
+        );
     }
 
     #[test]

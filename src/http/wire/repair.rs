@@ -1,10 +1,19 @@
-//! JSON as several languages write it, made into JSON.
+//! Repair of almost valid JSON, as the libraries of several languages write it.
 
-/// Values that are no numbers in JSON, as Python, JavaScript and C print them.
-const NO_NUMBERS: [&str; 8] = ["NaN", "nan", "-Infinity", "Infinity", "-inf", "inf", "-NaN", "-nan"];
+/// Numbers of Python, JavaScript and C that JSON does not have.
+const NON_JSON_NUMBERS: [&str; 8] = [
+    "NaN",
+    "nan",
+    "-Infinity",
+    "Infinity",
+    "-inf",
+    "inf",
+    "-NaN",
+    "-nan",
+];
 
-/// Returns `json` with null for NaN and infinities, U+FFFD for half a surrogate pair, and escapes for control
-/// characters within strings.
+/// Replaces NaN and infinities by null, lone surrogates by U+FFFD, and control characters within
+/// strings by their escapes. Valid JSON is returned unchanged.
 pub(crate) fn repaired(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let mut rest = json;
@@ -15,7 +24,10 @@ pub(crate) fn repaired(json: &str) -> String {
         if let Some(string) = rest.strip_prefix('"') {
             out.push('"');
             rest = copy_string(string, &mut out);
-        } else if let Some(name) = NO_NUMBERS.iter().find(|name| is_word(rest, name)) {
+        } else if let Some(name) = NON_JSON_NUMBERS
+            .iter()
+            .find(|name| starts_with_word(rest, name))
+        {
             out.push_str("null");
             rest = rest.get(name.len()..).unwrap_or_default();
         } else {
@@ -28,12 +40,13 @@ pub(crate) fn repaired(json: &str) -> String {
     out
 }
 
-/// Returns `true` if `text` begins with `name`, which goes no further.
-fn is_word(text: &str, name: &str) -> bool {
-    text.strip_prefix(name).is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
+/// Returns `true` if `text` begins with `name` as a whole word.
+fn starts_with_word(text: &str, name: &str) -> bool {
+    text.strip_prefix(name)
+        .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
 }
 
-/// Copies a string up to and with its closing quote. Returns what comes after it.
+/// Copies a string, including its closing quote. Returns the rest of the text.
 fn copy_string<'a>(string: &'a str, out: &mut String) -> &'a str {
     let mut rest = string;
     while let Some(next) = rest.find(|c: char| c == '"' || c == '\\' || c < ' ') {
@@ -57,10 +70,13 @@ fn copy_string<'a>(string: &'a str, out: &mut String) -> &'a str {
     ""
 }
 
-/// Copies one escape sequence, or a pair of surrogates. Returns what comes after it.
+/// Copies an escape sequence or a surrogate pair. Returns the rest of the text.
 fn copy_escape<'a>(escape: &'a str, out: &mut String) -> &'a str {
     let Some(unit) = code_unit(escape) else {
-        let end = escape.char_indices().nth(2).map_or(escape.len(), |(end, _)| end);
+        let end = escape
+            .char_indices()
+            .nth(2)
+            .map_or(escape.len(), |(end, _)| end);
         let (escape, rest) = escape.split_at(end);
         out.push_str(escape);
         return rest;
@@ -84,7 +100,7 @@ fn copy_escape<'a>(escape: &'a str, out: &mut String) -> &'a str {
     }
 }
 
-/// The value of `\uXXXX` at the beginning.
+/// Returns the code unit of an escape `\uXXXX` at the beginning of the text.
 fn code_unit(escape: &str) -> Option<u32> {
     let digits = escape.strip_prefix("\\u")?.get(..4)?;
     u32::from_str_radix(digits, 16).ok()
@@ -97,11 +113,26 @@ mod tests {
     #[test]
     fn what_is_no_json_becomes_json_and_strings_keep_their_words() {
         for (json, expected) in [
-            (r#"{"a": NaN, "b": [-Infinity, Infinity], "c": "NaN"}"#, r#"{"a": null, "b": [null, null], "c": "NaN"}"#),
-            (r#"{"a":nan,"b":-inf,"n":null,"t":true,"m":-1}"#, r#"{"a":null,"b":null,"n":null,"t":true,"m":-1}"#),
-            (r#"{"a": "cut \ud83d", "b": "\udc00x"}"#, r#"{"a": "cut \ufffd", "b": "\ufffdx"}"#),
-            (r#"{"a": "\ud83d\udd11 \\ud83d \" NaN"}"#, r#"{"a": "\ud83d\udd11 \\ud83d \" NaN"}"#),
-            (r#"{"a": "\ud83d\ud83d\udd11"}"#, r#"{"a": "\ufffd\ud83d\udd11"}"#),
+            (
+                r#"{"a": NaN, "b": [-Infinity, Infinity], "c": "NaN"}"#,
+                r#"{"a": null, "b": [null, null], "c": "NaN"}"#,
+            ),
+            (
+                r#"{"a":nan,"b":-inf,"n":null,"t":true,"m":-1}"#,
+                r#"{"a":null,"b":null,"n":null,"t":true,"m":-1}"#,
+            ),
+            (
+                r#"{"a": "cut \ud83d", "b": "\udc00x"}"#,
+                r#"{"a": "cut \ufffd", "b": "\ufffdx"}"#,
+            ),
+            (
+                r#"{"a": "\ud83d\udd11 \\ud83d \" NaN"}"#,
+                r#"{"a": "\ud83d\udd11 \\ud83d \" NaN"}"#,
+            ),
+            (
+                r#"{"a": "\ud83d\ud83d\udd11"}"#,
+                r#"{"a": "\ufffd\ud83d\udd11"}"#,
+            ),
             ("{\"a\": \"tab\there\"}", r#"{"a": "tab\u0009here"}"#),
             (r#"{"a": Nano}"#, r#"{"a": Nano}"#),
             (r#"{"a": "not closed NaN"#, r#"{"a": "not closed NaN"#),

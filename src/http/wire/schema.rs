@@ -1,51 +1,55 @@
-//! What the description of the API says of records. Every value that docs/api.md lists is accepted beside these.
+//! OpenAPI schemas of records. The service also accepts all other values that docs/api.md lists.
 
 use utoipa::ToSchema;
 
-use crate::attempts::{OutcomeKind, ScoreDirection};
-use crate::record::RetrievalFailureType;
+use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
+use crate::rollup::ScoreDirection;
 
 macro_rules! described {
-    ($(#[$about:meta])* $record:ident as $name:ident { $(#[$kind_about:meta])* $kind:ident: $of:ty }) => {
+    ($(#[$about:meta])* $record:ident as $name:ident { $(#[$kind_about:meta])* $kind:ident: $kind_type:ty }) => {
         $(#[$about])*
         #[derive(ToSchema)]
         #[schema(as = $name)]
         #[expect(dead_code, reason = "only described")]
         pub(crate) struct $record {
             $(#[$kind_about])*
-            $kind: $of,
-            /// The strategy that was tried; its first 64 characters are kept. `strategy` is the same.
+            $kind: $kind_type,
+            /// Strategy of the retrieval. The first 64 characters are stored. `strategy` is an
+            /// alias of this field.
             #[schema(min_length = 1)]
             retrieval_strategy: String,
-            /// The query; its first 512 characters are kept.
+            /// Query of the retrieval. The first 512 characters are stored.
             query_text: String,
-            /// Length of the query in bytes; that of `query_text` by default.
+            /// Length of the query in bytes; the length of `query_text` by default.
             #[schema(minimum = 0)]
             query_len: Option<u64>,
-            /// Makes a repetition harmless: a failure is stored once for each id. Best a UUIDv7.
+            /// Id that makes a retry idempotent: a failure is stored once for each id. Prefer a
+            /// UUIDv7.
             event_id: Option<uuid::Uuid>,
-            /// The conversation, as a string or a number; its first 128 characters are kept.
+            /// Conversation, as a string or a number. The first 128 characters are stored.
             #[schema(schema_with = conversation)]
             conversation_id: Option<String>,
             /// Turn within the conversation.
             turn_index: Option<i64>,
-            /// Best score that was found. One that is NaN, infinite or beyond ±3.4e38 is stored as null.
+            /// Best score among the results. NaN, infinity and values beyond ±3.4e38 are stored as
+            /// null.
             top_score: Option<f64>,
-            /// Score below which a result does not count. Of an attempt, it becomes the strategy's present one.
+            /// Score that a result must reach to count. The threshold of an attempt becomes the
+            /// current threshold of its strategy.
             confidence_threshold: Option<f64>,
-            /// Which scores are better: kept for the strategy.
+            /// Direction in which scores get better. It is stored for the strategy.
             score_direction: Option<ScoreDirection>,
             /// Number of results.
             #[schema(minimum = 0)]
             result_count: Option<u64>,
-            /// How long it took, in milliseconds.
+            /// Duration of the retrieval in milliseconds.
             #[schema(minimum = 0)]
             latency_ms: Option<f64>,
-            /// The graph edge types that were followed.
+            /// Types of the graph edges that the retrieval followed.
             edge_types: Option<Vec<String>>,
-            /// What the backend said; its first 256 characters are kept.
+            /// Error message of the backend. The first 256 characters are stored.
             error_context: Option<String>,
-            /// When it ended, in RFC 3339; now by default.
+            /// Time at which the retrieval ended, in RFC 3339; now by default.
             #[schema(value_type = Option<String>, format = DateTime)]
             created_at: Option<String>,
         }
@@ -53,24 +57,23 @@ macro_rules! described {
 }
 
 described! {
-    /// A retrieval that failed. All but the first three may be missing or null.
+    /// Failed retrieval. Only the first three fields are required; all others may be null.
     NewFailure as NewFailure {
-        /// How it failed.
+        /// Type of the failure.
         failure_type: RetrievalFailureType
     }
 }
 
 described! {
-    /// A retrieval that was attempted, however it ended. One that failed is logged, too: do not send it to
-    /// `/v1/failures` as well. All but the first two may be missing or null.
+    /// Retrieval with any outcome. A failed one is also logged, so do not send it to `/v1/failures`
+    /// as well. Only the first two fields are required; all others may be null.
     NewAttempt as NewAttempt {
-        /// How it ended.
+        /// Outcome of the retrieval.
         outcome: OutcomeKind
     }
 }
 
-/// One failure, or a list. The elements of a list are looked at one by one: a bad one is reported,
-/// and does not spoil the others.
+/// One failure or a list. Each element of a list is accepted or rejected on its own.
 #[derive(ToSchema)]
 #[schema(as = FailureOrList)]
 #[serde(untagged)]
@@ -80,7 +83,7 @@ pub(crate) enum FailureOrList {
     List(Vec<serde_json::Value>),
 }
 
-/// One attempt, or a list, whose elements are looked at one by one.
+/// One attempt or a list. Each element of a list is accepted or rejected on its own.
 #[derive(ToSchema)]
 #[schema(as = AttemptOrList)]
 #[serde(untagged)]
@@ -92,11 +95,13 @@ pub(crate) enum AttemptOrList {
 
 fn conversation() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
     use utoipa::openapi::{ObjectBuilder, OneOfBuilder, Type};
-    let of = |of| ObjectBuilder::new().schema_type(of);
+    let schema = |schema_type| ObjectBuilder::new().schema_type(schema_type);
     OneOfBuilder::new()
-        .item(of(Type::String))
-        .item(of(Type::Number))
-        .item(of(Type::Null))
-        .description(Some("The conversation; its first 128 characters are kept."))
+        .item(schema(Type::String))
+        .item(schema(Type::Number))
+        .item(schema(Type::Null))
+        .description(Some(
+            "Conversation, as a string or a number. The first 128 characters are stored.",
+        ))
         .into()
 }

@@ -1,0 +1,143 @@
+//! Commands `backup` and `restore`.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+
+use failure_logger::StartError;
+use failure_logger::program::{self, BackupError, Temporary, database_file};
+
+use super::CommandError;
+use super::change::existing;
+use super::settings::Settings;
+
+/// Interval between two frames of the spinner.
+const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Args)]
+pub(super) struct Backup {
+    /// New file; an existing file is not overwritten
+    target: PathBuf,
+}
+
+#[derive(Args)]
+pub(super) struct Restore {
+    /// File that `backup` of this version or an older one wrote
+    backup: PathBuf,
+}
+
+pub(super) async fn backup(
+    settings: &Settings,
+    Backup { target }: &Backup,
+) -> Result<(), CommandError> {
+    let source = existing(settings)?;
+    let bar = spinner("copying and checking")?;
+    let copy = target.clone();
+    let failures = unless_interrupted(Temporary::for_backup(target), move |work| {
+        program::back_up(&source, &copy, work)
+    })
+    .await?;
+    bar.finish_and_clear();
+    Ok(writeln!(
+        io::stdout(),
+        "{failures} failures copied to {}",
+        target.display()
+    )?)
+}
+
+pub(super) async fn restore(
+    settings: &Settings,
+    Restore { backup }: &Restore,
+) -> Result<(), CommandError> {
+    let target = file(settings)?;
+    let bar = spinner("checking and restoring")?;
+    let (source, config) = (backup.clone(), settings.logger.clone());
+    let restored = unless_interrupted(Temporary::for_restore(&target), move |work| {
+        program::restore(&source, &config, work)
+    })
+    .await?;
+    bar.finish_and_clear();
+    if let Some(quarantined) = restored.quarantined {
+        writeln!(
+            io::stderr(),
+            "the damaged database was quarantined as {}",
+            quarantined.display()
+        )
+        .unwrap_or_default();
+    }
+    Ok(writeln!(
+        io::stdout(),
+        "{} failures restored into {}",
+        restored.failures,
+        target.display()
+    )?)
+}
+
+/// Runs `job` on a blocking thread. SIGTERM and SIGINT remove its temporary files and exit. SQLite
+/// rolls back an open transaction when a process next opens the database.
+async fn unless_interrupted<T: Send + 'static>(
+    work: Temporary,
+    job: impl FnOnce(&Temporary) -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, CommandError> {
+    let work = Arc::new(work);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let job = {
+        let work = Arc::clone(&work);
+        actix_rt::task::spawn_blocking(move || job(&work))
+    };
+    tokio::select! {
+        result = job => Ok(result.map_err(|error| CommandError::Unreachable(error.to_string()))??),
+        _ = terminate.recv() => abort(&work),
+        _ = interrupt.recv() => abort(&work),
+    }
+}
+
+fn abort(work: &Temporary) -> ! {
+    work.remove();
+    // 128 + SIGINT, as a shell reports an interrupted command.
+    std::process::exit(130)
+}
+
+fn file(settings: &Settings) -> Result<PathBuf, CommandError> {
+    match database_file(&settings.logger) {
+        Ok(Some(path)) => Ok(path),
+        Ok(None) => Err(CommandError::Usage(
+            "database_url = :memory:: expected a file; set --db".into(),
+        )),
+        Err(error) => Err(CommandError::Usage(error.to_string())),
+    }
+}
+
+/// Returns a spinner, which is hidden unless standard error is a terminal.
+fn spinner(activity: &'static str) -> Result<ProgressBar, CommandError> {
+    if !io::stderr().is_terminal() {
+        return Ok(ProgressBar::hidden());
+    }
+    let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}")
+        .map_err(|error| CommandError::Usage(error.to_string()))?;
+    let bar = ProgressBar::new_spinner()
+        .with_style(style)
+        .with_message(activity);
+    bar.enable_steady_tick(TICK);
+    Ok(bar)
+}
+
+impl From<BackupError> for CommandError {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Exists(_) | BackupError::Same(_) | BackupError::NoLog { .. } => {
+                Self::Usage(error.to_string())
+            }
+            BackupError::Target(StartError::Config(error)) => Self::Usage(error.to_string()),
+            error => Self::Unreachable(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! Reads of a log, which is a database file or a running service. Commands read through [`Client`]
+//! only, so that both give the same JSON.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indexing a JSON value returns null for a missing key"
+)]
+
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use failure_logger::program::{database_file, parse_moment, parse_span};
+use failure_logger::report::{ExportFormat, QueryFilter};
+use failure_logger::{FailureFilter, FailureReader, PageRequest, RetrievalFailureType, TimeRange};
+use futures_util::StreamExt as _;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::service::{Service, TIMEOUT};
+use super::settings::Settings;
+use super::{CommandError, Target};
+
+/// Interval between two requests for a ranking that the service is still computing.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Reader of a log.
+pub(super) enum Client {
+    File(FailureReader),
+    Service(Service),
+}
+
+impl Client {
+    pub(super) fn new(settings: &Settings, target: &Target) -> Result<Self, CommandError> {
+        if let Some(url) = &target.url {
+            return Ok(Self::Service(Service::new(url, target)?));
+        }
+        match database_file(&settings.logger) {
+            Ok(Some(path)) if path.exists() => {
+                Ok(Self::File(FailureReader::open(path).timeout(TIMEOUT)))
+            }
+            Ok(Some(path)) => Err(CommandError::Unreachable(format!(
+                "there is no database {}; set --db to the file or --url to a service",
+                path.display()
+            ))),
+            Ok(None) => Err(CommandError::Usage(
+                "database_url = :memory:: expected a file; set --db or --url".into(),
+            )),
+            Err(error) => Err(CommandError::Usage(error.to_string())),
+        }
+    }
+
+    /// Reads a page of the newest failures.
+    pub(super) async fn failures(
+        &self,
+        selection: &Selection,
+        period: &Period,
+        limit: u16,
+    ) -> Result<Value, CommandError> {
+        match self {
+            Self::File(reader) => {
+                let page = PageRequest::newest(usize::from(limit));
+                value(&reader.list(selection.filter(Some(period))?, page).await?)
+            }
+            Self::Service(service) => {
+                let mut query = selection.query(Some(period))?;
+                query.push(("limit", limit.to_string()));
+                service.get("/v1/failures", &query).await
+            }
+        }
+    }
+
+    pub(super) async fn summary(&self, period: &Period) -> Result<Value, CommandError> {
+        match self {
+            Self::File(reader) => value(&reader.summary(period.range_or_a_day()?).await?),
+            Self::Service(service) => service.get("/v1/summary", &period.query()?).await,
+        }
+    }
+
+    pub(super) async fn timeseries(&self, period: &Period) -> Result<Value, CommandError> {
+        match self {
+            Self::File(reader) => value(
+                &reader
+                    .timeseries(period.range_or_a_day()?, Vec::new())
+                    .await?,
+            ),
+            Self::Service(service) => service.get("/v1/timeseries", &period.query()?).await,
+        }
+    }
+
+    /// Reads the groups of failing queries. Waits until the service has ranked all failures of the
+    /// period.
+    pub(super) async fn ranking(
+        &self,
+        period: &Period,
+        filter: QueryFilter,
+        limit: u16,
+    ) -> Result<Value, CommandError> {
+        match self {
+            Self::File(reader) => value(
+                &reader
+                    .top_queries(period.range_or_a_day()?, filter, usize::from(limit))
+                    .await?,
+            ),
+            Self::Service(service) => {
+                let mut query = period.query()?;
+                query.push(("limit", limit.to_string()));
+                query.extend(
+                    filter
+                        .failure_type
+                        .iter()
+                        .map(|failure_type| ("failure_type", failure_type.to_string())),
+                );
+                query.extend(
+                    filter
+                        .retrieval_strategy
+                        .iter()
+                        .map(|strategy| ("retrieval_strategy", strategy.clone())),
+                );
+                query.extend(filter.status.map(|status| ("status", status.to_string())));
+                loop {
+                    let ranking = service.get("/v1/queries", &query).await?;
+                    if ranking["in_progress"] != json!(true)
+                        && ranking["status"] != json!("working")
+                    {
+                        return Ok(ranking);
+                    }
+                    actix_rt::time::sleep(POLL_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    /// Reads the scores of a strategy. Adds the failure rate at `threshold` and the threshold for a
+    /// failure rate of `rate`.
+    pub(super) async fn calibration(
+        &self,
+        period: &Period,
+        strategy: &str,
+        rate: Option<f64>,
+        threshold: Option<f64>,
+    ) -> Result<Value, CommandError> {
+        match self {
+            Self::File(reader) => {
+                let calibration = reader
+                    .calibration(strategy, period.range_or_a_day()?)
+                    .await?;
+                let mut curve = value(&calibration)?;
+                curve["failure_rate_at_threshold"] = threshold
+                    .and_then(|threshold| calibration.failure_rate_at(threshold))
+                    .into();
+                curve["threshold_for_failure_rate"] =
+                    rate.and_then(|rate| calibration.threshold_for(rate)).into();
+                Ok(curve)
+            }
+            Self::Service(service) => {
+                let mut query = period.query()?;
+                query.push(("retrieval_strategy", strategy.to_owned()));
+                query.extend(rate.map(|rate| ("failure_rate", rate.to_string())));
+                query.extend(threshold.map(|threshold| ("threshold", threshold.to_string())));
+                service.get("/v1/calibration", &query).await
+            }
+        }
+    }
+
+    /// Reads the counts of attempts by day, from a file only. The flags of `export` exclude `--url`.
+    pub(super) async fn attempt_counts(&self, period: &Period) -> Result<Value, CommandError> {
+        match self {
+            Self::File(reader) => value(
+                &reader
+                    .attempt_counts(period.range()?.unwrap_or(TimeRange::all()))
+                    .await?,
+            ),
+            Self::Service(_) => Err(CommandError::Usage(
+                "--attempts: cannot be combined with --url; read the database file with --db"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Reads all failures and passes them to `sink` chunk by chunk.
+    pub(super) async fn export(
+        &self,
+        selection: &Selection,
+        period: &Period,
+        layout: Layout,
+        mut sink: impl FnMut(&[u8]) -> Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
+        match self {
+            Self::File(reader) => {
+                let filter = selection.filter(Some(period))?;
+                let mut chunks = match layout {
+                    Layout::JsonLines => reader.export(filter, ExportFormat::JsonLines),
+                    Layout::Csv => reader.export(filter, ExportFormat::Csv),
+                    Layout::CsvForExcel => reader
+                        .export(filter, ExportFormat::Csv)
+                        .with_byte_order_mark(),
+                };
+                while let Some(chunk) = chunks.next_chunk().await? {
+                    sink(&chunk)?;
+                }
+            }
+            Self::Service(service) => {
+                let mut query = selection.query(Some(period))?;
+                query.extend((layout != Layout::JsonLines).then(|| ("format", "csv".to_owned())));
+                query.extend((layout == Layout::CsvForExcel).then(|| ("bom", "true".to_owned())));
+                let mut response = service.open("/v1/export", &query, None).await?;
+                while let Some(piece) = response.next().await {
+                    sink(&piece.map_err(|error| service.unreachable(error))?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Format of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    JsonLines,
+    Csv,
+    /// With a byte order mark.
+    CsvForExcel,
+}
+
+/// Converts a result of a [`FailureReader`] to the JSON that a service would return.
+pub(super) fn value(result: &impl Serialize) -> Result<Value, CommandError> {
+    // `to_value` would widen an `f32` to an `f64` with more digits; text keeps the digits of HTTP.
+    let json = serde_json::to_string(result).and_then(|text| serde_json::from_str(&text));
+    json.map_err(|error| CommandError::Unreachable(error.to_string()))
+}
+
+/// Flags that select failures by type and strategy.
+#[derive(Args)]
+pub(super) struct Kinds {
+    /// Only failures of this type; repeatable
+    #[arg(long = "type", value_name = "TYPE", value_parser = failure_type())]
+    pub(super) failure_type: Vec<RetrievalFailureType>,
+    /// Only failures of this strategy; repeatable
+    #[arg(long)]
+    pub(super) strategy: Vec<String>,
+}
+
+fn failure_type() -> impl TypedValueParser<Value = RetrievalFailureType> {
+    let names = RetrievalFailureType::ALL.map(RetrievalFailureType::as_str);
+    PossibleValuesParser::new(names)
+        .try_map(|name| RetrievalFailureType::parse(&name).ok_or("not a failure type"))
+}
+
+/// Flags that select failures.
+#[derive(Args)]
+pub(super) struct Selection {
+    #[command(flatten)]
+    kind: Kinds,
+    /// Only failures of this conversation; repeatable
+    #[arg(long)]
+    conversation: Vec<String>,
+    /// Only failures whose query or error contains this text
+    #[arg(long)]
+    text: Option<String>,
+}
+
+impl Selection {
+    pub(super) fn filter(&self, period: Option<&Period>) -> Result<FailureFilter, CommandError> {
+        Ok(FailureFilter {
+            range: period.map(Period::range).transpose()?.flatten(),
+            failure_type: self.kind.failure_type.clone(),
+            retrieval_strategy: self.kind.strategy.clone(),
+            conversation_id: self.conversation.clone(),
+            text: self.text.clone(),
+            ..FailureFilter::default()
+        })
+    }
+
+    pub(super) fn query(
+        &self,
+        period: Option<&Period>,
+    ) -> Result<Vec<(&'static str, String)>, CommandError> {
+        let mut query = period.map(Period::query).transpose()?.unwrap_or_default();
+        query.extend(
+            self.kind
+                .failure_type
+                .iter()
+                .map(|wanted| ("failure_type", wanted.to_string())),
+        );
+        query.extend(
+            self.kind
+                .strategy
+                .iter()
+                .map(|name| ("retrieval_strategy", name.clone())),
+        );
+        query.extend(
+            self.conversation
+                .iter()
+                .map(|id| ("conversation_id", id.clone())),
+        );
+        query.extend(self.text.clone().map(|text| ("text", text)));
+        Ok(query)
+    }
+}
+
+/// Flags that select a period.
+#[derive(Args)]
+pub(super) struct Period {
+    /// Length of the period before its end: a number and s, m, h, d or w, such as 24h
+    #[arg(long, value_name = "SPAN")]
+    since: Option<String>,
+    /// Start of the period, such as 2026-11-24T10:30:00Z
+    #[arg(long, conflicts_with = "since", value_name = "TIME")]
+    from: Option<String>,
+    /// End of the period [default: now]
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+}
+
+impl Period {
+    pub(super) fn range(&self) -> Result<Option<TimeRange>, CommandError> {
+        let invalid = |name: &str, value: &str, expected: &str| {
+            CommandError::Usage(format!("--{name} {value}: expected {expected}"))
+        };
+        let moment = |name: &str, text: &Option<String>| {
+            text.as_deref()
+                .map(|text| parse_moment(text).map_err(|expected| invalid(name, text, expected)))
+                .transpose()
+        };
+        let to = moment("to", &self.to)?;
+        let from = match &self.since {
+            Some(since) => {
+                let span =
+                    parse_span(since).map_err(|expected| invalid("since", since, expected))?;
+                to.unwrap_or_else(SystemTime::now).checked_sub(span)
+            }
+            None => moment("from", &self.from)?,
+        };
+        if from.is_none() && to.is_none() {
+            return Ok(None);
+        }
+        let from = from.unwrap_or(SystemTime::UNIX_EPOCH);
+        Ok(Some(to.map_or_else(
+            || TimeRange::since(from),
+            |to| TimeRange::between(from, to),
+        )?))
+    }
+
+    pub(super) fn range_or_a_day(&self) -> Result<TimeRange, CommandError> {
+        Ok(self
+            .range()?
+            .unwrap_or_else(|| TimeRange::last(Duration::from_secs(24 * 60 * 60))))
+    }
+
+    /// Returns the period as URL parameters of the service. Validates them first, because an error
+    /// about a flag is clearer than one about a parameter.
+    pub(super) fn query(&self) -> Result<Vec<(&'static str, String)>, CommandError> {
+        self.range()?;
+        let parameters = [
+            ("since", &self.since),
+            ("from", &self.from),
+            ("to", &self.to),
+        ];
+        Ok(parameters
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.clone()?)))
+            .collect())
+    }
+}

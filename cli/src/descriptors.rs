@@ -1,0 +1,48 @@
+//! Limit of file descriptors. Connections must leave enough of them for the database.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors reserved for the database, its journals, the log and the event loops.
+const RESERVED: usize = 256;
+
+/// Raises the soft limit of this process to the hard limit. Returns the new limit, or `None` if it
+/// is unlimited.
+pub(super) fn raise() -> Option<usize> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Some systems reject a soft limit that equals their hard limit.
+    if limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_err() {
+        tracing::debug!(
+            "cannot raise the limit of file descriptors: the system rejects its own hard limit"
+        );
+    }
+    getrlimit(Resource::Nofile)
+        .current
+        .and_then(|limit| usize::try_from(limit).ok())
+}
+
+/// Returns the maximum number of connections of each worker, at most `wanted`, so that the reserved
+/// descriptors stay free.
+pub(super) fn connections_per_worker(workers: usize, wanted: usize, limit: Option<usize>) -> usize {
+    let Some(limit) = limit else { return wanted };
+    let for_connections = limit.saturating_sub(RESERVED.min(limit / 2));
+    wanted.min(for_connections / workers.max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_the_reserved_descriptors() {
+        assert_eq!(connections_per_worker(2, 20_000, None), 20_000);
+        assert_eq!(connections_per_worker(2, 20_000, Some(1_048_576)), 20_000);
+        assert_eq!(connections_per_worker(2, 20_000, Some(1024)), 384);
+        assert_eq!(connections_per_worker(4, 10, Some(1024)), 10);
+        assert_eq!(connections_per_worker(2, 20_000, Some(100)), 25);
+        assert_eq!(connections_per_worker(256, 20_000, Some(100)), 1);
+    }
+}

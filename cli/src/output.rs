@@ -1,0 +1,226 @@
+//! Output: tables for a terminal, JSON and CSV for other programs.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use clap::ValueEnum;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+
+use super::CommandError;
+
+/// Format of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Aligned columns for a terminal
+    Table,
+    /// One JSON document
+    Json,
+    /// One JSON object per line
+    Jsonl,
+    /// Comma-separated values with a header line
+    Csv,
+}
+
+/// Column of a table: its name, the JSON pointer to its value in a row, and its kind.
+pub(super) struct Column {
+    pub(super) name: &'static str,
+    pub(super) pointer: Cow<'static, str>,
+    pub(super) kind: CellKind,
+}
+
+/// CellKind of a column, which selects how a table shows its values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum CellKind {
+    Text,
+    Number,
+    /// Share from 0 to 1, shown in percent.
+    Share,
+    Milliseconds,
+}
+
+pub(super) const fn column(name: &'static str, pointer: &'static str, kind: CellKind) -> Column {
+    Column {
+        name,
+        pointer: Cow::Borrowed(pointer),
+        kind,
+    }
+}
+
+/// Writes `document` as JSON, or its `rows` in any other format.
+pub(super) fn write(
+    format: Format,
+    document: &Value,
+    rows: &[Value],
+    columns: &[Column],
+) -> Result<(), CommandError> {
+    let mut out = Output::new();
+    match format {
+        Format::Table => {
+            let mut table = Table::new();
+            table
+                .load_style(presets::NOTHING)
+                .set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_header(columns.iter().map(|column| column.name));
+            for (nth, column) in columns.iter().enumerate() {
+                if column.kind != CellKind::Text
+                    && let Some(column) = table.column_mut(nth)
+                {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+            for row in rows {
+                table.add_row(
+                    columns
+                        .iter()
+                        .map(|column| cell(row.pointer(&column.pointer), column.kind)),
+                );
+            }
+            writeln!(out, "{table}")?;
+        }
+        Format::Json => writeln!(out, "{document:#}")?,
+        Format::Jsonl => {
+            for row in rows {
+                writeln!(out, "{row}")?;
+            }
+        }
+        Format::Csv => {
+            let mut lines = csv::Writer::from_writer(Vec::new());
+            let failed = |error: csv::Error| CommandError::Unreachable(error.to_string());
+            lines
+                .write_record(columns.iter().map(|column| column.name))
+                .map_err(failed)?;
+            for row in rows {
+                let cells = columns
+                    .iter()
+                    .map(|column| match row.pointer(&column.pointer) {
+                        Some(Value::String(text)) => failure_logger::program::guarded(text),
+                        value => plain(value),
+                    });
+                lines.write_record(cells).map_err(failed)?;
+            }
+            out.write_all(
+                &lines
+                    .into_inner()
+                    .map_err(|error| CommandError::Unreachable(error.to_string()))?,
+            )?;
+        }
+    }
+    Ok(out.flush()?)
+}
+
+/// Formats a value for a table and escapes terminal control characters.
+fn cell(value: Option<&Value>, kind: CellKind) -> String {
+    let number = value.and_then(Value::as_f64);
+    match (kind, number) {
+        (CellKind::Share, Some(share)) => format!("{:.1} %", 100.0 * share),
+        (CellKind::Milliseconds, Some(ms)) if ms < 10.0 => format!("{ms:.2} ms"),
+        (CellKind::Milliseconds, Some(ms)) => format!("{ms:.0} ms"),
+        (CellKind::Number, Some(number)) if number.fract() != 0.0 => format!("{number:.3}"),
+        _ => escaped(&plain(value)),
+    }
+}
+
+/// Standard output. Escapes control characters in every format if it is a terminal, because a
+/// stored query may hold escape sequences.
+pub(super) struct Output {
+    out: io::StdoutLock<'static>,
+    is_terminal: bool,
+}
+
+impl Output {
+    pub(super) fn new() -> Self {
+        let out = io::stdout().lock();
+        Self {
+            is_terminal: out.is_terminal(),
+            out,
+        }
+    }
+}
+
+impl io::Write for Output {
+    /// Writes `bytes`. Callers never split a character between two writes.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.is_terminal {
+            return self.out.write(bytes);
+        }
+        self.out
+            .write_all(escaped_lines(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Escapes control characters but keeps line feeds and tabs.
+pub(super) fn escaped_lines(text: &str) -> String {
+    text.split('\n')
+        .map(|line| line.split('\t').map(escaped).collect::<Vec<_>>().join("\t"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Escapes control characters and the marks that change the direction of text.
+pub(super) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        // Directional marks can make a terminal show a text in another order than it is stored.
+        if character.is_control()
+            || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+/// Returns a string without quotes, `null` as an empty text, and other values as JSON.
+fn plain(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    }
+}
+
+/// Draws numbers as a row of bars, scaled to the largest.
+pub(super) fn sparkline(numbers: &[u64]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let largest = numbers.iter().copied().max().unwrap_or(0).max(1);
+    numbers
+        .iter()
+        .map(|number| {
+            let height = usize::try_from(number * 7 / largest).unwrap_or(7);
+            BARS.get(height).copied().unwrap_or('█')
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escaped_text_has_no_control_characters() {
+        assert_eq!(
+            escaped("a\u{1b}[31mred\u{202e}b\n"),
+            "a\\u{1b}[31mred\\u{202e}b\\n"
+        );
+        assert_eq!(escaped("où 🦀?"), "où 🦀?");
+    }
+
+    #[test]
+    fn table_cell_shows_a_formula_unchanged() {
+        assert_eq!(cell(Some(&Value::from("=1+1")), CellKind::Text), "=1+1");
+    }
+
+    #[test]
+    fn sparkline_bars_scale_with_the_numbers() {
+        assert_eq!(sparkline(&[0, 1, 7, 14]), "▁▁▄█");
+        assert_eq!(sparkline(&[0, 0]), "▁▁");
+    }
+}

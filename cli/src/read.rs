@@ -1,0 +1,689 @@
+//! Commands that read the log: `list`, `tail`, `stats`, `top`, `calibrate`, `export`, `check`.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indexing a JSON value returns null for a missing key"
+)]
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use actix_web::web::Bytes;
+use clap::Args;
+use futures_util::{Stream, StreamExt as _};
+use serde_json::{Value, json};
+
+use failure_logger::{FailureReader, PageRequest, QueryStatus, RetrievalFailureType};
+
+use failure_logger::report::QueryFilter;
+
+use super::change::query_status;
+use super::client::{Client, Kinds, Layout, Period, Selection, value};
+use super::output::{CellKind, Column, Format, Output, column, escaped, sparkline, write};
+use super::service::{OpenError, Service};
+use super::settings::Settings;
+use super::{CommandError, Style, Target};
+
+/// Interval between two reads of the database file for new failures.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Pause before a tail stream is reopened.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+
+/// Parses a share from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text
+        .parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a share from 0 to 1, such as 0.2".into())
+}
+
+#[derive(Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    period: Period,
+    #[command(flatten)]
+    selection: Selection,
+    /// Maximum number of failures
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+}
+
+const FAILURE: [Column; 8] = [
+    column("created_at", "/created_at", CellKind::Text),
+    column("type", "/failure_type", CellKind::Text),
+    column("strategy", "/retrieval_strategy", CellKind::Text),
+    column("score", "/top_score", CellKind::Number),
+    column("latency", "/latency_ms", CellKind::Milliseconds),
+    column("conversation", "/conversation_id", CellKind::Text),
+    column("query", "/query_text", CellKind::Text),
+    column("error", "/error_context", CellKind::Text),
+];
+
+pub(super) async fn list(settings: &Settings, list: &List) -> Result<(), CommandError> {
+    let client = Client::new(settings, &list.target)?;
+    let page = client
+        .failures(&list.selection, &list.period, list.limit)
+        .await?;
+    write(list.style.format(), &page, rows(&page, "/data"), &FAILURE)?;
+    if page["complete"] == json!(false) {
+        let _ = writeln!(
+            io::stderr(),
+            "the list is incomplete: the search reached its time budget; narrow it with --since or --strategy"
+        );
+    }
+    Ok(())
+}
+
+/// Returns the array at `pointer`, or an empty slice.
+fn rows<'v>(document: &'v Value, pointer: &str) -> &'v [Value] {
+    document
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+}
+
+#[derive(Args)]
+pub(super) struct Tail {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    selection: Selection,
+    /// Keep running and show new failures as they arrive
+    #[arg(short, long)]
+    follow: bool,
+    /// Number of earlier failures to show first
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    lines: u16,
+}
+
+pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), CommandError> {
+    let format = tail.style.format();
+    match Client::new(settings, &tail.target)? {
+        Client::File(reader) => tail_file(format, tail, &reader).await,
+        Client::Service(service) => tail_service(format, tail, &service).await,
+    }
+}
+
+async fn tail_file(
+    format: Format,
+    tail: &Tail,
+    reader: &FailureReader,
+) -> Result<(), CommandError> {
+    // The position is read before the list, so that no failure is missed between the two.
+    let mut position = match tail.follow {
+        true => Some(
+            reader
+                .tail(tail.selection.filter(None)?, None, 1)
+                .await?
+                .position,
+        ),
+        false => None,
+    };
+    if tail.lines > 0 {
+        let page = reader
+            .list(
+                tail.selection.filter(None)?,
+                PageRequest::newest(usize::from(tail.lines)),
+            )
+            .await?;
+        lines(format, rows(&value(&page)?, "/data"))?;
+    }
+    while let Some(after) = &mut position {
+        actix_rt::time::sleep(POLL_INTERVAL).await;
+        let tail_page = reader
+            .tail(tail.selection.filter(None)?, Some(*after), 1000)
+            .await?;
+        *after = tail_page.position;
+        if tail_page.replaced {
+            report_replacement();
+        }
+        tail_page
+            .failures
+            .iter()
+            .try_for_each(|failure| line(format, &value(failure)?))?;
+    }
+    Ok(())
+}
+
+async fn tail_service(format: Format, tail: &Tail, service: &Service) -> Result<(), CommandError> {
+    let query = tail.selection.query(None)?;
+    // The stream is opened before the list, so that no failure is missed between the two.
+    let mut events = match tail.follow {
+        true => Some(Events::begin(service, &query).await?),
+        false => None,
+    };
+    if tail.lines > 0 {
+        let mut query = query.clone();
+        query.push(("limit", tail.lines.to_string()));
+        let page = service.get("/v1/failures", &query).await?;
+        lines(format, rows(&page, "/data"))?;
+    }
+    while let Some(events) = &mut events {
+        match events.next().await? {
+            Event::Failure(failure) => line(format, &failure)?,
+            Event::Replaced => report_replacement(),
+        }
+    }
+    Ok(())
+}
+
+/// Prints failures, newest last.
+fn lines(format: Format, failures: &[Value]) -> Result<(), CommandError> {
+    failures
+        .iter()
+        .rev()
+        .try_for_each(|failure| line(format, failure))
+}
+
+fn report_replacement() {
+    // A closed standard error does not end the command.
+    let _ = writeln!(
+        io::stderr(),
+        "the log was replaced; the failures of the new log follow"
+    );
+}
+
+/// Event of a tail stream.
+enum Event {
+    Failure(Value),
+    /// The database file was replaced, for example by a restore.
+    Replaced,
+}
+
+/// Tail stream of a service, which is reopened when it ends.
+struct Events<'s> {
+    service: &'s Service,
+    query: &'s [(&'static str, String)],
+    stream: Box<dyn Stream<Item = Result<Bytes, awc::error::PayloadError>> + Unpin>,
+    /// Bytes that were received and not read yet.
+    received: Vec<u8>,
+    /// Event id to resume after.
+    last_id: Option<String>,
+}
+
+impl<'s> Events<'s> {
+    /// Opens the stream and waits for its first event id. From then on, a stream that ends resumes
+    /// without a gap.
+    async fn begin(
+        service: &'s Service,
+        query: &'s [(&'static str, String)],
+    ) -> Result<Self, CommandError> {
+        let stream = Box::new(service.open("/v1/tail", query, None).await?);
+        let mut events = Self {
+            service,
+            query,
+            stream,
+            received: Vec::new(),
+            last_id: None,
+        };
+        while events.last_id.is_none() {
+            match events.next_line().await {
+                Ok(line) => events.store_event_id(&line),
+                Err(cause) => events.reopen(&cause).await?,
+            }
+        }
+        Ok(events)
+    }
+
+    async fn next(&mut self) -> Result<Event, CommandError> {
+        let mut replaced = false;
+        loop {
+            let line = match self.next_line().await {
+                Ok(line) => line,
+                Err(cause) => {
+                    self.reopen(&cause).await?;
+                    replaced = false;
+                    continue;
+                }
+            };
+            self.store_event_id(&line);
+            if let Some(kind) = line.strip_prefix("event: ") {
+                replaced = kind == "replaced";
+            } else if let Some(json) = line.strip_prefix("data: ") {
+                if replaced {
+                    return Ok(Event::Replaced);
+                }
+                if let Ok(failure) = serde_json::from_str(json) {
+                    return Ok(Event::Failure(failure));
+                }
+            }
+        }
+    }
+
+    fn store_event_id(&mut self, line: &str) {
+        if let Some(id) = line.strip_prefix("id: ") {
+            self.last_id = Some(id.to_owned());
+        }
+    }
+
+    /// Returns the next line of the stream without its line ending. The error is the reason why the
+    /// stream ended.
+    async fn next_line(&mut self) -> Result<String, String> {
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                return Ok(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
+            }
+            match self.stream.next().await {
+                Some(Ok(piece)) => self.received.extend_from_slice(&piece),
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Err("the service closed it".to_owned()),
+            }
+        }
+    }
+
+    async fn reopen(&mut self, cause: &str) -> Result<(), CommandError> {
+        self.received.clear();
+        // A closed standard error does not end the command.
+        let _ = writeln!(io::stderr(), "the tail stream ended: {cause}; reopening it");
+        loop {
+            actix_rt::time::sleep(REOPEN_AFTER).await;
+            match self
+                .service
+                .open("/v1/tail", self.query, self.last_id.as_deref())
+                .await
+            {
+                Ok(stream) => {
+                    self.stream = Box::new(stream);
+                    return Ok(());
+                }
+                Err(OpenError::Transient(_)) => {}
+                Err(OpenError::Permanent(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Prints a failure on one line.
+fn line(format: Format, failure: &Value) -> Result<(), CommandError> {
+    let mut out = Output::new();
+    match format {
+        Format::Table | Format::Csv => {
+            let text = |name: &str| escaped(failure[name].as_str().unwrap_or_default());
+            let score = failure["top_score"]
+                .as_f64()
+                .map(|score| format!(" {score:.3}"))
+                .unwrap_or_default();
+            let error = match text("error_context") {
+                none if none.is_empty() => none,
+                error => format!(" ({error})"),
+            };
+            writeln!(
+                out,
+                "{} {:<14} {}{score} {}{error}",
+                text("created_at"),
+                text("failure_type"),
+                text("retrieval_strategy"),
+                text("query_text")
+            )?;
+        }
+        Format::Json | Format::Jsonl => writeln!(out, "{failure}")?,
+    }
+    Ok(out.flush()?)
+}
+
+#[derive(Args)]
+pub(super) struct Stats {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    period: Period,
+}
+
+fn strategy_columns() -> Vec<Column> {
+    let types = RetrievalFailureType::ALL.into_iter().enumerate();
+    let types = types.map(|(nth, failure)| Column {
+        name: failure.as_str(),
+        pointer: format!("/rates/types/{nth}/failures").into(),
+        kind: CellKind::Number,
+    });
+    let mut columns = vec![
+        column("strategy", "/retrieval_strategy", CellKind::Text),
+        column("attempts", "/rates/attempts", CellKind::Number),
+        column("failures", "/rates/failures", CellKind::Number),
+        column("unobserved", "/rates/unobserved", CellKind::Number),
+        column("rate", "/rates/failure_rate", CellKind::Share),
+        column("before", "/previous/failure_rate", CellKind::Share),
+    ];
+    columns.extend(types);
+    columns.extend([
+        column("p50", "/rates/latency_ms/p50", CellKind::Milliseconds),
+        column("p95", "/rates/latency_ms/p95", CellKind::Milliseconds),
+        column("p99", "/rates/latency_ms/p99", CellKind::Milliseconds),
+    ]);
+    columns
+}
+
+pub(super) async fn stats(settings: &Settings, stats: &Stats) -> Result<(), CommandError> {
+    let format = stats.style.format();
+    let client = Client::new(settings, &stats.target)?;
+    let (summary, series) = (
+        client.summary(&stats.period).await?,
+        client.timeseries(&stats.period).await?,
+    );
+    let mut strategies = rows(&summary, "/strategies").to_vec();
+    if format == Format::Table {
+        strategies
+            .push(json!({"retrieval_strategy": "all", "rates": summary["total"], "previous": summary["previous"]}));
+        let failures: Vec<u64> = rows(&series, "/points")
+            .iter()
+            .map(|point| point["failures"].as_u64().unwrap_or(0))
+            .collect();
+        let text = |value: &Value| escaped(value.as_str().unwrap_or_default());
+        let mut out = Output::new();
+        writeln!(
+            out,
+            "{} to {}",
+            text(&summary["range"]["from"]),
+            text(&summary["range"]["to"])
+        )?;
+        writeln!(out, "failures {}\n", sparkline(&summed(&failures, 72)))?;
+        if let Some(since) = purged_before(&summary, &series) {
+            writeln!(
+                out,
+                "counts are complete; failures before {since} were purged\n"
+            )?;
+        }
+    }
+    write(format, &summary, &strategies, &strategy_columns())
+}
+
+/// Returns the time of the oldest failure in the log if the counts include older ones. Retention
+/// deletes failures earlier than their counts.
+fn purged_before(summary: &Value, series: &Value) -> Option<String> {
+    let moment = |value: &Value| value.as_str()?.parse::<jiff::Timestamp>().ok();
+    let since = moment(&summary["rows_since"]);
+    let step = jiff::SignedDuration::from_secs(series["step_seconds"].as_i64()?);
+    let is_older = |point: &Value| {
+        let end = moment(&point["at"]).and_then(|at| at.checked_add(step).ok());
+        point["failures"].as_u64() > Some(0)
+            && end.is_some_and(|end| since.is_none_or(|since| end <= since))
+    };
+    let is_any = rows(series, "/points").iter().any(is_older);
+    is_any.then(|| since.map_or_else(|| "now".to_owned(), |since| since.to_string()))
+}
+
+/// Sums neighbours so that at most `width` numbers remain.
+fn summed(numbers: &[u64], width: usize) -> Vec<u64> {
+    numbers
+        .chunks(numbers.len().div_ceil(width).max(1))
+        .map(|chunk| chunk.iter().sum())
+        .collect()
+}
+
+#[derive(Args)]
+pub(super) struct Top {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    period: Period,
+    #[command(flatten)]
+    kind: Kinds,
+    /// Only groups with this status; see `set-status`
+    #[arg(long, value_parser = query_status())]
+    status: Option<QueryStatus>,
+    /// Maximum number of groups
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+}
+
+const GROUP: [Column; 7] = [
+    column("id", "/id", CellKind::Text),
+    column("failures", "/count", CellKind::Number),
+    column("texts", "/texts", CellKind::Number),
+    column("best score", "/best_score", CellKind::Number),
+    column("last seen", "/last_seen", CellKind::Text),
+    column("status", "/status", CellKind::Text),
+    column("query", "/example", CellKind::Text),
+];
+
+pub(super) async fn top(settings: &Settings, top: &Top) -> Result<(), CommandError> {
+    let filter = QueryFilter {
+        failure_type: top.kind.failure_type.clone(),
+        retrieval_strategy: top.kind.strategy.clone(),
+        status: top.status,
+    };
+    let response = Client::new(settings, &top.target)?
+        .ranking(&top.period, filter, top.limit)
+        .await?;
+    if response["partial"] == json!(true) {
+        let _ = writeln!(
+            io::stderr(),
+            "the counts are lower bounds: only the newest {} failures were read; narrow the period with --since",
+            response["scanned"]["failures"]
+        );
+    }
+    write(
+        top.style.format(),
+        &response,
+        rows(&response, "/data"),
+        &GROUP,
+    )
+}
+
+#[derive(Args)]
+pub(super) struct Calibrate {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    style: Style,
+    #[command(flatten)]
+    period: Period,
+    /// Name of the strategy
+    strategy: String,
+    /// Print the strictest threshold at which at most this share of attempts fails, 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
+    rate: Option<f64>,
+    /// Print the predicted failure rate at this threshold
+    #[arg(long)]
+    threshold: Option<f64>,
+}
+
+const CURVE: [Column; 2] = [
+    column("threshold", "/threshold", CellKind::Number),
+    column("failure rate", "/failure_rate", CellKind::Share),
+];
+
+pub(super) async fn calibrate(
+    settings: &Settings,
+    calibrate: &Calibrate,
+) -> Result<(), CommandError> {
+    let client = Client::new(settings, &calibrate.target)?;
+    let Calibrate {
+        period,
+        strategy,
+        rate,
+        threshold,
+        ..
+    } = calibrate;
+    let response = client
+        .calibration(period, strategy, *rate, *threshold)
+        .await?;
+    let attempts = response["attempts"].as_u64().unwrap_or(0);
+    if attempts == 0 {
+        let message = format!(
+            "no attempts of {} in this period; list the strategies with `stats`",
+            calibrate.strategy
+        );
+        return Err(CommandError::Failed(message));
+    }
+    let format = calibrate.style.format();
+    if format == Format::Table {
+        let percent = |value: &Value| {
+            value
+                .as_f64()
+                .map_or_else(|| "-".into(), |rate| format!("{:.1} %", 100.0 * rate))
+        };
+        // The results are printed below the curve, next to the prompt, because the curve is long.
+        write(format, &response, rows(&response, "/curve"), &CURVE)?;
+        let mut out = Output::new();
+        writeln!(
+            out,
+            "\n{attempts} attempts, {} failed",
+            percent(&response["failure_rate"])
+        )?;
+        if let Some(threshold) = response["confidence_threshold"].as_f64() {
+            writeln!(out, "current threshold {threshold:.4}")?;
+        }
+        if let Some(threshold) = calibrate.threshold {
+            writeln!(
+                out,
+                "at threshold {threshold}: {} would fail",
+                percent(&response["failure_rate_at_threshold"])
+            )?;
+        }
+        if let Some(rate) = calibrate.rate {
+            match response["threshold_for_failure_rate"].as_f64() {
+                Some(threshold) => writeln!(
+                    out,
+                    "for a failure rate of {:.1} %: threshold {threshold:.4}",
+                    100.0 * rate
+                )?,
+                None => writeln!(
+                    out,
+                    "for a failure rate of {:.1} %: no threshold, the rate is higher at each",
+                    100.0 * rate
+                )?,
+            }
+        }
+        return Ok(());
+    }
+    write(format, &response, rows(&response, "/curve"), &CURVE)
+}
+
+#[derive(Args)]
+pub(super) struct Export {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    period: Period,
+    #[command(flatten)]
+    selection: Selection,
+    /// Write CSV instead of JSON lines
+    #[arg(long)]
+    csv: bool,
+    /// Start the CSV with a byte order mark, which Excel needs
+    #[arg(long, requires = "csv")]
+    bom: bool,
+    /// Write the counts of attempts instead of failures: one line per day, strategy and outcome.
+    /// Database file only
+    #[arg(long, conflicts_with_all = ["url", "failure_type", "strategy", "conversation", "text", "bom"])]
+    attempts: bool,
+}
+
+const ATTEMPTS: [Column; 8] = [
+    column("day", "/day", CellKind::Text),
+    column("retrieval_strategy", "/retrieval_strategy", CellKind::Text),
+    column("outcome", "/outcome", CellKind::Text),
+    column("attempts", "/attempts", CellKind::Number),
+    column("unobserved", "/unobserved", CellKind::Number),
+    column("latency_p50_ms", "/latency_ms/p50", CellKind::Number),
+    column("latency_p95_ms", "/latency_ms/p95", CellKind::Number),
+    column("latency_p99_ms", "/latency_ms/p99", CellKind::Number),
+];
+
+pub(super) async fn export(settings: &Settings, export: &Export) -> Result<(), CommandError> {
+    let client = Client::new(settings, &export.target)?;
+    if export.attempts {
+        let counts = client.attempt_counts(&export.period).await?;
+        let format = if export.csv {
+            Format::Csv
+        } else {
+            Format::Jsonl
+        };
+        return write(
+            format,
+            &counts,
+            counts.as_array().map(Vec::as_slice).unwrap_or_default(),
+            &ATTEMPTS,
+        );
+    }
+    let layout = match (export.csv, export.bom) {
+        (false, _) => Layout::JsonLines,
+        (true, false) => Layout::Csv,
+        (true, true) => Layout::CsvForExcel,
+    };
+    client
+        .export(&export.selection, &export.period, layout, |chunk| {
+            Ok(Output::new().write_all(chunk)?)
+        })
+        .await?;
+    Ok(io::stdout().flush()?)
+}
+
+#[derive(Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    period: Period,
+    /// Fail with exit code 1 if more than this share of the attempts failed, 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
+    fail_if_rate_above: Option<f64>,
+    /// Minimum number of attempts for a result; with fewer, the exit code is 4
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20,
+        requires = "fail_if_rate_above"
+    )]
+    min_attempts: u64,
+    /// Check only this strategy; fail with exit code 1 if it has no attempts
+    #[arg(long)]
+    strategy: Option<String>,
+}
+
+pub(super) async fn check(settings: &Settings, check: &Check) -> Result<(), CommandError> {
+    let client = Client::new(settings, &check.target)?;
+    if let Client::Service(service) = &client {
+        service.ready().await?;
+        if check.fail_if_rate_above.is_none() && check.strategy.is_none() {
+            writeln!(io::stdout(), "ready")?;
+            return Ok(());
+        }
+    }
+    let summary = client.summary(&check.period).await?;
+    let rates = match &check.strategy {
+        None => &summary["total"],
+        Some(strategy) => {
+            let found = rows(&summary, "/strategies")
+                .iter()
+                .find(|row| row["retrieval_strategy"] == strategy.as_str());
+            &found.ok_or_else(|| CommandError::Failed(format!("no attempts of {strategy}")))?["rates"]
+        }
+    };
+    let count = |name: &str| rates[name].as_u64().unwrap_or(0);
+    let (attempts, min_attempts) = (count("attempts"), check.min_attempts);
+    let rate = rates["failure_rate"].as_f64();
+    let result = match rate {
+        Some(rate) => format!("{:.2} % of {attempts} attempts failed", 100.0 * rate),
+        None if attempts > 0 => {
+            format!("no failure rate: {attempts} failures were logged without attempts")
+        }
+        None => "no attempts".to_owned(),
+    };
+    match (check.fail_if_rate_above, rate) {
+        (Some(_), None) => Err(CommandError::Inconclusive(result)),
+        (Some(_), Some(_)) if attempts < min_attempts => Err(CommandError::Inconclusive(format!(
+            "{result}, fewer than --min-attempts {min_attempts}"
+        ))),
+        (Some(limit), Some(rate)) if rate > limit => Err(CommandError::Failed(format!(
+            "{result}, more than {:.2} %",
+            100.0 * limit
+        ))),
+        _ => Ok(writeln!(io::stdout(), "{result}")?),
+    }
+}

@@ -1,0 +1,536 @@
+//! The actor: takes records from its mailbox into the buffer, and leaves the mailbox unread while
+//! the buffer is full.
+//!
+//! Two actors share one thread. [`FailureLogger`] only takes records; [`Control`] owns timers, jobs
+//! and retries. An actix actor that leaves its mailbox unread runs none of its own timers.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::dev::channel::{AddressReceiver, channel as mailbox};
+use actix::fut::{ActorFuture, ActorFutureExt as _};
+use actix::{
+    Actor, ActorContext as _, Addr, AsyncContext as _, Context, Handler, MessageResult, Running,
+    Supervised,
+};
+use tokio::time::Instant;
+
+use crate::pipeline::backoff::{Restarts, panic_message, pause_before_restart};
+use crate::pipeline::control::Control;
+use crate::pipeline::messages::{MailboxEnd, MailboxMarker, RoomWanted, Shutdown};
+use crate::pipeline::supervisor::{self, DrainOnDrop};
+use crate::pipeline::writer;
+
+use crate::config::LoggerConfig;
+use crate::error::{ConfigError, StartError};
+use crate::model::record::RetrievalFailureRecord;
+use crate::model::stats::{DropReason, LogOutcome};
+use crate::pipeline::buffer::Room;
+use crate::pipeline::state::{Phase, Shared, Writer};
+use crate::store;
+use crate::store::backend::Backend;
+
+/// Records taken from the mailbox before timers and other actors of the thread get a turn, and the
+/// time for it.
+const RECORDS_PER_TURN: u32 = 256;
+const LONGEST_TURN: Duration = Duration::from_millis(2);
+/// Capacity of the mailbox while the buffer is full. actix reads 0 as unbounded.
+const CLOSED_CAPACITY: usize = 1;
+/// First and longest time for which the mailbox is left unread. `do_send` ignores every capacity:
+/// only reading on bounds the memory that it takes.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const LONGEST_LOOK: Duration = Duration::from_secs(2);
+/// Records in one look, above which the next look comes as soon as the first.
+const FEW_RECORDS: u64 = 1024;
+
+/// Records that the actor takes after the end of the logger, at most. Senders that never pause
+/// could otherwise keep the mailbox from becoming empty.
+const MAX_CLOSED: u64 = 65_536;
+
+/// The actor that keeps records of failed retrievals. Send it a [`RetrievalFailureRecord`] with
+/// `try_send`, or give its address away as a `Recipient<RetrievalFailureRecord>`.
+///
+/// [`new`](Self::new) returns it for [`Actor::start`], [`Actor::start_in_arbiter`],
+/// [`Supervisor::start`] or the system registry; [`spawn`](Self::spawn) runs it on a thread of its
+/// own. A panic in a handler, timer or future of the logger is caught, and the next incarnation
+/// begins in place: actix itself would drop the actor.
+///
+/// # Mailbox
+///
+/// The mailbox holds [`mailbox_capacity`](crate::LoggerConfig::mailbox_capacity) records, and one
+/// more for each further clone of the address, because actix gives each sender a place. While the
+/// buffer is full the actor leaves the mailbox unread, so that `try_send` returns
+/// [`SendError::Full`] with the record. A record that is handed back is not received; one in the
+/// mailbox is received when the actor takes it.
+///
+/// - Share one address, by reference or in an `Arc`: a clone for each send defeats the bound.
+/// - `do_send` ignores the bound. The actor takes what it forces in, within seconds even if the
+///   buffer stays full, and drops as [`BufferFull`](crate::DropReason::BufferFull) what has no
+///   room. While a full buffer has no place left for the mailbox either, this includes some records
+///   that `try_send` had taken: those that the mailbox holds when the actor looks at it, every two
+///   seconds.
+/// - `send(record).await` returns the [`LogOutcome`](crate::LogOutcome). With actix 0.13, a `send`
+///   that meets a full mailbox may never resolve, whatever its timeout: its future registers no
+///   waker. Await [`log_within`](crate::LoggerHandle::log_within) instead.
+///
+/// [`Supervisor::start`]: actix::Supervisor::start
+/// [`SendError::Full`]: actix::prelude::SendError::Full
+pub struct FailureLogger {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) control: Addr<Control>,
+    /// Mailbox of the control actor, until that is started.
+    control_mailbox: Option<AddressReceiver<Control>>,
+    drain: Arc<DrainOnDrop>,
+    intake: Intake,
+    look: Look,
+    restarts: Restarts,
+    /// Records taken in this turn, and when it began.
+    turn: (u32, Instant),
+    /// Records taken from the mailbox after the end of the logger.
+    closed: u64,
+    /// The event loop is being dropped: nothing is awaited any more.
+    is_ending: bool,
+    /// The store failed since then, and is not tried for each record.
+    has_failed: bool,
+    /// `true` once the system's supervisor restarted this actor. It would do so for ever after the
+    /// end.
+    is_supervised: bool,
+    /// The slot in which existing handles find the address, once the actor is started.
+    pub(crate) address: Weak<OnceLock<Addr<Self>>>,
+}
+
+/// State of the mailbox.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Intake {
+    /// Read as records come.
+    Open,
+    /// The buffer is nearly full: what was in the mailbox is read, up to the end that was marked.
+    Closing,
+    /// The same, whether or not the buffer has room: records without room are dropped.
+    Looking,
+    /// Unread.
+    Closed,
+    /// A shutdown has taken what was sent before. What came meanwhile is read.
+    Ending,
+    /// Unread until the shutdown is done, when what came later is counted.
+    Ended,
+}
+
+/// When a closed mailbox is read all the same.
+struct Look {
+    pause: Duration,
+    at: Instant,
+    /// Number of the end that was marked last.
+    end: u64,
+    /// Records taken since.
+    records: u64,
+}
+
+impl FailureLogger {
+    /// Returns the actor for a validated configuration, with the database open.
+    pub(crate) fn open(
+        config: LoggerConfig,
+        database: Box<dyn Backend>,
+    ) -> Result<Self, StartError> {
+        let store = database.open()?;
+        let logger = Self::with_writer(config, Writer::new(database, Some(store)));
+        writer::begin_retention(&logger.shared);
+        Ok(logger)
+    }
+
+    /// Returns the actor with a database that could not be opened yet.
+    pub(crate) fn unopened(
+        config: LoggerConfig,
+        database: Box<dyn Backend>,
+        error: &StartError,
+    ) -> Self {
+        let logger = Self::with_writer(config, Writer::new(database, None));
+        logger.shared.unavailable(&error.to_string());
+        logger.shared.failed(error.to_string());
+        logger
+    }
+
+    /// Returns an actor that drops every record, because its settings are not accepted.
+    pub(crate) fn unconfigured(error: &ConfigError) -> Self {
+        // There is nothing to wait for at the end.
+        let config = LoggerConfig::default().shutdown_timeout(Duration::from_millis(1));
+        let mut logger = Self::with_writer(config, Writer::new(store::in_memory(), None));
+        logger.control_mailbox = None;
+        logger.shared.unusable(&error.to_string());
+        logger
+    }
+
+    fn with_writer(config: LoggerConfig, writer: Writer) -> Self {
+        Self::with_shared(Arc::new(Shared::new(config, writer)))
+    }
+
+    pub(crate) fn with_shared(shared: Arc<Shared>) -> Self {
+        // Used without its bound: a request that waits for its response must not be handed back.
+        let (control, control_mailbox) = mailbox(1);
+        let now = Instant::now();
+        shared.buffer.reserve(shared.config.mailbox_reserve());
+        Self {
+            control: Addr::new(control),
+            control_mailbox: Some(control_mailbox),
+            drain: Arc::new(DrainOnDrop(Arc::clone(&shared))),
+            intake: Intake::Open,
+            look: Look {
+                pause: FIRST_LOOK,
+                at: now,
+                end: 0,
+                records: 0,
+            },
+            restarts: Restarts::new(&shared.config),
+            turn: (0, now),
+            closed: 0,
+            is_ending: false,
+            has_failed: false,
+            is_supervised: false,
+            address: Weak::new(),
+            shared,
+        }
+    }
+
+    /// Opens or closes the mailbox as the buffer has room, and leaves it unread while there is
+    /// none.
+    fn regulate(&mut self, ctx: &mut Context<Self>) {
+        if self.shared.mailbox_has_ended.load(Ordering::Acquire) {
+            self.end(ctx);
+            return;
+        }
+        match (self.intake, self.shared.buffer.room()) {
+            (Intake::Open, Room::ForAll)
+            | (Intake::Looking | Intake::Closed | Intake::Ending | Intake::Ended, _) => {}
+            (Intake::Open, Room::ForMailbox | Room::None) => self.close(ctx),
+            (Intake::Closing, Room::None) => self.wait_for(Room::ForMailbox, ctx),
+            (Intake::Closing, Room::ForMailbox | Room::ForAll) => {}
+        }
+    }
+
+    fn open_mailbox(&mut self, ctx: &mut Context<Self>) {
+        self.intake = Intake::Open;
+        self.look.pause = FIRST_LOOK;
+        self.shared.mailbox_is_full.store(false, Ordering::Release);
+        ctx.set_mailbox_capacity(self.shared.config.mailbox_places());
+    }
+
+    /// Leaves room in the mailbox for one record of each sender, and reads what is in it.
+    fn close(&mut self, ctx: &mut Context<Self>) {
+        self.intake = Intake::Closing;
+        self.shared.mailbox_is_full.store(true, Ordering::Release);
+        ctx.set_mailbox_capacity(CLOSED_CAPACITY);
+        self.look.at = Instant::now() + self.look.pause;
+        self.mark_end(ctx);
+        self.control.do_send(RoomWanted);
+        self.regulate(ctx);
+    }
+
+    fn mark_end(&mut self, ctx: &mut Context<Self>) {
+        self.look.end += 1;
+        self.look.records = 0;
+        ctx.address().do_send(MailboxEnd(self.look.end));
+    }
+
+    /// Everything that was in the mailbox when its end was marked is taken.
+    fn reached_end(&mut self, ctx: &mut Context<Self>) {
+        if self.intake == Intake::Ending {
+            self.intake = Intake::Ended;
+            self.wait_for_end(ctx);
+            return;
+        }
+        if self.shared.buffer.room() == Room::ForAll {
+            self.open_mailbox(ctx);
+            return;
+        }
+        let pause = if self.look.records > FEW_RECORDS {
+            FIRST_LOOK
+        } else {
+            2 * self.look.pause
+        };
+        self.look.pause = pause.min(LONGEST_LOOK);
+        self.look.at = Instant::now() + self.look.pause;
+        self.intake = Intake::Closed;
+        self.wait_for(Room::ForAll, ctx);
+    }
+
+    /// Leaves the mailbox unread until the buffer has room, or it is time to look.
+    fn wait_for(&mut self, room: Room, ctx: &mut Context<Self>) {
+        let (shared, at) = (Arc::clone(&self.shared), self.look.at);
+        let wait = async move {
+            tokio::select! {
+                biased;
+                () = shared.buffer.wait_for(room) => {}
+                () = tokio::time::sleep_until(at) => {}
+            }
+        };
+        self.wait(ctx, wait, Self::resume);
+    }
+
+    fn resume(&mut self, ctx: &mut Context<Self>) {
+        match (self.intake, self.shared.buffer.room()) {
+            (Intake::Closing | Intake::Closed, Room::ForAll) => self.open_mailbox(ctx),
+            (Intake::Closing, Room::ForMailbox) if Instant::now() < self.look.at => {}
+            (Intake::Closing, _) => self.intake = Intake::Looking,
+            (Intake::Closed, _) => {
+                self.intake = Intake::Looking;
+                self.mark_end(ctx);
+                // The last job may have ended before it made enough room.
+                self.control.do_send(RoomWanted);
+            }
+            (Intake::Open | Intake::Looking | Intake::Ending | Intake::Ended, _) => {}
+        }
+    }
+
+    /// Hands records back to their senders until the shutdown is done.
+    fn end(&mut self, ctx: &mut Context<Self>) {
+        match self.intake {
+            Intake::Open | Intake::Closing | Intake::Looking | Intake::Closed => {
+                self.intake = Intake::Ending;
+                self.shared.mailbox_is_full.store(true, Ordering::Release);
+                ctx.set_mailbox_capacity(CLOSED_CAPACITY);
+                self.mark_end(ctx);
+            }
+            Intake::Ending if self.shared.buffer.room() == Room::None => {
+                self.look.at = Instant::now() + LONGEST_LOOK;
+                self.wait_for(Room::ForMailbox, ctx);
+            }
+            Intake::Ending | Intake::Ended => {}
+        }
+    }
+
+    /// Leaves the mailbox unread until its records must be counted, or the shutdown is done.
+    fn wait_for_end(&mut self, ctx: &mut Context<Self>) {
+        let shared = Arc::clone(&self.shared);
+        let wait = async move {
+            let mut phases = shared.phases();
+            tokio::select! {
+                () = shared.mailbox_counted.notified() => {}
+                _ = phases.wait_for(|phase| matches!(phase, Phase::Closed { .. })) => {}
+            }
+        };
+        self.wait(ctx, wait, |_, _| {});
+    }
+
+    /// After some records, or some time, timers and other actors get a turn. actix empties the
+    /// mailbox first, however fast others fill it.
+    fn let_others_in(&mut self, ctx: &mut Context<Self>) {
+        let (taken, began) = &mut self.turn;
+        if *taken == 0 {
+            *began = Instant::now();
+        }
+        *taken += 1;
+        if *taken >= RECORDS_PER_TURN || began.elapsed() >= LONGEST_TURN {
+            *taken = 0;
+            self.wait(ctx, tokio::task::yield_now(), |_, _| {});
+        }
+    }
+
+    /// Takes nothing from the mailbox until `future` ends, then runs `done`.
+    fn wait(
+        &mut self,
+        ctx: &mut Context<Self>,
+        future: impl Future<Output = ()> + 'static,
+        done: fn(&mut Self, &mut Context<Self>),
+    ) {
+        let wait = Wait(Box::pin(future))
+            .map(move |(), actor: &mut Self, ctx: &mut Context<Self>| actor.guard(ctx, done));
+        ctx.wait(wait);
+    }
+
+    /// Runs `work`, unless the event loop is being dropped. A panic begins the next incarnation
+    /// after a pause, in place.
+    fn guard(&mut self, ctx: &mut Context<Self>, work: impl FnOnce(&mut Self, &mut Context<Self>)) {
+        if self.is_ending {
+            return;
+        }
+        let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self, ctx))) else {
+            return;
+        };
+        let pause = self
+            .restarts
+            .failed(&self.shared, Some(panic_message(&*panic)));
+        // Dropping what was thrown may panic as well.
+        std::mem::forget(panic);
+        let shared = Arc::clone(&self.shared);
+        let wait = async move { pause_before_restart(&shared, pause).await };
+        self.wait(ctx, wait, |actor, ctx| {
+            actor.restarts.restarted();
+            actor.open_mailbox(ctx);
+            actor.regulate(ctx);
+        });
+    }
+
+    /// Begins the shutdown that no handle asked for: nothing can be sent any more.
+    fn end_without_senders(&mut self, ctx: &mut Context<Self>) {
+        if !ctx.connected() && self.shared.refusal().is_none() {
+            self.shared
+                .close(std::time::Instant::now() + self.shared.config.shutdown_timeout);
+            self.control.do_send(Shutdown);
+        }
+    }
+}
+
+impl Actor for FailureLogger {
+    type Context = Context<Self>;
+
+    /// The same as the default, except that the mailbox has its capacity from the first message on.
+    fn start(self) -> Addr<Self> {
+        let (_sender, receiver) = mailbox(self.shared.config.mailbox_places());
+        Context::with_receiver(receiver).run(self)
+    }
+
+    /// Also after a restart by actix's own supervisor.
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        let addr = ctx.address();
+        if let Some(address) = self.address.upgrade() {
+            let _ = address.set(addr.clone());
+        }
+        if !self.shared.config.enabled {
+            return;
+        }
+        if let Some(mailbox) = self.control_mailbox.take() {
+            supervisor::start(
+                &self.shared,
+                mailbox,
+                addr.clone().recipient().downgrade(),
+                Arc::clone(&self.drain),
+            );
+        }
+        if self.is_supervised && self.shared.is_closed() {
+            // The actor counts records that are sent after the end, until no address is left.
+            return;
+        }
+        self.open_mailbox(ctx);
+        self.regulate(ctx);
+        let mut phases = self.shared.phases();
+        let closed = async move {
+            let _ = phases
+                .wait_for(|phase| matches!(phase, Phase::Closed { .. }))
+                .await;
+        };
+        let end = UntilClosed(Box::pin(closed)).map(|(), _: &mut Self, ctx: &mut Context<Self>| {
+            // actix polls this after it found the mailbox empty: nothing is in it but what was sent
+            // since then.
+            ctx.terminate();
+        });
+        ctx.spawn(end);
+    }
+
+    /// The event loop is being dropped: what is in the mailbox is taken, and committed when both
+    /// actors are dropped.
+    fn stopping(&mut self, _: &mut Context<Self>) -> Running {
+        if self.is_ending || self.shared.is_closed() {
+            return Running::Stop;
+        }
+        self.is_ending = true;
+        Running::Continue
+    }
+}
+
+impl Supervised for FailureLogger {
+    fn restarting(&mut self, _: &mut Context<Self>) {
+        self.is_supervised = true;
+    }
+}
+
+impl Handler<RetrievalFailureRecord> for FailureLogger {
+    type Result = MessageResult<RetrievalFailureRecord>;
+
+    fn handle(&mut self, record: RetrievalFailureRecord, ctx: &mut Context<Self>) -> Self::Result {
+        if self.is_ending && !self.has_failed && self.shared.buffer.room() == Room::None {
+            // The only writer that is left.
+            let flushed = catch_unwind(AssertUnwindSafe(|| writer::flush(&self.shared)));
+            self.has_failed = !matches!(flushed, Ok(Ok(())));
+        }
+        let outcome = self.shared.accept_sent(record);
+        self.look.records += 1;
+        if outcome == LogOutcome::Dropped(DropReason::Closed) && self.shared.is_closed() {
+            self.closed += 1;
+            if self.closed >= MAX_CLOSED {
+                ctx.terminate();
+            }
+        }
+        self.guard(ctx, |actor, ctx| {
+            failpoint!("actor-record");
+            actor.regulate(ctx);
+            actor.let_others_in(ctx);
+        });
+        MessageResult(outcome)
+    }
+}
+
+impl Handler<MailboxMarker> for FailureLogger {
+    type Result = ();
+
+    fn handle(&mut self, MailboxMarker(reached): MailboxMarker, ctx: &mut Context<Self>) {
+        // Whoever does not wait any more needs no answer.
+        let _ = reached.send(());
+        self.guard(ctx, |actor, ctx| match actor.intake {
+            Intake::Ended => actor.wait_for_end(ctx),
+            _ => actor.regulate(ctx),
+        });
+    }
+}
+
+impl Handler<MailboxEnd> for FailureLogger {
+    type Result = ();
+
+    fn handle(&mut self, MailboxEnd(end): MailboxEnd, ctx: &mut Context<Self>) {
+        if end == self.look.end
+            && matches!(
+                self.intake,
+                Intake::Closing | Intake::Looking | Intake::Ending
+            )
+        {
+            self.guard(ctx, Self::reached_end);
+        }
+    }
+}
+
+/// A future for which the mailbox is left unread, unless the event loop is being dropped.
+struct Wait(Pin<Box<dyn Future<Output = ()>>>);
+
+impl ActorFuture<FailureLogger> for Wait {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        actor: &mut FailureLogger,
+        _: &mut Context<FailureLogger>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        if actor.is_ending {
+            Poll::Ready(())
+        } else {
+            self.0.as_mut().poll(cx)
+        }
+    }
+}
+
+/// Ends when the logger has. Until then it sees when no address is left: actix wakes the actor for
+/// it.
+struct UntilClosed(Pin<Box<dyn Future<Output = ()>>>);
+
+impl ActorFuture<FailureLogger> for UntilClosed {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        actor: &mut FailureLogger,
+        ctx: &mut Context<FailureLogger>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        actor.end_without_senders(ctx);
+        // A handler that asked for a wait left the mailbox unread, and actix polls this all the
+        // same. It polls this again after the wait.
+        if ctx.waiting() {
+            return Poll::Pending;
+        }
+        self.0.as_mut().poll(cx)
+    }
+}

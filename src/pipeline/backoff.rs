@@ -1,0 +1,166 @@
+//! Pauses between attempts, and restarts that are spaced out by them.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::config::LoggerConfig;
+use crate::pipeline::state::{Phase, Shared};
+
+/// Restarts in quick succession, after which the logger counts as unavailable.
+pub(crate) const FAILED_RESTARTS: u32 = 5;
+/// The longest pause before a restart while a shutdown waits for it.
+const PAUSE_WHILE_CLOSING: Duration = Duration::from_millis(100);
+
+/// Restarts of one actor: counts them, and spaces them out.
+pub(crate) struct Restarts {
+    pauses: Backoff,
+    longest: Duration,
+    /// Of the same clock as the timers.
+    last: Option<tokio::time::Instant>,
+    in_vain: u32,
+}
+
+impl Restarts {
+    pub(crate) fn new(config: &LoggerConfig) -> Self {
+        Self {
+            pauses: Backoff::new(config),
+            longest: config.longest_backoff,
+            last: None,
+            in_vain: 0,
+        }
+    }
+
+    /// Notes that the actor failed. Returns the pause before its restart.
+    pub(crate) fn failed(&mut self, shared: &Shared, panic: Option<String>) -> Duration {
+        // A flush that succeeds proves little: what fails may be the timer, or the purge.
+        if self.last.is_some_and(|at| at.elapsed() >= 2 * self.longest) {
+            self.in_vain = 0;
+            self.pauses.reset();
+        }
+        self.in_vain += 1;
+        shared.counters.restarts.fetch_add(1, Ordering::AcqRel);
+        if let Some(panic) = panic {
+            shared.failed(format!("panic: {panic}"));
+        }
+        let (cause, in_vain, pause) = (shared.last_failure(), self.in_vain, self.pauses.next());
+        let pause_ms = pause.as_millis();
+        if in_vain >= FAILED_RESTARTS {
+            shared.unavailable(&cause);
+            quietly(|| {
+                tracing::error!(
+                    cause,
+                    in_vain,
+                    pause_ms,
+                    "the logger cannot be restarted; what is buffered is kept"
+                );
+            });
+        } else {
+            quietly(|| tracing::warn!(cause, pause_ms, "the logger failed, and is restarted"));
+        }
+        pause
+    }
+
+    pub(crate) fn restarted(&mut self) {
+        self.last = Some(tokio::time::Instant::now());
+    }
+}
+
+/// Ends after `pause`, or soon if a shutdown waits.
+pub(crate) async fn pause_before_restart(shared: &Shared, pause: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = async { wait_for_closing(shared).await; tokio::time::sleep(PAUSE_WHILE_CLOSING.min(pause)).await } => {}
+    }
+}
+
+pub(crate) async fn wait_for_closing(shared: &Shared) -> Instant {
+    let mut phases: watch::Receiver<Phase> = shared.phases();
+    let closing = phases
+        .wait_for(|phase| matches!(phase, Phase::Closing { .. }))
+        .await;
+    match closing.as_deref() {
+        Ok(Phase::Closing { deadline, .. }) => *deadline,
+        _ => Instant::now(),
+    }
+}
+
+/// Logs; a subscriber that panics is no reason to end.
+pub(crate) fn quietly(log: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(log)) {
+        std::mem::forget(panic);
+    }
+}
+
+/// Returns the message of a panic.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("(no message)").to_owned()
+}
+
+/// Pauses that double from the first to the longest, a little uneven so that several processes
+/// do not try at the same moment.
+pub(crate) struct Backoff {
+    first: Duration,
+    longest: Duration,
+    pause: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(config: &LoggerConfig) -> Self {
+        Self {
+            first: config.first_backoff,
+            longest: config.longest_backoff,
+            pause: config.first_backoff,
+        }
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(self.longest);
+        // Three quarters to all of it. A fresh hasher is randomness enough, and at hand.
+        let random = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
+        pause.mul_f64(0.75 + 0.25 * random)
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.pause = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_its_longest_and_begins_anew() {
+        let config = LoggerConfig::default()
+            .backoff(Duration::from_millis(100), Duration::from_millis(1000));
+        let mut backoff = Backoff::new(&config);
+        for _ in 0..2 {
+            for longest in [100, 200, 400, 800, 1000, 1000, 1000] {
+                let pause = backoff.next();
+                let longest = Duration::from_millis(longest);
+                assert!(
+                    (longest.mul_f64(0.75)..=longest).contains(&pause),
+                    "{pause:?} of {longest:?}"
+                );
+            }
+            backoff.reset();
+        }
+        let pauses: std::collections::HashSet<_> = (0..100)
+            .map(|_| (backoff.next(), backoff.reset()).0)
+            .collect();
+        assert!(
+            pauses.len() > 10,
+            "processes that fail together try at different moments"
+        );
+    }
+}

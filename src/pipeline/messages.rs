@@ -1,0 +1,68 @@
+//! Messages within the logger. Applications send records, and call the handle for everything else.
+
+use tokio::sync::oneshot;
+
+use crate::error::{LoggerError, StoreError};
+use crate::model::deletion::{Deleted, Deletion};
+use crate::model::query_status::StatusChange;
+use crate::model::stats::FlushReport;
+use crate::store::write::Erased;
+
+/// Messages that are answered, if at all, through a channel within: dropping the future of a `send`
+/// cancels its message.
+macro_rules! unanswered {
+    ($($message:ty),* $(,)?) => {
+        $(impl actix::Message for $message {
+            type Result = ();
+        })*
+    };
+}
+pub(crate) use unanswered;
+
+unanswered!(
+    Flush,
+    Shutdown,
+    SetQueryStatus,
+    DeleteFailures,
+    MailboxMarker,
+    MailboxEnd,
+    RoomWanted
+);
+
+/// Requests that everything that was logged or sent before is committed.
+#[derive(Debug)]
+pub(crate) struct Flush(pub(crate) oneshot::Sender<Result<FlushReport, LoggerError>>);
+
+/// Requests that the logger commits what was accepted, and ends. The deadline is in the phase.
+#[derive(Debug)]
+pub(crate) struct Shutdown;
+
+/// Sets the status of a query, from a handle.
+#[derive(Debug)]
+pub(crate) struct SetQueryStatus {
+    /// In lower case and without punctuation.
+    pub(crate) query: String,
+    pub(crate) change: StatusChange,
+    pub(crate) reply: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// Deletes failures for good, from a handle.
+#[derive(Debug)]
+pub(crate) struct DeleteFailures {
+    pub(crate) deletion: Deletion,
+    pub(crate) so_far: Deleted,
+    pub(crate) reply: oneshot::Sender<Result<(Deleted, Erased), StoreError>>,
+}
+
+/// Stands behind all records that were sent to the mailbox before. Answered, or dropped, when they
+/// are taken out.
+#[derive(Debug)]
+pub(crate) struct MailboxMarker(pub(crate) oneshot::Sender<()>);
+
+/// Marks the end of the records that the actor reads now. Each mark has its own number.
+#[derive(Debug)]
+pub(crate) struct MailboxEnd(pub(crate) u64);
+
+/// Records wait in the mailbox for room in the buffer.
+#[derive(Debug)]
+pub(crate) struct RoomWanted;

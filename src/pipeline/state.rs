@@ -1,0 +1,1053 @@
+//! The state that handles, actor and writer share. It outlives the actor.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{Notify, watch};
+#[cfg(feature = "http")]
+use uuid::Uuid;
+
+use crate::config::LoggerConfig;
+use crate::error::{LoggerError, Unhealthy};
+use crate::model::entry::{Entry, Observed, Origin};
+use crate::model::histogram::Histogram;
+use crate::model::record::RetrievalFailureRecord;
+use crate::model::stats::{DropCounts, DropReason, LogOutcome, ShutdownReport, Stats};
+use crate::pipeline::buffer::Buffer;
+use crate::pipeline::losses::Losses;
+use crate::retention::{RetentionClock, RetentionInForce};
+use crate::rollup::{Attempt, AttemptBatch, Attempts, Refusal, Series};
+use crate::store::backend::Backend;
+use crate::store::gate::CommitGate;
+use crate::store::reads::Reads;
+use crate::store::row::Row;
+use crate::store::write::Store;
+use crate::{clock, store};
+
+/// Time of failing or hanging flushes after which the logger is stale.
+const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// The longest pause between two attempts to write while a shutdown waits.
+const RETRY_WHILE_CLOSING: Duration = Duration::from_millis(250);
+
+/// Stands in for text whose redaction failed.
+const NOT_REDACTED: &str = "[the redactor panicked]";
+
+/// The state of one logger.
+pub(crate) struct Shared {
+    pub(crate) config: LoggerConfig,
+    pub(crate) buffer: Buffer,
+    pub(crate) attempts: Attempts,
+    pub(crate) counters: Counters,
+    pub(crate) gate: CommitGate,
+    pub(crate) reads: Reads,
+    pub(crate) retention: RetentionInForce,
+    admission: AtomicU8,
+    writer: Mutex<Writer>,
+    phase: watch::Sender<Phase>,
+    drained: AtomicBool,
+    /// `true` while the actor leaves its mailbox unread.
+    pub(crate) mailbox_is_full: AtomicBool,
+    /// `true` once a shutdown has taken what was in the mailbox: what comes later is handed back.
+    pub(crate) mailbox_has_ended: AtomicBool,
+    /// At the end of a shutdown: the actor counts what is in its mailbox.
+    pub(crate) mailbox_counted: Notify,
+    /// Held while the end is drawn: the control actor, a handle and a drop of both may do so.
+    finishing: Mutex<()>,
+    /// The last failure.
+    failure: Mutex<String>,
+    losses: Mutex<Losses>,
+}
+
+/// The data of the writer. Behind a lock, so that one flush runs at a time, even while a flush of
+/// an earlier incarnation still runs.
+pub(crate) struct Writer {
+    pub(crate) database: Box<dyn Backend>,
+    /// `None`: the next job opens it.
+    pub(crate) store: Option<Box<dyn Store>>,
+    /// The batch that is being written. It stays here until it is committed.
+    pub(crate) in_flight: VecDeque<Row>,
+    /// The attempts that are written with it, which stay here as well.
+    pub(crate) attempts: AttemptBatch,
+    pub(crate) retention_clock: RetentionClock,
+    /// `true` once the retention that this logger was configured with is in the database.
+    pub(crate) retention_told: bool,
+    /// Drops that are not stored yet, by minute.
+    pub(crate) drops: BTreeMap<i64, DropCounts>,
+}
+
+impl Writer {
+    pub(crate) fn new(database: Box<dyn Backend>, store: Option<Box<dyn Store>>) -> Self {
+        Self {
+            database,
+            store,
+            in_flight: VecDeque::new(),
+            attempts: AttemptBatch::default(),
+            retention_clock: RetentionClock::default(),
+            retention_told: false,
+            drops: BTreeMap::new(),
+        }
+    }
+}
+
+/// Operational counters; the record balance itself is in [`Buffer`].
+pub(crate) struct Counters {
+    pub(crate) flushes: AtomicU64,
+    pub(crate) failed_flushes: AtomicU64,
+    pub(crate) purged: AtomicU64,
+    pub(crate) purged_by_size: AtomicU64,
+    pub(crate) redated: AtomicU64,
+    pub(crate) restarts: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+    /// Unix milliseconds; 0: never.
+    pub(crate) last_flush: AtomicU64,
+    pub(crate) flush_seconds: Histogram<10>,
+    pub(crate) flush_records: Histogram<7>,
+    /// When records were committed last, or none waited, in milliseconds since the start.
+    ready_at: AtomicU64,
+    /// `true` from a failure of the store until it is proven that rows are committed.
+    in_doubt: AtomicBool,
+    /// When the event loop of the actor had a turn last, in milliseconds since the start.
+    beat_at: AtomicU64,
+    started: Instant,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            flushes: AtomicU64::new(0),
+            failed_flushes: AtomicU64::new(0),
+            purged: AtomicU64::new(0),
+            purged_by_size: AtomicU64::new(0),
+            redated: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+            duplicates: AtomicU64::new(0),
+            last_flush: AtomicU64::new(0),
+            flush_seconds: Histogram::new([
+                0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0,
+            ]),
+            flush_records: Histogram::new([1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 2048.0]),
+            ready_at: AtomicU64::new(0),
+            in_doubt: AtomicBool::new(false),
+            beat_at: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Counters {
+    /// Notes that rows were committed, or could have been.
+    pub(crate) fn proven(&self) {
+        self.in_doubt.store(false, Ordering::Release);
+        self.ready_at.store(self.now(), Ordering::Release);
+    }
+
+    /// Notes that nothing waits to be written. After a failure this proves nothing.
+    pub(crate) fn idle(&self) {
+        if !self.is_in_doubt() {
+            self.ready_at.store(self.now(), Ordering::Release);
+        }
+    }
+
+    /// Notes that the store failed.
+    pub(crate) fn doubt(&self) {
+        self.in_doubt.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::Acquire)
+    }
+
+    /// Notes that the event loop of the actor has a turn.
+    pub(crate) fn beat(&self) {
+        self.beat_at.store(self.now(), Ordering::Release);
+    }
+
+    fn not_ready_for(&self) -> Duration {
+        self.since(&self.ready_at)
+    }
+
+    /// Time since the event loop of the actor had a turn last.
+    fn beat_age(&self) -> Duration {
+        self.since(&self.beat_at)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn since(&self, at: &AtomicU64) -> Duration {
+        self.started
+            .elapsed()
+            .saturating_sub(Duration::from_millis(at.load(Ordering::Acquire)))
+    }
+}
+
+/// Phase of the logger.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    Running,
+    /// Restarts keep failing.
+    Unavailable {
+        cause: String,
+    },
+    /// Draining, at most until the deadline.
+    Closing {
+        deadline: Instant,
+        persisted_before: u64,
+    },
+    Closed {
+        result: Result<ShutdownReport, LoggerError>,
+    },
+}
+
+/// Admission of records through the handle. The actor admits those of its mailbox until it is
+/// drained.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Admission {
+    Open,
+    /// Open, but a full buffer has a worse reason than speed.
+    Unavailable,
+    /// There is no database, and will be none.
+    Unusable,
+    Closed,
+    Disabled,
+}
+
+/// Returns `true` for the combinations that occur: the table of docs/architecture.md, "States".
+#[cfg(test)]
+fn is_legal(phase: &Phase, admission: Admission, is_sealed: bool, gate_is_closed: bool) -> bool {
+    match phase {
+        Phase::Running | Phase::Unavailable { .. } if is_sealed || gate_is_closed => false,
+        // Phase and admission change one after the other.
+        Phase::Running => admission != Admission::Unusable,
+        Phase::Unavailable { .. } => admission != Admission::Disabled,
+        Phase::Closing { .. } => admission == Admission::Closed && (is_sealed || !gate_is_closed),
+        Phase::Closed { .. } => {
+            matches!(admission, Admission::Closed | Admission::Disabled)
+                && is_sealed
+                && gate_is_closed
+        }
+    }
+}
+
+/// The moment of a record or attempt.
+struct Moment {
+    /// Unix milliseconds, UTC.
+    at: i64,
+    /// `true` if its caller gave another one, which lies in the future.
+    redated: bool,
+    /// `true` if the retention of failures would delete it at once.
+    failure_too_old: bool,
+    /// `true` if the retention of attempts would.
+    attempt_too_old: bool,
+}
+
+impl Moment {
+    /// The moment of a call, which the retention has nothing to say about.
+    fn now(now: i64) -> Self {
+        Self {
+            at: now,
+            redated: false,
+            failure_too_old: false,
+            attempt_too_old: false,
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(config: LoggerConfig, writer: Writer) -> Self {
+        let reads = if config.enabled {
+            writer.database.reads()
+        } else {
+            Reads::new(None)
+        };
+        Self {
+            reads,
+            buffer: Buffer::new(config.buffer_capacity, config.batch_size),
+            attempts: Attempts::new(config.max_strategies),
+            retention: RetentionInForce::default(),
+            counters: Counters::default(),
+            gate: CommitGate::default(),
+            admission: AtomicU8::new(if config.enabled {
+                Admission::Open
+            } else {
+                Admission::Disabled
+            } as u8),
+            writer: Mutex::new(writer),
+            phase: watch::Sender::new(Phase::Running),
+            drained: AtomicBool::new(false),
+            mailbox_is_full: AtomicBool::new(false),
+            mailbox_has_ended: AtomicBool::new(false),
+            mailbox_counted: Notify::new(),
+            finishing: Mutex::default(),
+            failure: Mutex::default(),
+            losses: Mutex::default(),
+            config,
+        }
+    }
+
+    /// The state of a logger that does nothing.
+    pub(crate) fn disabled() -> Self {
+        let config = LoggerConfig::default()
+            .enabled(false)
+            .buffer_capacity(1)
+            .batch_size(1);
+        let database = store::in_memory();
+        Self::new(config, Writer::new(database, None))
+    }
+
+    /// Takes a record from a handle; `at` is in Unix milliseconds, UTC, now by default.
+    pub(crate) fn log(
+        &self,
+        record: RetrievalFailureRecord,
+        at: Option<i64>,
+        origin: Origin,
+    ) -> LogOutcome {
+        match self.refusal() {
+            Some(DropReason::Disabled) => LogOutcome::Dropped(DropReason::Disabled),
+            Some(reason) => self.refuse(reason),
+            None => self.accept(record, &self.moment(at), origin),
+        }
+    }
+
+    /// Counts an attempt that a monitor saw end, and logs `failure` if it is one. `at` is in Unix
+    /// milliseconds, UTC, now by default. Returns [`TooOld`](DropReason::TooOld) for an attempt
+    /// that is not counted.
+    ///
+    /// A failure between both retentions is counted, and dropped: the attempt would outlive it
+    /// anyway.
+    pub(crate) fn observe(
+        &self,
+        series: &Series,
+        attempt: &Attempt,
+        at: Option<i64>,
+        failure: impl FnOnce() -> Option<Observed>,
+    ) -> LogOutcome {
+        if at.is_some() || self.refusal().is_some() {
+            return self.observe_dated(series, attempt, at, failure());
+        }
+        // Nothing but this on the way of an attempt that ends now.
+        let now = clock::coarse_now();
+        self.attempts.push(series, attempt, now);
+        if let Some(failure) = failure() {
+            self.accept_observed(failure, &Moment::now(now));
+        }
+        LogOutcome::Queued
+    }
+
+    /// The same for an attempt that ended at another time, or comes after the end.
+    #[inline(never)]
+    fn observe_dated(
+        &self,
+        series: &Series,
+        attempt: &Attempt,
+        at: Option<i64>,
+        failure: Option<Observed>,
+    ) -> LogOutcome {
+        if self.refusal().is_some() {
+            if let Some(Observed { record, unmeasured }) = failure {
+                self.log(
+                    record,
+                    at,
+                    Origin {
+                        is_observed: true,
+                        event_id: None,
+                        unmeasured,
+                    },
+                );
+            }
+            return LogOutcome::Queued;
+        }
+        let moment = self.moment(at);
+        if !moment.attempt_too_old {
+            self.note_redated(&moment);
+            self.attempts.add(series, attempt, moment.at);
+        }
+        if let Some(failure) = failure {
+            self.accept_observed(failure, &moment);
+        }
+        if moment.attempt_too_old {
+            LogOutcome::Dropped(DropReason::TooOld)
+        } else {
+            LogOutcome::Queued
+        }
+    }
+
+    /// Out of line, so that an attempt that is no failure does not pay for the record.
+    #[inline(never)]
+    fn accept_observed(&self, Observed { record, unmeasured }: Observed, moment: &Moment) {
+        self.accept(
+            record,
+            moment,
+            Origin {
+                is_observed: true,
+                event_id: None,
+                unmeasured,
+            },
+        );
+    }
+
+    /// Takes a failure that a monitor saw from a caller who retries it, and counts it if it was
+    /// taken, or is too old only to be logged.
+    #[cfg(feature = "http")]
+    pub(crate) fn offer_observed(
+        &self,
+        series: &Series,
+        attempt: &Attempt,
+        at: Option<i64>,
+        Observed { record, unmeasured }: Observed,
+        event_id: Option<Uuid>,
+    ) -> Result<(), DropReason> {
+        let moment = self.moment(at);
+        let origin = Origin {
+            is_observed: true,
+            event_id,
+            unmeasured,
+        };
+        match self
+            .refusal()
+            .map_or_else(|| self.take(record, &moment, origin), Err)
+        {
+            Ok(()) => {}
+            Err(DropReason::TooOld) => {
+                self.refuse(DropReason::TooOld);
+                if moment.attempt_too_old {
+                    return Err(DropReason::TooOld);
+                }
+            }
+            Err(reason) => return Err(reason),
+        }
+        self.note_redated(&moment);
+        self.attempts.add(series, attempt, moment.at);
+        Ok(())
+    }
+
+    /// Returns the moment of a record that its caller dates `at`, and what the retention makes of
+    /// it. The one rule for dates, on every way in.
+    #[inline]
+    fn moment(&self, at: Option<i64>) -> Moment {
+        // A call's own moment is right by definition, and costs no comparison.
+        at.map_or_else(|| Moment::now(clock::now()), |claimed| self.dated(claimed))
+    }
+
+    fn dated(&self, claimed: i64) -> Moment {
+        let now = clock::now();
+        let at = self.retention.dated(claimed, now);
+        let (failures, attempts) = self.retention.cutoffs(now);
+        Moment {
+            at,
+            redated: at != claimed,
+            failure_too_old: at < failures,
+            attempt_too_old: at < attempts,
+        }
+    }
+
+    /// Counts a record or attempt that was taken, if it has another date than its caller gave it.
+    fn note_redated(&self, moment: &Moment) {
+        if moment.redated {
+            self.counters.redated.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Returns the reason for which the handle admits no records.
+    pub(crate) fn refusal(&self) -> Option<DropReason> {
+        match self.admission() {
+            Admission::Open | Admission::Unavailable => None,
+            Admission::Disabled => Some(DropReason::Disabled),
+            Admission::Closed => Some(DropReason::Closed),
+            Admission::Unusable => Some(DropReason::Unavailable),
+        }
+    }
+
+    /// Takes a record from the actor's mailbox. It comes in until the buffer is sealed, and may use
+    /// the places that calls may not.
+    pub(crate) fn accept_sent(&self, record: RetrievalFailureRecord) -> LogOutcome {
+        // Not those of a shutdown, which has what was sent before it taken.
+        if let Some(reason @ (DropReason::Disabled | DropReason::Unavailable)) = self.refusal() {
+            return if reason == DropReason::Disabled {
+                LogOutcome::Dropped(reason)
+            } else {
+                self.refuse(reason)
+            };
+        }
+        match self.take_into(
+            record,
+            &self.moment(None),
+            Origin::LOGGED,
+            Buffer::push_sent,
+        ) {
+            Ok(()) => LogOutcome::Queued,
+            Err(reason) => self.refuse(reason),
+        }
+    }
+
+    /// Takes a record, unless it is too old or the buffer is full.
+    fn accept(
+        &self,
+        record: RetrievalFailureRecord,
+        moment: &Moment,
+        origin: Origin,
+    ) -> LogOutcome {
+        match self.take(record, moment, origin) {
+            Ok(()) => LogOutcome::Queued,
+            Err(reason) => self.refuse(reason),
+        }
+    }
+
+    /// Takes a record from a caller who retries it. One that is not taken is not lost, and not
+    /// counted, unless it is too old: it will be so at any later time.
+    pub(crate) fn offer(
+        &self,
+        record: RetrievalFailureRecord,
+        at: Option<i64>,
+        origin: Origin,
+    ) -> Result<(), DropReason> {
+        let moment = self.moment(at);
+        let taken = self
+            .refusal()
+            .map_or_else(|| self.take(record, &moment, origin), Err);
+        if taken == Err(DropReason::TooOld) {
+            self.refuse(DropReason::TooOld);
+        }
+        taken
+    }
+
+    #[inline]
+    fn take(
+        &self,
+        record: RetrievalFailureRecord,
+        moment: &Moment,
+        origin: Origin,
+    ) -> Result<(), DropReason> {
+        self.take_into(record, moment, origin, Buffer::push)
+    }
+
+    #[inline]
+    fn take_into(
+        &self,
+        record: RetrievalFailureRecord,
+        moment: &Moment,
+        origin: Origin,
+        push: impl FnOnce(&Buffer, Entry) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        // Before the redactor's work is done in vain.
+        if self.buffer.is_sealed() {
+            return Err(DropReason::Closed);
+        }
+        if moment.failure_too_old {
+            return Err(DropReason::TooOld);
+        }
+        if tracing::level_enabled!(tracing::Level::DEBUG) {
+            self.push_traced(record, moment, origin, push)
+        } else {
+            self.redact_and_push(record, moment, origin, push)
+        }
+    }
+
+    /// Pushes within a span. A subscriber that panics costs the span, not the record.
+    #[cold]
+    fn push_traced(
+        &self,
+        record: RetrievalFailureRecord,
+        moment: &Moment,
+        origin: Origin,
+        push: impl FnOnce(&Buffer, Entry) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        let enter = || tracing::debug_span!("memory.retrieval_failure.log").entered();
+        let span = catch_unwind(AssertUnwindSafe(enter));
+        let pushed = self.redact_and_push(record, moment, origin, push);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(span))) {
+            std::mem::forget(panic);
+        }
+        pushed
+    }
+
+    #[inline]
+    fn redact_and_push(
+        &self,
+        mut record: RetrievalFailureRecord,
+        moment: &Moment,
+        origin: Origin,
+        push: impl FnOnce(&Buffer, Entry) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        self.redact(&mut record);
+        push(
+            &self.buffer,
+            Entry {
+                record,
+                logged_at: moment.at,
+                origin,
+            },
+        )
+        .map_err(|reason| match reason {
+            DropReason::BufferFull
+                if self.admission.load(Ordering::Acquire) == Admission::Unavailable as u8 =>
+            {
+                DropReason::Unavailable
+            }
+            reason => reason,
+        })?;
+        // That of a monitor was counted with its attempt.
+        if !origin.is_observed {
+            self.note_redated(moment);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn refuse(&self, reason: DropReason) -> LogOutcome {
+        self.buffer.refuse(reason);
+        LogOutcome::Dropped(reason)
+    }
+
+    fn redact(&self, record: &mut RetrievalFailureRecord) {
+        let Some(redact) = &self.config.redactor else {
+            return;
+        };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| redact(record))) {
+            // Dropping what was thrown may panic as well.
+            std::mem::forget(panic);
+            record.query_text = NOT_REDACTED.into();
+            record.error_context = record.error_context.as_ref().map(|_| NOT_REDACTED.into());
+            record.edge_types = None;
+            record.conversation_id = None;
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let balance = self.buffer.balance();
+        let (attempts, attempts_persisted) = self.attempts.counts();
+        let last_flush = self.counters.last_flush.load(Ordering::Acquire);
+        Stats {
+            received: balance.received,
+            persisted: balance.persisted,
+            buffered: balance.buffered,
+            dropped: balance.dropped,
+            flushes: self.counters.flushes.load(Ordering::Acquire),
+            failed_flushes: self.counters.failed_flushes.load(Ordering::Acquire),
+            purged: self.counters.purged.load(Ordering::Acquire),
+            purged_by_size: self.counters.purged_by_size.load(Ordering::Acquire),
+            redated: self.counters.redated.load(Ordering::Acquire),
+            restarts: self.counters.restarts.load(Ordering::Acquire),
+            attempts,
+            attempts_persisted,
+            duplicates: self.counters.duplicates.load(Ordering::Acquire),
+            mailbox_full: self.mailbox_is_full.load(Ordering::Acquire),
+            last_flush: (last_flush > 0)
+                .then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(last_flush)),
+        }
+    }
+
+    /// Size of the database file; 0 in memory.
+    pub(crate) fn database_bytes(&self) -> u64 {
+        self.reads
+            .path()
+            .and_then(|path| std::fs::metadata(path).ok())
+            .map_or(0, |file| file.len())
+    }
+
+    /// Returns the reason for which the logger is unhealthy, if it is.
+    pub(crate) fn health(&self) -> Result<(), Unhealthy> {
+        match &*self.phase.borrow() {
+            _ if !self.config.enabled => return Err(Unhealthy::Disabled),
+            Phase::Running => {}
+            Phase::Unavailable { cause } => {
+                return Err(Unhealthy::Unavailable {
+                    cause: cause.clone(),
+                });
+            }
+            Phase::Closing { .. } | Phase::Closed { .. } => return Err(Unhealthy::Closed),
+        }
+        let not_ready = self.counters.not_ready_for();
+        if not_ready > STALE_AFTER + 3 * self.config.flush_interval {
+            return Err(Unhealthy::Stale {
+                seconds: not_ready.as_secs(),
+                cause: self.last_failure(),
+            });
+        }
+        if let Some(Refusal { cause, .. }) = self.attempts.refusal() {
+            return Err(Unhealthy::AttemptsRefused { cause });
+        }
+        Ok(())
+    }
+
+    /// Returns `true` after the end of the shutdown.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Closed { .. })
+    }
+
+    /// Returns the time since the event loop of the actor had a turn last. `None`: it has ended, or
+    /// never begins.
+    pub(crate) fn beat_age(&self) -> Option<Duration> {
+        let is_over = !self.config.enabled || self.is_closed();
+        (!is_over).then(|| self.counters.beat_age())
+    }
+
+    /// Returns the writer's data. After a panic the store is reopened; the batch is unchanged.
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(|poisoned| {
+            self.writer.clear_poison();
+            let mut writer = poisoned.into_inner();
+            writer.store = None;
+            writer
+        })
+    }
+
+    /// Notes what was lost since this was done last, so that it is stored at its minute however
+    /// late. Moves all that was noted to `writer`, if it is given.
+    pub(crate) fn note_losses(&self, writer: Option<&mut BTreeMap<i64, DropCounts>>) {
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        // Behind the lock, so that no earlier count comes after a later one.
+        losses.note(clock::now(), self.buffer.balance().dropped);
+        if let Some(writer) = writer {
+            losses.move_to(writer);
+        }
+    }
+
+    pub(crate) fn failed(&self, cause: String) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+    }
+
+    pub(crate) fn last_failure(&self) -> String {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Notes that restarts keep failing, for this reason.
+    pub(crate) fn unavailable(&self, cause: &str) {
+        self.phase.send_if_modified(|phase| match phase {
+            Phase::Running | Phase::Unavailable { .. } => {
+                *phase = Phase::Unavailable {
+                    cause: cause.into(),
+                };
+                self.move_admission(Admission::Open, Admission::Unavailable);
+                true
+            }
+            _ => false,
+        });
+    }
+
+    /// Notes that every record is dropped, for this reason.
+    pub(crate) fn unusable(&self, cause: &str) {
+        self.failed(cause.into());
+        self.unavailable(cause);
+        self.move_admission(Admission::Unavailable, Admission::Unusable);
+    }
+
+    /// The store works again: whether it did not before.
+    pub(crate) fn available(&self) -> bool {
+        self.phase.send_if_modified(|phase| {
+            let was_unavailable = matches!(phase, Phase::Unavailable { .. });
+            if was_unavailable {
+                *phase = Phase::Running;
+                self.move_admission(Admission::Unavailable, Admission::Open);
+            }
+            was_unavailable
+        })
+    }
+
+    /// Refuses new records, and has what was accepted drained until `deadline`; an earlier
+    /// shutdown's deadline stands.
+    pub(crate) fn close(&self, deadline: Instant) {
+        self.admission
+            .store(Admission::Closed as u8, Ordering::Release);
+        self.phase.send_if_modified(|phase| {
+            let first = matches!(phase, Phase::Running | Phase::Unavailable { .. });
+            if first {
+                *phase = Phase::Closing {
+                    deadline,
+                    persisted_before: self.buffer.balance().persisted,
+                };
+            }
+            first
+        });
+    }
+
+    /// Draws the line of a shutdown: no record and no attempt comes in after it.
+    pub(crate) fn seal(&self) {
+        self.mailbox_has_ended.store(true, Ordering::Release);
+        self.buffer.seal();
+        self.attempts.seal();
+    }
+
+    /// Returns the reason for which attempts are not retried now: the store rejected them a short
+    /// time ago.
+    pub(crate) fn attempts_refusal(&self) -> Option<Refusal> {
+        let longest = if self.refusal().is_some() {
+            self.longest_pause_while_closing()
+        } else {
+            Duration::MAX
+        };
+        self.attempts
+            .refusal()
+            .filter(|refusal| !refusal.retry_in(longest).is_zero())
+    }
+
+    /// So short that there are several tries before the deadline.
+    pub(crate) fn longest_pause_while_closing(&self) -> Duration {
+        RETRY_WHILE_CLOSING.min(self.config.shutdown_timeout / 4)
+    }
+
+    /// Everything that was accepted is stored, and the store is closed.
+    pub(crate) fn drained(&self) {
+        self.drained.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    /// Keeps everyone else from drawing the end.
+    pub(crate) fn finishing(&self) -> MutexGuard<'_, ()> {
+        self.finishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn closed(&self, result: Result<ShutdownReport, LoggerError>) {
+        self.phase.send_replace(Phase::Closed { result });
+    }
+
+    /// Returns the result of the shutdown, once it is over.
+    pub(crate) async fn result(&self) -> Result<ShutdownReport, LoggerError> {
+        match self
+            .phases()
+            .wait_for(|phase| matches!(phase, Phase::Closed { .. }))
+            .await
+            .as_deref()
+        {
+            Ok(Phase::Closed { result }) => result.clone(),
+            _ => Err(LoggerError::Closed),
+        }
+    }
+
+    /// Returns `true` if phase, admission, seal and gate fit together.
+    #[cfg(test)]
+    pub(crate) fn is_legal(&self) -> bool {
+        let phase = self.phase.borrow();
+        is_legal(
+            &phase,
+            self.admission(),
+            self.buffer.is_sealed(),
+            self.gate.is_closed(),
+        )
+    }
+
+    /// On the way of each record: one load, and a comparison if all is well.
+    #[inline]
+    fn admission(&self) -> Admission {
+        match self.admission.load(Ordering::Acquire) {
+            stored if stored == Admission::Open as u8 => Admission::Open,
+            stored if stored == Admission::Unavailable as u8 => Admission::Unavailable,
+            stored if stored == Admission::Unusable as u8 => Admission::Unusable,
+            stored if stored == Admission::Disabled as u8 => Admission::Disabled,
+            _ => Admission::Closed,
+        }
+    }
+
+    /// A change of phase never undoes a shutdown.
+    fn move_admission(&self, from: Admission, to: Admission) {
+        let _ = self.admission.compare_exchange(
+            from as u8,
+            to as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(config: LoggerConfig) -> Shared {
+        Shared::new(config, Writer::new(store::in_memory(), None))
+    }
+
+    #[test]
+    fn logger_without_a_success_for_long_is_stale() {
+        let started = |seconds| {
+            Instant::now()
+                .checked_sub(Duration::from_secs(seconds))
+                .unwrap()
+        };
+        // Ten seconds and three intervals.
+        for (interval, seconds) in [
+            (Duration::from_millis(100), 10),
+            (Duration::from_secs(5), 25),
+        ] {
+            let mut shared = shared(LoggerConfig::new(":memory:").flush_interval(interval));
+            shared.counters.started = started(seconds - 2);
+            assert_eq!(shared.health(), Ok(()));
+            shared.counters.started = started(seconds + 2);
+            shared.failed("disk full".into());
+            let cause = "disk full".to_owned();
+            assert_eq!(
+                shared.health(),
+                Err(Unhealthy::Stale {
+                    seconds: seconds + 2,
+                    cause
+                })
+            );
+            // That nothing waits proves nothing after a failure.
+            shared.counters.doubt();
+            shared.counters.idle();
+            assert!(matches!(shared.health(), Err(Unhealthy::Stale { .. })));
+            shared.counters.proven();
+            assert_eq!(shared.health(), Ok(()));
+            assert!(!shared.counters.is_in_doubt());
+        }
+    }
+
+    #[test]
+    fn each_step_of_a_logger_is_a_legal_combination_of_its_states() {
+        let shared = shared(LoggerConfig::new(":memory:"));
+        let legal = |step: &str| assert!(shared.is_legal(), "{step}");
+        legal("begun");
+        shared.unavailable("injected");
+        legal("unavailable");
+        shared.available();
+        legal("available");
+        shared.close(Instant::now());
+        legal("closing");
+        shared.seal();
+        legal("sealed");
+        shared.gate.close(Duration::ZERO);
+        legal("gate closed");
+        shared.closed(Err(LoggerError::Closed));
+        legal("closed");
+        let admissions = [
+            Admission::Open,
+            Admission::Unavailable,
+            Admission::Unusable,
+            Admission::Closed,
+            Admission::Disabled,
+        ];
+        let phases = [
+            Phase::Running,
+            Phase::Unavailable {
+                cause: String::new(),
+            },
+            Phase::Closing {
+                deadline: Instant::now(),
+                persisted_before: 0,
+            },
+            Phase::Closed {
+                result: Err(LoggerError::Closed),
+            },
+        ];
+        let combinations = |phase: &Phase| {
+            let all = admissions
+                .into_iter()
+                .flat_map(|of| [(of, false), (of, true)]);
+            all.flat_map(|(of, sealed)| [false, true].map(|gate| is_legal(phase, of, sealed, gate)))
+                .filter(|is| *is)
+                .count()
+        };
+        assert_eq!(phases.each_ref().map(combinations), [4, 4, 3, 2]);
+        // Illegal: records are admitted or committed after the end.
+        let [.., closing, closed] = &phases;
+        assert!(!is_legal(closing, Admission::Open, false, false));
+        assert!(
+            !is_legal(closing, Admission::Closed, false, true),
+            "the gate closes behind the seal"
+        );
+        assert!(!is_legal(closed, Admission::Closed, true, false));
+    }
+
+    #[test]
+    fn disabled_logger_is_neither_healthy_nor_dropping() {
+        let shared = Shared::disabled();
+        assert_eq!(
+            (shared.health(), shared.refusal()),
+            (Err(Unhealthy::Disabled), Some(DropReason::Disabled))
+        );
+        let record = RetrievalFailureRecord::new(
+            crate::model::outcome::RetrievalFailureType::NoHit,
+            "s",
+            "q",
+        );
+        assert_eq!(
+            shared.log(record, None, Origin::LOGGED),
+            LogOutcome::Dropped(DropReason::Disabled)
+        );
+        assert_eq!(shared.stats(), Stats::default(), "nothing is counted");
+    }
+
+    #[test]
+    fn closed_logger_stays_closed_whatever_the_store_does() {
+        let shared = shared(LoggerConfig::new(":memory:"));
+        shared.unavailable("injected");
+        assert_eq!(
+            shared.health(),
+            Err(Unhealthy::Unavailable {
+                cause: "injected".into()
+            })
+        );
+        assert_eq!(shared.refusal(), None, "records are buffered");
+        // Between the two steps of a shutdown.
+        shared
+            .admission
+            .store(Admission::Closed as u8, Ordering::Release);
+        assert!(shared.available());
+        shared.unavailable("injected");
+        assert_eq!(shared.refusal(), Some(DropReason::Closed));
+        let record = || {
+            RetrievalFailureRecord::new(
+                crate::model::outcome::RetrievalFailureType::NoHit,
+                "s",
+                "q",
+            )
+        };
+        assert_eq!(
+            shared.log(record(), None, Origin::LOGGED),
+            LogOutcome::Dropped(DropReason::Closed)
+        );
+        assert_eq!(shared.stats().dropped.closed, 1);
+        let deadline = Instant::now();
+        shared.close(deadline);
+        shared.close(deadline + Duration::from_secs(60));
+        assert!(
+            matches!(*shared.phases().borrow(), Phase::Closing { deadline: first, .. } if first == deadline)
+        );
+        assert!(!shared.available());
+        assert_eq!(shared.health(), Err(Unhealthy::Closed));
+    }
+
+    #[test]
+    fn full_buffer_of_an_unavailable_logger_names_that_reason() {
+        let shared = shared(
+            LoggerConfig::new(":memory:")
+                .buffer_capacity(1)
+                .batch_size(1),
+        );
+        let record = || {
+            RetrievalFailureRecord::new(
+                crate::model::outcome::RetrievalFailureType::NoHit,
+                "s",
+                "q",
+            )
+        };
+        let log = || shared.log(record(), None, Origin::LOGGED);
+        assert_eq!(log(), LogOutcome::Queued);
+        assert_eq!(log(), LogOutcome::Dropped(DropReason::BufferFull));
+        shared.unavailable("injected");
+        assert_eq!(log(), LogOutcome::Dropped(DropReason::Unavailable));
+        assert!(
+            shared.available() && !shared.available(),
+            "it was not, and is"
+        );
+        assert_eq!(log(), LogOutcome::Dropped(DropReason::BufferFull));
+        assert!(shared.stats().is_balanced());
+    }
+}

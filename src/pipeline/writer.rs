@@ -1,0 +1,702 @@
+//! The work on the blocking thread: from the buffer into the store, and old rows out of it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::clock;
+use crate::error::{StartError, StoreError};
+use crate::model::deletion::{Deleted, Deletion};
+use crate::model::query_status::StatusChange;
+use crate::pipeline::buffer::Buffer;
+use crate::pipeline::retention::{self, InForce};
+use crate::pipeline::state::{Shared, Writer};
+use crate::retention::{RetentionDays, StoredRetention, cutoff};
+use crate::rollup::AttemptBatch;
+use crate::store::backend::Quarantine;
+use crate::store::row::{FEW_ROWS, Row};
+use crate::store::write::{Erased, Inserted, Progress, Size, Store};
+
+/// Rows of a transaction at most, however many wait. More gain little, and a crash loses more.
+const ROWS_PER_TRANSACTION: u32 = 2048;
+/// The last bits of an event id count the rows of a batch, so that ids grow with the rows. The bits
+/// before them hold what makes a UUIDv7 unique.
+const IDS_PER_BATCH: u32 = ROWS_PER_TRANSACTION.next_power_of_two();
+/// Rows that one purge job deletes: so few that a flush never waits long for it.
+const ROWS_PER_PURGE: u32 = 1000;
+/// The same of a database that is too large: a small one must not lose much more than it has to.
+const ROWS_PER_SIZE_PURGE: u32 = 200;
+
+/// No roll-up begins after this time, because flushes wait for it.
+const LONGEST_ROLL_UP: Duration = Duration::from_millis(20);
+
+/// Writes everything that waits now, batch by batch, opening the store first where necessary.
+///
+/// A batch that fails stays in flight: the next call begins with it.
+pub(crate) fn flush(shared: &Shared) -> Result<(), StoreError> {
+    let mut writer = shared.writer();
+    opened(&mut writer)?;
+    shared.attempts.collect();
+    let mut waiting = shared.buffer.waiting();
+    // A retry writes the failed attempts unchanged; attempts counted since then follow.
+    let mut again = !writer.attempts.is_empty();
+    let mut buckets = shared.attempts.waiting();
+    loop {
+        if shared.attempts_refusal().is_some() {
+            (again, buckets) = (false, 0);
+        }
+        if writer.in_flight.is_empty() {
+            let taken = take_batch(&shared.buffer, &mut writer.in_flight);
+            // A record may be counted but not yet in the queue.
+            waiting = if taken == 0 {
+                0
+            } else {
+                waiting.saturating_sub(taken)
+            };
+        }
+        buckets = buckets.saturating_sub(count_in_flight(shared, &mut writer));
+        let result = write_in_flight(shared, &mut writer);
+        give_up_on_file(&mut writer, result)?;
+        if waiting == 0 && buckets == 0 && !std::mem::take(&mut again) {
+            return Ok(());
+        }
+    }
+}
+
+/// Deletes one chunk of the rows that are past their retention.
+pub(crate) fn purge(shared: &Shared) -> Result<Progress, StoreError> {
+    failpoint!("purge");
+    let mut writer = shared.writer();
+    opened(&mut writer)?;
+    let result = purge_some(shared, &mut writer);
+    give_up_on_file(&mut writer, result)
+}
+
+fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<Progress, StoreError> {
+    // A batch that failed may be stored. Its rows must not be deleted before it is repeated,
+    // because they would be inserted and counted once more.
+    if !writer.in_flight.is_empty() {
+        count_in_flight(shared, writer);
+        write_in_flight(shared, writer)?;
+    }
+    let (days, time) = retention(shared, writer)?;
+    let Some(store) = writer.store.as_deref_mut() else {
+        return Ok(Progress::Done);
+    };
+    if days.failures > 0 {
+        let deleted = store.purge(i64::MIN..cutoff(time, days.failures), ROWS_PER_PURGE)?;
+        shared.counters.purged.fetch_add(deleted, Ordering::AcqRel);
+        if deleted >= u64::from(ROWS_PER_PURGE) {
+            return Ok(Progress::More);
+        }
+    }
+    purge_by_size(shared, store)
+}
+
+/// Deletes one chunk of the oldest rows if the database is larger than it may be.
+fn purge_by_size(shared: &Shared, store: &mut dyn Store) -> Result<Progress, StoreError> {
+    let max = shared.config.max_database_bytes;
+    if max == 0 || !shared.config.applies_retention {
+        return Ok(Progress::Done);
+    }
+    let Some(Size { used, all }) = store.size()? else {
+        return Ok(Progress::Done);
+    };
+    if all <= max {
+        return Ok(Progress::Done);
+    }
+    // A little more than necessary, so that not every flush begins a purge.
+    if used <= max - max / 8 {
+        store.shrink()?;
+        // A file that cannot be shrunk fills its free pages first.
+        let is_left = store
+            .size()?
+            .is_some_and(|now| now.all > max && now.all < all);
+        return Ok(Progress::unless(is_left));
+    }
+    let deleted = store.purge(i64::MIN..i64::MAX, ROWS_PER_SIZE_PURGE)?;
+    shared.counters.purged.fetch_add(deleted, Ordering::AcqRel);
+    shared
+        .counters
+        .purged_by_size
+        .fetch_add(deleted, Ordering::AcqRel);
+    // Without a row, it is something else that is too large.
+    Ok(Progress::unless(deleted > 0))
+}
+
+/// Deletes some failures for good.
+pub(crate) fn delete(
+    shared: &Shared,
+    deletion: &Deletion,
+    so_far: Deleted,
+) -> Result<(Deleted, Erased), StoreError> {
+    let mut writer = shared.writer();
+    // Behind the lock: a store that the shutdown has closed must not be opened again.
+    if shared.refusal().is_some() {
+        return Err(StoreError::GiveUp("the logger has ended".into()));
+    }
+    opened(&mut writer)?;
+    // As before a purge.
+    if !writer.in_flight.is_empty() {
+        count_in_flight(shared, &mut writer);
+        write_in_flight(shared, &mut writer)?;
+    }
+    let result = match writer.store.as_deref_mut() {
+        Some(store) => store.delete(deletion, so_far),
+        None => Err(StoreError::Reopen("no store".into())),
+    };
+    give_up_on_file(&mut writer, result)
+}
+
+/// Shows that the store takes rows, after something failed and nothing is left to write.
+pub(crate) fn probe(shared: &Shared) -> Result<(), StoreError> {
+    failpoint!("probe");
+    let mut writer = shared.writer();
+    opened(&mut writer)?;
+    let result = writer
+        .store
+        .as_deref_mut()
+        .map_or(Ok(()), |store| store.takes_a_plain_row());
+    give_up_on_file(&mut writer, result)?;
+    shared.counters.proven();
+    Ok(())
+}
+
+/// Adds one chunk of attempts to their minutes, hours and days, and deletes one of those that are
+/// past their retention.
+pub(crate) fn roll_up(shared: &Shared) -> Result<Progress, StoreError> {
+    let mut writer = shared.writer();
+    opened(&mut writer)?;
+    let result = roll_up_some(shared, &mut writer);
+    give_up_on_file(&mut writer, result)
+}
+
+fn roll_up_some(shared: &Shared, writer: &mut Writer) -> Result<Progress, StoreError> {
+    let (days, time) = retention(shared, writer)?;
+    // Each by itself: what the store refuses of one is no reason to leave the other.
+    let drops = count_drops(shared, writer);
+    let progress = roll_up_attempts(shared, writer, days, time)?;
+    drops.map(|()| progress)
+}
+
+fn roll_up_attempts(
+    shared: &Shared,
+    writer: &mut Writer,
+    days: RetentionDays,
+    time: i64,
+) -> Result<Progress, StoreError> {
+    // The failed attempts may be in the file already, and a retry writes them: until then none is
+    // rolled up.
+    let in_doubt = !writer.attempts.is_empty();
+    let Some(store) = writer.store.as_deref_mut() else {
+        return Ok(Progress::Done);
+    };
+    shared.attempts.add_up();
+    let own = (!in_doubt).then_some(shared.attempts.owner);
+    let started = Instant::now();
+    let mut progress = store.roll_up(own)?;
+    // As many as are written meanwhile, so that readers need not count them from their rows.
+    while progress == Progress::More && started.elapsed() < LONGEST_ROLL_UP {
+        progress = store.roll_up(own)?;
+    }
+    if shared.config.applies_retention {
+        progress = progress.and(retention::purge_attempts(store, days, time)?);
+    }
+    Ok(progress)
+}
+
+/// Stores what was lost since this was done last: the counters end with the process.
+fn count_drops(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
+    shared.note_losses(Some(&mut writer.drops));
+    if let Some(store) = writer
+        .store
+        .as_deref_mut()
+        .filter(|_| !writer.drops.is_empty())
+    {
+        store.count_drops(&writer.drops)?;
+        writer.drops.clear();
+    }
+    Ok(())
+}
+
+/// Sets the status of a query.
+pub(crate) fn set_query_status(
+    shared: &Shared,
+    query: &str,
+    change: StatusChange,
+) -> Result<(), StoreError> {
+    let mut writer = shared.writer();
+    // Behind the lock: a store that the shutdown has closed must not be opened again.
+    if shared.refusal().is_some() {
+        return Err(StoreError::GiveUp("the logger has ended".into()));
+    }
+    opened(&mut writer)?;
+    let result = writer
+        .store
+        .as_deref_mut()
+        .map_or(Ok(()), |store| store.set_query_status(query, change));
+    give_up_on_file(&mut writer, result)
+}
+
+/// Reads the retention once, before the first record comes in, so that its date can be judged. If
+/// the store fails, the first maintenance does it.
+pub(crate) fn begin_retention(shared: &Shared) {
+    if let Err(error) = retention(shared, &mut shared.writer()) {
+        tracing::warn!(%error, "cannot read the retention in force yet: no record is too old \
+            until it is read");
+    }
+}
+
+/// Returns the retention in force, and the time that decides how old rows are. Publishes both for
+/// callers, and updates the database if this logger applies the retention.
+fn retention(shared: &Shared, writer: &mut Writer) -> Result<(RetentionDays, i64), StoreError> {
+    let Writer {
+        store: Some(store),
+        retention_clock,
+        retention_told,
+        ..
+    } = writer
+    else {
+        return Ok((shared.retention.days(), i64::MIN));
+    };
+    let config = &shared.config;
+    let InForce { days, time, .. } = if config.applies_retention {
+        // After the start, only a new database lacks the retention.
+        let days = |own: Option<u32>, stored: Option<u32>| {
+            if *retention_told {
+                stored.or(own)
+            } else {
+                own.or(stored)
+            }
+        };
+        let tell = |stored: StoredRetention| StoredRetention {
+            failures_days: days(config.retention_days, stored.failures_days),
+            attempts_days: days(config.attempts_retention_days, stored.attempts_days),
+            ..stored
+        };
+        let in_force = retention::update(&mut **store, retention_clock, tell)?;
+        *retention_told = true;
+        in_force
+    } else {
+        retention::read(&mut **store, retention_clock)?
+    };
+    shared.retention.publish(days, time);
+    Ok((days, time))
+}
+
+/// Closes the store, so that the file is complete and its journal gone.
+pub(crate) fn close(shared: &Shared) {
+    let mut writer = shared.writer();
+    if let Err(error) = count_drops(shared, &mut writer) {
+        tracing::warn!(%error, "what was lost is counted, but not stored");
+    }
+    // The failed attempts are not retried any more, but may be in the file: other loggers roll them
+    // up after a while.
+    let in_doubt = !writer.attempts.is_empty();
+    if let Some(mut store) = writer.store.take() {
+        if !in_doubt && let Err(error) = store.release(shared.attempts.owner) {
+            tracing::debug!(%error, "attempts of this logger are added up later");
+        }
+        shared.reads.close_idle();
+        store.close();
+    }
+}
+
+/// Opens the store where necessary. Every job begins with it.
+fn opened(writer: &mut Writer) -> Result<(), StoreError> {
+    failpoint!("job");
+    if writer.store.is_none() {
+        failpoint!("store-open", |_| Err(StoreError::Reopen("injected".into())));
+        let store = writer.database.open().map_err(|error| match error {
+            StartError::Store(error) => error,
+            StartError::NotADatabase { .. } => quarantine(writer, "not an SQLite database".into()),
+            StartError::Damaged { cause, .. } => quarantine(writer, cause),
+            error => StoreError::Reopen(error.to_string()),
+        })?;
+        writer.store = Some(store);
+    }
+    Ok(())
+}
+
+/// Closes the store after an error that asks for it, so that the next job reopens it, and
+/// quarantines a damaged file.
+fn give_up_on_file<T>(writer: &mut Writer, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    if let Err(StoreError::Reopen(_) | StoreError::Corrupt(_)) = result {
+        writer.store = None;
+    }
+    match result {
+        Err(StoreError::Corrupt(cause)) => Err(quarantine(writer, cause)),
+        result => result,
+    }
+}
+
+/// Returns the error that the job ends with: the next one opens what has the name then.
+fn quarantine(writer: &Writer, cause: String) -> StoreError {
+    match writer.database.quarantine() {
+        Ok(Quarantine::Renamed(path)) => {
+            tracing::error!(cause, quarantined = %path.display(), "the database file is damaged; \
+                renamed it, opening a new one");
+            StoreError::Corrupt(cause)
+        }
+        Ok(Quarantine::NotNeeded) => StoreError::Reopen(cause),
+        Ok(Quarantine::Shared) => StoreError::Reopen(format!(
+            "{cause}; the database file holds tables of another application and stays where it \
+             is: repair or restore it"
+        )),
+        Err(error) => StoreError::Reopen(format!(
+            "{cause}; cannot rename the damaged database file: {error}"
+        )),
+    }
+}
+
+fn take_batch(buffer: &Buffer, in_flight: &mut VecDeque<Row>) -> usize {
+    // One random number a batch: asking the system for one takes as long as binding a row.
+    let first = Uuid::now_v7().as_u128() & !u128::from(IDS_PER_BATCH - 1);
+    for nth in 0..ROWS_PER_TRANSACTION {
+        let Some(entry) = buffer.pop() else { break };
+        in_flight.push_back(Row::new(Uuid::from_u128(first | u128::from(nth)), entry));
+    }
+    in_flight.len()
+}
+
+/// Counts the failures of the batch as attempts, and takes some attempts to write with the batch.
+/// Returns the number of their buckets.
+fn count_in_flight(shared: &Shared, writer: &mut Writer) -> usize {
+    let few = writer.in_flight.len() <= FEW_ROWS;
+    let mut unobserved = shared.attempts.unobserved();
+    for row in writer.in_flight.iter_mut().filter(|row| row.is_undecided()) {
+        // Only the row itself tells if it was stored before.
+        if few || row.is_repeatable() {
+            row.count_from_row(unobserved.is_one_of_too_many(row.strategy()));
+        } else {
+            unobserved.count(row.count_elsewhere());
+        }
+    }
+    drop(unobserved);
+    if !writer.attempts.is_empty() {
+        return 0;
+    }
+    writer.attempts = shared.attempts.take();
+    writer.attempts.deltas.len()
+}
+
+/// Commits the batch in flight. Where the store refuses a part, that part is split until the row
+/// at fault stands alone and is dropped.
+fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
+    let mut size = writer.in_flight.len();
+    let none = AttemptBatch::default();
+    loop {
+        let attempts = if shared.attempts_refusal().is_some() {
+            &none
+        } else {
+            &writer.attempts
+        };
+        if writer.in_flight.is_empty() && attempts.is_empty() {
+            return Ok(());
+        }
+        size = size.min(writer.in_flight.len());
+        let rows = &*writer.in_flight.make_contiguous();
+        let rows = rows.get(..size).unwrap_or(rows);
+        let Some(store) = writer.store.as_deref_mut() else {
+            return Err(StoreError::Reopen("no store".into()));
+        };
+        let span = tracing::info_span!("memory.retrieval_failure.flush", count = size).entered();
+        failpoint!("flush");
+        let started = Instant::now();
+        match store.insert(rows, attempts, &shared.gate) {
+            Ok(Inserted {
+                permit,
+                duplicates,
+                are_behind,
+                refused,
+            }) => {
+                failpoint!("flush-committed");
+                if permit.counts() {
+                    shared.buffer.persisted(size as u64);
+                    shared
+                        .counters
+                        .duplicates
+                        .fetch_add(duplicates.len() as u64, Ordering::AcqRel);
+                    let new = rows
+                        .iter()
+                        .enumerate()
+                        .filter(|(nth, _)| duplicates.binary_search(nth).is_err());
+                    shared
+                        .attempts
+                        .counted_from_rows(new.filter_map(|(_, row)| row.counted_from_row()));
+                    shared
+                        .attempts
+                        .are_behind(if are_behind { size as u64 } else { 0 });
+                    drop(writer.in_flight.drain(..size));
+                    match refused {
+                        Some(cause) => refuse_attempts(shared, cause),
+                        None if attempts.is_empty() => {}
+                        None => shared
+                            .attempts
+                            .persisted(&std::mem::take(&mut writer.attempts)),
+                    }
+                    // One that brings attempts alone is no batch of records.
+                    if size > 0 {
+                        shared.counters.flushes.fetch_add(1, Ordering::AcqRel);
+                        shared
+                            .counters
+                            .flush_seconds
+                            .observe(started.elapsed().as_secs_f64());
+                        shared.counters.flush_records.observe(size as f64);
+                    }
+                    shared.counters.proven();
+                    shared
+                        .counters
+                        .last_flush
+                        .store(clock::now().unsigned_abs(), Ordering::Release);
+                }
+                size = writer.in_flight.len();
+            }
+            Err(StoreError::Split(_)) if size > 1 => size /= 2,
+            // There is no row that could be at fault.
+            Err(StoreError::Split(cause)) if size == 0 => return Err(StoreError::Retry(cause)),
+            Err(StoreError::Split(cause)) => {
+                // One row fails alone. It is at fault only if the store takes another.
+                if store.takes_a_plain_row().is_err() {
+                    return Err(StoreError::Retry(cause));
+                }
+                // Like a commit: not after a shutdown has drawn its line, and reported the record.
+                let permit = shared
+                    .gate
+                    .enter(1)
+                    .ok_or_else(|| StoreError::GiveUp("the logger has ended".into()))?;
+                if permit.counts() {
+                    tracing::warn!(cause, "the store refuses a record, which is dropped");
+                    shared.buffer.rejected(1);
+                    let rejected = writer.in_flight.pop_front();
+                    // It failed, though there is no row to count it from. Its sender may repeat the
+                    // other kind.
+                    if let Some(failure) = rejected
+                        .as_ref()
+                        .filter(|row| !row.is_repeatable())
+                        .and_then(Row::counted_from_row)
+                    {
+                        shared.attempts.unobserved().count(failure);
+                    }
+                }
+                size = writer.in_flight.len();
+            }
+            Err(error) => return Err(error),
+        }
+        drop(span);
+    }
+}
+
+/// They wait until the store takes them; records are written without them.
+fn refuse_attempts(shared: &Shared, cause: String) {
+    let refusal = shared.attempts.refused(
+        cause,
+        shared.config.first_backoff,
+        shared.config.longest_backoff,
+    );
+    let (cause, pause_ms) = (refusal.cause, refusal.pause.as_millis());
+    tracing::warn!(
+        cause,
+        pause_ms,
+        "the store refuses to count attempts, which are kept; records are stored"
+    );
+    shared.failed(format!("attempts cannot be counted: {cause}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LoggerConfig;
+    use crate::model::entry::Origin;
+    use crate::model::outcome::RetrievalFailureType;
+    use crate::model::record::RetrievalFailureRecord;
+    use crate::store;
+    use crate::store::reads::Lane;
+    use crate::store::snapshot::Snapshot;
+    use crate::store::sqlite::peer::Peer;
+
+    struct Logger {
+        folder: tempfile::TempDir,
+        shared: Shared,
+    }
+
+    impl Logger {
+        fn new() -> Self {
+            Self::with_capacity(100)
+        }
+
+        fn with_capacity(records: usize) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let config = LoggerConfig::new(folder.path().join("x.db").to_str().unwrap())
+                .buffer_capacity(records)
+                .batch_size(10);
+            let location = config.validate().unwrap();
+            let writer = Writer::new(store::backend(&location, 4, true), None);
+            Self {
+                folder,
+                shared: Shared::new(config, writer),
+            }
+        }
+
+        fn log(&self, records: usize) {
+            for nth in 0..records {
+                let strategy = format!("s{}", nth % 2);
+                let record =
+                    RetrievalFailureRecord::new(RetrievalFailureType::NoHit, strategy, "q");
+                let _ = self.shared.log(record, None, Origin::LOGGED);
+            }
+        }
+
+        fn connect(&self) -> Peer {
+            Peer::open(&self.folder.path().join("x.db"))
+        }
+
+        fn count(&self, sql: &str) -> i64 {
+            self.connect().integer(sql)
+        }
+    }
+
+    #[test]
+    fn few_failures_are_counted_from_rows_and_many_beside_them() {
+        let logger = Logger::new();
+        for (records, deltas) in [(1, 0), (FEW_ROWS, 0), (FEW_ROWS + 1, 2)] {
+            logger.log(records);
+            flush(&logger.shared).unwrap();
+            assert_eq!(
+                logger.count("SELECT count(*) FROM memory_retrieval_attempts_recent"),
+                deltas,
+                "{records}"
+            );
+        }
+        let total = 2 * FEW_ROWS as i64 + 2;
+        assert_eq!(roll_up(&logger.shared).unwrap(), Progress::Done);
+        let counted = "SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 60";
+        assert_eq!(
+            (
+                logger.count(counted),
+                logger.count("SELECT count(*) FROM memory_retrieval_failures")
+            ),
+            (total, total)
+        );
+        assert_eq!(roll_up(&logger.shared).unwrap(), Progress::Done);
+        assert_eq!(logger.count(counted), total, "each once");
+        // With nothing left behind, many rows are none that a reader must look at.
+        logger.log(50);
+        flush(&logger.shared).unwrap();
+        let behind = "SELECT (SELECT max(id) FROM memory_retrieval_failures) - rolled_up_to FROM \
+            memory_retrieval_log";
+        assert_eq!(logger.count(behind), 0);
+    }
+
+    #[test]
+    fn a_store_that_refuses_the_roll_up_takes_records_and_drops() {
+        let logger = Logger::new();
+        logger.log(20);
+        flush(&logger.shared).unwrap();
+        logger
+            .connect()
+            .execute("ALTER TABLE memory_retrieval_attempts RENAME TO elsewhere");
+        logger.log(120);
+        // Not as an error for which the file is reopened, or records wait.
+        let refusal = roll_up(&logger.shared).unwrap_err();
+        assert!(
+            matches!(&refusal, StoreError::Split(cause) if cause.starts_with("no such table")),
+            "{refusal:?}"
+        );
+        assert_eq!(
+            logger.count("SELECT sum(records) FROM memory_retrieval_drops"),
+            20
+        );
+        flush(&logger.shared).unwrap();
+        assert_eq!(
+            logger.count("SELECT count(*) FROM memory_retrieval_failures"),
+            120
+        );
+        logger
+            .connect()
+            .execute("ALTER TABLE elsewhere RENAME TO memory_retrieval_attempts");
+        assert_eq!(roll_up(&logger.shared).unwrap(), Progress::Done);
+        assert_eq!(
+            logger
+                .count("SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 60"),
+            120
+        );
+    }
+
+    #[test]
+    fn flush_writes_all_that_waits_in_several_transactions() {
+        let records = 2 * ROWS_PER_TRANSACTION as usize + 1;
+        let logger = Logger::with_capacity(records);
+        logger.log(records);
+        flush(&logger.shared).unwrap();
+        let stats = logger.shared.stats();
+        assert_eq!((stats.persisted, stats.flushes), (records as u64, 3));
+    }
+
+    #[test]
+    fn maintenance_goes_on_until_all_expired_counts_are_deleted() {
+        let logger = Logger::new();
+        flush(&logger.shared).unwrap();
+        logger.connect().execute(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2500) \
+                 INSERT INTO memory_retrieval_attempts SELECT 60, n * 60000, 's', 'success', 1, 0, NULL, NULL FROM n",
+        );
+        let left = || logger.count("SELECT count(*) FROM memory_retrieval_attempts");
+        assert_eq!(roll_up(&logger.shared).unwrap(), Progress::More);
+        assert!(left() > 0);
+        while roll_up(&logger.shared).unwrap() == Progress::More {}
+        assert_eq!(left(), 0);
+    }
+
+    #[test]
+    fn close_ends_idle_connections_of_readers_and_leaves_no_journal() {
+        let logger = Logger::new();
+        flush(&logger.shared).unwrap();
+        // While the store is closed, a reader opens a connection of its own.
+        logger.shared.writer().store = None;
+        let read = |snapshot: &mut dyn Snapshot, _| snapshot.oldest_failure();
+        let read = logger
+            .shared
+            .reads
+            .run(Lane::Quick, Duration::from_secs(60), read);
+        futures_executor::block_on(read).unwrap();
+        logger.log(1);
+        flush(&logger.shared).unwrap();
+        let journal = logger.folder.path().join("x.db-wal");
+        assert!(journal.exists());
+        close(&logger.shared);
+        assert!(!journal.exists());
+    }
+
+    #[test]
+    fn roll_up_is_wanted_once_for_the_same_rows() {
+        let logger = Logger::new();
+        logger.shared.attempts.are_behind(1 << 40);
+        assert!(logger.shared.attempts.are_many());
+        assert_eq!(roll_up(&logger.shared).unwrap(), Progress::Done);
+        assert!(!logger.shared.attempts.are_many());
+    }
+
+    #[test]
+    fn a_purge_counts_what_it_deletes() {
+        let logger = Logger::new();
+        logger.log(21);
+        flush(&logger.shared).unwrap();
+        let ages = "UPDATE memory_retrieval_failures SET created_at = created_at - 100 * 86400000 \
+            WHERE id > 1";
+        logger.connect().execute(ages);
+        assert_eq!(purge(&logger.shared).unwrap(), Progress::Done);
+        assert_eq!(
+            logger.count("SELECT count(*) FROM memory_retrieval_failures"),
+            1
+        );
+        assert_eq!(
+            logger.count(
+                "SELECT sum(attempts) FROM memory_retrieval_attempts WHERE resolution = 86400"
+            ),
+            21
+        );
+    }
+}

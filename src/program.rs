@@ -1,0 +1,115 @@
+//! Items that only the program in cli/ uses, beyond the API. They may change in any version.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{Location, LoggerConfig};
+use crate::error::{ConfigError, ReadError};
+use crate::handle::LoggerHandle;
+use crate::http::ops::health;
+use crate::http::{HttpOptions, Scope, Token};
+use crate::report::FailureReader;
+use crate::store;
+
+pub use crate::http::wire::counts::CountLine;
+pub use crate::http::wire::lines::{Line, Lines, separator};
+pub use crate::http::wire::{RejectReason, Rejected, Sent};
+pub use crate::http::{NamedToken, VERSION_HEADER, parse_moment, parse_span};
+pub use crate::pipeline::manual_purge::{Expired, ManualPurge};
+pub use crate::report::{guarded, without_guards};
+pub use crate::similarity::normalized;
+pub use crate::store::sqlite::backup::{BackupError, Restored, Temporary, back_up};
+
+/// Checks the settings, and returns the database file; `None` for a database in memory.
+///
+/// # Errors
+///
+/// [`ConfigError`] names the setting that is not accepted.
+pub fn database_file(config: &LoggerConfig) -> Result<Option<PathBuf>, ConfigError> {
+    Ok(match config.validate()? {
+        Location::File(path) => Some(path),
+        Location::Memory => None,
+    })
+}
+
+/// Returns a refusal of a setting.
+pub fn refused(setting: &'static str, value: String, expected: &'static str) -> ConfigError {
+    ConfigError {
+        setting,
+        value,
+        expected,
+    }
+}
+
+/// Returns the database as the settings name it.
+pub fn database_url(config: &LoggerConfig) -> &str {
+    &config.database_url
+}
+
+/// Replaces the log in the database of `config` by that of `backup`, in one transaction. A missing
+/// database is created, a damaged one is renamed.
+///
+/// # Errors
+///
+/// [`BackupError`] says which of both is at fault. The database stays as it was.
+pub fn restore(
+    backup: &Path,
+    config: &LoggerConfig,
+    work: &Temporary,
+) -> Result<Restored, BackupError> {
+    let Location::File(path) = config
+        .validate()
+        .map_err(|error| BackupError::Target(error.into()))?
+    else {
+        return Err(BackupError::Same(backup.into()));
+    };
+    store::sqlite::backup::restore(backup, &path, config.migrate, work)
+}
+
+/// Returns the configuration of a logger that leaves the retention of the database alone, and
+/// purges nothing.
+pub fn without_retention(config: LoggerConfig) -> LoggerConfig {
+    config.without_retention()
+}
+
+/// Returns the days for which the database keeps failures and counts of attempts, as far as a
+/// logger set them.
+///
+/// # Errors
+///
+/// [`ReadError`], if the database cannot be read.
+pub async fn stored_retention(reader: &FailureReader) -> Result<[Option<u32>; 2], ReadError> {
+    let stored = reader.retention().await?;
+    Ok([stored.failures_days, stored.attempts_days])
+}
+
+/// Returns a query of the group with this id, if there is one.
+///
+/// # Errors
+///
+/// [`ReadError`], if the database cannot be read.
+pub async fn query_of_group(
+    reader: &FailureReader,
+    id: String,
+) -> Result<Option<String>, ReadError> {
+    reader.key_of_group(id).await
+}
+
+/// Returns the options of a service that has its listeners for itself.
+pub fn alone(options: HttpOptions) -> HttpOptions {
+    options.alone()
+}
+
+/// Returns the scopes that need a token by `before`, and none by `after`.
+pub fn opened_scopes(before: &HttpOptions, after: &HttpOptions) -> Vec<Scope> {
+    before.opened_by(after)
+}
+
+/// Returns `true` if the actor and the workers have run within the last seconds.
+pub fn is_alive(logger: &LoggerHandle, options: &HttpOptions) -> bool {
+    health::is_alive(logger, options)
+}
+
+/// Returns the secret itself, to be sent to a service.
+pub fn reveal(token: &Token) -> &str {
+    token.reveal()
+}

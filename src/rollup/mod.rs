@@ -1,0 +1,790 @@
+//! Counts every attempt: a caller pushes into a counter, and the writer adds the counters to one
+//! bucket for each minute, strategy and outcome.
+
+mod bucket;
+mod counter;
+pub(crate) mod resolution;
+pub(crate) mod sketch;
+pub(crate) mod sums;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use self::bucket::{BucketKey, Buckets, Counts};
+use self::counter::{Counter, Drained, Pushed, Sample};
+use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
+use crate::model::record::BoundedText;
+use crate::rollup::sketch::Sketch;
+
+/// Name under which strategies beyond the limit are counted. A strategy with this very name is one
+/// of them.
+pub(crate) const OTHER_STRATEGIES: &str = "[other strategies]";
+/// Without failures to write, attempts are written this often.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// As many buckets are written without waiting for [`WRITE_EVERY`].
+const MANY_BUCKETS: usize = 4096;
+/// Buckets of one transaction at most: it takes some ten milliseconds.
+const BUCKETS_PER_TRANSACTION: usize = 2048;
+
+/// Rows that start a roll-up before its time: each costs a read a microsecond.
+const MANY_ROWS: u64 = 1024;
+/// A delta has sketches, and counts as so many rows.
+const ROWS_PER_DELTA: u64 = 4;
+
+/// Longer latencies count as an hour, so that none blurs all others.
+const LONGEST_LATENCY_MS: f64 = 3_600_000.0;
+/// Scores beyond this are no scores, but stand for something else.
+const LARGEST_SCORE: f32 = 1e6;
+
+/// The direction in which scores are better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreDirection {
+    /// Similarities: a score below the threshold is too low.
+    #[default]
+    HigherIsBetter,
+    /// Distances: a score above the threshold is too far.
+    LowerIsBetter,
+}
+
+impl ScoreDirection {
+    /// Returns `true` if `score` is on the wrong side of `threshold`.
+    pub(crate) fn misses(self, score: f32, threshold: f32) -> bool {
+        match self {
+            Self::HigherIsBetter => score < threshold,
+            Self::LowerIsBetter => score > threshold,
+        }
+    }
+
+    /// The better one of two scores, none of which is NaN.
+    pub(crate) fn better(self, one: f32, other: f32) -> f32 {
+        match self {
+            Self::HigherIsBetter => one.max(other),
+            Self::LowerIsBetter => one.min(other),
+        }
+    }
+}
+
+/// The counted part of an attempt.
+pub(crate) struct Attempt {
+    pub(crate) kind: OutcomeKind,
+    /// `None`: not measured.
+    pub(crate) latency: Option<Duration>,
+    pub(crate) top_score: Option<f32>,
+}
+
+/// Index of a series among all of a logger.
+type SeriesId = u32;
+
+/// Counters and settings of a strategy, shared by all its monitors.
+pub(crate) struct Series {
+    id: SeriesId,
+    pub(crate) name: BoundedText<64>,
+    settings: Settings,
+}
+
+/// Settings by which a strategy is judged, for later reads of the database. Without a lock, because
+/// monitors are also created in hot paths.
+#[derive(Default)]
+struct Settings {
+    /// Bits of an `f32`; NaN: none.
+    threshold: AtomicU32,
+    /// 0: not set; 1: higher scores are better; 2: lower ones.
+    direction: AtomicU8,
+    /// Milliseconds; 0: none.
+    timeout_ms: AtomicU64,
+    /// `true` once an attempt was counted, and not only failures.
+    has_attempts: AtomicBool,
+    changed: AtomicBool,
+}
+
+/// A strategy's settings, to be stored, or as they are stored. A strategy has them as soon as one
+/// attempt of it is counted: of others only failures are known, and no rate.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StrategySettings {
+    pub(crate) strategy: BoundedText<64>,
+    pub(crate) threshold: Option<f32>,
+    /// `None`: this process does not know it.
+    pub(crate) direction: Option<ScoreDirection>,
+    pub(crate) timeout_ms: Option<i64>,
+}
+
+impl Series {
+    fn new(id: SeriesId, name: BoundedText<64>) -> Self {
+        let settings = Settings {
+            threshold: AtomicU32::new(f32::NAN.to_bits()),
+            ..Settings::default()
+        };
+        Self { id, name, settings }
+    }
+
+    pub(crate) fn set_threshold(&self, threshold: f32) {
+        let bits = threshold.to_bits();
+        // Monitors are made again and again with the same settings, which are written once.
+        if self.settings.threshold.swap(bits, Ordering::Relaxed) != bits {
+            self.settings.changed.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn set_direction(&self, direction: ScoreDirection) {
+        let direction = match direction {
+            ScoreDirection::HigherIsBetter => 1,
+            ScoreDirection::LowerIsBetter => 2,
+        };
+        if self.settings.direction.swap(direction, Ordering::Relaxed) != direction {
+            self.settings.changed.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn set_timeout(&self, timeout: Duration) {
+        let ms = u64::try_from(timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        if self.settings.timeout_ms.swap(ms, Ordering::Relaxed) != ms {
+            self.settings.changed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Says that an attempt was counted.
+    fn note_attempts(&self) {
+        if !self.settings.has_attempts.swap(true, Ordering::Relaxed) {
+            self.settings.changed.store(true, Ordering::Release);
+        }
+    }
+
+    /// None for those that are counted together: they have not one threshold.
+    fn changed_settings(&self) -> Option<StrategySettings> {
+        if *self.name == *OTHER_STRATEGIES {
+            return None;
+        }
+        let Settings {
+            threshold,
+            direction,
+            timeout_ms,
+            has_attempts: _,
+            changed,
+        } = &self.settings;
+        changed.swap(false, Ordering::AcqRel).then(|| {
+            let threshold = f32::from_bits(threshold.load(Ordering::Relaxed));
+            let timeout_ms = i64::try_from(timeout_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+            StrategySettings {
+                strategy: self.name.clone(),
+                threshold: threshold.is_finite().then_some(threshold),
+                direction: match direction.load(Ordering::Relaxed) {
+                    1 => Some(ScoreDirection::HigherIsBetter),
+                    2 => Some(ScoreDirection::LowerIsBetter),
+                    _ => None,
+                },
+                timeout_ms: (timeout_ms > 0).then_some(timeout_ms),
+            }
+        })
+    }
+}
+
+/// Attempts of one strategy with one outcome within one span of time.
+#[derive(Clone, Default)]
+pub(crate) struct Bucket {
+    pub(crate) attempts: u64,
+    /// Of these, failures that were logged without a monitor. Nothing counted the successes beside
+    /// them, so no rate follows from them.
+    pub(crate) unobserved: u64,
+    /// In milliseconds.
+    pub(crate) latency: Sketch,
+    pub(crate) top_score: Sketch,
+}
+
+impl Bucket {
+    /// Adds a failure that was logged without a monitor. Leaves out its score, because the scores
+    /// of the successes beside it are unknown.
+    pub(crate) fn add_unobserved(&mut self, latency_ms: Option<i64>) {
+        self.attempts += 1;
+        self.unobserved += 1;
+        if let Some(latency_ms) = measured(latency_ms) {
+            self.latency.add(latency_ms);
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.attempts += other.attempts;
+        self.unobserved += other.unobserved;
+        self.latency.merge(&other.latency);
+        self.top_score.merge(&other.top_score);
+    }
+}
+
+/// A bucket that waits to be written.
+pub(crate) struct Delta {
+    /// UUIDv7: makes a repeated insert harmless, as with records.
+    pub(crate) id: Uuid,
+    pub(crate) owner: Owner,
+    /// Start of the minute, in Unix milliseconds.
+    pub(crate) started_at: i64,
+    pub(crate) strategy: BoundedText<64>,
+    pub(crate) kind: OutcomeKind,
+    pub(crate) bucket: Bucket,
+}
+
+/// The logger that owns a delta. A logger rolls up its own deltas as soon as they are acknowledged,
+/// because it does not repeat them then. Other loggers may repeat theirs for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner(u32);
+
+impl Owner {
+    /// As it is stored: never 0, which stands for deltas that are not repeated.
+    pub(crate) fn number(self) -> i64 {
+        i64::from(self.0)
+    }
+}
+
+impl Default for Owner {
+    /// An owner of its own.
+    fn default() -> Self {
+        let (_, low) = Uuid::new_v4().as_u64_pair();
+        #[expect(clippy::cast_possible_truncation, reason = "four random bytes")]
+        Self((low as u32).max(1))
+    }
+}
+
+/// Attempts that one transaction writes.
+#[derive(Default)]
+pub(crate) struct AttemptBatch {
+    pub(crate) deltas: Vec<Delta>,
+    pub(crate) settings: Vec<StrategySettings>,
+}
+
+impl AttemptBatch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deltas.is_empty() && self.settings.is_empty()
+    }
+
+    fn attempts(&self) -> u64 {
+        self.deltas
+            .iter()
+            .map(|delta| delta.bucket.attempts - delta.bucket.unobserved)
+            .sum()
+    }
+}
+
+/// All attempts of one logger that are not written yet.
+#[derive(Default)]
+pub(crate) struct Attempts {
+    pub(crate) owner: Owner,
+    /// Rows that each read must visit because they are not rolled up: see [`MANY_ROWS`].
+    behind: AtomicU64,
+    /// Made with the first monitor: who has none does not pay for it.
+    counter: OnceLock<Counter>,
+    registry: Mutex<Registry>,
+    pending: Mutex<Pending>,
+    /// Attempts that monitors counted and that are committed.
+    persisted: AtomicU64,
+    many: Notify,
+    refusal: Mutex<Option<Refusal>>,
+}
+
+/// The store takes records and refuses to count attempts. They wait, and cost no record.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) cause: String,
+    pub(crate) pause: Duration,
+    refused_at: Instant,
+}
+
+impl Refusal {
+    /// Returns the pause before the next retry, at most `longest`.
+    pub(crate) fn retry_in(&self, longest: Duration) -> Duration {
+        self.pause
+            .min(longest)
+            .saturating_sub(self.refused_at.elapsed())
+    }
+}
+
+/// The strategies of this logger, by the order in which they came.
+#[derive(Default)]
+struct Registry {
+    /// Strategies that are counted by themselves, at most. Their names are labels of metrics, and
+    /// each costs a few buckets a minute.
+    max: usize,
+    /// The first strategy beyond the limit, until a warning named it.
+    beyond: Option<BoundedText<64>>,
+    by_name: HashMap<BoundedText<64>, Arc<Series>>,
+    by_id: Vec<Arc<Series>>,
+    /// An counter that is made later is sealed from its beginning.
+    sealed: bool,
+}
+
+impl Registry {
+    /// Strategies that may still come.
+    fn places(&self) -> usize {
+        let own = self.by_id.len() - usize::from(self.by_name.contains_key(OTHER_STRATEGIES));
+        self.max.saturating_sub(own)
+    }
+
+    /// The series of the strategy `name`, or of all the others if there are too many.
+    fn series(&mut self, name: &str) -> Arc<Series> {
+        if let Some(series) = self.by_name.get(name) {
+            return Arc::clone(series);
+        }
+        let name = match self.places() {
+            0 if name != OTHER_STRATEGIES => {
+                self.beyond.get_or_insert_with(|| name.into());
+                OTHER_STRATEGIES
+            }
+            _ => name,
+        };
+        let Self { by_name, by_id, .. } = self;
+        let series = by_name.entry(name.into()).or_insert_with_key(|name| {
+            let id = SeriesId::try_from(by_id.len()).unwrap_or(SeriesId::MAX);
+            let series = Arc::new(Series::new(id, name.clone()));
+            by_id.push(Arc::clone(&series));
+            series
+        });
+        Arc::clone(series)
+    }
+}
+
+struct Pending {
+    buckets: Buckets,
+    /// All attempts so far, by series and kind.
+    totals: HashMap<(SeriesId, OutcomeKind), u64>,
+    /// Swapped for the lists of the counter.
+    spare: Vec<Sample>,
+    /// When buckets were last taken.
+    taken_at: Instant,
+    /// Buckets were taken that are not committed yet.
+    in_flight: bool,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            buckets: Buckets::default(),
+            totals: HashMap::new(),
+            spare: Vec::new(),
+            taken_at: Instant::now(),
+            in_flight: false,
+        }
+    }
+}
+
+impl Attempts {
+    /// Counts `max_strategies` by themselves, and the rest together.
+    pub(crate) fn new(max_strategies: usize) -> Self {
+        let registry = Registry {
+            max: max_strategies,
+            ..Registry::default()
+        };
+        Self {
+            registry: Mutex::new(registry),
+            ..Self::default()
+        }
+    }
+
+    /// Strategies that are counted by themselves.
+    #[cfg(feature = "http")]
+    pub(crate) fn strategies(&self) -> usize {
+        let registry = lock(&self.registry);
+        registry.max - registry.places()
+    }
+
+    /// Strategies of which an attempt was counted since the start, and not failures alone.
+    #[cfg(feature = "http")]
+    pub(crate) fn strategies_with_attempts(&self) -> Vec<String> {
+        let has_attempts =
+            |series: &&Arc<Series>| series.settings.has_attempts.load(Ordering::Relaxed);
+        lock(&self.registry)
+            .by_id
+            .iter()
+            .filter(has_attempts)
+            .map(|series| series.name.to_string())
+            .collect()
+    }
+
+    /// The first strategy that found no place since the last call.
+    pub(crate) fn take_beyond(&self) -> Option<BoundedText<64>> {
+        lock(&self.registry).beyond.take()
+    }
+
+    /// Returns the series of the strategy `name`, for a monitor.
+    pub(crate) fn series(&self, name: &BoundedText<64>) -> Arc<Series> {
+        let mut registry = lock(&self.registry);
+        self.counter.get_or_init(|| Counter::new(registry.sealed));
+        registry.series(name)
+    }
+
+    /// Counts an attempt that ends now.
+    #[inline]
+    pub(crate) fn push(&self, series: &Series, attempt: &Attempt, now: i64) {
+        let Some(counter) = self.counter.get() else {
+            return;
+        };
+        let sample = Sample::new(series, attempt, now);
+        match counter.push(sample) {
+            Pushed::Counted | Pushed::TooLate => {}
+            Pushed::CountedAndMany => self.many.notify_one(),
+            Pushed::Full => {
+                counter.spill(sample);
+                self.many.notify_one();
+            }
+        }
+    }
+
+    /// Counts an attempt that ended at another time. If the counter is full, it is emptied first, so
+    /// that the attempt keeps its latency and score.
+    pub(crate) fn add(&self, series: &Series, attempt: &Attempt, at: i64) {
+        let Some(counter) = self.counter.get() else {
+            return;
+        };
+        match counter.push(Sample::new(series, attempt, at)) {
+            Pushed::Counted | Pushed::TooLate => {}
+            Pushed::CountedAndMany => self.many.notify_one(),
+            Pushed::Full => {
+                self.collect();
+                self.push(series, attempt, at);
+            }
+        }
+    }
+
+    /// Counts attempts of another log.
+    #[cfg(feature = "program")]
+    pub(crate) fn add_counts(
+        &self,
+        strategy: &str,
+        kind: OutcomeKind,
+        at: i64,
+        observed: u64,
+        unobserved: u64,
+    ) {
+        if unobserved > 0 {
+            let mut counting = self.unobserved();
+            let key = BucketKey::new(at, counting.series(strategy).id, kind);
+            let counts = Counts {
+                attempts: unobserved,
+                unobserved,
+                latency_ms: None,
+                top_score: None,
+            };
+            *counting
+                .pending
+                .totals
+                .entry((key.series, kind))
+                .or_default() += unobserved;
+            counting.pending.buckets.add(key, &counts);
+        }
+        if observed > 0 {
+            let series = self.series(&BoundedText::from(strategy));
+            if let Some(counter) = self.counter.get() {
+                counter.add_many(BucketKey::new(at, series.id, kind), observed);
+            }
+        }
+    }
+
+    /// Puts samples into their buckets, so that the counter is empty again.
+    pub(crate) fn collect(&self) {
+        if let Some(counter) = self.counter.get() {
+            lock(&self.pending).collect(counter);
+        }
+    }
+
+    /// Waits until a caller finds that many samples wait.
+    pub(crate) async fn many_samples(&self) {
+        self.many.notified().await;
+    }
+
+    /// Counts nothing any more. What was counted by then is a fixed number.
+    pub(crate) fn seal(&self) {
+        let mut registry = lock(&self.registry);
+        registry.sealed = true;
+        if let Some(counter) = self.counter.get() {
+            counter.seal();
+        }
+    }
+
+    /// Counts failures that were logged without a monitor.
+    pub(crate) fn unobserved(&self) -> Unobserved<'_> {
+        Unobserved {
+            pending: lock(&self.pending),
+            registry: lock(&self.registry),
+            last: None,
+            expected: HashSet::new(),
+        }
+    }
+
+    /// Returns `true` if attempts must be written now, even without failures.
+    pub(crate) fn due(&self) -> bool {
+        let pending = lock(&self.pending);
+        let buckets = pending.buckets.len();
+        pending.in_flight
+            || buckets >= MANY_BUCKETS
+            || buckets > 0 && pending.taken_at.elapsed() >= WRITE_EVERY
+    }
+
+    /// Buckets that wait to be taken.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.pending).buckets.len()
+    }
+
+    /// Returns `true` if everything that was collected is committed.
+    pub(crate) fn are_written(&self) -> bool {
+        let pending = lock(&self.pending);
+        !pending.in_flight && pending.buckets.len() == 0
+    }
+
+    /// As much of what was collected as one transaction takes. Nothing else is taken before it is
+    /// committed.
+    pub(crate) fn take(&self) -> AttemptBatch {
+        // In this order wherever both are locked.
+        let mut pending = lock(&self.pending);
+        let registry = lock(&self.registry);
+        pending.taken_at = Instant::now();
+        let buckets = pending.buckets.take(BUCKETS_PER_TRANSACTION);
+        let deltas = buckets.filter_map(
+            |(
+                BucketKey {
+                    started_at,
+                    series,
+                    kind,
+                },
+                bucket,
+            )| {
+                let series = registry.by_id.get(series as usize)?;
+                if bucket.attempts > bucket.unobserved {
+                    series.note_attempts();
+                }
+                let strategy = series.name.clone();
+                Some(Delta {
+                    id: Uuid::now_v7(),
+                    owner: self.owner,
+                    started_at,
+                    strategy,
+                    kind,
+                    bucket,
+                })
+            },
+        );
+        let deltas = deltas.collect();
+        let settings = registry
+            .by_id
+            .iter()
+            .filter_map(|series| series.changed_settings())
+            .collect();
+        let batch = AttemptBatch { deltas, settings };
+        pending.in_flight = !batch.is_empty();
+        batch
+    }
+
+    /// Says that the store refuses what was taken, which waits for twice as long as the last time.
+    pub(crate) fn refused(&self, cause: String, first: Duration, longest: Duration) -> Refusal {
+        let mut refusal = lock(&self.refusal);
+        let pause = refusal
+            .as_ref()
+            .map_or(first, |before| 2 * before.pause)
+            .min(longest);
+        refusal
+            .insert(Refusal {
+                cause,
+                pause,
+                refused_at: Instant::now(),
+            })
+            .clone()
+    }
+
+    /// Returns the reason for which the store rejected the attempts the last time.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        lock(&self.refusal).clone()
+    }
+
+    /// Says that `batch` is committed.
+    pub(crate) fn persisted(&self, batch: &AttemptBatch) {
+        self.persisted.fetch_add(batch.attempts(), Ordering::AcqRel);
+        self.behind
+            .fetch_add(ROWS_PER_DELTA * batch.deltas.len() as u64, Ordering::AcqRel);
+        lock(&self.pending).in_flight = false;
+        *lock(&self.refusal) = None;
+    }
+
+    /// Adds failures that are counted from their rows to the totals: they are committed.
+    pub(crate) fn counted_from_rows<'r>(&self, rows: impl Iterator<Item = UncountedFailure<'r>>) {
+        let mut unobserved = self.unobserved();
+        for UncountedFailure {
+            strategy, failure, ..
+        } in rows
+        {
+            let series = unobserved.series(strategy).id;
+            *unobserved
+                .pending
+                .totals
+                .entry((series, failure.into()))
+                .or_default() += 1;
+        }
+    }
+
+    /// Says that readers must look at some more rows.
+    pub(crate) fn are_behind(&self, rows: u64) {
+        self.behind.fetch_add(rows, Ordering::AcqRel);
+    }
+
+    /// Returns `true` if so many rows are not rolled up that reads take longer.
+    pub(crate) fn are_many(&self) -> bool {
+        self.behind.load(Ordering::Acquire) >= MANY_ROWS
+    }
+
+    /// Notes that a roll-up of the written rows has begun.
+    pub(crate) fn add_up(&self) {
+        self.behind.store(0, Ordering::Release);
+    }
+
+    /// Each strategy's attempts since the start, by kind, in the order of [`OutcomeKind::ALL`].
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "shown by the service")
+    )]
+    pub(crate) fn totals(&self) -> Vec<(BoundedText<64>, [u64; OutcomeKind::ALL.len()])> {
+        self.collect();
+        let pending = lock(&self.pending);
+        let registry = lock(&self.registry);
+        let of = |series: &Arc<Series>| {
+            let total = |kind| pending.totals.get(&(series.id, kind)).copied().unwrap_or(0);
+            (series.name.clone(), OutcomeKind::ALL.map(total))
+        };
+        registry.by_id.iter().map(of).collect()
+    }
+
+    /// Attempts that monitors have counted, and how many of them are committed. Takes no lock.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        // First, because what is persisted was counted before.
+        let persisted = self.persisted.load(Ordering::Acquire);
+        (self.counter.get().map_or(0, Counter::counted), persisted)
+    }
+}
+
+/// A failure that was logged without a monitor.
+pub(crate) struct UncountedFailure<'r> {
+    pub(crate) strategy: &'r str,
+    pub(crate) failure: RetrievalFailureType,
+    /// Unix milliseconds, UTC.
+    pub(crate) at: i64,
+    pub(crate) latency_ms: Option<i64>,
+}
+
+/// Counts failures without a monitor, and excludes other counting while it exists.
+pub(crate) struct Unobserved<'a> {
+    pending: MutexGuard<'a, Pending>,
+    registry: MutexGuard<'a, Registry>,
+    /// Most failures are of the strategy of the one before.
+    last: Option<Arc<Series>>,
+    /// New strategies of rows that are counted once they are committed: a row that is stored
+    /// already takes no place.
+    expected: HashSet<BoundedText<64>>,
+}
+
+impl Unobserved<'_> {
+    /// Returns `true` if the strategy is counted together with others, because there are too many.
+    pub(crate) fn is_one_of_too_many(&mut self, strategy: &str) -> bool {
+        if self.registry.by_name.contains_key(strategy) || self.expected.contains(strategy) {
+            return false;
+        }
+        let has_place = self.expected.len() < self.registry.places();
+        if has_place {
+            self.expected.insert(strategy.into());
+        } else {
+            self.registry.beyond.get_or_insert_with(|| strategy.into());
+        }
+        !has_place
+    }
+
+    pub(crate) fn count(
+        &mut self,
+        UncountedFailure {
+            strategy,
+            failure,
+            at,
+            latency_ms,
+        }: UncountedFailure<'_>,
+    ) {
+        let series = self.series(strategy).id;
+        self.pending
+            .add_unobserved(BucketKey::new(at, series, failure.into()), latency_ms);
+    }
+
+    fn series(&mut self, name: &str) -> Arc<Series> {
+        match &self.last {
+            Some(series) if series.name == *name => Arc::clone(series),
+            _ => Arc::clone(self.last.insert(self.registry.series(name))),
+        }
+    }
+}
+
+impl Pending {
+    fn collect(&mut self, counter: &Counter) {
+        let Self {
+            buckets,
+            totals,
+            spare,
+            ..
+        } = self;
+        if spare.capacity() == 0 {
+            *spare = Counter::empty();
+        }
+        counter.drain(spare, |key, drained| {
+            let counts = match drained {
+                Drained::Spilled(attempts) => Counts {
+                    attempts,
+                    ..Counts::default()
+                },
+                Drained::Sample(Sample {
+                    latency, top_score, ..
+                }) => Counts {
+                    attempts: 1,
+                    unobserved: 0,
+                    // The latency of a cancelled attempt is that of its caller, not of the
+                    // strategy.
+                    latency_ms: latency
+                        .filter(|_| key.kind != OutcomeKind::Cancelled)
+                        .map(milliseconds),
+                    // A sketch spans nine orders of magnitude: one that is used for "no match"
+                    // would blur all others.
+                    top_score: (top_score.abs() <= LARGEST_SCORE).then_some(f64::from(top_score)),
+                },
+            };
+            *totals.entry((key.series, key.kind)).or_default() += counts.attempts;
+            buckets.add(key, &counts);
+        });
+    }
+
+    fn add_unobserved(&mut self, key: BucketKey, latency_ms: Option<i64>) {
+        *self.totals.entry((key.series, key.kind)).or_default() += 1;
+        let latency_ms = measured(latency_ms);
+        self.buckets.add(
+            key,
+            &Counts {
+                attempts: 1,
+                unobserved: 1,
+                latency_ms,
+                top_score: None,
+            },
+        );
+    }
+}
+
+/// The latency of a logged failure. 0 is what a record has that was built without one, and what
+/// older rows have.
+fn measured(latency_ms: Option<i64>) -> Option<f64> {
+    latency_ms
+        .filter(|latency_ms| *latency_ms > 0)
+        .map(|latency_ms| (latency_ms as f64).min(LONGEST_LATENCY_MS))
+}
+
+fn milliseconds(latency: Duration) -> f64 {
+    (latency.as_secs_f64() * 1e3).min(LONGEST_LATENCY_MS)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,96 @@
+//! Counts between the tables: on their way to longer spans, and to readers.
+
+use std::collections::HashMap;
+
+use crate::model::outcome::OutcomeKind;
+use crate::rollup::Bucket;
+use crate::rollup::resolution::Resolution;
+use crate::rollup::sketch::Sketch;
+
+/// Attempts to be added to what the table has, by resolution, start, strategy and outcome.
+#[derive(Default)]
+pub(crate) struct Sums(pub(crate) HashMap<(Resolution, i64, String, String), Bucket>);
+
+impl Sums {
+    /// Adds `part` to the minute, the hour and the day of `at`.
+    pub(crate) fn add(&mut self, at: i64, strategy: &str, outcome: &str, part: &Bucket) {
+        for resolution in Resolution::ALL {
+            let key = (
+                resolution,
+                resolution.floor(at),
+                strategy.to_owned(),
+                outcome.to_owned(),
+            );
+            self.0.entry(key).or_default().merge(part);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn attempts(&self, of: Resolution) -> u64 {
+        self.0
+            .iter()
+            .filter(|((resolution, ..), _)| *resolution == of)
+            .map(|(_, bucket)| bucket.attempts)
+            .sum()
+    }
+}
+
+/// A bucket as it is read: whose it is, when it began, and what it counts.
+pub(crate) struct ReadBucket {
+    pub(crate) started_at: i64,
+    pub(crate) strategy: String,
+    pub(crate) kind: OutcomeKind,
+    pub(crate) attempts: u64,
+    pub(crate) unobserved: u64,
+    pub(crate) latency: ReadSketch,
+    pub(crate) top_score: ReadSketch,
+}
+
+/// A sketch as it was read: decoding it takes longer than reading.
+pub(crate) enum ReadSketch {
+    Encoded(Option<Vec<u8>>),
+    Decoded(Sketch),
+}
+
+impl ReadSketch {
+    fn decoded(&self) -> Option<Sketch> {
+        match self {
+            Self::Encoded(bytes) => Sketch::decode(bytes.as_deref()?),
+            Self::Decoded(sketch) => (sketch.count() > 0).then(|| sketch.clone()),
+        }
+    }
+}
+
+impl ReadBucket {
+    pub(crate) fn new(
+        started_at: i64,
+        strategy: String,
+        kind: OutcomeKind,
+        bucket: Bucket,
+    ) -> Self {
+        let Bucket {
+            attempts,
+            unobserved,
+            latency,
+            top_score,
+        } = bucket;
+        let (latency, top_score) = (ReadSketch::Decoded(latency), ReadSketch::Decoded(top_score));
+        Self {
+            started_at,
+            strategy,
+            kind,
+            attempts,
+            unobserved,
+            latency,
+            top_score,
+        }
+    }
+
+    pub(crate) fn latency(&self) -> Option<Sketch> {
+        self.latency.decoded()
+    }
+
+    pub(crate) fn top_score(&self) -> Option<Sketch> {
+        self.top_score.decoded()
+    }
+}

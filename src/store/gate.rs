@@ -1,0 +1,160 @@
+//! The commit gate: a transaction commits only with a permit, and no permit is given after the
+//! deadline of a shutdown.
+
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Lets the writer commit until a shutdown closes it. What was not committed by then never will
+/// be, so that the shutdown can tell exactly what was saved.
+#[derive(Default)]
+pub(crate) struct CommitGate {
+    state: AtomicU8,
+    /// Rows of the transaction that is being committed.
+    rows: AtomicUsize,
+}
+
+const OPEN: u8 = 0;
+const COMMITTING: u8 = 1;
+const COMMITTED: u8 = 2;
+const CLOSED: u8 = 3;
+
+impl CommitGate {
+    /// Permission to commit `rows`, unless the gate is closed.
+    pub(crate) fn enter(&self, rows: usize) -> Option<Permit<'_>> {
+        let entered = self.advance(OPEN, COMMITTING);
+        if entered {
+            self.rows.store(rows, Ordering::Release);
+        }
+        // Not before it is entered: a permit that is dropped opens the gate.
+        entered.then(|| Permit(self))
+    }
+
+    /// Closes the gate, after a commit that is on its way, for which it waits at most `patience`:
+    /// how many rows are in doubt, because their commit was not done by then.
+    pub(crate) fn close(&self, patience: Duration) -> usize {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(in_doubt) = self.try_close(Instant::now() >= deadline) {
+                return in_doubt;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Closes the gate if no commit is on its way, or if `too_late` and that commit is not done.
+    /// Returns the number of rows in doubt. A commit that is done has to be accounted for first.
+    fn try_close(&self, too_late: bool) -> Option<usize> {
+        if self.advance(OPEN, CLOSED) || self.is_closed() {
+            return Some(0);
+        }
+        (too_late && self.advance(COMMITTING, CLOSED)).then(|| self.rows.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CLOSED
+    }
+
+    fn advance(&self, from: u8, to: u8) -> bool {
+        self.state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+/// Permission to commit and to account for what was committed.
+#[must_use = "the gate stays shut for others while the permit lives"]
+pub(crate) struct Permit<'g>(&'g CommitGate);
+
+impl Permit<'_> {
+    /// To be called after the commit: whether it counts. It does not if the gate was closed
+    /// during the commit, because the rows were reported as unsaved then.
+    pub(crate) fn counts(&self) -> bool {
+        self.0.advance(COMMITTING, COMMITTED)
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.advance(COMMITTED, OPEN) || self.0.advance(COMMITTING, OPEN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_gate_lets_nobody_commit() {
+        let gate = CommitGate::default();
+        drop(gate.enter(1).unwrap());
+        assert_eq!(gate.close(Duration::ZERO), 0);
+        assert!(gate.enter(1).is_none());
+    }
+
+    #[test]
+    fn commit_beyond_its_deadline_is_in_doubt_and_does_not_count() {
+        let gate = CommitGate::default();
+        let permit = gate.enter(7).unwrap();
+        assert_eq!(gate.close(Duration::ZERO), 7);
+        assert!(!permit.counts());
+        drop(permit);
+        assert!(gate.enter(1).is_none());
+    }
+
+    #[test]
+    fn gate_with_a_commit_on_its_way_waits_until_it_is_too_late() {
+        let gate = CommitGate::default();
+        let permit = gate.enter(7).unwrap();
+        assert_eq!(gate.try_close(false), None);
+        assert!(gate.enter(1).is_none(), "one transaction at a time");
+        assert_eq!(gate.try_close(true), Some(7));
+        assert!(gate.is_closed() && !permit.counts());
+        assert_eq!(gate.try_close(true), Some(0), "the rows are in doubt once");
+    }
+
+    #[test]
+    fn gate_with_a_committed_transaction_waits_for_its_accounting() {
+        let gate = CommitGate::default();
+        let permit = gate.enter(7).unwrap();
+        assert!(permit.counts());
+        for _ in 0..3 {
+            assert_eq!(gate.try_close(true), None);
+            assert!(!gate.is_closed());
+        }
+        drop(permit);
+        assert_eq!(gate.try_close(true), Some(0), "nothing is in doubt");
+        assert!(gate.enter(1).is_none());
+    }
+
+    #[test]
+    fn gate_that_is_closed_during_the_accounting_closes_after_it() {
+        let gate = CommitGate::default();
+        let accounted = std::sync::atomic::AtomicBool::new(false);
+        let permit = gate.enter(7).unwrap();
+        assert!(permit.counts());
+        let (begin, begun) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let closing = scope.spawn(|| {
+                begin.send(()).unwrap();
+                let in_doubt = gate.close(Duration::ZERO);
+                (in_doubt, accounted.load(Ordering::Acquire))
+            });
+            begun.recv().unwrap();
+            accounted.store(true, Ordering::Release);
+            drop(permit);
+            assert_eq!(closing.join().unwrap(), (0, true));
+        });
+    }
+
+    #[test]
+    fn gate_without_a_commit_opens_for_the_next_transaction() {
+        let gate = CommitGate::default();
+        // Rolled back.
+        drop(gate.enter(7).unwrap());
+        let permit = gate.enter(8).unwrap();
+        assert!(permit.counts());
+        drop(permit);
+        let _permit = gate.enter(9).unwrap();
+        assert_eq!(gate.close(Duration::ZERO), 9, "the rows of the last one");
+    }
+}

@@ -1,0 +1,301 @@
+//! Failures by their ids and places: the statements of lists and tails.
+
+use std::ops::Range;
+
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Binary, Float, Nullable, Text};
+use uuid::Uuid;
+
+use crate::model::failure::{Direction, Failure, FailureFilter, Place};
+use crate::model::outcome::RetrievalFailureType;
+use crate::model::time::moment;
+use crate::similarity::Folded;
+use crate::store::snapshot::StoredFailure;
+
+/// Returns the failure with this id.
+pub(crate) fn get(conn: &mut SqliteConnection, event_id: Uuid) -> QueryResult<Option<Failure>> {
+    let id = event_id.as_bytes().as_slice();
+    let row: Option<FailureRow> = diesel::sql_query(BY_EVENT_ID)
+        .bind::<Binary, _>(id)
+        .get_result(conn)
+        .optional()?;
+    Ok(row.and_then(FailureRow::read))
+}
+
+/// Returns the place at which the first `rows` failures within `places` end. `None`: there are
+/// fewer.
+pub(crate) fn window_end(
+    conn: &mut SqliteConnection,
+    direction: Direction,
+    places: Range<Place>,
+    rows: i64,
+) -> QueryResult<Option<Place>> {
+    #[derive(QueryableByName)]
+    struct End {
+        #[diesel(sql_type = BigInt)]
+        created_at: i64,
+        #[diesel(sql_type = BigInt)]
+        id: i64,
+    }
+    let (sql, offset) = match direction {
+        Direction::Backwards => (END_BACKWARDS, rows - 1),
+        Direction::Forwards => (END_FORWARDS, rows),
+    };
+    let end: Option<End> = diesel::sql_query(sql)
+        .bind::<BigInt, _>(places.start.created_at)
+        .bind::<BigInt, _>(places.start.id)
+        .bind::<BigInt, _>(places.end.created_at)
+        .bind::<BigInt, _>(places.end.id)
+        .bind::<BigInt, _>(offset)
+        .get_result(conn)
+        .optional()?;
+    Ok(end.map(|End { created_at, id }| Place { created_at, id }))
+}
+
+/// Returns the first `limit` failures within `places`, and with an id up to `newest_id`, that
+/// `filter` lets through.
+pub(crate) fn matches(
+    conn: &mut SqliteConnection,
+    direction: Direction,
+    places: Range<Place>,
+    newest_id: i64,
+    filter: &FailureFilter,
+    limit: usize,
+) -> QueryResult<Vec<StoredFailure>> {
+    let sql = match direction {
+        Direction::Backwards => MATCHES_BACKWARDS,
+        Direction::Forwards => MATCHES_FORWARDS,
+    };
+    let rows: Vec<FailureRow> = diesel::sql_query(sql)
+        .bind::<BigInt, _>(places.start.created_at)
+        .bind::<BigInt, _>(places.start.id)
+        .bind::<BigInt, _>(places.end.created_at)
+        .bind::<BigInt, _>(places.end.id)
+        .bind::<BigInt, _>(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind::<Nullable<Text>, _>(one_of(filter.failure_type.iter().map(|of| of.as_str())))
+        .bind::<Nullable<Text>, _>(one_of(filter.retrieval_strategy.iter().map(String::as_str)))
+        .bind::<Nullable<Text>, _>(one_of(filter.conversation_id.iter().map(String::as_str)))
+        .bind::<Nullable<Text>, _>(folded_text(filter))
+        .bind::<Nullable<Text>, _>(one_of(filter.query_text.iter().map(String::as_str)))
+        .bind::<Nullable<Text>, _>(filter.similar_to.as_deref())
+        .bind::<BigInt, _>(newest_id)
+        .load(conn)?;
+    Ok(rows.into_iter().map(FailureRow::stored).collect())
+}
+
+/// Returns the first `limit` failures within `places` that were stored after the id `ids.start`, up
+/// to and with `ids.end`, and that `filter` lets through, in the order of their ids.
+pub(crate) fn stored_within(
+    conn: &mut SqliteConnection,
+    ids: Range<i64>,
+    places: Range<Place>,
+    filter: &FailureFilter,
+    limit: usize,
+) -> QueryResult<Vec<StoredFailure>> {
+    let rows: Vec<FailureRow> = diesel::sql_query(STORED_WITHIN)
+        .bind::<BigInt, _>(ids.start)
+        .bind::<BigInt, _>(ids.end)
+        .bind::<BigInt, _>(places.start.created_at)
+        .bind::<BigInt, _>(places.end.created_at)
+        .bind::<BigInt, _>(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind::<Nullable<Text>, _>(one_of(filter.failure_type.iter().map(|of| of.as_str())))
+        .bind::<Nullable<Text>, _>(one_of(filter.retrieval_strategy.iter().map(String::as_str)))
+        .bind::<Nullable<Text>, _>(one_of(filter.conversation_id.iter().map(String::as_str)))
+        .bind::<Nullable<Text>, _>(folded_text(filter))
+        .bind::<Nullable<Text>, _>(one_of(filter.query_text.iter().map(String::as_str)))
+        .bind::<Nullable<Text>, _>(filter.similar_to.as_deref())
+        .bind::<BigInt, _>(places.start.id)
+        .bind::<BigInt, _>(places.end.id)
+        .load(conn)?;
+    Ok(rows.into_iter().map(FailureRow::stored).collect())
+}
+
+/// A list as SQL compares with it. `None`: the list is empty, and anything fits.
+fn one_of<'a>(texts: impl Iterator<Item = &'a str>) -> Option<String> {
+    let texts: Vec<&str> = texts.collect();
+    if texts.is_empty() {
+        None
+    } else {
+        serde_json::to_string(&texts).ok()
+    }
+}
+
+/// The text that is searched for, as SQL compares it.
+fn folded_text(filter: &FailureFilter) -> Option<String> {
+    let text = filter.text.as_deref().filter(|text| !text.is_empty())?;
+    Some(Folded::new(text).as_str().to_owned())
+}
+
+macro_rules! columns {
+    () => {
+        "SELECT id, event_id, conversation_id, turn_index, failure_type, retrieval_strategy, query_text, query_len, \
+         top_score, confidence_threshold, result_count, latency_ms, edge_types, error_context, created_at \
+         FROM memory_retrieval_failures "
+    };
+}
+macro_rules! between {
+    () => {
+        "WHERE (created_at, id) >= (?1, ?2) AND (created_at, id) < (?3, ?4) "
+    };
+}
+macro_rules! that_match {
+    () => {
+        "AND (?6 IS NULL OR failure_type IN (SELECT value FROM json_each(?6))) \
+         AND (?7 IS NULL OR retrieval_strategy IN (SELECT value FROM json_each(?7))) \
+         AND (?8 IS NULL OR conversation_id IN (SELECT value FROM json_each(?8))) \
+         AND (?9 IS NULL OR memory_retrieval_contains(query_text, ?9) \
+         OR memory_retrieval_contains(coalesce(error_context, ''), ?9)) \
+         AND (?10 IS NULL OR query_text IN (SELECT value FROM json_each(?10))) \
+         AND (?11 IS NULL OR memory_retrieval_nearly_the_same(query_text, ?11)) "
+    };
+}
+const BY_EVENT_ID: &str = concat!(columns!(), "WHERE event_id = ?1");
+const END_BACKWARDS: &str = concat!(
+    "SELECT created_at, id FROM memory_retrieval_failures ",
+    between!(),
+    "ORDER BY created_at DESC, id DESC LIMIT 1 OFFSET ?5"
+);
+const END_FORWARDS: &str = concat!(
+    "SELECT created_at, id FROM memory_retrieval_failures ",
+    between!(),
+    "ORDER BY created_at, id LIMIT 1 OFFSET ?5"
+);
+const MATCHES_BACKWARDS: &str = concat!(
+    columns!(),
+    between!(),
+    that_match!(),
+    "AND id <= ?12 ORDER BY created_at DESC, id DESC LIMIT ?5"
+);
+const MATCHES_FORWARDS: &str = concat!(
+    columns!(),
+    between!(),
+    that_match!(),
+    "AND id <= ?12 ORDER BY created_at, id LIMIT ?5"
+);
+
+/// By id: rows that came late are few among those that came.
+const STORED_WITHIN: &str = concat!(
+    columns!(),
+    "WHERE id > ?1 AND id <= ?2 AND (+created_at, id) >= (?3, ?12) AND (+created_at, id) < (?4, \
+     ?13) ",
+    that_match!(),
+    "ORDER BY id LIMIT ?5"
+);
+
+#[derive(QueryableByName)]
+struct FailureRow {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = Binary)]
+    event_id: Vec<u8>,
+    #[diesel(sql_type = Nullable<Text>)]
+    conversation_id: Option<String>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    turn_index: Option<i64>,
+    #[diesel(sql_type = Text)]
+    failure_type: String,
+    #[diesel(sql_type = Text)]
+    retrieval_strategy: String,
+    #[diesel(sql_type = Text)]
+    query_text: String,
+    #[diesel(sql_type = BigInt)]
+    query_len: i64,
+    #[diesel(sql_type = Nullable<Float>)]
+    top_score: Option<f32>,
+    #[diesel(sql_type = Nullable<Float>)]
+    confidence_threshold: Option<f32>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    result_count: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    latency_ms: Option<i64>,
+    #[diesel(sql_type = Nullable<Text>)]
+    edge_types: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    error_context: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    created_at: i64,
+}
+
+impl FailureRow {
+    fn stored(self) -> StoredFailure {
+        StoredFailure {
+            place: Place {
+                created_at: self.created_at,
+                id: self.id,
+            },
+            failure: self.read(),
+        }
+    }
+
+    /// `None`: a type of a newer version.
+    fn read(self) -> Option<Failure> {
+        Some(Failure {
+            id: self.id,
+            event_id: Uuid::from_slice(&self.event_id).unwrap_or_default(),
+            conversation_id: self.conversation_id,
+            turn_index: self.turn_index,
+            failure_type: RetrievalFailureType::parse(&self.failure_type)?,
+            retrieval_strategy: self.retrieval_strategy,
+            query_text: self.query_text,
+            query_len: self.query_len,
+            top_score: self.top_score,
+            confidence_threshold: self.confidence_threshold,
+            result_count: self.result_count,
+            latency_ms: self.latency_ms,
+            edge_types: self.edge_types,
+            error_context: self.error_context,
+            created_at: moment(self.created_at),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{migrated, plan};
+
+    #[test]
+    fn every_statement_uses_the_index_that_was_meant() {
+        let mut conn = migrated();
+        let by_time = "memory_retrieval_failures USING INDEX memory_retrieval_failures_created_at \
+             (created_at>? AND created_at<?)";
+        for (sql, meant) in [
+            (
+                END_BACKWARDS,
+                by_time.replace("USING INDEX", "USING COVERING INDEX"),
+            ),
+            (
+                END_FORWARDS,
+                by_time.replace("USING INDEX", "USING COVERING INDEX"),
+            ),
+            (MATCHES_BACKWARDS, by_time.to_owned()),
+            (MATCHES_FORWARDS, by_time.to_owned()),
+            (
+                BY_EVENT_ID,
+                "memory_retrieval_failures USING INDEX memory_retrieval_failures_event_id \
+                 (event_id=?)"
+                    .to_owned(),
+            ),
+            (
+                STORED_WITHIN,
+                "memory_retrieval_failures USING INTEGER PRIMARY KEY (rowid>? AND \
+                rowid<?)"
+                    .to_owned(),
+            ),
+        ] {
+            assert_eq!(
+                of_the_table(plan(&mut conn, sql)),
+                [format!("SEARCH {meant}")],
+                "{sql}"
+            );
+        }
+    }
+
+    /// The lists of a filter are read once, and are no part of the search.
+    fn of_the_table(steps: Vec<String>) -> Vec<String> {
+        steps
+            .into_iter()
+            .filter(|step| step.contains("memory_retrieval_failures"))
+            .collect()
+    }
+}

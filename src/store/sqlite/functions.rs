@@ -1,0 +1,37 @@
+//! Functions that reads add to SQL.
+
+use diesel::prelude::*;
+
+use crate::similarity::{contains, texts_are_nearly_the_same};
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    /// Returns `true` if two queries are similar.
+    #[sql_name = "memory_retrieval_nearly_the_same"]
+    fn nearly_the_same(
+        one: diesel::sql_types::Text,
+        other: diesel::sql_types::Text,
+    ) -> diesel::sql_types::Bool;
+
+    /// Returns `true` if a text contains a part, which is folded.
+    #[sql_name = "memory_retrieval_contains"]
+    fn text_contains(
+        text: diesel::sql_types::Text,
+        part: diesel::sql_types::Text,
+    ) -> diesel::sql_types::Bool;
+}
+
+/// Adds the functions that reads use to a connection.
+pub(crate) fn teach(conn: &mut SqliteConnection) -> QueryResult<()> {
+    nearly_the_same_utils::register_impl(conn, |one: String, other: String| {
+        texts_are_nearly_the_same(&one, &other)
+    })?;
+    text_contains_utils::register_impl(conn, |text: String, part: String| contains(&text, &part))
+}
+
+/// Returns `true` if SQL has what queries need.
+pub(crate) fn is_taught(conn: &mut SqliteConnection) -> bool {
+    diesel::select((nearly_the_same("", ""), text_contains("", "")))
+        .get_result::<(bool, bool)>(conn)
+        .is_ok()
+}

@@ -1,0 +1,82 @@
+//! All SQL of SQLite.
+
+mod application;
+pub(crate) mod attempts;
+#[cfg(feature = "program")]
+#[expect(missing_docs, reason = "public for the program alone")]
+pub(crate) mod backup;
+mod checkpoint;
+pub(crate) mod database;
+pub(crate) mod delete;
+pub(crate) mod drops;
+pub mod embed;
+pub(crate) mod errors;
+pub(crate) mod failures;
+mod file;
+pub(crate) mod functions;
+pub(crate) mod log;
+pub(crate) mod migrate;
+pub(crate) mod models;
+#[cfg(test)]
+pub(crate) mod peer;
+pub(crate) mod pool;
+pub(crate) mod reader;
+pub(crate) mod reference;
+pub(crate) mod retention;
+mod schema;
+pub(crate) mod snapshot;
+pub(crate) mod statuses;
+mod uncounted;
+
+#[cfg(test)]
+mod tests {
+    use diesel::connection::SimpleConnection as _;
+    use diesel::prelude::*;
+    use diesel::r2d2::ConnectionManager;
+
+    use crate::config::Location;
+    use crate::store;
+    use crate::store::suite::{Fixture, store_suite};
+
+    /// A trigger, as an application may have one.
+    const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON memory_retrieval_failures WHEN new.query_text = 'unstorable' \
+         BEGIN SELECT raise(ABORT, 'refused'); END";
+
+    fn fixture(backend: impl FnOnce(&str) -> Box<dyn store::backend::Backend>) -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db").to_str().unwrap().to_owned();
+        SqliteConnection::establish(&path)
+            .unwrap()
+            .batch_execute("PRAGMA journal_mode = WAL")
+            .unwrap();
+        let backend = backend(&path);
+        let refuse = move || {
+            SqliteConnection::establish(&path)
+                .unwrap()
+                .batch_execute(REFUSE)
+                .unwrap()
+        };
+        Fixture {
+            backend,
+            refuse: Box::new(refuse),
+            _folder: folder,
+        }
+    }
+
+    fn file() -> Fixture {
+        fixture(|path| store::backend(&Location::File(path.into()), 4, true))
+    }
+
+    fn pool_of_an_application() -> Fixture {
+        fixture(|path| {
+            let pool = diesel::r2d2::Pool::builder()
+                .max_size(4)
+                .build(ConnectionManager::new(path))
+                .unwrap();
+            store::of_application(pool, true).unwrap().0
+        })
+    }
+
+    store_suite!(own_file, super::file);
+    store_suite!(pool, super::pool_of_an_application);
+}
