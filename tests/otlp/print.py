@@ -3,6 +3,7 @@
 Long values are shortened without `--all`.
 """
 
+import signal
 import sys
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -50,6 +51,8 @@ def print_span(scope, span, children, start, depth):
 
 
 def main():
+    # `print.py FILE.pb | head` ends without an error.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     file = next(argument for argument in sys.argv[1:] if argument != "--all")
     with open(file, "rb") as opened:
         request = ExportTraceServiceRequest.FromString(opened.read())
