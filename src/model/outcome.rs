@@ -38,12 +38,14 @@ macro_rules! failure_types {
             $($(#[doc = $doc])+ $variant,)+
             /// The caller stopped waiting. Neither a success nor a failure.
             Cancelled,
+            /// Nothing says whether something was found. Neither a success nor a failure.
+            Unknown,
         }
 
         impl OutcomeKind {
             /// All outcomes, in the order of declaration.
-            pub const ALL: [Self; RetrievalFailureType::ALL.len() + 2] =
-                [Self::Success, $(Self::$variant,)+ Self::Cancelled];
+            pub const ALL: [Self; RetrievalFailureType::ALL.len() + 3] =
+                [Self::Success, $(Self::$variant,)+ Self::Cancelled, Self::Unknown];
 
             /// Returns the stored name.
             pub const fn as_str(self) -> &'static str {
@@ -51,6 +53,7 @@ macro_rules! failure_types {
                     Self::Success => "success",
                     $(Self::$variant => stringify!($name),)+
                     Self::Cancelled => "cancelled",
+                    Self::Unknown => "unknown",
                 }
             }
 
@@ -58,7 +61,7 @@ macro_rules! failure_types {
             pub const fn failure(self) -> Option<RetrievalFailureType> {
                 match self {
                     $(Self::$variant => Some(RetrievalFailureType::$variant),)+
-                    Self::Success | Self::Cancelled => None,
+                    Self::Success | Self::Cancelled | Self::Unknown => None,
                 }
             }
         }

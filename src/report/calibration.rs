@@ -132,7 +132,8 @@ fn calibration(
         now,
         deadline,
         |bucket| {
-            if bucket.strategy != strategy || bucket.kind == OutcomeKind::Cancelled {
+            let is_neither = matches!(bucket.kind, OutcomeKind::Cancelled | OutcomeKind::Unknown);
+            if bucket.strategy != strategy || is_neither {
                 return;
             }
             let observed = bucket.attempts.saturating_sub(bucket.unobserved);

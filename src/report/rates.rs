@@ -106,8 +106,11 @@ pub struct Rates {
     pub unobserved: u64,
     /// Attempts that were cancelled, which are neither.
     pub cancelled: u64,
-    /// The share of the attempts that failed, 0 to 1. `None`: there are none, or nothing but
-    /// failures was ever reported.
+    /// Attempts whose outcome is unknown, because their traces do not say whether something was
+    /// found. They are in no rate.
+    pub unknown: u64,
+    /// The share of the attempts that failed, 0 to 1. `None`: there are none, nothing but failures
+    /// was ever reported, or no outcome but failures is known.
     pub failure_rate: Option<f64>,
     /// Each type of failure, in the order of [`RetrievalFailureType::ALL`].
     pub types: [TypeRate; RetrievalFailureType::ALL.len()],
@@ -443,7 +446,7 @@ impl StrategyPoints {
 
     fn add(&mut self, step: usize, kind: OutcomeKind, attempts: u64) {
         let counts = match kind {
-            OutcomeKind::Cancelled => return,
+            OutcomeKind::Cancelled | OutcomeKind::Unknown => return,
             kind => [
                 Some(&mut self.attempts),
                 kind.failure().map(|_| &mut self.failures),
@@ -637,13 +640,17 @@ impl Counts {
         let failures: u64 = types.iter().map(|(_, (failures, _))| failures).sum();
         let unobserved: u64 = types.iter().map(|(_, (_, unobserved))| unobserved).sum();
         let attempts = successes + failures;
-        let rate = |failures| share(failures, attempts).filter(|_| known.any);
+        let unknown = self.of(OutcomeKind::Unknown).0;
+        // Traces without documents show errors and hide successes: no rate follows from them.
+        let is_biased = successes == 0 && unknown > 0;
+        let rate = |failures| share(failures, attempts).filter(|_| known.any && !is_biased);
         Rates {
             attempts,
             successes,
             failures,
             unobserved,
             cancelled: self.of(OutcomeKind::Cancelled).0,
+            unknown,
             failure_rate: rate(failures),
             types: types.map(|(failure_type, (failures, _))| TypeRate {
                 failure_type,
