@@ -571,6 +571,7 @@ impl Inner {
     }
 
     fn close(&self, timeout: Duration) {
+        self.shared.prepare_close();
         self.shared.close(Instant::now() + timeout);
         self.control.do_send(Shutdown);
     }

@@ -360,7 +360,7 @@ async fn withdrawn_token_ends_its_streams() {
             "the-next-token-of-all".parse().unwrap(),
             [Scope::Read],
         );
-    options.replace_access(&both);
+    options.replace_rules(&both);
     service
         .post("/v1/failures", JSON, failure("q").to_string())
         .await;
@@ -369,7 +369,7 @@ async fn withdrawn_token_ends_its_streams() {
         event.starts_with(b"event: failure"),
         "a second token ends no stream of the first"
     );
-    options.replace_access(&HttpOptions::default().token(
+    options.replace_rules(&HttpOptions::default().token(
         "new",
         "the-next-token-of-all".parse().unwrap(),
         [Scope::Read],

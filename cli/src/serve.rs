@@ -183,10 +183,10 @@ async fn wait_for_stop_signal(
             _ = signals.interrupt.recv() => return StopSignal::Interrupted,
             _ = signals.hangup.recv() => match reload_settings(flags, addresses, options) {
                 Ok((access, filter)) => {
-                    options.replace_access(&access);
+                    options.replace_rules(&access);
                     // The only error is a subscriber that no longer exists.
                     let _ = log.reload(filter);
-                    tracing::info!("reloaded hosts, tokens, proxies, rate limits and log_level; \
+                    tracing::info!("reloaded hosts, tokens, proxies, rate limits, trace_rules and log_level; \
                         other settings need a restart");
                 }
                 Err(CommandError::Usage(error)) => tracing::error!(error, "cannot reload the \

@@ -18,7 +18,7 @@ use failure_logger::config::{DEFAULT_ATTEMPTS_RETENTION_DAYS, DEFAULT_RETENTION_
 use failure_logger::error::ConfigError;
 use failure_logger::http::{
     AccessLog, DEFAULT_MAX_POSTS_PER_SECOND, DEFAULT_MAX_READS_PER_SECOND, Host, HttpOptions,
-    Scope, Token,
+    Scope, Token, TraceRule,
 };
 use failure_logger::program::{self, NamedToken};
 use failure_logger::{FailureReader, LoggerConfig};
@@ -129,6 +129,7 @@ pub(super) struct ServiceSettings {
     pub(super) max_reads_per_second: u32,
     pub(super) max_posts_per_second: u32,
     pub(super) reject_unknown_fields: bool,
+    pub(super) trace_rules: Vec<TraceRule>,
     pub(super) redact: Vec<Rule>,
     pub(super) query_text: QueryText,
     pub(super) query_hash_key_file: Option<PathBuf>,
@@ -158,6 +159,7 @@ impl Default for ServiceSettings {
             max_reads_per_second: DEFAULT_MAX_READS_PER_SECOND,
             max_posts_per_second: DEFAULT_MAX_POSTS_PER_SECOND,
             reject_unknown_fields: false,
+            trace_rules: Vec::new(),
             redact: Vec::new(),
             query_text: QueryText::Keep,
             query_hash_key_file: None,
@@ -438,6 +440,10 @@ impl Settings {
                 options = options.allow_host(address);
             }
         }
+        for rule in &self.service.trace_rules {
+            let invalid = |error| CommandError::Usage(format!("trace_rules: {error}"));
+            options = options.trace_rule(rule.clone()).map_err(invalid)?;
+        }
         for proxy in &self.service.trusted_proxies {
             let invalid =
                 |expected| CommandError::Usage(format!("trusted_proxies = {proxy}: {expected}"));
@@ -628,7 +634,7 @@ fn parsed(key: &str, text: &str) -> Value {
     let default = defaults().remove(key).map(|(value, _)| value);
     match default {
         // Rules may contain commas, so the list is JSON.
-        Some(Value::Array(_)) if key == "redact" => {
+        Some(Value::Array(_)) if matches!(key, "redact" | "trace_rules") => {
             serde_json::from_str(text).unwrap_or_else(|_| text.into())
         }
         Some(Value::Array(_)) => text
@@ -686,7 +692,7 @@ fn deserialize<T: serde::de::DeserializeOwned>(
 }
 
 /// Descriptions of all settings, in the order of the sample file.
-const DESCRIPTIONS: [(&str, &str); 33] = [
+const DESCRIPTIONS: [(&str, &str); 34] = [
     ("database_url", "Database file."),
     (
         "listen",
@@ -734,6 +740,12 @@ const DESCRIPTIONS: [(&str, &str); 33] = [
     (
         "reject_unknown_fields",
         "Reject records with an unknown field, instead of ignoring the field.",
+    ),
+    (
+        "trace_rules",
+        "Rules for the retrievals of traces, such as [{ source = 'shop*', strategy = \
+         'VectorStoreRetriever', name = 'semantic', confidence_threshold = 0.35 }]. \
+         docs/opentelemetry.md lists the fields.",
     ),
     (
         "redact",

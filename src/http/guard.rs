@@ -18,6 +18,7 @@ use crate::http::access::{Caller, Decision, Scope};
 use crate::http::access_log::{self, RequestId};
 use crate::http::client::address_of;
 use crate::http::host::host_name;
+use crate::http::ingest::traces;
 use crate::http::limits::Client;
 use crate::http::problem::{Code, Problem};
 use crate::http::route_metrics::RouteMetrics;
@@ -67,6 +68,10 @@ impl Access {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientAddress(pub(crate) Option<IpAddr>);
 
+/// Routes of OpenTelemetry's protocol.
+const OTLP_ROUTES: [&str; 3] = ["/v1/traces", "/v1/metrics", "/v1/logs"];
+
+/// Headers that every response has, unless its route sets them.
 const HEADERS: [(&str, &str); 6] = [
     ("cache-control", "no-store"),
     (
@@ -117,6 +122,13 @@ pub(crate) async fn receive(
     {
         let problem = Problem::new(Code::CrossSite, error.to_string());
         response = response.into_response(problem.error_response());
+    }
+    if OTLP_ROUTES.contains(&metrics.route) {
+        let problem = response.response().extensions().get::<Problem>().cloned();
+        if let Some(problem) = problem {
+            let status = traces::to_status_response(response.request(), &problem);
+            response = response.into_response(status);
+        }
     }
     // A client of HTTP/1.0 does not understand chunks. The end of the connection ends the body.
     if response.request().version() < Version::HTTP_11 {

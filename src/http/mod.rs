@@ -34,6 +34,7 @@ mod params;
 mod problem;
 mod read;
 mod route_metrics;
+mod trace_rules;
 #[cfg_attr(
     feature = "program",
     expect(missing_docs, reason = "public for the program alone")
@@ -58,7 +59,7 @@ pub use access::NamedToken;
 pub use access::{Origin, Scope, Token, TrustedProxy};
 pub use access_log::AccessLog;
 pub use host::Host;
-use ingest::{body, rejections};
+use ingest::{body, rejections, traces};
 use limits::Meter;
 use ops::{delete, health, metrics, stats};
 use problem::{Code, Problem};
@@ -68,6 +69,7 @@ pub use read::{parse_moment, parse_span};
 use read::{queries, shared, streams, tail};
 use route_metrics::RouteMetrics;
 use tokio::sync::watch;
+pub use trace_rules::TraceRule;
 
 use crate::handle::LoggerHandle;
 
@@ -101,6 +103,8 @@ const PREFLIGHT_MAX_AGE_SECONDS: usize = 600;
 pub struct HttpOptions {
     /// Shared by all clones, so that the rules can change while the routes are served.
     access: Arc<RwLock<AccessRules>>,
+    /// Shared by all clones, for the same reason.
+    trace_rules: Arc<RwLock<Vec<TraceRule>>>,
     origins: Vec<Origin>,
     access_log: AccessLog,
     body_timeout: Duration,
@@ -131,6 +135,7 @@ impl Default for HttpOptions {
     fn default() -> Self {
         Self {
             access: Arc::default(),
+            trace_rules: Arc::default(),
             origins: Vec::new(),
             access_log: AccessLog::default(),
             body_timeout: DEFAULT_BODY_TIMEOUT,
@@ -233,13 +238,38 @@ impl HttpOptions {
         self
     }
 
-    /// Replaces hosts, tokens, proxies and rate limits by those of `other`. All clones of these
-    /// options change, so this also works while the routes are served. Streams end if their token
-    /// was withdrawn.
-    pub fn replace_access(&self, other: &Self) {
-        // Copies before it locks: with two locks at once, `a.replace_access(&a)` would deadlock.
-        let other = other.access().clone();
-        *self.access.write().unwrap_or_else(PoisonError::into_inner) = other;
+    /// Adds a rule for the retrievals of traces. It follows those that were added before.
+    ///
+    /// # Errors
+    ///
+    /// The rule has no effect, or a value of its fields cannot be used. The text names it.
+    pub fn trace_rule(self, rule: TraceRule) -> Result<Self, String> {
+        rule.validate()?;
+        self.trace_rules
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(rule);
+        Ok(self)
+    }
+
+    /// Replaces hosts, tokens, proxies, rate limits and rules for traces by those of `other`. All
+    /// clones of these options change, so this also works while the routes are served. Streams end
+    /// if their token was withdrawn.
+    pub fn replace_rules(&self, other: &Self) {
+        // Copies before it locks: with two locks at once, `a.replace_rules(&a)` would deadlock.
+        let access = other.access().clone();
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
+        let trace_rules = other.trace_rules().clone();
+        *self
+            .trace_rules
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = trace_rules;
+    }
+
+    fn trace_rules(&self) -> RwLockReadGuard<'_, Vec<TraceRule>> {
+        self.trace_rules
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the scopes that need a token under these options and no token under `after`.
@@ -391,15 +421,19 @@ pub(crate) struct Api {
     queued_bytes: AtomicUsize,
     bodies: body::Bodies,
     rejections: rejections::Rejections,
+    traces: Arc<traces::Traces>,
     /// Strategies with an attempt in the database. `None` until the database was read.
     stored_with_rate: Mutex<Option<HashSet<String>>>,
 }
 
 /// Routes that have counters of their own.
-const ROUTES: [&str; 22] = [
+const ROUTES: [&str; 25] = [
     "/v1/failures",
     "/v1/failures/{event_id}",
     "/v1/attempts",
+    "/v1/traces",
+    "/v1/metrics",
+    "/v1/logs",
     "/v1/summary",
     "/v1/timeseries",
     "/v1/strategies",
@@ -424,6 +458,7 @@ const ROUTES: [&str; 22] = [
 impl Api {
     fn new(logger: LoggerHandle, options: HttpOptions) -> Self {
         Self {
+            traces: traces::Traces::new(logger.clone(), options.clone()),
             logger,
             options,
             tails: streams::StreamSlots::new("tail streams", MAX_TAILS),
@@ -506,6 +541,9 @@ pub fn configure(
         mount!("/v1/failures", ByMethod, get => read::failures, post => ingest::failures, delete => delete::delete);
         mount!("/v1/failures/{event_id}", Read, get => read::failure);
         mount!("/v1/attempts", Ingest, post => ingest::attempts);
+        mount!("/v1/traces", Ingest, post => traces::traces);
+        mount!("/v1/metrics", Open, post => traces::not_traces);
+        mount!("/v1/logs", Open, post => traces::not_traces);
         mount!("/v1/summary", Read, get => read::summary);
         mount!("/v1/timeseries", Read, get => read::timeseries);
         mount!("/v1/strategies", Read, get => read::strategies);

@@ -16,6 +16,7 @@ use crate::http::{cached, ingest, wire};
     paths(
         ingest::failures,
         ingest::attempts,
+        ingest::traces::traces,
         delete::delete,
         read::failures,
         read::failure,

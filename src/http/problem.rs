@@ -5,7 +5,7 @@ use std::fmt;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
-use actix_web::{HttpRequest, HttpResponse, Responder, ResponseError};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, Responder, ResponseError};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
@@ -234,6 +234,17 @@ impl Problem {
         }
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Adds the header of the problem, such as `Retry-After`.
+    pub(crate) fn write_header(&self, response: &mut HttpResponseBuilder) {
+        if let Some((name, value)) = self.header.as_deref() {
+            response.insert_header((name.clone(), value.as_str()));
+        }
+    }
+
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(Code::NotFound, detail)
     }
@@ -329,19 +340,19 @@ impl std::error::Error for Problem {}
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        self.status()
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status_code());
-        if let Some((name, value)) = self.header.as_deref() {
-            response.insert_header((name.clone(), value.as_str()));
-        }
+        let mut response = HttpResponse::build(self.status());
+        self.write_header(&mut response);
         // A busy service also frees the connection.
         if self.code == Code::Busy {
             response.force_close();
         }
         response.insert_header((CONTENT_TYPE, "application/problem+json"));
+        // For routes whose protocol has another form of errors.
+        response.extensions_mut().insert(self.clone());
         response.body(serde_json::to_string(self).unwrap_or_default())
     }
 }

@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     /// The last failure.
     failure: Mutex<String>,
     losses: Mutex<Losses>,
+    /// Called before a shutdown closes the admission.
+    before_close: Mutex<Vec<Box<dyn Fn() + Send>>>,
 }
 
 /// The data of the writer. Behind a lock, so that one flush runs at a time, even while a flush of
@@ -287,6 +289,7 @@ impl Shared {
             finishing: Mutex::default(),
             failure: Mutex::default(),
             losses: Mutex::default(),
+            before_close: Mutex::default(),
             config,
         }
     }
@@ -754,6 +757,25 @@ impl Shared {
             }
             was_unavailable
         })
+    }
+
+    /// Registers a function that gives the logger what its owner has acknowledged and holds back. A
+    /// shutdown calls it while records are still admitted.
+    #[cfg(feature = "http")]
+    pub(crate) fn before_close(&self, submit: impl Fn() + Send + 'static) {
+        self.before_close
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(submit));
+    }
+
+    /// Calls the functions of [`before_close`](Self::before_close).
+    pub(crate) fn prepare_close(&self) {
+        let functions = self
+            .before_close
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        functions.iter().for_each(|submit| submit());
     }
 
     /// Refuses new records, and has what was accepted drained until `deadline`; an earlier

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix_web::HttpRequest;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use actix_web::web::{Bytes, BytesMut, Payload};
-use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use async_compression::tokio::bufread::{GzipDecoder, ZlibDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::Notify;
@@ -74,6 +74,14 @@ impl<'a> Body<'a> {
                         .map_err(|error| error.to_string()),
                 )
             }
+            // The name of zlib in HTTP (RFC 9110, 8.4.1.2).
+            Some("deflate") => {
+                let reader = StreamReader::new(payload.map_err(io::Error::other));
+                Box::pin(
+                    ReaderStream::with_capacity(ZlibDecoder::new(reader), CHUNK_BYTES)
+                        .map_err(|error| error.to_string()),
+                )
+            }
             Some("zstd") => {
                 let reader = StreamReader::new(payload.map_err(io::Error::other));
                 let window = DParameter::window_log_max(MAX_ZSTD_WINDOW_LOG);
@@ -85,7 +93,7 @@ impl<'a> Body<'a> {
                 )
             }
             Some(_) => {
-                let detail = "Content-Encoding: expected gzip, zstd or none";
+                let detail = "Content-Encoding: expected gzip, deflate, zstd or none";
                 return Err(Problem::new(Code::UnsupportedEncoding, detail));
             }
         };

@@ -3,7 +3,9 @@
 #![expect(unused_qualifications, reason = "in what utoipa generates")]
 
 pub(crate) mod body;
+pub(crate) mod pending;
 pub(crate) mod rejections;
+pub(crate) mod traces;
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -26,7 +28,6 @@ use crate::http::problem::{
 use crate::http::wire::lines::{Line, Lines, decoded};
 use crate::http::wire::schema::{AttemptOrList, FailureOrList};
 use crate::http::wire::{RejectReason, Rejected, Sent, SentKind, repaired};
-use crate::model::outcome::OutcomeKind;
 use crate::model::stats::DropReason;
 
 /// Maximum time that a record waits for room in the buffer. A flush usually takes much less.
@@ -561,7 +562,6 @@ async fn submit(api: &Api, sent: &Sent) -> Result<Option<Rejected>, Problem> {
 fn is_logged(sent: &Sent) -> bool {
     match sent.kind() {
         SentKind::Failure(_) => true,
-        SentKind::Attempt(OutcomeKind::Success | OutcomeKind::Cancelled) => false,
-        SentKind::Attempt(_) => true,
+        SentKind::Attempt(kind) => kind.failure().is_some(),
     }
 }

@@ -136,6 +136,29 @@ impl Collector for Scrape {
             "Unknown fields of accepted records, which were ignored.",
             rejections.ignored_fields(),
         )?;
+        let traces = self.api.traces.counts();
+        out.counter(
+            "trace_spans",
+            "Spans of traces that were received, whatever they are.",
+            traces.spans,
+        )?;
+        out.counters(
+            "trace_retrievals",
+            "Spans of retrievals, by what was done with them: counted, counted with unknown outcome, received before, ignored by a rule, or part of another retrieval.",
+            "result",
+            &[
+                ("counted", traces.retrievals.saturating_sub(traces.unknown)),
+                ("unknown", traces.unknown),
+                ("duplicate", traces.duplicates),
+                ("ignored", traces.ignored),
+                ("part", traces.parts),
+            ],
+        )?;
+        out.gauge(
+            "trace_retrievals_waiting",
+            "Retrievals of traces that wait for the span around them.",
+            traces.waiting as f64,
+        )?;
         out.gauge(
             "buffer_records",
             "Records held in memory.",

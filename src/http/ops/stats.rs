@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::clock;
 use crate::http::Api;
 use crate::http::ingest::rejections::RejectCounts;
+use crate::http::ingest::traces::TraceCounts;
 use crate::http::ops::health;
 use crate::http::problem::{Problem, ScopedProblems};
 use crate::http::read::{json, streams};
@@ -35,6 +36,8 @@ pub(crate) struct ServiceStats {
     rejected: RejectCounts,
     /// Unknown fields of accepted records. They were ignored.
     ignored_fields: u64,
+    /// Spans and retrievals of traces.
+    traces: TraceCounts,
     /// Records whose `event_id` was stored before, and attempts whose `event_id` was counted
     /// before.
     duplicates: u64,
@@ -85,6 +88,7 @@ pub(crate) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
         dropped: stats.dropped,
         rejected: api.rejections.counts(),
         ignored_fields: api.rejections.ignored_fields(),
+        traces: api.traces.counts(),
         duplicates: stats.duplicates + api.rejections.duplicate_attempts(),
         strategies: shared.attempts.strategies() as u64,
         max_strategies: shared.config.max_strategies as u64,

@@ -6,6 +6,7 @@
 pub mod counts;
 pub mod lines;
 mod moment;
+pub(crate) mod otlp;
 mod repair;
 pub mod schema;
 mod value;
@@ -261,6 +262,11 @@ impl Sent {
     #[cfg(feature = "program")]
     pub fn created_at(&self) -> Option<SystemTime> {
         self.created_at
+    }
+
+    #[cfg(test)]
+    pub(crate) fn top_score(&self) -> Option<f32> {
+        self.top_score
     }
 
     pub fn kind(&self) -> SentKind {
