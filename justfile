@@ -14,6 +14,16 @@ check:
     cargo clippy --package failure-logger --all-targets -- --deny warnings
     RUSTDOCFLAGS="--deny warnings" cargo doc --no-deps --all-features
 
+# Formatter, linter and type check of the dashboard's modules; needs npm and Node.js 20.19 or newer.
+dashboard:
+    npm ci --prefix tools/dashboard
+    npm run --prefix tools/dashboard check
+
+# Format the dashboard's modules.
+dashboard-fmt:
+    npm ci --prefix tools/dashboard
+    npm run --prefix tools/dashboard format
+
 # The tests, then those that inject faults.
 test:
     cargo test
