@@ -138,6 +138,32 @@ async fn the_overview_shows_what_the_api_says() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn overview_after_a_deletion_says_when_the_list_begins() {
+    let service = searched().await;
+    service.db.execute(
+        "DELETE FROM memory_retrieval_failures WHERE created_at < (unixepoch('subsec') - 43200) * 1000",
+    );
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/").await;
+    let hint = browser
+        .eval("document.querySelector('[data-tile=Failures] .hint').innerText")
+        .await;
+    let shown = browser
+        .eval("document.querySelector('[data-tile=Failures] .hint time').innerText")
+        .await;
+    assert_eq!(
+        hint,
+        format!(
+            "The list begins {}: older ones were deleted.",
+            shown.as_str().unwrap()
+        )
+    );
+    assert!(!shown.as_str().unwrap().is_empty());
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
 async fn a_filter_survives_a_reload_through_the_url() {
     let service = searched().await;
     let browser = Browser::open(service.url(""), DESK).await;

@@ -123,7 +123,7 @@ function tilesOf({ total, previous, rows_since, dropped, previous_dropped }, ser
 					{ class: "hint" },
 					rows_since === null
 						? "The list has none: they were deleted."
-						: `The list begins ${format.time(rows_since)}: older ones were deleted.`,
+						: ["The list begins ", format.time(rows_since), ": older ones were deleted."],
 				),
 		),
 		tile(
