@@ -117,12 +117,8 @@ function filters(tell) {
 	const [conversation, conversationField] = input("conversation", "Conversation", {
 		maxlength: 128,
 	});
-	const type = select(
-		"type",
-		"Type",
-		[["", "all types"], ...format.TYPES.map((type) => [type, format.TYPE_NAMES[type]])],
-		"",
-		(type) => change({ type: type || null }),
+	const type = select("type", "Type", format.TYPE_OPTIONS, "", (type) =>
+		change({ type: type || null }),
 	);
 	const live = h("button", {
 		type: "button",

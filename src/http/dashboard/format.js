@@ -2,13 +2,20 @@
 
 import { h, svg } from "./dom.js";
 
-export const TYPES = ["no_hit", "low_confidence", "timeout", "error"];
+/** The names of the types of failures, by their names in the API. */
 export const TYPE_NAMES = {
 	no_hit: "no hit",
 	low_confidence: "low confidence",
 	timeout: "timeout",
 	error: "error",
 };
+export const TYPES = Object.keys(TYPE_NAMES);
+/** The types of failures to choose from, as `select` takes them. */
+export const TYPE_OPTIONS = [["", "all types"], ...Object.entries(TYPE_NAMES)];
+
+/** What gives a group of queries its status, by the status. */
+export const STATUS_ACTIONS = { open: "Reopen", resolved: "Resolve", ignored: "Ignore" };
+export const STATUSES = Object.keys(STATUS_ACTIONS);
 
 const whole = new Intl.NumberFormat();
 const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });

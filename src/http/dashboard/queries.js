@@ -10,8 +10,6 @@ export const title = "Queries";
 /** Grouping that took longer is not repeated by itself. */
 const SLOW_MS = 1000;
 
-const STATUSES = ["open", "resolved", "ignored"];
-
 export function mount(root) {
 	const filters = h("div", { class: "filters" });
 	const progress = h("div", { class: "progress" });
@@ -71,7 +69,7 @@ export function mount(root) {
 				h(
 					"div",
 					{ class: "buttons" },
-					[null, ...STATUSES].map((status) =>
+					[null, ...format.STATUSES].map((status) =>
 						h(
 							"a",
 							{
@@ -84,12 +82,8 @@ export function mount(root) {
 					),
 				),
 			),
-			select(
-				"type",
-				"Type",
-				[["", "all types"], ...format.TYPES.map((type) => [type, format.TYPE_NAMES[type]])],
-				now.type ?? "",
-				(type) => state.set({ type: type || null }),
+			select("type", "Type", format.TYPE_OPTIONS, now.type ?? "", (type) =>
+				state.set({ type: type || null }),
 			),
 			select(
 				"strategy",
@@ -178,7 +172,7 @@ export function mount(root) {
 				"div",
 				{ class: "status" },
 				h("span", { class: `mark ${group.status}` }, group.reopened ? "reopened" : group.status),
-				STATUSES.filter((status) => status !== group.status).map((status) =>
+				format.STATUSES.filter((status) => status !== group.status).map((status) =>
 					h(
 						"button",
 						{
@@ -186,7 +180,7 @@ export function mount(root) {
 							"data-status": status,
 							onclick: (event) => mark(group, status, event.target),
 						},
-						{ open: "Reopen", resolved: "Resolve", ignored: "Ignore" }[status],
+						format.STATUS_ACTIONS[status],
 					),
 				),
 			),

@@ -1,5 +1,7 @@
 // What is shown is all in the URL, so that it survives a reload and can be sent to somebody.
 
+import { STATUSES, TYPES } from "./format.js";
+
 /** What each page shows of the URL, besides the time; the rest is not kept, for nobody would see it. */
 const OF_PAGE = {
 	overview: [],
@@ -28,8 +30,8 @@ const TRANSIENT = {
 };
 /** What can only be one of some words. */
 const WORDS = {
-	type: ["no_hit", "low_confidence", "timeout", "error"],
-	status: ["open", "resolved", "ignored"],
+	type: TYPES,
+	status: STATUSES,
 	live: ["1"],
 	back: ["1"],
 };
