@@ -428,7 +428,7 @@ async fn query_groups_change_status_and_reopen_when_they_fail() {
     log(&service, "who are you?").await;
     let browser = Browser::open(service.url(""), DESK).await;
     browser.goto("/?page=queries").await;
-    assert_eq!(browser.texts("main td .mark").await, ["open", "open"]);
+    assert_eq!(browser.texts("main td .status .name").await, ["open", "open"]);
     assert_eq!(
         browser.texts("main tbody tr td:nth-child(2)").await,
         ["2", "1"]
@@ -437,7 +437,7 @@ async fn query_groups_change_status_and_reopen_when_they_fail() {
         .click("tbody tr:nth-child(1) button[data-status=resolved]")
         .await;
     browser
-        .until("document.querySelector(\"tbody tr:nth-child(1) .mark\").innerText === 'resolved'")
+        .until("document.querySelector(\"tbody tr:nth-child(1) .status .name\").innerText === 'resolved'")
         .await;
     assert_eq!(
         browser
@@ -449,7 +449,7 @@ async fn query_groups_change_status_and_reopen_when_they_fail() {
         .click("tbody tr:nth-child(2) button[data-status=ignored]")
         .await;
     browser
-        .until("document.querySelector(\"tbody tr:nth-child(2) .mark\").innerText === 'ignored'")
+        .until("document.querySelector(\"tbody tr:nth-child(2) .status .name\").innerText === 'ignored'")
         .await;
     // Its failures are those that are counted, however they are written.
     browser.click("tbody tr:nth-child(1) a.query").await;
@@ -471,11 +471,11 @@ async fn query_groups_change_status_and_reopen_when_they_fail() {
     browser
         .until("document.querySelectorAll('main tbody tr').length === 1")
         .await;
-    assert_eq!(browser.texts("main td .mark").await, ["resolved"]);
+    assert_eq!(browser.texts("main td .status .name").await, ["resolved"]);
     log(&service, "where is the key?").await;
     browser.goto("/?page=queries&status=open").await;
     browser
-        .until("document.querySelector('main td .mark')?.innerText === 'reopened'")
+        .until("document.querySelector('main td .status .name')?.innerText === 'reopened'")
         .await;
     browser.close().await;
 }
@@ -488,7 +488,7 @@ async fn dragging_the_threshold_changes_the_rate_to_what_the_api_says() {
     browser.goto("/?page=calibration&strategy=graph").await;
     browser.until("document.querySelector('.rate')").await;
     let rate = async || {
-        let shown = browser.eval("[document.querySelector('.answer \
+        let shown = browser.eval("[document.querySelector('.result \
             [data-threshold]').dataset.threshold, document.querySelector('.rate').dataset.rate].map(Number)").await;
         (shown[0].as_f64().unwrap(), shown[1].as_f64().unwrap())
     };
@@ -527,7 +527,7 @@ async fn dragging_the_threshold_changes_the_rate_to_what_the_api_says() {
     mouse("mouseReleased", x + width / 3.0).await;
     browser
         .until(
-            "Number(document.querySelector('.answer [data-threshold]').dataset.threshold) > \
+            "Number(document.querySelector('.result [data-threshold]').dataset.threshold) > \
         0.75 && new URLSearchParams(location.search).get('threshold') > 0.75",
         )
         .await;
@@ -554,7 +554,7 @@ async fn dragging_the_threshold_changes_the_rate_to_what_the_api_says() {
     browser.keys("[role=slider]", "\u{e011}").await;
     browser
         .until(&format!(
-            "Number(document.querySelector('.answer \
+            "Number(document.querySelector('.result \
             [data-threshold]').dataset.threshold) < {configured}"
         ))
         .await;

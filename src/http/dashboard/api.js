@@ -1,16 +1,19 @@
-// What the routes beside this page answer.
+// Requests to the routes of the service that serves this page.
 
-/** In memory of this page only: gone when it is closed or loaded anew. */
+/** In the memory of this page only: a reload forgets it. */
 let token = "";
-/** Asks for the token; set by the page. */
+/** @type {(wasRejected: boolean) => Promise<string | null>} */
 let askForToken = async () => null;
+/** @type {Promise<string | null> | null} */
 let asking = null;
 
+/** Sets the function that asks a person for the token. @param {typeof askForToken} ask */
 export function onTokenNeeded(ask) {
 	askForToken = ask;
 }
 
 export class ApiError extends Error {
+	/** @param {number} status @param {string} title @param {string} detail */
 	constructor(status, title, detail, code = "") {
 		super(detail);
 		this.status = status;
@@ -19,40 +22,54 @@ export class ApiError extends Error {
 	}
 }
 
-export function url(path, params = {}) {
+/** Returns `true` for the error of an aborted request. @param {unknown} error */
+export function isAbort(error) {
+	return error instanceof Error && error.name === "AbortError";
+}
+
+/** Returns the text of an error. @param {unknown} error */
+export function message(error) {
+	return error instanceof Error ? error.message : String(error);
+}
+
+/** @param {string} path @param {Params} params */
+function address(path, params) {
 	const url = new URL("v1/" + path, document.baseURI);
 	for (const [name, value] of Object.entries(params)) {
-		if (value !== null && value !== undefined) url.searchParams.set(name, value);
+		if (value != null) url.searchParams.set(name, String(value));
 	}
 	return url;
 }
 
+/** @type {Api["send"]} */
 async function send(path, params, options = {}) {
 	const headers = { ...options.headers, ...(token ? { authorization: `Bearer ${token}` } : {}) };
 	const shown = token;
 	let response;
 	try {
-		response = await fetch(url(path, params), { ...options, headers, cache: "no-store" });
+		response = await fetch(address(path, params), { ...options, headers, cache: "no-store" });
 	} catch (error) {
-		if (error.name === "AbortError") throw error;
+		if (isAbort(error)) throw error;
 		throw new ApiError(0, "The service does not answer", "Is it running? Retrying automatically.");
 	}
 	if (response.ok) return response;
 	if (response.status === 401) {
-		// Several requests ask once; and one that used an old token uses the new one.
+		// Concurrent requests ask once. A request that showed an old token retries with the new one.
 		if (shown === token) {
 			asking ??= askForToken(Boolean(token)).finally(() => (asking = null));
 			const given = await asking;
-			if (!given)
+			if (!given) {
 				throw new ApiError(
 					401,
 					"A token is needed",
 					"Reload the page, and enter the token for reading.",
 				);
+			}
 			token = given;
 		}
 		return send(path, params, options);
 	}
+	/** @type {Partial<Problem>} */
 	const problem = await response.json().catch(() => ({}));
 	throw new ApiError(
 		response.status,
@@ -62,22 +79,23 @@ async function send(path, params, options = {}) {
 	);
 }
 
-/** The response to a request. */
+/** @type {Api["get"]} */
 export async function get(path, params, signal) {
 	return (await send(path, params, { signal })).json();
 }
 
-/** The response to a request that may take longer: tells `working` how long it has taken so far. */
-export async function wait(path, params, signal, working) {
+/** Repeats a request until its result is there. @type {Api["poll"]} */
+export async function poll(path, params, signal, progress) {
 	for (;;) {
 		const response = await send(path, { ...params, wait_ms: 30 }, { signal });
-		const answer = await response.json();
-		if (response.status !== 202) return answer;
-		working(answer.for_ms);
-		await pause(Math.min(100 + answer.for_ms / 4, 500), signal);
+		const body = await response.json();
+		if (response.status !== 202) return body;
+		progress(body.for_ms);
+		await pause(Math.min(100 + body.for_ms / 4, 500), signal);
 	}
 }
 
+/** @param {string} path @param {object} body */
 export async function put(path, body) {
 	await send(
 		path,
@@ -86,9 +104,10 @@ export async function put(path, body) {
 	);
 }
 
-/** Everything, as a file: by the browser itself if it may, for that takes no memory. */
+/** Saves a response as a file. @type {Api["download"]} */
 export async function download(path, params, name) {
-	let href = url(path, params).href;
+	// Without a token the browser does it alone, which takes no memory.
+	let href = address(path, params).href;
 	if (token) href = URL.createObjectURL(await (await send(path, params)).blob());
 	const anchor = document.createElement("a");
 	anchor.href = href;
@@ -97,51 +116,52 @@ export async function download(path, params, name) {
 	if (token) setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }
 
-/**
- * Follows server-sent events until `signal`, again after every break, and without missing one. Not by
- * `EventSource`, which can show no token.
- */
-export async function follow(path, params, signal, { event, connected, replaced }) {
-	let last = null;
-	let patience = 500;
+/** Reads a tail stream, and reconnects after every break. @type {Api["tail"]} */
+export async function tail(params, signal, { failure, replaced, connected }) {
+	// `EventSource` cannot show a token.
+	let last = "";
+	let backoff = 500;
 	while (!signal.aborted) {
 		try {
-			const response = await send(path, params, {
-				signal,
-				headers: last ? { "last-event-id": last } : {},
-			});
+			const headers = last ? { "last-event-id": last } : undefined;
+			const response = await send("tail", params, { signal, headers });
 			connected(true);
-			patience = 500;
+			backoff = 500;
 			let type = "";
-			for await (const line of lines(response.body)) {
+			for await (const line of lines(response)) {
 				if (line.startsWith("id: ")) last = line.slice(4);
 				if (line.startsWith("event: ")) type = line.slice(7);
-				if (line.startsWith("data: "))
-					(type === "replaced" ? replaced : event)(JSON.parse(line.slice(6)));
+				if (line.startsWith("data: ")) {
+					if (type === "replaced") replaced();
+					else failure(JSON.parse(line.slice(6)));
+				}
 				if (line === "") type = "";
 			}
 		} catch (error) {
 			if (signal.aborted) return;
-			if (error.status && error.status !== 503 && error.status !== 429) throw error;
+			if (error instanceof ApiError && ![0, 429, 503].includes(error.status)) throw error;
 		}
 		connected(false);
-		await pause(patience, signal).catch(() => {});
-		patience = Math.min(2 * patience, 10_000);
+		await pause(backoff, signal).catch(() => {});
+		backoff = Math.min(2 * backoff, 10_000);
 	}
 }
 
-async function* lines(body) {
+/** @param {Response} response */
+async function* lines({ body }) {
+	if (!body) return;
 	const reader = body.pipeThrough(new TextDecoderStream()).getReader();
 	let text = "";
 	for (;;) {
 		const { value, done } = await reader.read();
 		if (done) return;
 		const parts = (text + value).split("\n");
-		text = parts.pop();
+		text = parts.pop() ?? "";
 		yield* parts;
 	}
 }
 
+/** @param {number} ms @param {AbortSignal} signal @returns {Promise<void>} */
 function pause(ms, signal) {
 	return new Promise((resolve, reject) => {
 		const aborted = () => {
@@ -149,9 +169,9 @@ function pause(ms, signal) {
 			reject(signal.reason);
 		};
 		const timer = setTimeout(() => {
-			signal?.removeEventListener("abort", aborted);
+			signal.removeEventListener("abort", aborted);
 			resolve();
 		}, ms);
-		signal?.addEventListener("abort", aborted, { once: true });
+		signal.addEventListener("abort", aborted, { once: true });
 	});
 }

@@ -1,149 +1,139 @@
-// Which threshold would be right: a strategy's scores, and the failure rate of any threshold.
+// The page of a strategy's scores, with the failure rate of any threshold.
 
 import * as api from "./api.js";
 import * as charts from "./charts.js";
-import { calmly, empty, h, renew, select } from "./dom.js";
+import { debounce, empty, field, h, hint, replace, select } from "./dom.js";
 import * as format from "./format.js";
 import * as state from "./state.js";
 
 export const title = "Calibration";
 
+/** @type {Mount} */
 export function mount(root) {
 	const controls = h("div", { class: "filters" });
-	const answer = h("output", { class: "answer", "aria-live": "polite" });
-	const place = h("div", {});
-	root.append(h("section", { class: "card" }, controls, answer, place));
-	// It is shown already: to load it would take away what is in somebody's hand.
-	const remember = calmly(
-		(threshold) => state.set({ threshold: String(threshold) }, { replace: true, quietly: true }),
-		200,
-	);
-	let chart,
-		showThreshold = () => {},
-		asked = null,
-		asking = false;
+	const result = h("output", { class: "result", "aria-live": "polite" });
+	const place = h("div");
+	root.append(h("section", { class: "card" }, controls, result, place));
+	// Quietly, because a load would replace the chart while a person drags.
+	const saveThreshold = debounce((/** @type {number} */ threshold) => {
+		state.set({ threshold: String(threshold) }, { replace: true, quietly: true });
+	}, 200);
+	/** @type {ThresholdChart | null} */
+	let chart = null;
+	/** @type {(threshold: number) => void} */
+	let showThreshold = () => {};
+	/** The threshold of the next request. @type {number | null} */
+	let wanted = null;
+	let isReading = false;
+
+	function closeChart() {
+		chart?.close();
+		chart = null;
+	}
 
 	return {
 		async load(signal) {
 			const now = state.get();
-			const { data: strategies } = await api.get(
-				"strategies",
-				{ ...state.range(now), limit: 1000 },
-				signal,
-			);
-			const strategy =
-				now.strategy ??
-				strategies.find((of) => of.rates.successes > 0)?.retrieval_strategy ??
-				strategies[0]?.retrieval_strategy;
+			const range = state.range(now);
+			const { data: strategies } = await api.get("strategies", { ...range, limit: 1000 }, signal);
+			const first = strategies.find(({ rates }) => rates.successes > 0) ?? strategies[0];
+			const strategy = now.strategy ?? first?.retrieval_strategy;
 			if (!strategy) {
-				chart?.close();
-				chart = null;
+				closeChart();
 				controls.replaceChildren();
-				answer.replaceChildren();
+				result.replaceChildren();
 				place.replaceChildren(
 					empty(
 						"No strategy was used in this time",
-						h(
-							"p",
-							{},
-							"Choose a longer time above, or report attempts with their ",
-							h("code", {}, "top_score"),
-							" to /v1/attempts.",
-						),
+						"Choose a longer time above, or report attempts with their ",
+						h("code", "top_score"),
+						" to /v1/attempts.",
 					),
 				);
 				return;
 			}
-			const calibration = await api.get(
-				"calibration",
-				{ retrieval_strategy: strategy, ...state.range(now) },
-				signal,
+			const parameters = { retrieval_strategy: strategy, ...range };
+			const calibration = await api.get("calibration", parameters, signal);
+			// The focus goes with the old chart.
+			const hadFocus = document.activeElement?.matches("[role=slider]");
+			closeChart();
+			const names = new Set([strategy, ...strategies.map(other => other.retrieval_strategy)]);
+			const chooser = select(
+				"strategy",
+				"Strategy",
+				[...names].map(name => [name, format.visible(name)]),
+				strategy,
+				chosen => state.set({ strategy: chosen, threshold: null }),
 			);
-			// With the chart goes what has the focus.
-			const held = document.activeElement?.matches("[role=slider]");
-			chart?.close();
-			chart = null;
-			const names = [...new Set([strategy, ...strategies.map((of) => of.retrieval_strategy)])];
 			if (calibration.distribution.length === 0) {
-				renew(controls, chooser(names, strategy));
-				answer.replaceChildren();
+				replace(controls, chooser);
+				result.replaceChildren();
 				place.replaceChildren(
 					empty(
 						`No scores of ${format.visible(strategy)} are known in this time`,
-						h(
-							"p",
-							{},
-							"Thresholds are judged by the scores of successes and failures: report attempts with their ",
-							h("code", {}, "top_score"),
-							" to /v1/attempts, or put a monitor around the retrieval.",
-						),
+						"Thresholds are judged by the scores of successes and failures: report attempts with their ",
+						h("code", "top_score"),
+						" to /v1/attempts, or put a monitor around the retrieval.",
 					),
 				);
 				return;
 			}
-			const given = Number.parseFloat(now.threshold);
+			const given = Number.parseFloat(now.threshold ?? "");
 			const threshold = Number.isFinite(given) ? given : calibration.confidence_threshold;
-			chart = charts.scores(calibration, threshold, (threshold) => {
-				tell(calibration, threshold, signal);
-				remember(Number(threshold.toPrecision(6)));
+			const shown = charts.scores(calibration, threshold, moved => {
+				showRate(calibration, moved, signal);
+				saveThreshold(Number(moved.toPrecision(6)));
 			});
-			const [fields, update] = inputs(calibration, signal);
-			renew(controls, chooser(names, strategy), fields);
-			place.replaceChildren(chart.element);
-			chart.draw();
-			showThreshold = update;
-			if (held) place.querySelector("[role=slider]")?.focus();
-			tell(calibration, chart.threshold(), signal);
+			chart = shown;
+			replace(controls, chooser, inputs(calibration, shown, signal));
+			place.replaceChildren(shown.element);
+			shown.draw();
+			if (hadFocus) shown.focus();
+			showRate(calibration, shown.threshold(), signal);
 		},
-		/** What is being held must not be taken away. */
-		get still() {
+		/** A refresh would replace the control that a person uses. */
+		get isHeld() {
 			return controls.contains(document.activeElement);
 		},
 		close() {
-			remember.cancel();
-			chart?.close();
+			saveThreshold.cancel();
+			closeChart();
 		},
 	};
 
-	function chooser(names, strategy) {
-		return select(
-			"strategy",
-			"Strategy",
-			names.map((name) => [name, format.visible(name)]),
-			strategy,
-			(strategy) => state.set({ strategy, threshold: null }),
-		);
-	}
-
-	/** A threshold that is typed instead of dragged, and one for a failure rate that is wanted. */
-	function inputs(calibration, signal) {
+	/** @type {CalibrationPage["inputs"]} */
+	function inputs(calibration, shown, signal) {
+		/** @param {number} value */
+		const move = value => {
+			shown.set(value);
+			showRate(calibration, value, signal);
+			saveThreshold(value);
+		};
 		const threshold = h("input", {
 			type: "number",
 			name: "threshold",
 			step: "any",
-			onchange: () => {
-				if (!Number.isFinite(threshold.valueAsNumber)) return;
-				chart.set(threshold.valueAsNumber);
-				tell(calibration, chart.threshold(), signal);
-				remember(threshold.valueAsNumber);
+			onchange() {
+				if (Number.isFinite(threshold.valueAsNumber)) move(threshold.valueAsNumber);
 			},
 		});
-		const find = async () => {
-			const share = Math.min(1, Math.max(0, rate.valueAsNumber / 100));
-			const { threshold_for_failure_rate: found } = await api.get(
-				"calibration",
-				{
-					retrieval_strategy: calibration.retrieval_strategy,
-					...state.range(),
-					failure_rate: share,
-				},
-				signal,
-			);
-			none.hidden = found !== null;
-			if (found === null) return;
-			chart.set(found);
-			tell(calibration, found, signal);
-			remember(found);
+		showThreshold = value => {
+			if (document.activeElement !== threshold)
+				threshold.value = String(Number(value.toPrecision(4)));
+		};
+		const none = hint("More than that fail at any threshold.");
+		none.hidden = true;
+		none.role = "status";
+		/** @param {number} percent */
+		const find = async percent => {
+			const parameters = {
+				retrieval_strategy: calibration.retrieval_strategy,
+				...state.range(),
+				failure_rate: Math.min(1, Math.max(0, percent / 100)),
+			};
+			const found = await api.get("calibration", parameters, signal);
+			none.hidden = found.threshold_for_failure_rate !== null;
+			if (found.threshold_for_failure_rate !== null) move(found.threshold_for_failure_rate);
 		};
 		const rate = h("input", {
 			type: "number",
@@ -152,71 +142,57 @@ export function mount(root) {
 			max: 100,
 			step: "any",
 			placeholder: "5",
-			onchange: () => {
-				if (Number.isFinite(rate.valueAsNumber)) find().catch(unanswered);
+			onchange() {
+				if (Number.isFinite(rate.valueAsNumber)) find(rate.valueAsNumber).catch(showError);
 			},
 		});
-		const none = h(
-			"p",
-			{ class: "hint", hidden: true, role: "status" },
-			"More than that fail at any threshold.",
-		);
-		return [
-			[
-				h("label", { class: "field" }, h("span", {}, "Threshold"), threshold),
-				h("label", { class: "field" }, h("span", {}, "Find one for a failure rate of (%)"), rate),
-				none,
-			],
-			(value) => {
-				if (document.activeElement !== threshold) threshold.value = Number(value.toPrecision(4));
-			},
-		];
+		return [field("Threshold", threshold), field("Find one for a failure rate of (%)", rate), none];
 	}
 
-	/** Tells the failure rate at a threshold: one request at a time, and the last one counts. */
-	async function tell(calibration, threshold, signal) {
-		asked = threshold;
+	/** @type {CalibrationPage["showRate"]} */
+	async function showRate(calibration, threshold, signal) {
+		// One request runs at a time. The newest threshold is next.
+		wanted = threshold;
 		showThreshold(threshold);
-		if (asking) return;
-		asking = true;
+		if (isReading) return;
+		isReading = true;
 		try {
-			while (asked !== null) {
-				const at = asked;
-				asked = null;
-				const {
-					failure_rate_at_threshold: rate,
-					attempts,
-					failure_rate: observed,
-					confidence_threshold: configured,
-					score_direction,
-				} = await api.get(
-					"calibration",
-					{ retrieval_strategy: calibration.retrieval_strategy, ...state.range(), threshold: at },
-					signal,
-				);
-				answer.replaceChildren(
-					h("span", {}, "At ", h("strong", { "data-threshold": at }, format.score(at)), " "),
+			while (wanted !== null) {
+				const at = wanted;
+				wanted = null;
+				const parameters = {
+					retrieval_strategy: calibration.retrieval_strategy,
+					...state.range(),
+					threshold: at,
+				};
+				const read = await api.get("calibration", parameters, signal);
+				const rate = read.failure_rate_at_threshold;
+				const configured = read.confidence_threshold;
+				const isLowerBetter = read.score_direction === "lower_is_better";
+				result.replaceChildren(
+					h("span", "At ", h("strong", { "data-threshold": at }, format.score(at)), " "),
 					h("strong", { class: "rate", "data-rate": rate }, format.share(rate)),
-					` of ${format.number(attempts)} attempts would have failed. `,
+					` of ${format.number(read.attempts)} attempts would have failed. `,
 					h(
 						"span",
 						{ class: "muted" },
-						`${format.share(observed)} did`,
+						`${format.share(read.failure_rate)} did`,
 						configured === null ? ". " : `, with ${format.score(configured)} configured. `,
-						score_direction === "lower_is_better"
-							? "Lower scores are better."
-							: "Higher scores are better.",
+						isLowerBetter ? "Lower scores are better." : "Higher scores are better.",
 					),
 				);
 			}
 		} catch (error) {
-			unanswered(error);
+			showError(error);
 		} finally {
-			asking = false;
+			isReading = false;
 		}
 	}
 
-	function unanswered(error) {
-		if (error.name !== "AbortError") answer.textContent = `${error.title}: ${error.message}`;
+	/** @param {unknown} error */
+	function showError(error) {
+		if (api.isAbort(error)) return;
+		const prefix = error instanceof api.ApiError ? `${error.title}: ` : "";
+		result.textContent = prefix + api.message(error);
 	}
 }

@@ -1,308 +1,296 @@
-// Charts, by uPlot. Each has its numbers in a table beside it, for those who cannot see it.
+// Charts, drawn by uPlot. Each has a table with its numbers, because a chart cannot be read aloud.
 
 import { h, table } from "./dom.js";
 import * as format from "./format.js";
 
-const uPlot = globalThis.uPlot;
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const { uPlot } = window;
 const HEIGHT = 240;
+const FONT = "12px system-ui, sans-serif";
 
-/** All charts that are shown: they follow their width and the colours of the page. */
-const shown = new Set();
-const resized = new ResizeObserver((entries) => {
-	for (const { target, contentRect } of entries) {
-		for (const chart of shown)
-			if (chart.place === target) chart.resize(Math.floor(contentRect.width));
-	}
-});
-
-export function recolor() {
-	const focused = document.activeElement;
-	for (const chart of shown) chart.draw();
-	focused.focus({ preventScroll: true });
+/** Returns a colour of style.css. @param {string} name */
+function color(name) {
+	// Only a property resolves the two colours of `light-dark`.
+	const probe = h("i");
+	document.body.append(probe);
+	probe.style.color = `var(--${name})`;
+	const value = getComputedStyle(probe).color;
+	probe.remove();
+	return value;
 }
 
-/** A chart in `place`: `options(width)` and `data()` are asked for whenever it is drawn anew. */
+/** A plot in `place` that follows its width and the colours of the page. */
 class Chart {
+	/** @type {Plot | null} */
+	plot = null;
+
+	/** @param {Element} place @param {(width: number) => PlotOptions} options @param {PlotData} data */
 	constructor(place, options, data) {
-		Object.assign(this, { place, options, data });
-		shown.add(this);
-		resized.observe(place);
-		this.draw();
+		this.place = place;
+		this.options = options;
+		this.data = data;
 	}
 
+	/** Draws the plot once `place` is in the page and has a width. */
 	draw() {
+		shown.add(this);
+		resized.observe(this.place);
 		this.plot?.destroy();
-		this.plot = new uPlot(this.options(this.place.clientWidth || 600), this.data(), this.place);
+		const options = this.options(this.place.clientWidth || 600);
+		this.plot = new uPlot(options, this.data, /** @type {HTMLElement} */ (this.place));
 	}
 
+	/** @param {number} width */
 	resize(width) {
-		if (width > 0 && width !== this.plot.width)
-			this.plot.setSize({ width, height: this.plot.height });
+		const { plot } = this;
+		if (plot && width > 0 && width !== plot.width) plot.setSize({ width, height: plot.height });
 	}
 
 	close() {
 		shown.delete(this);
 		resized.unobserve(this.place);
-		this.plot.destroy();
+		this.plot?.destroy();
 	}
 }
 
+/** @type {Set<Chart>} */
+const shown = new Set();
+const resized = new ResizeObserver(entries => {
+	for (const { target, contentRect } of entries) {
+		for (const chart of shown) {
+			if (chart.place === target) chart.resize(Math.floor(contentRect.width));
+		}
+	}
+});
+
+/** Draws all charts in the present colours. */
+export function recolor() {
+	const focused = document.activeElement;
+	for (const chart of shown) chart.draw();
+	if (focused instanceof HTMLElement) focused.focus({ preventScroll: true });
+}
+
+/** @param {PlotAxis} more @returns {PlotAxis} */
 function axis(more = {}) {
+	const line = { stroke: color("grid"), width: 1 };
+	return { stroke: color("muted"), font: FONT, grid: line, ticks: line, ...more };
+}
+
+function countAxis() {
+	return axis({
+		size: 56,
+		values: (_, ticks) => ticks.map(tick => (Number.isInteger(tick) ? format.number(tick) : "")),
+	});
+}
+
+/** @param {PlotAxis} more */
+function percentAxis(more) {
+	return axis({ values: (_, ticks) => ticks.map(tick => `${tick} %`), ...more });
+}
+
+/** @param {string} label @param {string} name @param {PlotSeries["paths"]} paths @returns {PlotSeries} */
+function bars(label, name, paths) {
 	return {
-		stroke: color("--muted"),
-		font: "12px system-ui, sans-serif",
-		grid: { stroke: color("--grid"), width: 1 },
-		ticks: { stroke: color("--grid"), width: 1 },
-		...more,
+		label,
+		fill: color(name),
+		stroke: color(name),
+		width: 0,
+		paths,
+		points: { show: false },
+		value: (_, value) => format.number(value),
 	};
 }
 
-/** Whoever reads the tables does so after each refresh. */
-let tablesAreOpen = false;
-
-function withTable(caption, columns, rows) {
-	const toggled = (event) => (tablesAreOpen = event.target.open);
-	return h(
-		"details",
-		{ class: "numbers", open: tablesAreOpen, ontoggle: toggled },
-		h("summary", {}, "The numbers as a table"),
-		table(caption, columns, rows),
-	);
+/** @param {string} name @param {number} width @returns {PlotSeries} */
+function rateLine(name, width) {
+	return {
+		label: "failure rate",
+		stroke: color(name),
+		width,
+		points: { show: false },
+		value: (_, value) => (value === null ? "–" : format.percent(value, 1)),
+	};
 }
 
-/** Failures over time, stacked by type, with the failure rate. `zoom(from, to)`: what was dragged over. */
-export function failuresOverTime(series, zoom) {
-	const points = series.points;
-	const times = points.map((point) => Date.parse(point.at) / 1000);
-	const types = format.TYPES;
-	// Bars that stand behind each other: the hindmost is as high as all together.
-	const stacked = types.map((_, nth) =>
-		points.map((point) => types.slice(nth).reduce((sum, type) => sum + point[type], 0)),
+/** @param {Plot} _ @param {number} __ @param {number} max @returns {[number, number]} */
+function countRange(_, __, max) {
+	return [0, Math.max(1, max * 1.05)];
+}
+
+/** @param {string} role @param {string} label */
+function chartPlace(role, label) {
+	const text = `${label}; the numbers are in the table below`;
+	return h("div", { class: "chart", role, "aria-label": text });
+}
+
+/** Tables stay open over a refresh. */
+let areTablesOpen = false;
+
+/** @param {string} caption @param {Column[]} columns @param {Child[][]} rows */
+function numbers(caption, columns, rows) {
+	const details = h(
+		"details",
+		{
+			class: "numbers",
+			open: areTablesOpen,
+			ontoggle() {
+				areTablesOpen = details.open;
+			},
+		},
+		h("summary", "The numbers as a table"),
+		table(caption, columns, rows),
 	);
-	const rate = points.map((point) =>
-		point.failure_rate === null ? null : 100 * point.failure_rate,
-	);
-	const bars = uPlot.paths.bars({ size: [0.9, 60], align: 1 });
-	const step = series.step_seconds;
-	const place = h("div", {
-		class: "chart",
-		role: "img",
-		"aria-label":
-			"Failures over time by type, and the failure rate; the numbers are in the table below",
+	return details;
+}
+
+/** Returns the chart of failures over time. @type {Charts["failuresOverTime"]} */
+export function failuresOverTime({ points, step_seconds: step }, zoom) {
+	const times = points.map(point => Date.parse(point.at) / 1000);
+	// Bars stand behind each other: the hindmost is as high as all types together.
+	const stacked = format.TYPES.map((_, index) => {
+		const behind = format.TYPES.slice(index);
+		return points.map(point => behind.reduce((sum, type) => sum + point[type], 0));
 	});
-	const options = (width) => ({
+	const rates = points.map(({ failure_rate: rate }) => (rate === null ? null : 100 * rate));
+	const paths = uPlot.paths.bars?.({ size: [0.9, 60], align: 1 });
+	const place = chartPlace("img", "Failures over time by type, and the failure rate");
+	/** @param {number} width @returns {PlotOptions} */
+	const options = width => ({
 		width,
 		height: HEIGHT,
 		cursor: { drag: { x: true, y: false, setScale: false } },
-		legend: { live: true },
 		scales: {
 			x: { time: true, range: () => [times[0] ?? 0, (times.at(-1) ?? 0) + step] },
-			y: { range: (_, __, most) => [0, Math.max(1, most * 1.05)] },
-			"%": { range: (_, __, most) => [0, Math.max(1, Math.min(100, (most ?? 0) * 1.1))] },
+			y: { range: countRange },
+			"%": { range: (_, __, max) => [0, Math.max(1, Math.min(100, (max ?? 0) * 1.1))] },
 		},
 		axes: [
-			axis({ space: 75, values: (_, ticks, __, ___, step) => format.ticks(ticks, step) }),
-			axis({
-				size: 56,
-				values: (_, ticks) =>
-					ticks.map((tick) => (Number.isInteger(tick) ? format.number(tick) : "")),
-			}),
-			axis({
-				scale: "%",
-				side: 1,
-				size: 48,
-				grid: { show: false },
-				values: (_, ticks) => ticks.map((tick) => `${tick} %`),
-			}),
+			axis({ space: 75, values: (_, at, __, ___, between) => format.ticks(at, between) }),
+			countAxis(),
+			percentAxis({ scale: "%", side: 1, size: 48, grid: { show: false } }),
 		],
 		series: [
 			{
 				label: "time",
-				value: (_, at) =>
-					at === null
-						? "–"
-						: `${new Date(1000 * at).toLocaleString()} (${new Date(1000 * at).toISOString().slice(11, 16)} UTC)`,
+				value: (_, seconds) => {
+					if (seconds === null) return "–";
+					const at = new Date(1000 * seconds);
+					return `${at.toLocaleString()} (${at.toISOString().slice(11, 16)} UTC)`;
+				},
 			},
-			...types.map((type) => ({
-				label: format.TYPE_NAMES[type],
-				fill: color(`--${type}`),
-				stroke: color(`--${type}`),
-				width: 0,
-				paths: bars,
-				points: { show: false },
-				// The number of this type, not the height of its bar.
-				value: (_, __, ___, nth) => (nth === null ? "–" : format.number(points[nth][type])),
+			...format.TYPES.map(type => ({
+				...bars(format.TYPE_NAMES[type], type, paths),
+				/** The number of this type, not the height of its bar. @type {PlotSeries["value"]} */
+				value: (_, __, ___, index) => (index === null ? "–" : format.number(points[index][type])),
 			})),
-			{
-				label: "failure rate",
-				scale: "%",
-				stroke: color("--text"),
-				width: 1.5,
-				points: { show: false },
-				value: (_, value) => (value === null ? "–" : format.percent(value, 1)),
-			},
+			{ ...rateLine("text", 1.5), scale: "%" },
 		],
 		hooks: {
 			setSelect: [
-				(plot) => {
+				plot => {
 					const { left, width: dragged } = plot.select;
 					if (dragged < 5) return;
-					const [from, to] = [plot.posToVal(left, "x"), plot.posToVal(left + dragged, "x")];
+					const [from, to] = [left, left + dragged].map(x => plot.posToVal(x, "x") / step);
 					plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
-					// Whole steps, for nothing smaller is known.
-					zoom(step * Math.floor(from / step), step * Math.ceil(to / step));
+					// A step is the smallest part that has counts.
+					zoom(step * Math.floor(from), step * Math.ceil(to));
 				},
 			],
 		},
 	});
-	const numbers = withTable(
-		"Failures over time",
-		[
-			{ name: "from" },
-			...types.map((type) => ({ name: format.TYPE_NAMES[type], numeric: true })),
-			{ name: "attempts", numeric: true },
-			{ name: "failure rate", numeric: true },
-		],
-		points
-			.filter((point) => point.attempts > 0)
-			.map((point) => [
-				format.time(point.at),
-				...types.map((type) => format.number(point[type])),
-				format.number(point.attempts),
-				format.share(point.failure_rate),
-			]),
+	const chart = new Chart(place, options, [times, ...stacked, rates]);
+	const rows = points
+		.filter(point => point.attempts > 0)
+		.map(point => [
+			format.time(point.at),
+			...format.TYPES.map(type => format.number(point[type])),
+			format.number(point.attempts),
+			format.share(point.failure_rate),
+		]);
+	const element = h(
+		"div",
+		place,
+		numbers(
+			"Failures over time",
+			[
+				["from"],
+				...format.typeColumns("number"),
+				["attempts", "number"],
+				["failure rate", "number"],
+			],
+			rows,
+		),
 	);
-	return mounted(h("div", {}, place, numbers), place, options, () => [times, ...stacked, rate]);
+	return { element, draw: () => chart.draw(), close: () => chart.close() };
 }
 
-/** Puts a chart into `place` once that has a width. */
-function mounted(element, place, options, data) {
-	let chart;
-	return {
-		element,
-		plot: () => chart?.plot,
-		draw() {
-			chart = new Chart(place, options, data);
-		},
-		close() {
-			chart?.close();
-		},
-	};
-}
-
-/**
- * A strategy's scores, successes beside failures, and below it the failure rate of each threshold;
- * over both a threshold that can be dragged. `moved(threshold)`: where to.
- */
+/** Returns the charts of the scores of a strategy. @type {Charts["scores"]} */
 export function scores(calibration, threshold, moved) {
 	const { distribution, curve, confidence_threshold: configured } = calibration;
-	const low = distribution[0].from,
-		high = distribution.at(-1).to;
-	// A single score is a line, which is given some room.
+	const low = distribution[0].from;
+	const high = distribution[distribution.length - 1].to;
+	// A single score needs some room to be seen.
 	const room = high > low ? 0.02 * (high - low) : Math.max(Math.abs(low) * 0.1, 0.05);
-	const reaches = [low, high, configured ?? low];
-	const [from, to] = [Math.min(...reaches) - room, Math.max(...reaches) + room];
-	const width = (high - low) / distribution.length;
-	const bars = uPlot.paths.bars({ size: [0.46, 40], align: 1 });
-	const later = uPlot.paths.bars({ size: [0.46, 40], align: -1 });
-	const top = h("div", {
-		class: "chart",
-		role: "group",
-		"aria-label":
-			"How many successes and low-confidence failures had which score; the numbers are in the table below",
-	});
-	const bottom = h("div", {
-		class: "chart",
-		role: "img",
-		"aria-label":
-			"The failure rate that each threshold would give; the numbers are in the table below",
-	});
-	const x = { time: false, range: () => [from, to] };
-	const marker = (plot) => {
-		if (configured === null || configured === undefined) return;
-		const { ctx, bbox } = plot,
-			at = plot.valToPos(configured, "x", true);
+	const from = Math.min(low, configured ?? low) - room;
+	const to = Math.max(high, configured ?? low) + room;
+	const top = chartPlace("group", "How many successes and low-confidence failures had which score");
+	const bottom = chartPlace("img", "The failure rate that each threshold would give");
+	/** Draws the configured threshold. @param {Plot} plot */
+	const drawConfigured = plot => {
+		if (configured === null) return;
+		const { ctx, bbox } = plot;
+		const ratio = devicePixelRatio;
+		const x = plot.valToPos(configured, "x", true);
 		ctx.save();
-		ctx.strokeStyle = ctx.fillStyle = color("--muted");
-		ctx.lineWidth = 1.5 * devicePixelRatio;
-		ctx.setLineDash([5 * devicePixelRatio, 4 * devicePixelRatio]);
+		ctx.strokeStyle = ctx.fillStyle = color("muted");
+		ctx.lineWidth = 1.5 * ratio;
+		ctx.setLineDash([5 * ratio, 4 * ratio]);
 		ctx.beginPath();
-		ctx.moveTo(at, bbox.top);
-		ctx.lineTo(at, bbox.top + bbox.height);
+		ctx.moveTo(x, bbox.top);
+		ctx.lineTo(x, bbox.top + bbox.height);
 		ctx.stroke();
-		ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
-		const right = at > bbox.left + bbox.width / 2;
-		ctx.textAlign = right ? "right" : "left";
+		ctx.font = `${12 * ratio}px system-ui, sans-serif`;
+		const isRight = x > bbox.left + bbox.width / 2;
+		ctx.textAlign = isRight ? "right" : "left";
 		ctx.fillText(
 			`configured ${format.score(configured)}`,
-			at + (right ? -6 : 6) * devicePixelRatio,
-			bbox.top + 14 * devicePixelRatio,
+			x + (isRight ? -6 : 6) * ratio,
+			bbox.top + 14 * ratio,
 		);
 		ctx.restore();
 	};
-	const centers = distribution.map((bucket) => (bucket.from + bucket.to) / 2);
-	const common = (width) => ({
+	/** @param {number} width @param {PlotScale} y */
+	const common = (width, y) => ({
 		width,
-		cursor: { drag: { x: false, y: false } },
-		hooks: { draw: [marker], ready: [place], setSize: [place] },
-	});
-	const scoreSeries = { label: "score", value: (_, value) => format.score(value) };
-	const histogram = (width) => ({
-		...common(width),
 		height: HEIGHT,
-		scales: { x, y: { range: (_, __, most) => [0, Math.max(1, most * 1.05)] } },
-		axes: [
-			axis(),
-			axis({
-				size: 56,
-				values: (_, ticks) =>
-					ticks.map((tick) => (Number.isInteger(tick) ? format.number(tick) : "")),
-			}),
-		],
+		cursor: { drag: { x: false, y: false } },
+		/** @type {PlotOptions["hooks"]} */
+		hooks: { draw: [drawConfigured], ready: [place], setSize: [place] },
+		/** @type {PlotOptions["scales"]} */
+		scales: { x: { time: false, range: () => [from, to] }, y },
+	});
+	/** @param {string} label @returns {PlotSeries} */
+	const scoreSeries = label => ({ label, value: (_, value) => format.score(value) });
+	/** @param {-1 | 1} align */
+	const half = align => uPlot.paths.bars?.({ size: [0.46, 40], align });
+	/** @param {number} width @returns {PlotOptions} */
+	const histogram = width => ({
+		...common(width, { range: countRange }),
+		axes: [axis(), countAxis()],
 		series: [
-			scoreSeries,
-			{
-				label: "successes",
-				fill: color("--success"),
-				stroke: color("--success"),
-				width: 0,
-				paths: later,
-				points: { show: false },
-				value: (_, value) => format.number(value),
-			},
-			{
-				label: "low-confidence failures",
-				fill: color("--low_confidence"),
-				stroke: color("--low_confidence"),
-				width: 0,
-				paths: bars,
-				points: { show: false },
-				value: (_, value) => format.number(value),
-			},
+			scoreSeries("score"),
+			bars("successes", "success", half(-1)),
+			bars("low-confidence failures", "low_confidence", half(1)),
 		],
 	});
-	const rates = (width) => ({
-		...common(width),
+	/** @param {number} width @returns {PlotOptions} */
+	const rates = width => ({
+		...common(width, { range: [0, 100] }),
 		height: 170,
-		scales: { x, y: { range: [0, 100] } },
-		axes: [
-			axis({ label: "score", labelSize: 20, labelFont: "12px system-ui, sans-serif" }),
-			axis({ size: 56, values: (_, ticks) => ticks.map((tick) => `${tick} %`) }),
-		],
-		series: [
-			{ label: "threshold", value: (_, value) => format.score(value) },
-			{
-				label: "failure rate",
-				stroke: color("--error"),
-				width: 2,
-				points: { show: false },
-				value: (_, value) => (value === null ? "–" : format.percent(value, 1)),
-			},
-		],
+		axes: [axis({ label: "score", labelSize: 20, labelFont: FONT }), percentAxis({ size: 56 })],
+		series: [scoreSeries("threshold"), rateLine("error", 2)],
 	});
 
-	// One line in each chart; the upper one is the control.
+	// Each chart has a line at the threshold. The upper line is the control.
 	const control = h(
 		"div",
 		{
@@ -315,82 +303,90 @@ export function scores(calibration, threshold, moved) {
 		},
 		h("span", { class: "grip" }),
 	);
-	const shadow = h("div", { class: "threshold shadow", "aria-hidden": true });
+	const shadow = h("div", { class: "threshold shadow", "aria-hidden": "true" });
 	let at = threshold ?? configured ?? (low + high) / 2;
+	/** @param {number} value */
+	const within = value => Math.min(to, Math.max(from, value));
 	function place() {
-		for (const [line, chart] of [
-			[control, upper],
-			[shadow, lower],
-		]) {
-			const plot = chart.plot();
-			if (!plot) continue;
-			if (line.parentElement !== plot.over) plot.over.append(line);
-			// One that was typed may be out of sight.
-			line.style.left = `${plot.valToPos(within(at), "x")}px`;
-		}
-		control.setAttribute("aria-valuenow", within(at));
+		placeLine(control, upper);
+		placeLine(shadow, lower);
+		control.setAttribute("aria-valuenow", String(within(at)));
 		control.setAttribute("aria-valuetext", format.score(at));
 	}
-	function within(value) {
-		return Math.min(to, Math.max(from, value));
+	/** @param {HTMLElement} line @param {Chart} chart */
+	function placeLine(line, { plot }) {
+		if (!plot) return;
+		if (line.parentElement !== plot.over) plot.over.append(line);
+		// A threshold that was typed may be outside of the chart.
+		line.style.left = `${plot.valToPos(within(at), "x")}px`;
 	}
+	/** @param {number} value */
 	function move(value) {
 		at = within(value);
 		place();
 		moved(at);
 	}
-	control.addEventListener("pointerdown", (event) => {
+	control.addEventListener("pointerdown", event => {
 		control.setPointerCapture(event.pointerId);
 		control.focus();
 		event.preventDefault();
 		event.stopPropagation();
 	});
-	control.addEventListener("pointermove", (event) => {
-		if (!control.hasPointerCapture(event.pointerId)) return;
-		const plot = upper.plot();
+	control.addEventListener("pointermove", event => {
+		const { plot } = upper;
+		if (!plot || !control.hasPointerCapture(event.pointerId)) return;
 		move(plot.posToVal(event.clientX - plot.over.getBoundingClientRect().left, "x"));
 	});
-	control.addEventListener("keydown", (event) => {
-		const steps = {
-			ArrowLeft: -1,
-			ArrowDown: -1,
-			ArrowRight: 1,
-			ArrowUp: 1,
-			PageDown: -10,
-			PageUp: 10,
-		}[event.key];
+	/** @type {Record<string, number>} */
+	const steps = {
+		ArrowLeft: -1,
+		ArrowDown: -1,
+		ArrowRight: 1,
+		ArrowUp: 1,
+		PageDown: -10,
+		PageUp: 10,
+	};
+	control.addEventListener("keydown", event => {
 		if (event.key === "Home") move(low);
 		else if (event.key === "End") move(high);
-		else if (steps) move(at + (steps * (to - from)) / 200);
+		else if (steps[event.key]) move(at + (steps[event.key] * (to - from)) / 200);
 		else return;
 		event.preventDefault();
 	});
 
-	const numbers = withTable(
-		"Scores and thresholds",
-		[
-			{ name: "score from" },
-			{ name: "successes", numeric: true },
-			{ name: "failures", numeric: true },
-			{ name: "failure rate at this threshold", numeric: true },
-		],
-		distribution.map((bucket, nth) => [
-			format.score(bucket.from),
-			format.number(bucket.successes),
-			format.number(bucket.failures),
-			format.share(curve[nth]?.failure_rate),
-		]),
+	// All buckets of a single score have no width: they are one bar.
+	/** @param {"successes" | "failures"} name */
+	const counts = name => {
+		const all = distribution.map(bucket => bucket[name]);
+		return high > low ? all : [all.reduce((sum, count) => sum + count, 0)];
+	};
+	const centers = high > low ? distribution.map(bucket => (bucket.from + bucket.to) / 2) : [low];
+	const upper = new Chart(top, histogram, [centers, counts("successes"), counts("failures")]);
+	const lower = new Chart(bottom, rates, [
+		curve.map(point => point.threshold),
+		curve.map(point => 100 * point.failure_rate),
+	]);
+	const rows = distribution.map((bucket, index) => [
+		format.score(bucket.from),
+		format.number(bucket.successes),
+		format.number(bucket.failures),
+		format.share(curve[index]?.failure_rate),
+	]);
+	const element = h(
+		"div",
+		top,
+		bottom,
+		numbers(
+			"Scores and thresholds",
+			[
+				["score from"],
+				["successes", "number"],
+				["failures", "number"],
+				["failure rate at this threshold", "number"],
+			],
+			rows,
+		),
 	);
-	const element = h("div", {}, top, bottom, numbers);
-	const upper = mounted(element, top, histogram, () => [
-		width > 0 ? centers : [low],
-		width > 0 ? distribution.map((bucket) => bucket.successes) : [sum(distribution, "successes")],
-		width > 0 ? distribution.map((bucket) => bucket.failures) : [sum(distribution, "failures")],
-	]);
-	const lower = mounted(element, bottom, rates, () => [
-		curve.map((point) => point.threshold),
-		curve.map((point) => 100 * point.failure_rate),
-	]);
 	return {
 		element,
 		threshold: () => at,
@@ -398,6 +394,7 @@ export function scores(calibration, threshold, moved) {
 			at = value;
 			place();
 		},
+		focus: () => control.focus(),
 		draw() {
 			upper.draw();
 			lower.draw();
@@ -408,8 +405,4 @@ export function scores(calibration, threshold, moved) {
 			lower.close();
 		},
 	};
-}
-
-function sum(buckets, name) {
-	return buckets.reduce((all, bucket) => all + bucket[name], 0);
 }

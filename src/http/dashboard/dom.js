@@ -1,40 +1,57 @@
-// Elements are made here, and text stays text: nothing that was logged is ever read as markup.
+// Makes elements. Text stays text: nothing that was logged becomes markup.
 
-/** An element with attributes, `on…` listeners, properties that have no attribute, and children. */
-export function h(tag, attributes = {}, ...children) {
+import { ApiError, message } from "./api.js";
+
+/** Returns an element. @type {Dom["h"]} */
+export function h(tag, first, ...children) {
 	const element = document.createElement(tag);
-	for (const [name, value] of Object.entries(attributes)) {
-		if (value === null || value === undefined || value === false) continue;
-		if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-		else if (name === "value" || name === "checked") element[name] = value;
-		else element.setAttribute(name, value === true ? "" : value);
+	if (!isAttributes(first)) {
+		element.append(...present([first, ...children]));
+		return element;
 	}
-	element.append(
-		...children
-			.flat(Infinity)
-			.filter((child) => child !== null && child !== undefined && child !== false),
-	);
+	for (const [name, value] of Object.entries(first)) {
+		if (value == null || value === false) continue;
+		if (typeof value === "function") element.addEventListener(name.slice(2), value);
+		else if (name === "value" || name === "checked") Object.assign(element, { [name]: value });
+		else element.setAttribute(name, value === true ? "" : String(value));
+	}
+	element.append(...present(children));
 	return element;
 }
 
-export function svg(tag, attributes = {}, ...children) {
+/** @param {Attributes | Child} first @returns {first is Attributes} */
+function isAttributes(first) {
+	return first instanceof Object && !(first instanceof Node) && !Array.isArray(first);
+}
+
+/** @param {Child[]} children @returns {(Node | string)[]} */
+function present(children) {
+	return children.flatMap(child => {
+		if (Array.isArray(child)) return present(child);
+		if (child == null || child === false) return [];
+		return child instanceof Node ? child : String(child);
+	});
+}
+
+/** @type {Dom["svg"]} */
+export function svg(tag, attributes, ...children) {
 	const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-	for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+	for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
 	element.append(...children);
 	return element;
 }
 
-/** A table that scrolls by itself where it is too wide. A column is `{name, title, numeric, wide}`. */
+/** Returns an element of index.html. @param {string} id */
+export function byId(id) {
+	const element = document.getElementById(id);
+	if (!element) throw new Error(`#${id} is missing in index.html`);
+	return element;
+}
+
+/** Returns a table that scrolls by itself if it is too wide. @type {Dom["table"]} */
 export function table(caption, columns, rows, attributes = {}) {
-	const head = columns.map((column) =>
-		h("th", { scope: "col", class: classes(column), title: column.title }, column.name),
-	);
-	const body = rows.map((row) =>
-		h(
-			"tr",
-			row.attributes ?? {},
-			(row.cells ?? row).map((cell, nth) => h("td", { class: classes(columns[nth]) }, cell)),
-		),
+	const head = columns.map(([name, classes, title]) =>
+		h("th", { scope: "col", class: classes, title }, name),
 	);
 	return h(
 		"div",
@@ -43,73 +60,114 @@ export function table(caption, columns, rows, attributes = {}) {
 			"table",
 			attributes,
 			h("caption", { class: "hidden" }, caption),
-			h("thead", {}, h("tr", {}, head)),
-			h("tbody", {}, body),
+			h("thead", h("tr", head)),
+			h(
+				"tbody",
+				rows.map(row => tableRow(columns, row)),
+			),
 		),
 	);
 }
 
-function classes(column) {
-	return (
-		[column.numeric && "number", column.wide && "wide", column.class].filter(Boolean).join(" ") ||
-		null
+/** @param {Column[]} columns @param {Row | Child[]} row */
+export function tableRow(columns, row) {
+	const { attributes, cells } = Array.isArray(row) ? { attributes: {}, cells: row } : row;
+	return h(
+		"tr",
+		attributes,
+		cells.map((cell, index) => h("td", { class: columns[index][1] }, cell)),
 	);
 }
 
-/** What there is to say where there is nothing to show. */
+/** Returns the text in place of an empty list. @param {string} title @param {Child[]} more */
 export function empty(title, ...more) {
-	return h("div", { class: "empty" }, h("h2", {}, title), more);
+	return h("div", { class: "empty" }, h("h2", title), more.length > 0 && h("p", more));
 }
 
-/** What went wrong, and what to do about it. */
-export function failed(error, again) {
+/** @param {Child[]} children */
+export function hint(...children) {
+	return h("p", { class: "hint" }, children);
+}
+
+/** @param {string} text @param {Listener} onclick @param {Attributes} [attributes] */
+export function button(text, onclick, attributes) {
+	return h("button", { type: "button", onclick, ...attributes }, text);
+}
+
+/** Returns a control with its label. @param {string} label @param {Child} control */
+export function field(label, control) {
+	return h("label", { class: "field" }, h("span", label), control);
+}
+
+/** Returns several controls with a label. @param {string} label @param {Child[]} controls */
+export function group(label, ...controls) {
 	return h(
 		"div",
-		{ class: "empty problem", role: "alert", "data-said": error.message },
-		h("h2", {}, error.title ?? "This could not be loaded"),
-		h("p", {}, error.message),
-		h("button", { type: "button", onclick: again }, "Try again"),
+		{ class: "field", role: "group", "aria-label": label },
+		h("span", label),
+		h("div", { class: "buttons" }, controls),
 	);
 }
 
-/** Something to choose from; options are `[value, text]`. */
-export function select(name, label, options, value, onchange) {
+/** Returns an error with its remedy. @param {unknown} error @param {() => void} retry */
+export function failed(error, retry) {
+	const title = error instanceof ApiError ? error.title : "This could not be loaded";
 	return h(
-		"label",
-		{ class: "field" },
-		h("span", {}, label),
-		h(
-			"select",
-			{ name, onchange: (event) => onchange(event.target.value) },
-			options.map(([of, text]) => h("option", { value: of, selected: of === value }, text)),
+		"div",
+		{ class: "empty problem", role: "alert", "data-message": message(error) },
+		h("h2", title),
+		h("p", message(error)),
+		button("Try again", retry),
+	);
+}
+
+/** Returns a list to choose from, with its label. @type {Dom["select"]} */
+export function select(name, label, options, value, onchange) {
+	const list = h(
+		"select",
+		{
+			name,
+			onchange() {
+				onchange(list.value);
+			},
+		},
+		options.map(([option, text]) =>
+			h("option", { value: option, selected: option === value }, text),
 		),
 	);
+	return field(label, list);
 }
 
-/** Puts something else into `place`; the focus stays where it was, or near, if that is gone. */
-export function renew(place, ...children) {
+/**
+ * Replaces the children of `place`. The focus stays on the same control, or moves to the content.
+ * @param {Element} place @param {Child[]} children
+ */
+export function replace(place, ...children) {
 	const focused = place.contains(document.activeElement) ? document.activeElement : null;
-	place.replaceChildren(...children.flat(Infinity));
+	place.replaceChildren(...present(children));
 	if (!focused || focused.isConnected) return;
-	const named = ["id", "name", "rel", "href"]
-		.map((name) => [name, focused.getAttribute(name)])
-		.find(([, value]) => value);
-	const same = named && place.querySelector(`[${named[0]}="${CSS.escape(named[1])}"]`);
-	(same ?? document.getElementById("main")).focus({ preventScroll: true });
+	const name = ["id", "name", "rel", "href"].find(key => focused.getAttribute(key));
+	const value = name && CSS.escape(focused.getAttribute(name) ?? "");
+	const same = name && place.querySelector(`[${name}="${value}"]`);
+	(same instanceof HTMLElement ? same : byId("main")).focus({ preventScroll: true });
 }
 
-/** Says something to those who do not see it happen. */
+/** Tells a change to a screen reader. @param {string} text */
 export function announce(text) {
-	document.getElementById("notice").textContent = text;
+	byId("notice").textContent = text;
 }
 
-/** Calls `work` once things have been quiet for a moment, unless it is cancelled before. */
-export function calmly(work, quiet = 250) {
-	let timer;
-	const calm = (...args) => {
-		clearTimeout(timer);
-		timer = setTimeout(() => work(...args), quiet);
+/**
+ * Returns a function that calls `work` once it has not been called for `ms`, unless cancelled.
+ * @template Value @param {(value: Value) => void} work @param {number} ms
+ */
+export function debounce(work, ms) {
+	let timer = 0;
+	const cancel = () => clearTimeout(timer);
+	/** @param {Value} value */
+	const call = value => {
+		cancel();
+		timer = setTimeout(() => work(value), ms);
 	};
-	calm.cancel = () => clearTimeout(timer);
-	return calm;
+	return Object.assign(call, { cancel });
 }

@@ -1,398 +1,363 @@
-// The failures one by one: found, followed as they come, and each in full.
+// The page of single failures: a list with filters, a live tail, and each failure in full.
 
 import * as api from "./api.js";
-import { announce, calmly, empty, failed, h, renew, select, table } from "./dom.js";
+import {
+	announce,
+	button,
+	debounce,
+	empty,
+	failed,
+	field as labelled,
+	group,
+	h,
+	hint,
+	replace,
+	select,
+	table,
+	tableRow,
+} from "./dom.js";
 import * as format from "./format.js";
 import * as state from "./state.js";
 
 export const title = "Failures";
 
 const PER_PAGE = 50;
-/** How long the service looks for failures that fit before it tells what it has found. */
+/** The time budget of a request. A page of rare failures takes many requests. */
 const WITHIN_MS = 20;
-/** A search that took longer is not repeated by itself. */
+/** The timer does not repeat a search that took longer. */
 const SLOW_MS = 1000;
-/** Rows that a live list shows, and those that wait while it is paused. */
-const MOST_LIVE = 200;
+/** Rows that a live list shows, and rows that wait while it is paused. */
+const MAX_LIVE_ROWS = 200;
 
+const FILTERS = ["type", "strategy", "conversation", "text", "group"];
+/** The changes that lead to the newest page. */
+const NEWEST = { cursor: null, back: null };
+
+/** @type {Mount} */
 export function mount(root) {
-	const shownFilters = h("form", {
-		class: "filters",
-		role: "search",
-		onsubmit: (event) => event.preventDefault(),
-	});
 	const progress = h("div", { class: "progress" });
-	const list = h("div", {});
+	const list = h("div");
 	const pager = h("nav", { class: "pager", "aria-label": "Pages of failures" });
 	const dialog = h("dialog", {
 		class: "detail",
 		"aria-labelledby": "detail-title",
 		onclose: () => state.set({ failure: null }),
 	});
-	dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-	const controls = filters((said) => (progress.textContent = said));
-	shownFilters.append(...controls.elements);
-	root.append(h("section", { class: "card" }, shownFilters, progress, list, pager), dialog);
+	dialog.addEventListener("click", event => event.target === dialog && dialog.close());
+	const filters = filterFields(text => (progress.textContent = text));
+	const form = h(
+		"form",
+		{ class: "filters", role: "search", onsubmit: event => event.preventDefault() },
+		filters.elements,
+	);
+	root.append(h("section", { class: "card" }, form, progress, list, pager), dialog);
 
+	/** @type {{ stop(): void } | null} */
 	let tail = null;
+	/** The state that the list shows. */
 	let shown = "";
-	let slow = false;
+	let isSlow = false;
 
-	return {
-		search: () => controls.text.focus(),
-		/** What comes by itself needs no refresh, and who reads an older page is not to lose it. */
-		get still() {
-			const { live, cursor } = state.get();
-			return Boolean(live || cursor || slow);
-		},
-		async load(signal) {
-			const now = state.get();
-			controls.show(now);
-			await Promise.all([showDetail(dialog, now.failure, signal), showList(now, signal)]);
-		},
-		close() {
-			controls.cancel();
-			tail?.stop();
-			dialog.close();
-		},
-	};
-
+	/** @param {State} now @param {AbortSignal} signal */
 	async function showList(now, signal) {
 		const { failure, ...rest } = now;
 		const wanted = JSON.stringify(rest);
 		if (now.live) {
-			// It goes on while a detail is looked at.
+			// The tail continues behind the dialog.
 			if (tail && shown === wanted) return;
 			tail?.stop();
-			tail = follow(now, list, progress);
+			tail = followTail(now, list, progress);
 			pager.replaceChildren();
 		} else {
 			tail?.stop();
 			tail = null;
 			if (failure && shown === wanted) return;
+			const places = { list, progress, pager };
 			const began = performance.now();
-			slow = true;
+			// A search that is stopped counts as slow.
+			isSlow = true;
 			try {
-				await find(now, signal, { list, progress, pager });
+				await find(now, signal, places);
 			} catch (error) {
-				// What was stopped stays so.
-				if (error.code !== "invalid_cursor") throw error;
-				slow = false;
-				// The log was replaced by another one: its newest page is shown.
+				if (!(error instanceof api.ApiError) || error.code !== "invalid_cursor") throw error;
+				isSlow = false;
+				// The cursor belongs to a log that was replaced: the newest page is shown.
 				if (now.cursor) {
-					state.set({ cursor: null, back: null }, { replace: true });
+					state.set(NEWEST, { replace: true });
 					return;
 				}
-				await find(now, signal, { list, progress, pager });
+				await find(now, signal, places);
 			}
-			slow = performance.now() - began > SLOW_MS;
+			isSlow = performance.now() - began > SLOW_MS;
 		}
 		shown = wanted;
 	}
+
+	return {
+		search: () => filters.focus(),
+		/** A live list needs no refresh, and an older page must stay while it is read. */
+		get isHeld() {
+			const { live, cursor } = state.get();
+			return Boolean(live || cursor || isSlow);
+		},
+		async load(signal) {
+			const now = state.get();
+			filters.show(now);
+			await Promise.all([showDetail(dialog, now.failure, signal), showList(now, signal)]);
+		},
+		close() {
+			filters.cancel();
+			tail?.stop();
+			dialog.close();
+		},
+	};
 }
 
-/** The filters, which show the URL and change it. */
-function filters(tell) {
-	const change = (changes, how) => state.set({ cursor: null, back: null, ...changes }, how);
-	const delayed = [];
-	const input = (name, label, more = {}) => {
-		// What is typed is one step of the history, whatever pauses there were.
-		const later = calmly((value) => change({ [name]: value || null }, { replace: true }), 300);
-		delayed.push(later);
+/** Returns the fields of the filters. @param {(text: string) => void} showError */
+function filterFields(showError) {
+	/** @param {StateChanges} changes @param {{ replace?: boolean }} [options] */
+	const change = (changes, options) => state.set({ ...NEWEST, ...changes }, options);
+	/** @param {StateKey} name @param {string} label @param {Attributes} more */
+	const input = (name, label, more) => {
+		// Typing is one step of the history, whatever its pauses.
+		const later = debounce((/** @type {string} */ value) => {
+			change({ [name]: value || null }, { replace: true });
+		}, 300);
 		const field = h("input", {
 			type: "search",
 			name,
 			autocomplete: "off",
 			spellcheck: "false",
-			oninput: () => later(field.value.trim()),
+			oninput() {
+				later(field.value.trim());
+			},
 			...more,
 		});
-		return [h("label", { class: "field" }, h("span", {}, label), field), field];
+		const element = labelled(label, field);
+		return { name, field, element, cancel: later.cancel };
 	};
-	const [text, textField] = input("text", "Search in queries and errors", {
-		placeholder: "/",
-		maxlength: 512,
-	});
-	const [strategy, strategyField] = input("strategy", "Strategy", { maxlength: 64 });
-	const [conversation, conversationField] = input("conversation", "Conversation", {
-		maxlength: 128,
-	});
-	const type = select("type", "Type", format.TYPE_OPTIONS, "", (type) =>
-		change({ type: type || null }),
+	const text = input("text", "Search in queries and errors", { placeholder: "/", maxlength: 512 });
+	const inputs = [
+		text,
+		input("strategy", "Strategy", { maxlength: 64 }),
+		input("conversation", "Conversation", { maxlength: 128 }),
+	];
+	const [textField, ...otherFields] = inputs.map(({ element }) => element);
+	const type = select("type", "Type", format.TYPE_OPTIONS, "", value =>
+		change({ type: value || null }),
 	);
-	const live = h("button", {
-		type: "button",
+	const live = button("", () => change({ live: state.get().live ? null : "1" }), {
 		name: "live",
 		title: "Follow what comes in (t)",
-		onclick: () => change({ live: state.get().live ? null : "1" }),
 	});
-	const save = (format, name) =>
-		h(
-			"button",
-			{
-				type: "button",
-				"data-export": format,
-				onclick: () =>
-					api
-						.download("export", { ...state.range(), ...state.filter(), format }, name)
-						.catch((error) => tell(`This could not be exported: ${error.message}`)),
-			},
-			format === "csv" ? "CSV" : "JSON lines",
-		);
-	const group = h("p", { class: "chip", hidden: true });
+	/** @param {string} name @param {string} label @param {string} file */
+	const save = (name, label, file) => {
+		const onclick = () =>
+			api
+				.download("export", { ...state.range(), ...state.filter(), format: name }, file)
+				.catch(error => showError(`This could not be exported: ${api.message(error)}`));
+		return button(label, onclick, { "data-export": name });
+	};
+	const chip = h("p", { class: "chip", hidden: true });
 	return {
-		text: textField,
-		cancel: () => delayed.forEach((later) => later.cancel()),
+		focus: () => text.field.focus(),
+		cancel: () => inputs.forEach(one => one.cancel()),
 		elements: [
-			text,
+			textField,
 			type,
-			strategy,
-			conversation,
-			h("div", { class: "field" }, h("span", {}, "Live"), live),
-			h(
-				"div",
-				{ class: "field", role: "group", "aria-label": "Export what is shown" },
-				h("span", {}, "Export"),
-				h(
-					"div",
-					{ class: "buttons" },
-					save("csv", "failures.csv"),
-					save("json_lines", "failures.jsonl"),
-				),
+			otherFields,
+			group("Live", live),
+			group(
+				"Export",
+				save("csv", "CSV", "failures.csv"),
+				save("json_lines", "JSON lines", "failures.jsonl"),
 			),
-			group,
+			chip,
 		],
+		/** @param {State} now */
 		show(now) {
-			const fields = [
-				[textField, now.text],
-				[strategyField, now.strategy],
-				[conversationField, now.conversation],
-			];
-			for (const [field, value] of fields)
-				if (document.activeElement !== field) field.value = value ?? "";
-			type.querySelector("select").value = now.type ?? "";
+			for (const { name, field } of inputs) {
+				if (document.activeElement !== field) field.value = now[name] ?? "";
+			}
+			const types = type.querySelector("select");
+			if (types) types.value = now.type ?? "";
 			live.textContent = now.live ? "■ Stop" : "▶ Follow";
 			live.setAttribute("aria-pressed", String(Boolean(now.live)));
-			group.hidden = !now.group;
+			chip.hidden = !now.group;
 			if (!now.group) return;
-			group.replaceChildren(
-				"Only queries of the group ",
-				h("code", {}, now.group),
-				" ",
-				h(
-					"button",
-					{
-						type: "button",
-						"aria-label": "Show other queries too",
-						onclick: () => {
-							change({ group: null });
-							textField.focus();
-						},
-					},
-					"×",
-				),
-			);
+			const showAll = () => {
+				change({ group: null });
+				text.field.focus();
+			};
+			const remove = button("×", showAll, { "aria-label": "Show other queries too" });
+			chip.replaceChildren("Only queries of the group ", h("code", now.group), " ", remove);
 		},
 	};
 }
 
+/** @type {Column[]} */
 const COLUMNS = [
-	{ name: "time" },
-	{ name: "type" },
-	{ name: "strategy", wide: true },
-	{ name: "score", numeric: true, wide: true, title: "Best score, and the threshold" },
-	{ name: "latency", numeric: true, wide: true },
-	{ name: "query", class: "grow" },
+	["time"],
+	["type"],
+	["strategy", "wide"],
+	["score", "number wide", "Best score, and the threshold"],
+	["latency", "number wide"],
+	["query", "grow"],
 ];
 
+/** @param {Failure} failure @param {Attributes} attributes @returns {Row} */
 function row(failure, attributes = {}) {
+	const { event_id, top_score, confidence_threshold } = failure;
+	const hasScore = top_score !== null || confidence_threshold !== null;
 	return {
-		attributes: { "data-event": failure.event_id, ...attributes },
+		attributes: { "data-event": event_id, ...attributes },
 		cells: [
 			format.time(failure.created_at),
 			format.badge(failure.failure_type),
-			format.typed(failure.retrieval_strategy),
-			failure.top_score === null && failure.confidence_threshold === null
-				? "–"
-				: `${format.score(failure.top_score)} / ${format.score(failure.confidence_threshold)}`,
+			format.logged(failure.retrieval_strategy),
+			hasScore ? `${format.score(top_score)} / ${format.score(confidence_threshold)}` : "–",
 			format.milliseconds(failure.latency_ms),
-			h(
-				"a",
-				{ class: "query", href: state.link({ failure: failure.event_id }) },
-				format.typed(failure.query_text),
-			),
+			state.anchor({ failure: event_id }, format.logged(failure.query_text), { class: "query" }),
 		],
 	};
 }
 
-/** Fills a page, with many short requests if failures that fit are rare. */
+/** Fills a page, with many short requests if matching failures are rare. @type {FailuresPage["find"]} */
 async function find(now, signal, { list, progress, pager }) {
 	const began = performance.now();
-	const backwards = !now.back;
+	const isBackwards = !now.back;
+	const parameters = { ...state.range(now), ...state.filter(now), within_ms: WITHIN_MS };
+	/** @type {Maybe<string>} */
 	let cursor = now.cursor;
-	let failures = [],
-		first = null,
-		page;
-	const said = h("span", {});
-	const stop = h(
-		"button",
-		{ type: "button", onclick: () => document.dispatchEvent(new Event("stop-loading")) },
-		"Stop",
-	);
+	/** @type {Failure[]} */
+	let failures = [];
+	/** @type {FailurePage | undefined} */
+	let first;
+	/** @type {FailurePage} */
+	let page;
+	const text = h("span");
+	const stop = button("Stop", () => document.dispatchEvent(new Event("stop-loading")));
 	for (let round = 0; ; round++) {
 		const limit = PER_PAGE - failures.length;
-		page = await api.get(
-			"failures",
-			{ ...state.range(now), ...state.filter(now), cursor, limit, within_ms: WITHIN_MS },
-			signal,
-		);
+		page = await api.get("failures", { ...parameters, cursor, limit }, signal);
 		first ??= page;
-		failures = backwards ? [...failures, ...page.data] : [...page.data, ...failures];
+		failures = isBackwards ? [...failures, ...page.data] : [...page.data, ...failures];
 		if (page.complete || failures.length >= PER_PAGE) break;
 		cursor = page.next;
 		if (round % 8 === 0) {
 			showRows(list, failures);
-			const reached = new Date(page.searched_to);
-			said.textContent = `Searching… back to ${reached.toLocaleString()}, ${failures.length} found, ${((performance.now() - began) / 1000).toFixed(1)} s `;
-			if (round === 0) progress.replaceChildren(said, stop);
+			const reached = new Date(page.searched_to ?? 0).toLocaleString();
+			const seconds = ((performance.now() - began) / 1000).toFixed(1);
+			text.textContent = `Searching… back to ${reached}, ${failures.length} found, ${seconds} s `;
+			if (round === 0) progress.replaceChildren(text, stop);
 		}
 	}
 	progress.replaceChildren();
 	announce(`${failures.length} failures are shown`);
 	showRows(list, failures);
-	// A page is read from its top.
+	// Another page is read from its top.
 	if (now.cursor) scrollTo(0, 0);
-	if (failures.length === 0) {
-		const filtered = now.type || now.strategy || now.conversation || now.text || now.group;
-		list.replaceChildren(
-			empty(
-				filtered ? "No failure fits" : "No failures in this time",
-				h(
-					"p",
-					{},
-					filtered
-						? h(
-								"a",
-								{
-									href: state.link({
-										type: null,
-										strategy: null,
-										conversation: null,
-										text: null,
-										group: null,
-										cursor: null,
-										back: null,
-									}),
-								},
-								"Clear filters",
-							)
-						: "That is good news, or nothing reports here yet: ",
-					filtered
-						? ", or choose a longer time."
-						: h("a", { href: state.link({ page: "overview" }) }, "see the overview"),
-				),
-			),
+	if (failures.length === 0) list.replaceChildren(noFailures(now));
+	// "Newest" is a link of its own: a cursor stays in its place while failures come in.
+	const older = isBackwards ? page.older : first.older;
+	const newer = isBackwards ? first.newer : page.newer;
+	replace(
+		pager,
+		now.cursor && state.anchor(NEWEST, "« Newest", { class: "button" }),
+		now.cursor &&
+			!now.back &&
+			newer &&
+			state.anchor({ cursor: newer, back: "1" }, "‹ Newer", { class: "button", rel: "prev" }),
+		older &&
+			failures.length > 0 &&
+			state.anchor({ cursor: older, back: null }, "Older ›", { class: "button", rel: "next" }),
+	);
+}
+
+/** @param {State} now */
+function noFailures(now) {
+	if (!FILTERS.some(name => Object.hasOwn(now, name))) {
+		return empty(
+			"No failures in this time",
+			"That is good news, or nothing reports here yet: ",
+			state.anchor({ page: "overview" }, "see the overview"),
 		);
 	}
-	// To the newest page there is a way of its own: a cursor stays where it was.
-	const older = backwards ? page.older : first.older,
-		newer = backwards ? first.newer : page.newer;
-	renew(
-		pager,
-		[
-			now.cursor &&
-				h("a", { class: "button", href: state.link({ cursor: null, back: null }) }, "« Newest"),
-			now.cursor &&
-				!now.back &&
-				newer &&
-				h(
-					"a",
-					{ class: "button", rel: "prev", href: state.link({ cursor: newer, back: "1" }) },
-					"‹ Newer",
-				),
-			older &&
-				failures.length > 0 &&
-				h(
-					"a",
-					{ class: "button", rel: "next", href: state.link({ cursor: older, back: null }) },
-					"Older ›",
-				),
-		].filter(Boolean),
+	const removed = Object.fromEntries(FILTERS.map(name => [name, null]));
+	return empty(
+		"No failure fits",
+		state.anchor({ ...NEWEST, ...removed }, "Clear filters"),
+		", or choose a longer time.",
 	);
 }
 
+/** @param {Element} list @param {Failure[]} failures */
 function showRows(list, failures) {
-	renew(
-		list,
-		table(
-			"Failures, the newest first",
-			COLUMNS,
-			failures.map((failure) => row(failure)),
-		),
-	);
+	const rows = failures.map(failure => row(failure));
+	replace(list, table("Failures, the newest first", COLUMNS, rows));
 }
 
-/** Shows failures as they come in. */
-function follow(now, list, progress) {
-	const ended = new AbortController();
-	let paused = false,
-		waiting = [],
-		count = 0,
-		replacements = 0,
-		connection = "connecting…";
+/** Shows failures as they are stored. @type {FailuresPage["followTail"]} */
+function followTail(now, list, progress) {
+	const stopped = new AbortController();
+	let isPaused = false;
+	/** @type {Failure[]} */
+	let waiting = [];
+	let count = 0;
+	let replacements = 0;
+	let connection = "connecting…";
+	const rows = h("tbody");
 	const shown = table("Failures as they come in", COLUMNS, [], { class: "live" });
-	const body = shown.querySelector("tbody");
-	const pause = h("button", {
-		type: "button",
-		name: "pause",
-		onclick: () => {
-			paused = !paused;
-			if (!paused) waiting.splice(0).forEach(add);
-			tell();
-		},
-	});
-	const said = h("span", {});
-	progress.replaceChildren(said, " ", pause);
+	shown.querySelector("tbody")?.replaceWith(rows);
+	const togglePause = () => {
+		isPaused = !isPaused;
+		if (!isPaused) waiting.splice(0).forEach(add);
+		showProgress();
+	};
+	const pause = button("", togglePause, { name: "pause" });
+	const text = h("span");
+	progress.replaceChildren(text, " ", pause);
 	list.replaceChildren(shown);
-	tell();
+	showProgress();
 
-	function tell() {
-		said.textContent = paused
-			? `Paused: ${waiting.length}${waiting.length === MOST_LIVE ? " or more" : ""} new`
+	function showProgress() {
+		const more = waiting.length === MAX_LIVE_ROWS ? " or more" : "";
+		text.textContent = isPaused
+			? `Paused: ${waiting.length}${more} new`
 			: `Following: ${connection}, ${count} since then`;
-		if (replacements > 0) said.textContent += "; the log was replaced by another one";
-		pause.textContent = paused ? "▶ Resume" : "❚❚ Pause";
+		if (replacements > 0) text.textContent += "; the log was replaced by another one";
+		pause.textContent = isPaused ? "▶ Resume" : "❚❚ Pause";
 	}
+	/** @param {Failure} failure */
 	function add(failure) {
-		const line = table("", COLUMNS, [row(failure, { class: "new" })]).querySelector("tbody tr");
-		body.prepend(line);
-		while (body.childElementCount > MOST_LIVE) body.lastElementChild.remove();
+		rows.prepend(tableRow(COLUMNS, row(failure, { class: "new" })));
+		while (rows.childElementCount > MAX_LIVE_ROWS) rows.lastElementChild?.remove();
 	}
 	api
-		.follow("tail", state.filter(now), ended.signal, {
-			event(failure) {
+		.tail(state.filter(now), stopped.signal, {
+			failure(failure) {
 				count++;
-				if (paused) waiting = [...waiting, failure].slice(-MOST_LIVE);
+				if (isPaused) waiting = [...waiting, failure].slice(-MAX_LIVE_ROWS);
 				else add(failure);
-				tell();
+				showProgress();
 			},
 			replaced() {
-				// What is shown was in the log that had the name before.
+				// The rows that are shown belong to the log before.
 				waiting = [];
-				body.replaceChildren();
+				rows.replaceChildren();
 				replacements++;
-				tell();
+				showProgress();
 			},
-			connected(is) {
-				connection = is ? "connected" : "connection lost, retrying";
-				tell();
+			connected(isConnected) {
+				connection = isConnected ? "connected" : "connection lost, retrying";
+				showProgress();
 			},
 		})
-		.catch((error) => list.replaceChildren(failed(error, () => state.set({ live: null }))));
-	return { stop: () => ended.abort() };
+		.catch(error => list.replaceChildren(failed(error, () => state.set({ live: null }))));
+	return { stop: () => stopped.abort() };
 }
 
-/** One failure in full, with what else is known of its query and its conversation. */
+/** Shows a failure in full. @type {FailuresPage["showDetail"]} */
 async function showDetail(dialog, event, signal) {
 	if (!event) {
 		dialog.close();
@@ -401,36 +366,35 @@ async function showDetail(dialog, event, signal) {
 	if (dialog.open && dialog.dataset.event === event) return;
 	dialog.dataset.event = event;
 	const content = h("div", { class: "content" });
-	const close = h(
-		"button",
-		{ type: "button", class: "close", "aria-label": "Close", onclick: () => dialog.close() },
-		"×",
-	);
-	dialog.replaceChildren(
-		h("header", {}, h("h2", { id: "detail-title" }, "Failure"), close),
-		content,
-	);
+	const close = button("×", () => dialog.close(), { class: "close", "aria-label": "Close" });
+	dialog.replaceChildren(h("header", h("h2", { id: "detail-title" }, "Failure"), close), content);
 	if (!dialog.open) dialog.showModal();
 	let failure;
 	try {
 		failure = await api.get(`failures/${encodeURIComponent(event)}`, {}, signal);
 	} catch (error) {
-		if (error.name === "AbortError") throw error;
-		content.replaceChildren(
-			failed(error, () => {
-				delete dialog.dataset.event;
-				showDetail(dialog, event, signal);
-			}),
-		);
+		if (api.isAbort(error)) throw error;
+		const retry = () => {
+			delete dialog.dataset.event;
+			showDetail(dialog, event, signal);
+		};
+		content.replaceChildren(failed(error, retry));
 		return;
 	}
-	const history = h("div", {}),
-		conversation = h("div", {});
+	await showFacts(content, failure, signal);
+}
+
+/** @param {Element} content @param {Failure} failure @param {AbortSignal} signal */
+async function showFacts(content, failure, signal) {
+	const { conversation_id, edge_types, error_context, query_text } = failure;
+	const history = h("div");
+	const conversation = h("div");
+	/** @type {[string, Child][]} */
 	const facts = [
 		["time", format.time(failure.created_at, { withYear: true })],
 		["type", format.badge(failure.failure_type)],
-		["strategy", format.typed(failure.retrieval_strategy)],
-		["query", format.typed(failure.query_text, { class: "typed whole" })],
+		["strategy", format.logged(failure.retrieval_strategy)],
+		["query", format.logged(query_text, { class: "logged whole" })],
 		["length of the query", `${format.number(failure.query_len)} bytes`],
 		["best score", format.score(failure.top_score)],
 		["threshold", format.score(failure.confidence_threshold)],
@@ -438,59 +402,40 @@ async function showDetail(dialog, event, signal) {
 		["latency", format.milliseconds(failure.latency_ms)],
 		[
 			"conversation",
-			failure.conversation_id === null
+			conversation_id === null
 				? "–"
-				: h(
-						"a",
-						{ href: state.link({ conversation: failure.conversation_id, failure: null }) },
-						format.typed(failure.conversation_id),
+				: state.anchor(
+						{ conversation: conversation_id, failure: null },
+						format.logged(conversation_id),
 					),
 		],
 		["turn", format.number(failure.turn_index)],
-		["edge types", failure.edge_types === null ? "–" : format.typed(edges(failure.edge_types))],
+		["edge types", edge_types === null ? "–" : format.logged(edgeTypes(edge_types))],
 		[
 			"error",
-			failure.error_context === null
-				? "–"
-				: format.typed(failure.error_context, { class: "typed whole" }),
+			error_context === null ? "–" : format.logged(error_context, { class: "logged whole" }),
 		],
-		["event id", h("code", {}, failure.event_id)],
+		["event id", h("code", failure.event_id)],
 	];
 	content.replaceChildren(
 		h(
 			"dl",
-			{},
-			facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+			facts.map(([name, value]) => h("div", h("dt", name), h("dd", value))),
 		),
-		h("h3", {}, "The same query before and after"),
+		h("h3", "The same query before and after"),
 		history,
-		failure.conversation_id === null ? "" : h("h3", {}, "Its conversation, in order"),
+		conversation_id === null ? "" : h("h3", "Its conversation, in order"),
 		conversation,
 	);
-	const around = (days) => {
-		const at = Date.parse(failure.created_at),
-			day = 86_400_000;
-		return {
-			from: new Date(Math.max(0, at - days * day)).toISOString(),
-			to: new Date(at + days * day).toISOString(),
-		};
-	};
-	const inOrder = (one, other) =>
-		one.turn_index - other.turn_index || Date.parse(one.created_at) - Date.parse(other.created_at);
 	await Promise.all([
-		related(history, { ...around(30), query_text: failure.query_text }, failure, signal),
-		failure.conversation_id !== null &&
-			related(
-				conversation,
-				{ ...around(2), conversation_id: failure.conversation_id },
-				failure,
-				signal,
-				inOrder,
-			),
+		showRelated(history, failure, RELATED.query, { query_text }, signal),
+		conversation_id !== null &&
+			showRelated(conversation, failure, RELATED.conversation, { conversation_id }, signal),
 	]);
 }
 
-function edges(json) {
+/** Returns a list of edge types as text. @param {string} json */
+function edgeTypes(json) {
 	try {
 		return JSON.parse(json).join(", ");
 	} catch {
@@ -498,66 +443,68 @@ function edges(json) {
 	}
 }
 
-/** Other failures that belong to one; at most as many as fit beside it. */
-async function related(place, wanted, failure, signal, order) {
-	const most = 50,
-		seconds = 5,
-		began = performance.now();
-	let found = [],
-		cursor = null,
-		complete = false;
-	while (!complete && found.length < most && performance.now() - began < 1000 * seconds) {
-		const page = await api.get(
-			"failures",
-			{ ...wanted, cursor, limit: most - found.length, within_ms: WITHIN_MS },
-			signal,
-		);
+/** Kinds of failures that are related to another one. @type {Record<string, Related>} */
+const RELATED = {
+	query: {
+		caption: "Failures of the same query",
+		days: 30,
+		columns: ["time", "strategy"],
+		cells: other => [format.time(other.created_at), format.logged(other.retrieval_strategy)],
+		compare: () => 0,
+	},
+	conversation: {
+		caption: "Failures of the same conversation",
+		days: 2,
+		columns: ["turn", "query"],
+		cells: other => [format.number(other.turn_index), format.logged(other.query_text)],
+		compare: (one, other) =>
+			(one.turn_index ?? 0) - (other.turn_index ?? 0) ||
+			Date.parse(one.created_at) - Date.parse(other.created_at),
+	},
+};
+
+/** @type {FailuresPage["showRelated"]} */
+async function showRelated(place, failure, kind, filter, signal) {
+	const max = 50;
+	const deadline = performance.now() + 5000;
+	const at = Date.parse(failure.created_at);
+	const span = kind.days * 86_400_000;
+	const parameters = {
+		...filter,
+		from: new Date(Math.max(0, at - span)).toISOString(),
+		to: new Date(at + span).toISOString(),
+		within_ms: WITHIN_MS,
+	};
+	const [first, last] = kind.columns;
+	/** @type {Column[]} */
+	const columns = [[first], ["type"], ["score", "number wide"], [last, "grow"]];
+	/** @type {Failure[]} */
+	let found = [];
+	/** @type {FailurePage | undefined} */
+	let page;
+	while (!page?.complete && found.length < max && performance.now() < deadline) {
+		const limit = max - found.length;
+		page = await api.get("failures", { ...parameters, cursor: page?.next, limit }, signal);
 		found = [...found, ...page.data];
-		complete = page.complete;
-		cursor = page.next;
-		const turns = order ? [...found].sort(order) : found;
-		place.replaceChildren(
-			table(
-				order ? "Failures of the same conversation" : "Failures of the same query",
-				[
-					{ name: order ? "turn" : "time" },
-					{ name: "type" },
-					{ name: "score", numeric: true, wide: true },
-					{ name: order ? "query" : "strategy", class: "grow" },
+		const rows = found.toSorted(kind.compare).map(other => {
+			const [label, text] = kind.cells(other);
+			return {
+				attributes: {
+					class: other.event_id === failure.event_id ? "current" : null,
+					"data-event": other.event_id,
+				},
+				cells: [
+					state.anchor({ failure: other.event_id }, label),
+					format.badge(other.failure_type),
+					format.score(other.top_score),
+					text,
 				],
-				turns.map((other) => ({
-					attributes: {
-						class: other.event_id === failure.event_id ? "current" : null,
-						"data-event": other.event_id,
-					},
-					cells: [
-						order
-							? h(
-									"a",
-									{ href: state.link({ failure: other.event_id }) },
-									`${format.number(other.turn_index)}`,
-								)
-							: h(
-									"a",
-									{ href: state.link({ failure: other.event_id }) },
-									format.time(other.created_at),
-								),
-						format.badge(other.failure_type),
-						format.score(other.top_score),
-						format.typed(order ? other.query_text : other.retrieval_strategy),
-					],
-				})),
-			),
-			h(
-				"p",
-				{ class: "hint" },
-				complete && !cursor
-					? "These are all within "
-					: complete
-						? "There are more than these within "
-						: "Searching within ",
-				order ? "two days." : "thirty days.",
-			),
+			};
+		});
+		const more = page.next ? "There are more than these" : "These are all";
+		place.replaceChildren(
+			table(kind.caption, columns, rows),
+			hint(`${page.complete ? more : "Searching"} within ${kind.days} days.`),
 		);
 	}
 }

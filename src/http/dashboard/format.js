@@ -1,4 +1,4 @@
-// Numbers with their units, times in the reader's zone.
+// Formats numbers with their units, times in the zone of the reader, and names.
 
 import { h, svg } from "./dom.js";
 
@@ -9,13 +9,18 @@ export const TYPE_NAMES = {
 	timeout: "timeout",
 	error: "error",
 };
-export const TYPES = Object.keys(TYPE_NAMES);
-/** The types of failures to choose from, as `select` takes them. */
+export const TYPES = /** @type {FailureType[]} */ (Object.keys(TYPE_NAMES));
+/** The options of a `select` for a type. */
 export const TYPE_OPTIONS = [["", "all types"], ...Object.entries(TYPE_NAMES)];
 
-/** What gives a group of queries its status, by the status. */
+/** Returns the columns of the types. @param {string} classes @returns {Column[]} */
+export function typeColumns(classes) {
+	return TYPES.map(type => [TYPE_NAMES[type], classes]);
+}
+
+/** The actions that set the status of a group, by the status. */
 export const STATUS_ACTIONS = { open: "Reopen", resolved: "Resolve", ignored: "Ignore" };
-export const STATUSES = Object.keys(STATUS_ACTIONS);
+export const STATUSES = /** @type {QueryStatus[]} */ (Object.keys(STATUS_ACTIONS));
 
 const whole = new Intl.NumberFormat();
 const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
@@ -32,106 +37,124 @@ const short = new Intl.DateTimeFormat(undefined, {
 	second: "2-digit",
 });
 
-export const number = (value) =>
-	value === null || value === undefined ? "–" : whole.format(value);
-export const score = (value) => (value === null || value === undefined ? "–" : fine.format(value));
-export const percent = (value, digits) =>
-	`${value.toLocaleString(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits })} %`;
-export const share = (value) =>
-	value === null || value === undefined
-		? "–"
-		: percent(100 * value, value !== 0 && value < 0.1 ? 2 : 1);
-export const milliseconds = (value) => {
-	if (value === null || value === undefined) return "–";
+/** @param {Maybe<number>} value */
+export function number(value) {
+	return value == null ? "–" : whole.format(value);
+}
+
+/** @param {Maybe<number>} value */
+export function score(value) {
+	return value == null ? "–" : fine.format(value);
+}
+
+/** @param {number} value @param {number} digits */
+export function percent(value, digits) {
+	const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+	return `${value.toLocaleString(undefined, options)} %`;
+}
+
+/** Returns a share (0 to 1) in percent. @param {Maybe<number>} value */
+export function share(value) {
+	if (value == null) return "–";
+	return percent(100 * value, value !== 0 && value < 0.1 ? 2 : 1);
+}
+
+/** @param {Maybe<number>} value */
+export function milliseconds(value) {
+	if (value == null) return "–";
 	if (value >= 10_000) return `${fine.format(value / 1000)} s`;
 	return `${value < 10 ? fine.format(value) : whole.format(Math.round(value))} ms`;
-};
-export const bytes = (value) => {
-	const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-	const at = value > 0 ? Math.min(Math.floor(Math.log2(value) / 10), 4) : 0;
-	return `${fine.format(value / 2 ** (10 * at))} ${units[at]}`;
-};
+}
 
-/** Large numbers shortened; the whole one on hover. */
+/** @param {number} value */
+export function bytes(value) {
+	const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+	const unit = value > 0 ? Math.min(Math.floor(Math.log2(value) / 10), 4) : 0;
+	return `${fine.format(value / 2 ** (10 * unit))} ${units[unit]}`;
+}
+
+/** Shortens a large number; a hover shows all digits. @param {number} value */
 export function large(value) {
-	if (value === null || value === undefined) return "–";
 	return value < 100_000
 		? number(value)
 		: h("span", { title: number(value) }, compact.format(value));
 }
 
-/** Where on an axis of time: the time of day, and the date where a day begins. */
-export function ticks(moments, step) {
-	let before = null;
-	return moments.map((moment) => {
-		const at = new Date(1000 * moment),
-			date = day.format(at);
+/** Returns the labels of an axis of time. @type {Format["ticks"]} */
+export function ticks(seconds, step) {
+	let before = "";
+	return seconds.map(second => {
+		const at = new Date(1000 * second);
+		const date = day.format(at);
 		const text = step >= 86_400 ? date : clock.format(at) + (date === before ? "" : `\n${date}`);
 		before = date;
 		return text;
 	});
 }
 
-/** A moment in the reader's zone, with UTC on hover. */
-export function time(text, { withYear = false } = {}) {
-	if (!text) return "–";
-	const at = new Date(text);
-	return h(
-		"time",
-		{ datetime: text, title: `${at.toISOString()} (UTC)` },
-		(withYear ? local : short).format(at),
-	);
+/** @param {string} moment @param {string} text */
+function timeElement(moment, text) {
+	const title = `${new Date(moment).toISOString()} (UTC)`;
+	return h("time", { datetime: moment, title }, text);
 }
 
-export function ago(text) {
-	const seconds = Math.max(0, (Date.now() - new Date(text)) / 1000);
-	return h(
-		"time",
-		{ datetime: text, title: `${new Date(text).toISOString()} (UTC)` },
-		`${span(seconds)} ago`,
-	);
+/** @param {string} moment */
+export function time(moment, { withYear = false } = {}) {
+	return timeElement(moment, (withYear ? local : short).format(new Date(moment)));
 }
 
+/** @param {string} moment */
+export function ago(moment) {
+	const seconds = Math.max(0, (Date.now() - Date.parse(moment)) / 1000);
+	return timeElement(moment, `${span(seconds)} ago`);
+}
+
+/** Returns a length of time. @param {number} seconds */
 export function span(seconds) {
-	const units = [
-		["d", 86_400],
-		["h", 3600],
-		["min", 60],
-	];
-	const unit = units.find(([, length]) => seconds >= 2 * length);
-	return unit ? `${Math.floor(seconds / unit[1])} ${unit[0]}` : `${Math.floor(seconds)} s`;
+	for (const { unit, length } of [
+		{ unit: "d", length: 86_400 },
+		{ unit: "h", length: 3600 },
+		{ unit: "min", length: 60 },
+	]) {
+		if (seconds >= 2 * length) return `${Math.floor(seconds / length)} ${unit}`;
+	}
+	return `${Math.floor(seconds)} s`;
 }
 
-/** What would not be seen, or would turn others around, is shown by its number, as in ⟨U+202E⟩. */
+/** Replaces invisible characters by their numbers, such as ⟨U+202E⟩. @param {string} text */
 export function visible(text) {
-	// Control characters but line feeds and tabs, marks that turn the direction of writing, and what has no width; not
-	// what joins letters and emoji.
+	// Control characters except line feed and tab, marks of the direction of writing, and
+	// characters without a width, except those that join letters and emoji.
 	return text.replace(
 		/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu,
-		(character) => `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`,
+		character => {
+			const point = character.codePointAt(0) ?? 0;
+			return `⟨U+${point.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+		},
 	);
 }
 
-/** What somebody typed: as text, in its own direction, which ends with it. */
-export function typed(text, attributes = {}) {
+/** Returns logged text, isolated from the text around it. @type {Format["logged"]} */
+export function logged(text, attributes = {}) {
 	return h(
 		"bdi",
-		{ class: "typed", ...attributes },
+		{ class: "logged", ...attributes },
 		text ? visible(text) : h("span", { class: "muted" }, "(empty)"),
 	);
 }
 
+/** Returns the name of a type. The API may have types that are unknown here. @param {string} type */
 export function badge(type) {
-	return h(
-		"span",
-		{ class: `badge ${TYPES.includes(type) ? type : ""}` },
-		TYPE_NAMES[type] ?? type,
-	);
+	const known = TYPES.find(name => name === type);
+	return h("span", { class: `badge ${known ?? ""}` }, known ? TYPE_NAMES[known] : type);
 }
 
-/** How a number changed against the time before; `worse`: which way is bad, "up" or none. */
+/**
+ * Returns the change of a number since the period before. More is worse unless `worse` is "none".
+ * @param {Maybe<number>} now @param {Maybe<number>} before
+ */
 export function change(now, before, { as = number, worse = "up", points = false } = {}) {
-	if (before === null || before === undefined || now === null || now === undefined) {
+	if (before == null || now == null) {
 		return h("span", { class: "change" }, "nothing to compare");
 	}
 	if (before === 0 && !points) {
@@ -148,37 +171,33 @@ export function change(now, before, { as = number, worse = "up", points = false 
 		: now >= 10 * before
 			? `× ${fine.format(now / before)}`
 			: `${rough.format(Math.abs((100 * difference) / before))} %`;
-	const bad = worse === "up" && difference > 0;
-	const good = worse === "up" && difference < 0;
+	const judgement = worse !== "up" || difference === 0 ? "" : difference > 0 ? "bad" : "good";
 	return h(
 		"span",
-		{ class: `change ${bad ? "bad" : good ? "good" : ""}` },
-		`${sign} ${by}`.trim(),
+		{ class: `change ${judgement}` },
+		`${sign} ${by}`,
 		h("span", { class: "muted" }, ` was ${as(before)}`),
 	);
 }
 
-/** A row of bars; the numbers themselves are said to those who cannot see them. */
+/** Returns a row of bars. @param {number[]} numbers @param {string} label @returns {Element} */
 export function sparkline(numbers, label) {
-	// So many that each can be seen.
-	const together = Math.ceil(numbers.length / 48);
-	if (together > 1) {
-		const parts = Math.ceil(numbers.length / together);
-		const sum = (nth) =>
-			numbers.slice(nth * together, (nth + 1) * together).reduce((all, value) => all + value, 0);
-		return sparkline(
-			Array.from({ length: parts }, (_, nth) => sum(nth)),
-			label,
+	// More bars than these would be too narrow to see.
+	const each = Math.ceil(numbers.length / 48);
+	if (each > 1) {
+		const sums = Array.from({ length: Math.ceil(numbers.length / each) }, (_, index) =>
+			numbers.slice(index * each, (index + 1) * each).reduce((sum, value) => sum + value, 0),
 		);
+		return sparkline(sums, label);
 	}
-	const most = Math.max(1, ...numbers);
-	const width = 96,
-		height = 22,
-		step = width / Math.max(1, numbers.length);
-	const bars = numbers.map((value, nth) => {
-		const tall = value === 0 ? 0 : Math.max(1.5, (height * value) / most);
+	const highest = Math.max(0, ...numbers);
+	const width = 96;
+	const height = 22;
+	const step = width / Math.max(1, numbers.length);
+	const bars = numbers.map((value, index) => {
+		const tall = value === 0 ? 0 : Math.max(1.5, (height * value) / Math.max(1, highest));
 		return svg("rect", {
-			x: nth * step,
+			x: index * step,
 			y: height - tall,
 			width: Math.max(0.5, step - (step > 3 ? 1 : 0)),
 			height: tall,
@@ -192,7 +211,7 @@ export function sparkline(numbers, label) {
 			width,
 			height,
 			role: "img",
-			"aria-label": `${label}: ${numbers.length} steps, highest ${whole.format(Math.max(0, ...numbers))}, last ${whole.format(numbers.at(-1) ?? 0)}`,
+			"aria-label": `${label}: ${numbers.length} steps, highest ${number(highest)}, last ${number(numbers.at(-1) ?? 0)}`,
 		},
 		svg("path", { d: `M0 ${height - 0.5}H${width}`, class: "ground" }),
 		...bars,

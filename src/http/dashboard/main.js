@@ -1,9 +1,9 @@
-// The page around the pages: which one is shown, for which time, and when it is loaded anew.
+// The frame of the pages: navigation, time range, refresh, keys and the token.
 
 import * as api from "./api.js";
 import * as calibration from "./calibration.js";
 import * as charts from "./charts.js";
-import { failed, h, renew } from "./dom.js";
+import { button, byId, failed, field, h, replace } from "./dom.js";
 import * as failures from "./failures.js";
 import * as overview from "./overview.js";
 import * as queries from "./queries.js";
@@ -12,30 +12,33 @@ import * as state from "./state.js";
 const PAGES = { overview, failures, queries, calibration };
 const REFRESH_MS = 10_000;
 
-const main = document.getElementById("main");
-let page = null,
-	name = null,
-	loading = null,
-	updated = null;
-/** Whoever gave no token is asked again when they try again, and not before. */
-let refused = false;
-/** The address of what is on the page, as far as it was loaded. */
-let loaded = null;
+const main = byId("main");
+/** @type {Page | null} */
+let page = null;
+/** @type {PageName | null} */
+let pageName = null;
+/** @type {AbortController | null} */
+let loading = null;
+let loadedAt = 0;
+/** The URL of the content that is shown. @type {string | null} */
+let loadedUrl = null;
+/** `true` if a person gave no token: the timer then does not ask for it. */
+let isTokenMissing = false;
 
-/** Shows what the URL says. */
+/** Shows the page of the URL. */
 function show() {
 	const now = state.get();
-	if (now.page !== name) {
+	if (now.page !== pageName) {
 		page?.close();
 		main.replaceChildren();
 		main.classList.remove("stale");
-		loaded = null;
-		name = now.page;
-		main.append(h("h1", { class: "hidden" }, PAGES[name].title));
-		page = PAGES[name].mount(main);
+		loadedUrl = null;
+		pageName = now.page;
+		main.append(h("h1", { class: "hidden" }, PAGES[now.page].title));
+		page = PAGES[now.page].mount(main);
 	}
-	document.title = `${PAGES[name].title} · failure-logger`;
-	showNav();
+	document.title = `${PAGES[now.page].title} · failure-logger`;
+	showNav(now.page);
 	showRange(now);
 	return load();
 }
@@ -43,65 +46,62 @@ function show() {
 async function load() {
 	loading?.abort();
 	const mine = (loading = new AbortController());
-	const address = state.link({ failure: null, threshold: null });
-	refused = false;
+	const url = state.link({ failure: null, threshold: null });
+	isTokenMissing = false;
 	main.setAttribute("aria-busy", "true");
 	try {
-		await page.load(mine.signal);
+		await page?.load(mine.signal);
 		main.querySelector(":scope > .problem")?.remove();
 		main.classList.remove("stale");
-		updated = new Date();
-		loaded = address;
+		loadedAt = Date.now();
+		loadedUrl = url;
 	} catch (error) {
-		if (mine.signal.aborted || error.name === "AbortError") return;
-		refused = error.status === 401;
-		// What was asked for before must not look like the answer to this; and what has been said is not said again.
-		main.classList.toggle("stale", loaded !== address);
-		const said = main.querySelector(":scope > .problem");
-		if (said?.dataset.said !== error.message) {
-			said?.remove();
+		if (mine.signal.aborted || api.isAbort(error)) return;
+		// The content of another URL must not look like the result of this one.
+		main.classList.toggle("stale", loadedUrl !== url);
+		// A screen reader reads a new message aloud, so that the same one stays.
+		const shown = main.querySelector(":scope > .problem");
+		if (shown?.getAttribute("data-message") !== api.message(error)) {
+			shown?.remove();
 			main.prepend(failed(error, load));
 		}
-		// Ours: a mistake in this page, which is to be seen.
-		if (!error.title) throw error;
+		// A fault of this page belongs in the console.
+		if (!(error instanceof api.ApiError)) throw error;
+		isTokenMissing = error.status === 401;
 	} finally {
 		if (loading === mine) main.removeAttribute("aria-busy");
 	}
 }
 
-/** What nobody looks at is not asked for; what is in somebody's hand is not taken away, and what is under way goes on. */
+/** Reloads the page unless it is hidden, held, or used by a person at the moment. */
 function refresh() {
-	const busy =
+	const isBusy =
 		main.hasAttribute("aria-busy") ||
 		document.querySelector("dialog[open], main:active") ||
-		!getSelection().isCollapsed;
-	if (!document.hidden && !busy && !refused && !page.still && !state.get().to) load();
+		!getSelection()?.isCollapsed;
+	if (document.hidden || isBusy || isTokenMissing || page?.isHeld || state.get().to) return;
+	load();
 }
 setInterval(refresh, REFRESH_MS);
 document.addEventListener("visibilitychange", () => {
-	if (!document.hidden && updated && Date.now() - updated > REFRESH_MS) refresh();
+	if (!document.hidden && loadedAt && Date.now() - loadedAt > REFRESH_MS) refresh();
 });
 document.addEventListener("stop-loading", () => {
 	loading?.abort();
-	main.querySelectorAll(".progress").forEach((progress) => (progress.textContent = "Stopped."));
+	for (const progress of main.querySelectorAll(".progress")) progress.textContent = "Stopped.";
 });
 
-function showNav() {
-	const nav = document.getElementById("pages");
-	renew(
-		nav,
-		state.PAGES.map((of) =>
-			h(
-				"a",
-				{
-					href: state.link({ page: of }),
-					"aria-current": of === name ? "page" : null,
-				},
-				PAGES[of].title,
-			),
+/** @param {PageName} current */
+function showNav(current) {
+	replace(
+		byId("pages"),
+		state.PAGES.map(name =>
+			state.anchor({ page: name }, PAGES[name].title, {
+				"aria-current": name === current ? "page" : null,
+			}),
 		),
 	);
-	document.getElementById("brand").href = state.link({ page: "overview" });
+	byId("brand").setAttribute("href", state.link({ page: "overview" }));
 }
 
 const PRESETS = [
@@ -114,58 +114,54 @@ const PRESETS = [
 	["90d", "90 days"],
 ];
 
+/** @param {State} now */
 function showRange(now) {
-	const absolute = Boolean(now.from || now.to);
-	const presets =
-		PRESETS.some(([since]) => since === now.since) || absolute
-			? PRESETS
-			: [...PRESETS, [now.since, now.since]];
-	const utc =
-		[now.from, now.to]
-			.filter(Boolean)
-			.map((at) => `${at} (UTC)`)
-			.join(" to ") || null;
-	const choose = h(
+	const { since = "" } = now;
+	const isAbsolute = Boolean(now.from || now.to);
+	const isPreset = PRESETS.some(([preset]) => preset === since);
+	const presets = isPreset || isAbsolute ? PRESETS : [...PRESETS, [since, since]];
+	const utc = [now.from, now.to].filter(Boolean).map(at => `${at} (UTC)`);
+	const list = h(
 		"select",
 		{
 			id: "since",
 			"aria-label": "Time range",
-			title: utc,
+			title: utc.join(" to ") || null,
 			onchange: () => {
-				if (choose.value === "absolute") askForRange();
-				else state.set({ since: choose.value, from: null, to: null, cursor: null, back: null });
+				if (list.value === "absolute") askForRange();
+				else state.set({ since: list.value, from: null, to: null, cursor: null, back: null });
 			},
 		},
-		presets.map(([since, text]) =>
-			h("option", { value: since, selected: !absolute && since === now.since }, `last ${text}`),
+		presets.map(([preset, text]) =>
+			h("option", { value: preset, selected: !isAbsolute && preset === since }, `last ${text}`),
 		),
-		h("option", { value: "absolute", selected: absolute }, absolute ? spelled(now) : "from … to …"),
-	);
-	// Chosen again, it opens again.
-	const change =
-		absolute &&
 		h(
-			"button",
-			{
-				type: "button",
-				id: "change-range",
-				onclick: askForRange,
-				"aria-label": "Change the time range",
-			},
-			"✎",
-		);
-	renew(document.getElementById("range"), choose, change || []);
+			"option",
+			{ value: "absolute", selected: isAbsolute },
+			isAbsolute ? rangeText(now) : "from … to …",
+		),
+	);
+	// A list does not change if the chosen option is chosen once more.
+	const change =
+		isAbsolute &&
+		button("✎", askForRange, { id: "change-range", "aria-label": "Change the time range" });
+	replace(byId("range"), list, change);
 }
 
-function spelled({ from, to }) {
-	const text = (at) =>
+/** @param {State} range */
+function rangeText({ from, to }) {
+	/** @param {string} at */
+	const text = at =>
 		Number.isNaN(Date.parse(at))
 			? at
 			: new Date(at).toLocaleString(undefined, { dateStyle: "short", timeStyle: "short" });
 	return `${from ? text(from) : "…"} to ${to ? text(to) : "now"}`;
 }
 
-/** A dialog with a form, closed with what was entered or nothing. */
+/**
+ * Shows a form. Returns `true` if a person confirmed it.
+ * @param {string} title @param {Child[]} content @returns {Promise<boolean>}
+ */
 function ask(title, ...content) {
 	const dialog = h(
 		"dialog",
@@ -185,12 +181,12 @@ function ask(title, ...content) {
 	);
 	document.body.append(dialog);
 	dialog.showModal();
-	// Whoever goes back leaves it, too.
-	const left = () => dialog.close("no");
-	addEventListener("popstate", left);
-	return new Promise((resolve) => {
+	// A step back in the history closes the form, too.
+	const cancel = () => dialog.close("no");
+	addEventListener("popstate", cancel);
+	return new Promise(resolve => {
 		dialog.addEventListener("close", () => {
-			removeEventListener("popstate", left);
+			removeEventListener("popstate", cancel);
 			dialog.remove();
 			resolve(dialog.returnValue === "yes");
 		});
@@ -199,103 +195,121 @@ function ask(title, ...content) {
 
 async function askForRange() {
 	const now = state.get();
-	const local = (at) =>
+	const [begin, end] = [now.from, now.to].map(at => Date.parse(at ?? ""));
+	/** @param {number} at */
+	const local = at =>
 		new Date(at - new Date(at).getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
 	const from = h("input", {
 		type: "datetime-local",
 		required: true,
-		value: local(Date.parse(now.from) || Date.now() - 86_400_000),
+		value: local(begin || Date.now() - 86_400_000),
 	});
-	const to = h("input", {
-		type: "datetime-local",
-		value: Date.parse(now.to) ? local(Date.parse(now.to)) : "",
-	});
-	const given = await ask(
+	const to = h("input", { type: "datetime-local", value: end ? local(end) : "" });
+	const isConfirmed = await ask(
 		"Time range",
-		h("label", { class: "field" }, h("span", {}, "From (your time)"), from),
-		h("label", { class: "field" }, h("span", {}, "To (empty: now)"), to),
+		field("From (your time)", from),
+		field("To (empty: now)", to),
 	);
-	const moment = (field) => (field.value ? new Date(field.value).toISOString() : null);
-	if (given && from.value)
+	/** @param {HTMLInputElement} field */
+	const moment = ({ value }) => (value ? new Date(value).toISOString() : null);
+	if (isConfirmed && from.value)
 		state.set({ since: null, from: moment(from), to: moment(to), cursor: null, back: null });
 	else showRange(now);
 }
 
-api.onTokenNeeded(async (wrong) => {
+api.onTokenNeeded(async wasRejected => {
 	const token = h("input", {
 		type: "password",
 		name: "token",
 		required: true,
 		autocomplete: "off",
 		autofocus: true,
-		// What the service takes for one.
+		// The tokens that the service allows.
 		pattern: "[\\x21-\\x7e]{16,}",
 		title: "At least 16 letters, digits or signs of ASCII, without spaces",
 	});
-	const given = await ask(
-		wrong ? "That token was refused" : "A token is needed",
+	const isConfirmed = await ask(
+		wasRejected ? "That token was refused" : "A token is needed",
 		h(
 			"p",
-			{},
 			"The service asks for the token for reading. It is kept in the memory of this page only.",
 		),
-		h("label", { class: "field" }, h("span", {}, "Token"), token),
+		field("Token", token),
 	);
-	return given && token.value.trim();
+	return isConfirmed ? token.value.trim() : null;
 });
 
-const choices = {};
-const THEMES = { system: "◐", light: "☀", dark: "☾" };
+/** Choices of the reader. Without `localStorage` they last as long as the page. */
+const choices = new Map();
 
-function showTheme(theme) {
-	document.documentElement.dataset.theme = theme;
-	const button = document.getElementById("theme");
-	button.textContent = THEMES[theme];
-	button.title = `Colours: ${theme} (c)`;
-	button.setAttribute("aria-label", `Colours: ${theme}. Change them`);
+/** @param {string} name @param {string} value */
+function saveChoice(name, value) {
+	choices.set(name, value);
+	try {
+		localStorage.setItem(`failure-logger-${name}`, value);
+	} catch {
+		// The browser does not allow it.
+	}
+}
+
+/** @param {string} name @returns {string | null} */
+function choice(name) {
+	if (choices.has(name)) return choices.get(name);
+	try {
+		return localStorage.getItem(`failure-logger-${name}`);
+	} catch {
+		return null;
+	}
+}
+
+/** The themes, and the text of their button. */
+const THEMES = [
+	["system", "◐"],
+	["light", "☀"],
+	["dark", "☾"],
+];
+
+/** Returns the index of the chosen theme. */
+function theme() {
+	const saved = choice("theme");
+	return Math.max(
+		0,
+		THEMES.findIndex(([name]) => name === saved),
+	);
+}
+
+function showTheme() {
+	const [name, text] = THEMES[theme()];
+	document.documentElement.dataset.theme = name;
+	const control = byId("theme");
+	control.textContent = text;
+	control.title = `Colours: ${name} (c)`;
+	control.setAttribute("aria-label", `Colours: ${name}. Change them`);
 	charts.recolor();
 }
 
 function nextTheme() {
-	const themes = Object.keys(THEMES);
-	const theme =
-		themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % themes.length];
-	keep("theme", theme);
-	showTheme(theme);
+	const [name] = THEMES[(theme() + 1) % THEMES.length];
+	saveChoice("theme", name);
+	showTheme();
 }
 
-/** A choice of the reader's; where it may not be kept, it lasts as long as the page. */
-function keep(name, value) {
-	choices[name] = value;
-	try {
-		localStorage.setItem(`failure-logger-${name}`, value);
-	} catch {
-		// Not allowed.
-	}
-}
-
-function kept(name) {
-	try {
-		choices[name] ??= localStorage.getItem(`failure-logger-${name}`);
-	} catch {
-		// Not allowed.
-	}
-	return choices[name];
-}
-
+/** @type {Record<string, [text: string, act: () => void]>} */
 const SHORTCUTS = {
 	"/": [
 		"search the failures",
 		() => {
-			if (name !== "failures") state.set({ page: "failures" });
-			page.search();
+			if (pageName !== "failures") state.set({ page: "failures" });
+			page?.search?.();
 		},
 	],
-	r: ["refresh", () => load()],
+	r: ["refresh", load],
 	t: [
 		"follow failures as they come in, or stop",
-		() =>
-			state.set({ page: "failures", live: name === "failures" && state.get().live ? null : "1" }),
+		() => {
+			const isLive = pageName === "failures" && state.get().live;
+			state.set({ page: "failures", live: isLive ? null : "1" });
+		},
 	],
 	c: ["change the colours", nextTheme],
 	1: ["overview", () => state.set({ page: "overview" })],
@@ -306,30 +320,33 @@ const SHORTCUTS = {
 };
 
 function showHelp() {
+	const isEnabled = h("input", {
+		type: "checkbox",
+		checked: choice("keys") !== "off",
+		onchange() {
+			saveChoice("keys", isEnabled.checked ? "on" : "off");
+		},
+	});
 	const dialog = h(
 		"dialog",
-		{ "aria-labelledby": "help-title", class: "help", onclose: () => dialog.remove() },
+		{
+			"aria-labelledby": "help-title",
+			class: "help",
+			onclose() {
+				dialog.remove();
+			},
+		},
 		h(
 			"form",
 			{ method: "dialog" },
 			h("h2", { id: "help-title" }, "Keyboard"),
 			h(
 				"dl",
-				{},
 				Object.entries(SHORTCUTS).map(([key, [text]]) =>
-					h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)),
+					h("div", h("dt", h("kbd", key)), h("dd", text)),
 				),
 			),
-			h(
-				"label",
-				{},
-				h("input", {
-					type: "checkbox",
-					checked: kept("keys") !== "off",
-					onchange: (event) => keep("keys", event.target.checked ? "on" : "off"),
-				}),
-				" Use these keys",
-			),
+			h("label", isEnabled, " Use these keys"),
 			h("div", { class: "buttons" }, h("button", { class: "primary" }, "Close")),
 		),
 	);
@@ -337,28 +354,30 @@ function showHelp() {
 	dialog.showModal();
 }
 
-addEventListener("keydown", (event) => {
-	if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]"))
-		return;
-	if (event.target.closest("input, select, textarea")) {
+addEventListener("keydown", event => {
+	if (event.ctrlKey || event.metaKey || event.altKey) return;
+	if (document.querySelector("dialog[open]")) return;
+	const { target } = event;
+	if (target instanceof HTMLElement && target.closest("input, select, textarea")) {
 		if (event.key === "Escape") {
-			// A search field would be emptied, and its filter would stay.
+			// The browser would empty a search field without an event, and its filter would stay.
 			event.preventDefault();
-			event.target.blur();
+			target.blur();
 		}
 		return;
 	}
-	const [, act] = SHORTCUTS[event.key] ?? [];
-	if (!act || (kept("keys") === "off" && event.key !== "?")) return;
+	if (!Object.hasOwn(SHORTCUTS, event.key)) return;
+	if (choice("keys") === "off" && event.key !== "?") return;
 	event.preventDefault();
+	const [, act] = SHORTCUTS[event.key];
 	act();
 });
 
-document.getElementById("refresh").addEventListener("click", () => load());
-document.getElementById("theme").addEventListener("click", nextTheme);
-document.getElementById("help").addEventListener("click", showHelp);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.recolor());
+byId("refresh").addEventListener("click", load);
+byId("theme").addEventListener("click", nextTheme);
+byId("help").addEventListener("click", showHelp);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", charts.recolor);
 
-showTheme(kept("theme") in THEMES ? kept("theme") : "system");
+showTheme();
 state.onChange(show);
 show();

@@ -1,23 +1,25 @@
-// How often retrieval fails, now and before, and where.
+// The page of failure rates, beside those of the period before.
 
 import * as api from "./api.js";
 import * as charts from "./charts.js";
-import { empty, h, renew, table } from "./dom.js";
+import { empty, h, hint, replace, table } from "./dom.js";
 import * as format from "./format.js";
 import * as state from "./state.js";
 
 export const title = "Overview";
 
+/** @type {Mount} */
 export function mount(root) {
-	let chart;
+	/** @type {ChartView | null} */
+	let chart = null;
 	const tiles = h("section", { class: "tiles", "aria-label": "In short" });
-	const over = h("div", {});
-	const hint = h("p", { class: "hint" });
-	const strategies = h("div", {});
+	const place = h("div");
+	const about = hint();
+	const strategies = h("div");
 	root.append(
 		tiles,
-		h("section", { class: "card" }, h("h2", {}, "Failures over time"), hint, over),
-		h("section", { class: "card" }, h("h2", {}, "Strategies"), strategies),
+		h("section", { class: "card" }, h("h2", "Failures over time"), about, place),
+		h("section", { class: "card" }, h("h2", "Strategies"), strategies),
 	);
 
 	return {
@@ -28,26 +30,26 @@ export function mount(root) {
 				api.get("timeseries", range, signal),
 				api.get("stats", {}, signal),
 			]);
-			renew(tiles, tilesOf(summary, series, stats));
+			replace(tiles, allTiles(summary, series, stats));
 			chart?.close();
 			if (summary.total.attempts === 0) {
 				chart = null;
-				hint.replaceChildren();
-				over.replaceChildren(nothing(stats));
+				about.replaceChildren();
+				place.replaceChildren(noAttempts(stats));
 				strategies.replaceChildren(empty("No strategy was used in this time"));
 				return;
 			}
-			hint.replaceChildren(
+			about.replaceChildren(
 				`A bar is ${format.span(series.step_seconds)}. `,
 				h("span", { class: "mouse" }, "Drag over the chart to look closer."),
 			);
 			chart = charts.failuresOverTime(series, (from, to) => {
-				const at = (seconds) => new Date(1000 * seconds).toISOString();
-				state.set({ since: null, from: at(from), to: at(to) });
+				const [begin, end] = [from, to].map(seconds => new Date(1000 * seconds).toISOString());
+				state.set({ since: null, from: begin, to: end });
 			});
-			over.replaceChildren(chart.element);
+			place.replaceChildren(chart.element);
 			chart.draw();
-			renew(strategies, strategyTable(summary, series));
+			replace(strategies, strategyTable(summary, series));
 		},
 		close() {
 			chart?.close();
@@ -55,47 +57,49 @@ export function mount(root) {
 	};
 }
 
+/** @param {string} name @param {Child} value @param {Child[]} more */
 function tile(name, value, ...more) {
 	return h(
 		"div",
 		{ class: "tile", "data-tile": name },
-		h("h2", {}, name),
+		h("h2", name),
 		h("div", { class: "value" }, value),
 		more,
 	);
 }
 
-/** Counts outlive the failures themselves. */
+/** @type {(series: Timeseries, rowsSince: string | null) => boolean} */
 function hasDeleted(series, rowsSince) {
+	// Counts outlive failures.
 	const begin = rowsSince === null ? Infinity : Date.parse(rowsSince);
 	return series.points.some(
-		(point) => point.failures > 0 && Date.parse(point.at) + 1000 * series.step_seconds <= begin,
+		point => point.failures > 0 && Date.parse(point.at) + 1000 * series.step_seconds <= begin,
 	);
 }
 
-function tilesOf({ total, previous, rows_since, dropped, previous_dropped }, series, stats) {
-	const types = total.types.map((type, nth) =>
-		h(
+/** @param {Record<string, number>} drops */
+function sum(drops) {
+	return Object.values(drops).reduce((all, records) => all + records, 0);
+}
+
+/** @param {Summary} summary @param {Timeseries} series @param {ServiceStats} stats */
+function allTiles(summary, series, stats) {
+	const { total, previous, rows_since, dropped, previous_dropped } = summary;
+	const types = total.types.map(({ failure_type, failures }, index) => {
+		return h(
 			"tr",
-			{},
 			h(
 				"th",
 				{ scope: "row" },
-				h(
-					"a",
-					{ href: state.link({ page: "failures", type: type.failure_type }) },
-					format.badge(type.failure_type),
-				),
+				state.anchor({ page: "failures", type: failure_type }, format.badge(failure_type)),
 			),
-			h("td", { class: "number" }, format.number(type.failures)),
-			h("td", {}, format.change(type.failures, previous.types[nth].failures)),
-		),
-	);
-	const lost = (drops) => Object.values(drops).reduce((sum, records) => sum + records, 0);
+			h("td", { class: "number" }, format.number(failures)),
+			h("td", format.change(failures, previous.types[index].failures)),
+		);
+	});
 	const reasons = Object.entries(dropped)
 		.filter(([, records]) => records > 0)
-		.map(([reason, records]) => `${reason.replace("_", " ")} ${format.number(records)}`)
-		.join(", ");
+		.map(([reason, records]) => `${reason.replaceAll("_", " ")} ${format.number(records)}`);
 	return [
 		tile(
 			"Attempts",
@@ -107,20 +111,14 @@ function tilesOf({ total, previous, rows_since, dropped, previous_dropped }, ser
 			format.share(total.failure_rate),
 			format.change(total.failure_rate, previous.failure_rate, { as: format.share, points: true }),
 			total.unobserved > 0 &&
-				h(
-					"p",
-					{ class: "hint" },
-					`failures that no monitor counted: ${format.number(total.unobserved)}`,
-				),
+				hint(`failures that no monitor counted: ${format.number(total.unobserved)}`),
 		),
 		tile(
 			"Failures",
 			format.large(total.failures),
 			format.change(total.failures, previous.failures),
 			hasDeleted(series, rows_since) &&
-				h(
-					"p",
-					{ class: "hint" },
+				hint(
 					rows_since === null
 						? "The list has none: they were deleted."
 						: ["The list begins ", format.time(rows_since), ": older ones were deleted."],
@@ -133,9 +131,9 @@ function tilesOf({ total, previous, rows_since, dropped, previous_dropped }, ser
 		),
 		tile(
 			"Records dropped",
-			format.large(lost(dropped)),
-			format.change(lost(dropped), lost(previous_dropped)),
-			reasons && h("p", { class: "hint" }, reasons),
+			format.large(sum(dropped)),
+			format.change(sum(dropped), sum(previous_dropped)),
+			reasons.length > 0 && hint(reasons.join(", ")),
 		),
 		tile(
 			"Last flush",
@@ -146,46 +144,46 @@ function tilesOf({ total, previous, rows_since, dropped, previous_dropped }, ser
 				stats.unhealthy ??
 					`${format.number(stats.buffered)} waiting, ${format.number(stats.failed_flushes)} failed`,
 			),
-			h("p", { class: "hint" }, `${format.bytes(stats.database_bytes)}, without the journal`),
+			hint(`${format.bytes(stats.database_bytes)}, without the journal`),
 		),
 		h(
 			"div",
 			{ class: "tile types", "data-tile": "By type" },
-			h("h2", {}, "Failures by type"),
-			h("table", {}, h("tbody", {}, types)),
+			h("h2", "Failures by type"),
+			h("table", h("tbody", types)),
 		),
 	];
 }
 
+/** @type {Column[]} */
 const COLUMNS = [
-	{ name: "strategy" },
-	{ name: "attempts", numeric: true },
-	{ name: "failures", numeric: true },
-	{
-		name: "rate",
-		numeric: true,
-		title: "Share of the attempts that failed; – if only failures are reported",
-	},
-	{ name: "before", numeric: true, wide: true },
-	...format.TYPES.map((type) => ({ name: format.TYPE_NAMES[type], numeric: true, wide: true })),
-	{ name: "p50", numeric: true, wide: true },
-	{ name: "p95", numeric: true },
-	{ name: "p99", numeric: true, wide: true },
-	{ name: "failures over time" },
+	["strategy"],
+	["attempts", "number"],
+	["failures", "number"],
+	["rate", "number", "Share of the attempts that failed; – if only failures are reported"],
+	["before", "number wide"],
+	...format.typeColumns("number wide"),
+	["p50", "number wide"],
+	["p95", "number"],
+	["p99", "number wide"],
+	["failures over time"],
 ];
 
+/** @param {Summary} summary @param {Timeseries} series */
 function strategyTable({ strategies }, series) {
-	const points = new Map(series.strategies.map((of) => [of.retrieval_strategy, of.failures]));
+	const points = new Map(
+		series.strategies.map(({ retrieval_strategy, failures }) => [retrieval_strategy, failures]),
+	);
 	return table(
 		"Strategies, the one with the most failures first",
 		COLUMNS,
 		strategies.map(({ retrieval_strategy: strategy, rates, previous }) => [
-			h("a", { href: state.link({ page: "failures", strategy }) }, format.typed(strategy)),
+			state.anchor({ page: "failures", strategy }, format.logged(strategy)),
 			format.number(rates.attempts),
 			format.number(rates.failures),
 			format.share(rates.failure_rate),
 			format.share(previous.failure_rate),
-			...rates.types.map((type) => format.number(type.failures)),
+			...rates.types.map(type => format.number(type.failures)),
 			format.milliseconds(rates.latency_ms?.p50),
 			format.milliseconds(rates.latency_ms?.p95),
 			format.milliseconds(rates.latency_ms?.p99),
@@ -194,23 +192,23 @@ function strategyTable({ strategies }, series) {
 	);
 }
 
-function nothing(stats) {
+/** @param {ServiceStats} stats */
+function noAttempts(stats) {
+	// An empty database is smaller than 200 kB.
+	const isUsed = stats.persisted > 0 || stats.database_bytes > 200_000;
 	const root = document.baseURI.replace(/[?#].*$/, "").replace(/\/$/, "");
 	const example =
 		`curl ${root}/v1/attempts -H 'Content-Type: application/json' \\\n` +
 		`    -d '{"outcome": "no_hit", "retrieval_strategy": "semantic", "query_text": "where is the key?"}'`;
-	return empty(
-		"Nothing was attempted in this time",
-		stats.persisted > 0 || stats.database_bytes > 200_000
-			? h(
-					"p",
-					{},
-					"Choose a longer time above. ",
-					h("a", { href: state.link({ since: "30d", from: null, to: null }) }, "Show 30 days"),
-				)
-			: [
-					h("p", {}, "Report an attempt, and it shows up here in a second:"),
-					h("pre", { tabindex: 0 }, example),
-				],
-	);
+	const heading = "Nothing was attempted in this time";
+	if (isUsed) {
+		return empty(
+			heading,
+			"Choose a longer time above. ",
+			state.anchor({ since: "30d", from: null, to: null }, "Show 30 days"),
+		);
+	}
+	const place = empty(heading, "Report an attempt, and it shows up here in a second:");
+	place.append(h("pre", { tabindex: 0 }, example));
+	return place;
 }

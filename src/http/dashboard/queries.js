@@ -1,208 +1,193 @@
-// Failing queries in groups of similar ones, and their status.
+// The page of failing queries, in groups of similar ones with their status.
 
 import * as api from "./api.js";
-import { announce, empty, h, renew, select, table } from "./dom.js";
+import {
+	announce,
+	button,
+	empty,
+	group as fieldGroup,
+	h,
+	hint,
+	replace,
+	select,
+	table,
+} from "./dom.js";
 import * as format from "./format.js";
 import * as state from "./state.js";
 
 export const title = "Queries";
 
-/** Grouping that took longer is not repeated by itself. */
+/** The timer does not repeat a ranking that took longer. */
 const SLOW_MS = 1000;
 
+/** @type {Column[]} */
+const COLUMNS = [
+	["query", "grow"],
+	["failures", "number"],
+	["texts", "number wide", "Different texts, apart from case and punctuation"],
+	["trend", "wide"],
+	["best score", "number wide"],
+	["last seen", "wide"],
+	["status"],
+];
+
+/** @type {Mount} */
 export function mount(root) {
 	const filters = h("div", { class: "filters" });
 	const progress = h("div", { class: "progress" });
-	const list = h("div", {});
+	const list = h("div");
 	root.append(h("section", { class: "card" }, filters, progress, list));
-	let again,
-		slow = false;
+	let isSlow = false;
+	let reload = async () => {};
+
+	/** @param {AbortSignal} signal */
+	async function load(signal) {
+		const now = state.get();
+		const range = state.range(now);
+		const { data: strategies } = await api.get("strategies", { ...range, limit: 1000 }, signal);
+		replace(filters, controls(now, strategies));
+		reload = () => load(signal);
+		const parameters = {
+			...range,
+			failure_type: now.type,
+			retrieval_strategy: now.strategy,
+			status: now.status,
+			limit: 100,
+		};
+		const began = performance.now();
+		// A ranking that is stopped counts as slow.
+		isSlow = true;
+		const ranking = await api.poll("queries", parameters, signal, ms => {
+			progress.textContent = `Grouping the failing queries… ${(ms / 1000).toFixed(1)} s`;
+		});
+		isSlow = performance.now() - began > SLOW_MS;
+		progress.textContent = "";
+		announce(`${ranking.data.length} groups of queries are shown`);
+		replace(list, content(ranking, now));
+		// The service reads the rest meanwhile.
+		if (ranking.in_progress) setTimeout(() => signal.aborted || reload().catch(() => {}), 1500);
+	}
 
 	return {
-		/** A list that is open must not be closed by a refresh. */
-		get still() {
-			return (
-				slow ||
-				(filters.contains(document.activeElement) && document.activeElement.matches("select"))
-			);
-		},
-		async load(signal) {
-			const now = state.get();
-			const { data: strategies } = await api.get(
-				"strategies",
-				{ ...state.range(now), limit: 1000 },
-				signal,
-			);
-			renew(filters, controls(now, strategies));
-			again = () => this.load(signal);
-			const wanted = {
-				...state.range(now),
-				failure_type: now.type,
-				retrieval_strategy: now.strategy,
-				status: now.status,
-				limit: 100,
-			};
-			const began = performance.now();
-			slow = true;
-			const answer = await api.wait("queries", wanted, signal, (ms) => {
-				progress.textContent = `Grouping the failing queries… ${(ms / 1000).toFixed(1)} s`;
-			});
-			slow = performance.now() - began > SLOW_MS;
-			progress.textContent = "";
-			announce(`${answer.data.length} groups of queries are shown`);
-			renew(list, shown(answer, now));
-			// The service looks at the rest: this page gets it by itself.
-			if (answer.in_progress) setTimeout(() => signal.aborted || again().catch(() => {}), 1500);
+		load,
+		/** A refresh would close a list that is open. */
+		get isHeld() {
+			const focused = document.activeElement;
+			return isSlow || (filters.contains(focused) && focused?.tagName === "SELECT");
 		},
 		close() {},
 	};
 
+	/** @param {State} now @param {StrategySummary[]} strategies */
 	function controls(now, strategies) {
-		const names = [
-			...new Set([now.strategy, ...strategies.map((of) => of.retrieval_strategy)].filter(Boolean)),
-		];
+		const names = new Set(strategies.map(strategy => strategy.retrieval_strategy));
+		if (now.strategy) names.add(now.strategy);
 		return [
-			h(
-				"div",
-				{ class: "field", role: "group", "aria-label": "Status" },
-				h("span", {}, "Status"),
-				h(
-					"div",
-					{ class: "buttons" },
-					[null, ...format.STATUSES].map((status) =>
-						h(
-							"a",
-							{
-								class: "button",
-								href: state.link({ status }),
-								"aria-current": (now.status ?? null) === status ? "true" : null,
-							},
-							status ?? "all",
-						),
-					),
-				),
+			fieldGroup(
+				"Status",
+				[null, ...format.STATUSES].map(status => {
+					const isCurrent = (now.status ?? null) === status;
+					return state.anchor({ status }, status ?? "all", {
+						class: "button",
+						"aria-current": isCurrent ? "true" : null,
+					});
+				}),
 			),
-			select("type", "Type", format.TYPE_OPTIONS, now.type ?? "", (type) =>
+			select("type", "Type", format.TYPE_OPTIONS, now.type ?? "", type =>
 				state.set({ type: type || null }),
 			),
 			select(
 				"strategy",
 				"Strategy",
-				[["", "all strategies"], ...names.map((name) => [name, format.visible(name)])],
+				[["", "all strategies"], ...[...names].map(name => [name, format.visible(name)])],
 				now.strategy ?? "",
-				(strategy) => state.set({ strategy: strategy || null }),
+				strategy => state.set({ strategy: strategy || null }),
 			),
 		];
 	}
 
-	function shown({ partial, in_progress, data: groups, has_more, scanned, ungrouped }, now) {
+	/** @param {TopQueries} ranking @param {State} now */
+	function content(ranking, now) {
+		const { partial, in_progress, data: groups, has_more, scanned, ungrouped } = ranking;
 		if (groups.length === 0) {
-			const filtered = now.status || now.type || now.strategy;
-			const away = h(
-				"a",
-				{ href: state.link({ status: null, type: null, strategy: null }) },
-				"Clear filters",
+			const isFiltered = now.status || now.type || now.strategy;
+			const removed = { status: null, type: null, strategy: null };
+			return empty(
+				now.status ? `No group of queries is ${now.status}` : "No query failed in this time",
+				isFiltered
+					? [state.anchor(removed, "Clear filters"), ", or choose a longer time."]
+					: "Choose a longer time above.",
 			);
-			return [
-				empty(
-					now.status ? `No group of queries is ${now.status}` : "No query failed in this time",
-					h(
-						"p",
-						{},
-						filtered ? [away, ", or choose a longer time."] : "Choose a longer time above.",
-					),
-				),
-			];
 		}
-		const about = [
-			`${format.number(scanned.failures)} failures were looked at`,
-			!scanned.complete && [
-				", the newest: since ",
-				format.time(scanned.range.from, { withYear: true }),
-			],
-			has_more && `; the ${format.number(groups.length)} largest groups are shown`,
-			ungrouped > 0 && `; ${format.number(ungrouped)} with rarer texts are left out`,
-		].filter(Boolean);
-		const notice =
-			partial &&
-			h(
-				"p",
-				{ class: "notice", role: "status" },
-				`At least: the newest ${format.number(scanned.failures)} failures, since `,
-				format.time(scanned.range.from, { withYear: true }),
-				in_progress ? ". The rest is being counted." : ".",
-			);
+		const since = format.time(scanned.range.from, { withYear: true });
 		return [
-			notice,
+			partial &&
+				h(
+					"p",
+					{ class: "notice", role: "status" },
+					`At least: the newest ${format.number(scanned.failures)} failures, since `,
+					since.cloneNode(true),
+					in_progress ? ". The rest is being counted." : ".",
+				),
 			table(
 				"Groups of failing queries, the largest first",
-				[
-					{ name: "query", class: "grow" },
-					{ name: "failures", numeric: true },
-					{
-						name: "texts",
-						numeric: true,
-						wide: true,
-						title: "Different texts, apart from case and punctuation",
-					},
-					{ name: "trend", wide: true },
-					{ name: "best score", numeric: true, wide: true },
-					{ name: "last seen", wide: true },
-					{ name: "status" },
-				],
-				groups.map((group) => ({ attributes: { "data-group": group.id }, cells: cells(group) })),
+				COLUMNS,
+				groups.map(group => ({ attributes: { "data-group": group.id }, cells: cells(group) })),
 			),
-			h("p", { class: "hint" }, about),
-		].filter(Boolean);
+			hint(
+				`${format.number(scanned.failures)} failures were looked at`,
+				!scanned.complete && [", the newest: since ", since],
+				has_more && `; the ${format.number(groups.length)} largest groups are shown`,
+				ungrouped > 0 && `; ${format.number(ungrouped)} with rarer texts are left out`,
+			),
+		];
 	}
 
+	/** @param {QueryGroup} group */
 	function cells(group) {
+		const actions = format.STATUSES.filter(status => status !== group.status).map(status => {
+			const action = button(
+				format.STATUS_ACTIONS[status],
+				() => {
+					setStatus(group, status, action);
+				},
+				{ "data-status": status },
+			);
+			return action;
+		});
+		const status = group.reopened ? "reopened" : group.status;
 		return [
-			h(
-				"a",
-				{ class: "query", href: state.link({ page: "failures", group: group.id }) },
-				format.typed(group.example),
-			),
+			state.anchor({ page: "failures", group: group.id }, format.logged(group.example), {
+				class: "query",
+			}),
 			format.number(group.count),
 			format.number(group.texts),
 			format.sparkline(group.trend, "Failures over time"),
 			format.score(group.best_score),
 			format.time(group.last_seen),
-			h(
-				"div",
-				{ class: "status" },
-				h("span", { class: `mark ${group.status}` }, group.reopened ? "reopened" : group.status),
-				format.STATUSES.filter((status) => status !== group.status).map((status) =>
-					h(
-						"button",
-						{
-							type: "button",
-							"data-status": status,
-							onclick: (event) => mark(group, status, event.target),
-						},
-						format.STATUS_ACTIONS[status],
-					),
-				),
-			),
+			h("div", { class: "status" }, h("span", { class: `name ${group.status}` }, status), actions),
 		];
 	}
 
-	async function mark(group, status, button) {
-		button.disabled = true;
-		const nth = [...list.querySelectorAll("tbody tr")].indexOf(button.closest("tr"));
+	/** @param {QueryGroup} group @param {QueryStatus} status @param {HTMLButtonElement} action */
+	async function setStatus(group, status, action) {
+		action.disabled = true;
+		const rows = () => [...list.querySelectorAll("tbody tr")];
+		const index = rows().findIndex(row => row.contains(action));
 		try {
 			await api.put("queries/status", { id: group.id, status });
-			await again();
+			await reload();
 			announce(`This group is ${status} now`);
-			// To where the focus was, which went with the old table.
-			const rows = [...list.querySelectorAll("tbody tr")];
+			// The focus was in the old table: it moves to the same group, or to the one in its place.
 			const row =
-				rows.find((row) => row.dataset.group === group.id) ?? rows[Math.min(nth, rows.length - 1)];
-			(row?.querySelector("button") ?? filters.querySelector("[aria-current]")).focus();
+				rows().find(other => other.getAttribute("data-group") === group.id) ??
+				rows().at(Math.min(index, rows().length - 1));
+			const focus = row?.querySelector("button") ?? filters.querySelector("a[aria-current]");
+			if (focus instanceof HTMLElement) focus.focus();
 		} catch (error) {
-			if (error.name === "AbortError") return;
-			progress.textContent = `The status was not set: ${error.message}`;
-			button.disabled = false;
+			if (api.isAbort(error)) return;
+			progress.textContent = `The status was not set: ${api.message(error)}`;
+			action.disabled = false;
 		}
 	}
 }

@@ -1,9 +1,14 @@
-// What is shown is all in the URL, so that it survives a reload and can be sent to somebody.
+// The state of the page is its URL: it survives a reload, and can be sent to another person.
 
+import { h } from "./dom.js";
 import { STATUSES, TYPES } from "./format.js";
 
-/** What each page shows of the URL, besides the time; the rest is not kept, for nobody would see it. */
-const OF_PAGE = {
+/**
+ * The parameters of each page, besides the time. The URL has no others, because no filter should
+ * act unseen.
+ * @type {Record<PageName, StateKey[]>}
+ */
+const PARAMETERS = {
 	overview: [],
 	failures: [
 		"type",
@@ -19,7 +24,9 @@ const OF_PAGE = {
 	queries: ["type", "strategy", "status"],
 	calibration: ["strategy", "threshold"],
 };
-/** What belongs to one view of a page, and not to the next one. */
+/** @type {StateKey[]} */
+const TIME = ["since", "from", "to"];
+/** Removed when another page is opened. @type {StateChanges} */
 const TRANSIENT = {
 	failure: null,
 	live: null,
@@ -28,85 +35,87 @@ const TRANSIENT = {
 	threshold: null,
 	group: null,
 };
-/** What can only be one of some words. */
-const WORDS = {
-	type: TYPES,
-	status: STATUSES,
-	live: ["1"],
-	back: ["1"],
-};
+/** The values of parameters that have a fixed list of them. @type {Record<string, string[]>} */
+const VALUES = { type: TYPES, status: STATUSES, live: ["1"], back: ["1"] };
 
-export const PAGES = Object.keys(OF_PAGE);
+/** @type {PageName[]} */
+export const PAGES = ["overview", "failures", "queries", "calibration"];
+
+/** @type {Set<() => void>} */
 const listeners = new Set();
 
 export function get() {
 	const url = new URLSearchParams(location.search);
-	const page = PAGES.includes(url.get("page")) ? url.get("page") : "overview";
+	const page = PAGES.find(name => name === url.get("page")) ?? "overview";
+	/** @type {State} */
 	const state = { page };
-	for (const key of ["since", "from", "to", ...OF_PAGE[page]]) {
+	for (const key of [...TIME, ...PARAMETERS[page]]) {
 		const value = url.get(key);
-		if (value && (WORDS[key]?.includes(value) ?? true)) state[key] = value;
+		if (value && (VALUES[key]?.includes(value) ?? true)) state[key] = value;
 	}
 	if (!state.from && !state.to && !/^[1-9][0-9]{0,5}[smhdw]$/.test(state.since ?? ""))
 		state.since = "24h";
 	return state;
 }
 
-/** The address of what is shown now, with some changes; `null` takes something away. */
+/** Returns the URL of the present state with some changes. @param {StateChanges} changes */
 export function link(changes) {
 	const now = get();
-	const state = {
-		...now,
-		...(changes.page && changes.page !== now.page ? TRANSIENT : {}),
-		...changes,
-	};
+	const isOtherPage = changes.page && changes.page !== now.page;
+	const state = { ...now, ...(isOtherPage ? TRANSIENT : {}), ...changes };
 	if (state.from || state.to) delete state.since;
 	const url = new URLSearchParams();
-	for (const key of ["page", "since", "from", "to", ...OF_PAGE[state.page]]) {
-		const usual =
-			(key === "page" && state.page === "overview") || (key === "since" && state.since === "24h");
-		if (state[key] && !usual) url.set(key, state[key]);
+	if (state.page !== "overview") url.set("page", state.page);
+	for (const key of [...TIME, ...PARAMETERS[state.page]]) {
+		const value = state[key];
+		if (value && !(key === "since" && value === "24h")) url.set(key, value);
 	}
 	return "?" + url;
 }
 
-/** Shows something else; `replace`: without a new step in the history; `quietly`: it is shown already. */
+/** Returns a link that changes the state. @type {Dom["anchor"]} */
+export function anchor(changes, content, attributes) {
+	return h("a", { href: link(changes), ...attributes }, content);
+}
+
+/**
+ * Changes the state. `replace` adds no step to the history, `quietly` calls no listener.
+ * @param {StateChanges} changes
+ */
 export function set(changes, { replace = false, quietly = false } = {}) {
 	const to = link(changes);
 	if (to === (location.search || "?")) return;
 	history[replace ? "replaceState" : "pushState"](null, "", to);
-	if (!quietly) for (const listener of listeners) listener();
+	if (!quietly) changed();
 }
 
+/** @param {() => void} listener */
 export function onChange(listener) {
 	listeners.add(listener);
 }
 
-addEventListener("popstate", () => listeners.forEach((listener) => listener()));
+function changed() {
+	for (const listener of listeners) listener();
+}
 
-/** Links within the page change what is shown; with a modifier they open as links do. */
-addEventListener("click", (event) => {
-	const anchor = event.target.closest?.("a[href^='?']");
-	if (
-		!anchor ||
-		event.button !== 0 ||
-		event.ctrlKey ||
-		event.metaKey ||
-		event.shiftKey ||
-		event.altKey
-	)
-		return;
+addEventListener("popstate", changed);
+
+/** Links within the page change the state. With a modifier key the browser follows them. */
+addEventListener("click", event => {
+	const target = event.target instanceof Element && event.target.closest("a[href^='?']");
+	if (!target || event.button !== 0) return;
+	if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
 	event.preventDefault();
-	history.pushState(null, "", anchor.getAttribute("href"));
-	listeners.forEach((listener) => listener());
+	history.pushState(null, "", target.getAttribute("href"));
+	changed();
 });
 
-/** The time that is asked about, as the API wants it. */
+/** Returns the time range as parameters of the API. @returns {Params} */
 export function range(state = get()) {
 	return state.from || state.to ? { from: state.from, to: state.to } : { since: state.since };
 }
 
-/** Which failures are asked for, as the API wants it. */
+/** Returns the filters of failures as parameters of the API. @returns {Params} */
 export function filter(state = get()) {
 	return {
 		failure_type: state.type,
