@@ -138,7 +138,7 @@ async fn the_overview_shows_what_the_api_says() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
-async fn overview_after_a_deletion_says_when_the_list_begins() {
+async fn overview_after_a_deletion_says_when_the_log_begins() {
     let service = searched().await;
     service.db.execute(
         "DELETE FROM memory_retrieval_failures WHERE created_at < (unixepoch('subsec') - 43200) * 1000",
@@ -154,7 +154,7 @@ async fn overview_after_a_deletion_says_when_the_list_begins() {
     assert_eq!(
         hint,
         format!(
-            "The list begins {}: older ones were deleted.",
+            "The log begins {}: older failures were deleted.",
             shown.as_str().unwrap()
         )
     );
@@ -428,7 +428,10 @@ async fn query_groups_change_status_and_reopen_when_they_fail() {
     log(&service, "who are you?").await;
     let browser = Browser::open(service.url(""), DESK).await;
     browser.goto("/?page=queries").await;
-    assert_eq!(browser.texts("main td .status .name").await, ["open", "open"]);
+    assert_eq!(
+        browser.texts("main td .status .name").await,
+        ["open", "open"]
+    );
     assert_eq!(
         browser.texts("main tbody tr td:nth-child(2)").await,
         ["2", "1"]
@@ -626,7 +629,7 @@ async fn the_token_is_asked_for_and_kept_nowhere_but_in_memory() {
         .goto(&service.url("/"))
         .await
         .expect("a page");
-    for (given, next) in [("a-token-that-is-wrong", "was refused"), (token, "")] {
+    for (given, next) in [("a-token-that-is-wrong", "was rejected"), (token, "")] {
         browser
             .until("document.querySelector('dialog[open] input[name=token]')")
             .await;
@@ -769,10 +772,10 @@ async fn where_there_is_nothing_or_nobody_answers_it_is_said_what_to_do() {
     let browser = Browser::open(service.url(""), DESK).await;
     for (page, said) in [
         ("/", "curl http://127.0.0.1"),
-        ("/?page=failures", "No failures in this time"),
+        ("/?page=failures", "No failures in this range"),
         ("/?page=failures&type=error", "Clear filters"),
-        ("/?page=queries", "No query failed in this time"),
-        ("/?page=calibration", "No strategy was used in this time"),
+        ("/?page=queries", "No query failed in this range"),
+        ("/?page=calibration", "No strategy was used in this range"),
         (
             "/?page=failures&failure=01890000-0000-7000-8000-000000000001",
             "no failure has this event_id",
@@ -799,10 +802,10 @@ async fn where_there_is_nothing_or_nobody_answers_it_is_said_what_to_do() {
     browser.click("#refresh").await;
     browser
         .until(
-            "document.querySelector('.problem').innerText.includes('The service does not answer')",
+            "document.querySelector('.problem').innerText.includes('The service does not respond')",
         )
         .await;
-    assert_eq!(browser.texts(".problem button").await, ["Try again"]);
+    assert_eq!(browser.texts(".problem button").await, ["Retry"]);
     browser
         .close_with(&["404", "400", "ERR_CONNECTION_REFUSED"])
         .await;

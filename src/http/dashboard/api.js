@@ -50,7 +50,11 @@ async function send(path, params, options = {}) {
 		response = await fetch(address(path, params), { ...options, headers, cache: "no-store" });
 	} catch (error) {
 		if (isAbort(error)) throw error;
-		throw new ApiError(0, "The service does not answer", "Is it running? Retrying automatically.");
+		throw new ApiError(
+			0,
+			"The service does not respond",
+			"Check that it runs. Retrying automatically.",
+		);
 	}
 	if (response.ok) return response;
 	if (response.status === 401) {
@@ -61,8 +65,8 @@ async function send(path, params, options = {}) {
 			if (!given) {
 				throw new ApiError(
 					401,
-					"A token is needed",
-					"Reload the page, and enter the token for reading.",
+					"A token is required",
+					"Reload the page, and enter a token with the scope read.",
 				);
 			}
 			token = given;
@@ -73,7 +77,7 @@ async function send(path, params, options = {}) {
 	const problem = await response.json().catch(() => ({}));
 	throw new ApiError(
 		response.status,
-		problem.title ?? `The service answered ${response.status}`,
+		problem.title ?? `The service responded with ${response.status}`,
 		problem.detail ?? "",
 		problem.code,
 	);

@@ -44,8 +44,8 @@ export function mount(root) {
 				result.replaceChildren();
 				place.replaceChildren(
 					empty(
-						"No strategy was used in this time",
-						"Choose a longer time above, or report attempts with their ",
+						"No strategy was used in this range",
+						"Choose a longer range above, or report attempts with their ",
 						h("code", "top_score"),
 						" to /v1/attempts.",
 					),
@@ -70,10 +70,10 @@ export function mount(root) {
 				result.replaceChildren();
 				place.replaceChildren(
 					empty(
-						`No scores of ${format.visible(strategy)} are known in this time`,
-						"Thresholds are judged by the scores of successes and failures: report attempts with their ",
+						`No scores of ${format.visible(strategy)} in this range`,
+						"Calibration needs scores: report attempts with their ",
 						h("code", "top_score"),
-						" to /v1/attempts, or put a monitor around the retrieval.",
+						" to /v1/attempts, or run the retrieval in a monitor.",
 					),
 				);
 				return;
@@ -121,7 +121,7 @@ export function mount(root) {
 			if (document.activeElement !== threshold)
 				threshold.value = String(Number(value.toPrecision(4)));
 		};
-		const none = hint("More than that fail at any threshold.");
+		const none = hint("The failure rate is higher at every threshold.");
 		none.hidden = true;
 		none.role = "status";
 		/** @param {number} percent */
@@ -146,7 +146,11 @@ export function mount(root) {
 				if (Number.isFinite(rate.valueAsNumber)) find(rate.valueAsNumber).catch(showError);
 			},
 		});
-		return [field("Threshold", threshold), field("Find one for a failure rate of (%)", rate), none];
+		return [
+			field("Threshold", threshold),
+			field("Threshold for a failure rate of (%)", rate),
+			none,
+		];
 	}
 
 	/** @type {CalibrationPage["showRate"]} */
@@ -170,14 +174,14 @@ export function mount(root) {
 				const configured = read.confidence_threshold;
 				const isLowerBetter = read.score_direction === "lower_is_better";
 				result.replaceChildren(
-					h("span", "At ", h("strong", { "data-threshold": at }, format.score(at)), " "),
+					h("span", "At ", h("strong", { "data-threshold": at }, format.score(at)), ", "),
 					h("strong", { class: "rate", "data-rate": rate }, format.share(rate)),
 					` of ${format.number(read.attempts)} attempts would have failed. `,
 					h(
 						"span",
 						{ class: "muted" },
-						`${format.share(read.failure_rate)} did`,
-						configured === null ? ". " : `, with ${format.score(configured)} configured. `,
+						`Observed: ${format.share(read.failure_rate)}`,
+						configured === null ? ". " : `, with the threshold ${format.score(configured)}. `,
 						isLowerBetter ? "Lower scores are better." : "Higher scores are better.",
 					),
 				);

@@ -136,7 +136,7 @@ function numbers(caption, columns, rows) {
 				areTablesOpen = details.open;
 			},
 		},
-		h("summary", "The numbers as a table"),
+		h("summary", "Numbers as a table"),
 		table(caption, columns, rows),
 	);
 	return details;
@@ -232,8 +232,8 @@ export function scores(calibration, threshold, moved) {
 	const room = high > low ? 0.02 * (high - low) : Math.max(Math.abs(low) * 0.1, 0.05);
 	const from = Math.min(low, configured ?? low) - room;
 	const to = Math.max(high, configured ?? low) + room;
-	const top = chartPlace("group", "How many successes and low-confidence failures had which score");
-	const bottom = chartPlace("img", "The failure rate that each threshold would give");
+	const top = chartPlace("group", "Scores of successes and of low-confidence failures");
+	const bottom = chartPlace("img", "Failure rate by threshold");
 	/** Draws the configured threshold. @param {Plot} plot */
 	const drawConfigured = plot => {
 		if (configured === null) return;

@@ -111,13 +111,13 @@ export function group(label, ...controls) {
 
 /** Returns an error with its remedy. @param {unknown} error @param {() => void} retry */
 export function failed(error, retry) {
-	const title = error instanceof ApiError ? error.title : "This could not be loaded";
+	const title = error instanceof ApiError ? error.title : "This page cannot be shown";
 	return h(
 		"div",
 		{ class: "empty problem", role: "alert", "data-message": message(error) },
 		h("h2", title),
 		h("p", message(error)),
-		button("Try again", retry),
+		button("Retry", retry),
 	);
 }
 

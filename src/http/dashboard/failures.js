@@ -148,14 +148,14 @@ function filterFields(showError) {
 	);
 	const live = button("", () => change({ live: state.get().live ? null : "1" }), {
 		name: "live",
-		title: "Follow what comes in (t)",
+		title: "Follow new failures (t)",
 	});
 	/** @param {string} name @param {string} label @param {string} file */
 	const save = (name, label, file) => {
 		const onclick = () =>
 			api
 				.download("export", { ...state.range(), ...state.filter(), format: name }, file)
-				.catch(error => showError(`This could not be exported: ${api.message(error)}`));
+				.catch(error => showError(`Cannot export the failures: ${api.message(error)}`));
 		return button(label, onclick, { "data-export": name });
 	};
 	const chip = h("p", { class: "chip", hidden: true });
@@ -189,7 +189,7 @@ function filterFields(showError) {
 				change({ group: null });
 				text.field.focus();
 			};
-			const remove = button("×", showAll, { "aria-label": "Show other queries too" });
+			const remove = button("×", showAll, { "aria-label": "Show all queries" });
 			chip.replaceChildren("Only queries of the group ", h("code", now.group), " ", remove);
 		},
 	};
@@ -278,16 +278,16 @@ async function find(now, signal, { list, progress, pager }) {
 function noFailures(now) {
 	if (!FILTERS.some(name => Object.hasOwn(now, name))) {
 		return empty(
-			"No failures in this time",
-			"That is good news, or nothing reports here yet: ",
+			"No failures in this range",
+			"No retrieval failed, or no sender reports here yet: ",
 			state.anchor({ page: "overview" }, "see the overview"),
 		);
 	}
 	const removed = Object.fromEntries(FILTERS.map(name => [name, null]));
 	return empty(
-		"No failure fits",
+		"No failure matches the filters",
 		state.anchor({ ...NEWEST, ...removed }, "Clear filters"),
-		", or choose a longer time.",
+		", or choose a longer range.",
 	);
 }
 
@@ -307,7 +307,7 @@ function followTail(now, list, progress) {
 	let replacements = 0;
 	let connection = "connecting…";
 	const rows = h("tbody");
-	const shown = table("Failures as they come in", COLUMNS, [], { class: "live" });
+	const shown = table("New failures", COLUMNS, [], { class: "live" });
 	shown.querySelector("tbody")?.replaceWith(rows);
 	const togglePause = () => {
 		isPaused = !isPaused;
@@ -324,7 +324,7 @@ function followTail(now, list, progress) {
 		const more = waiting.length === MAX_LIVE_ROWS ? " or more" : "";
 		text.textContent = isPaused
 			? `Paused: ${waiting.length}${more} new`
-			: `Following: ${connection}, ${count} since then`;
+			: `Following: ${connection}, ${count} new`;
 		if (replacements > 0) text.textContent += "; the log was replaced by another one";
 		pause.textContent = isPaused ? "▶ Resume" : "❚❚ Pause";
 	}
@@ -422,9 +422,9 @@ async function showFacts(content, failure, signal) {
 			"dl",
 			facts.map(([name, value]) => h("div", h("dt", name), h("dd", value))),
 		),
-		h("h3", "The same query before and after"),
+		h("h3", "Failures of the same query"),
 		history,
-		conversation_id === null ? "" : h("h3", "Its conversation, in order"),
+		conversation_id === null ? "" : h("h3", "Failures of the same conversation, in order"),
 		conversation,
 	);
 	await Promise.all([

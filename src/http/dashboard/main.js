@@ -226,14 +226,11 @@ api.onTokenNeeded(async wasRejected => {
 		autofocus: true,
 		// The tokens that the service allows.
 		pattern: "[\\x21-\\x7e]{16,}",
-		title: "At least 16 letters, digits or signs of ASCII, without spaces",
+		title: "At least 16 visible ASCII characters",
 	});
 	const isConfirmed = await ask(
-		wasRejected ? "That token was refused" : "A token is needed",
-		h(
-			"p",
-			"The service asks for the token for reading. It is kept in the memory of this page only.",
-		),
+		wasRejected ? "The token was rejected" : "A token is required",
+		h("p", "Enter a token with the scope read. The page keeps it in memory until it is closed."),
 		field("Token", token),
 	);
 	return isConfirmed ? token.value.trim() : null;
@@ -305,7 +302,7 @@ const SHORTCUTS = {
 	],
 	r: ["refresh", load],
 	t: [
-		"follow failures as they come in, or stop",
+		"follow new failures, or stop",
 		() => {
 			const isLive = pageName === "failures" && state.get().live;
 			state.set({ page: "failures", live: isLive ? null : "1" });
@@ -316,7 +313,7 @@ const SHORTCUTS = {
 	2: ["failures", () => state.set({ page: "failures" })],
 	3: ["queries", () => state.set({ page: "queries" })],
 	4: ["calibration", () => state.set({ page: "calibration" })],
-	"?": ["show this", showHelp],
+	"?": ["show these keys", showHelp],
 };
 
 function showHelp() {

@@ -1,4 +1,4 @@
-//! The dashboard: static files that ask the routes beside them.
+//! The dashboard: static files that call the routes of the service.
 
 use actix_web::http::header::{CONTENT_SECURITY_POLICY, HeaderValue, LOCATION};
 use actix_web::web::Path;
@@ -7,12 +7,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::http::cached;
 use crate::http::problem::Problem;
 
-/// Nothing from elsewhere, nothing inline, and no text that becomes markup: what was logged is
+/// Allows nothing of another host, nothing inline, and no text that becomes markup: logged text is
 /// hostile.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
      form-action 'none'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types";
 
-/// A file, and what it is.
+/// A file that is served.
 struct Asset {
     name: &'static str,
     content_type: &'static str,
@@ -52,12 +52,12 @@ const ASSETS: &[Asset] = assets! {
     "vendor/uPlot.min.css": CSS,
 };
 
-/// The page.
+/// Responds with the page.
 pub(crate) async fn page(request: HttpRequest) -> Result<HttpResponse, Problem> {
     serve(&request, PAGE)
 }
 
-/// What the page consists of.
+/// Responds with a file of the page.
 pub(crate) async fn asset(
     request: HttpRequest,
     name: Path<String>,
@@ -65,9 +65,9 @@ pub(crate) async fn asset(
     serve(&request, &name)
 }
 
-/// From a scope to the page in it, whose files are beside it.
+/// Redirects from a scope without a slash to the page, whose files have relative addresses.
 pub(crate) async fn to_page(request: HttpRequest) -> HttpResponse {
-    // Relative, for whatever stands before the service may have a prefix of its own.
+    // Relative, because a proxy may serve the scope below a prefix of its own.
     let scope = request.path().rsplit('/').next().unwrap_or_default();
     let query = request
         .uri()
@@ -93,6 +93,7 @@ fn serve(request: &HttpRequest, name: &str) -> Result<HttpResponse, Problem> {
 mod tests {
     use super::*;
 
+    /// The files are served as they are: comments and JSDoc count.
     #[test]
     fn the_page_weighs_less_than_150_kb() {
         let weight: usize = ASSETS.iter().map(|asset| asset.content.len()).sum();

@@ -12,7 +12,7 @@ export const title = "Overview";
 export function mount(root) {
 	/** @type {ChartView | null} */
 	let chart = null;
-	const tiles = h("section", { class: "tiles", "aria-label": "In short" });
+	const tiles = h("section", { class: "tiles", "aria-label": "Summary" });
 	const place = h("div");
 	const about = hint();
 	const strategies = h("div");
@@ -36,7 +36,7 @@ export function mount(root) {
 				chart = null;
 				about.replaceChildren();
 				place.replaceChildren(noAttempts(stats));
-				strategies.replaceChildren(empty("No strategy was used in this time"));
+				strategies.replaceChildren(empty("No strategy was used in this range"));
 				return;
 			}
 			about.replaceChildren(
@@ -110,8 +110,7 @@ function allTiles(summary, series, stats) {
 			"Failure rate",
 			format.share(total.failure_rate),
 			format.change(total.failure_rate, previous.failure_rate, { as: format.share, points: true }),
-			total.unobserved > 0 &&
-				hint(`failures that no monitor counted: ${format.number(total.unobserved)}`),
+			total.unobserved > 0 && hint(`unobserved failures: ${format.number(total.unobserved)}`),
 		),
 		tile(
 			"Failures",
@@ -120,8 +119,8 @@ function allTiles(summary, series, stats) {
 			hasDeleted(series, rows_since) &&
 				hint(
 					rows_since === null
-						? "The list has none: they were deleted."
-						: ["The list begins ", format.time(rows_since), ": older ones were deleted."],
+						? "They were deleted from the log."
+						: ["The log begins ", format.time(rows_since), ": older failures were deleted."],
 				),
 		),
 		tile(
@@ -142,7 +141,7 @@ function allTiles(summary, series, stats) {
 				"span",
 				{ class: stats.unhealthy ? "change bad" : "change" },
 				stats.unhealthy ??
-					`${format.number(stats.buffered)} waiting, ${format.number(stats.failed_flushes)} failed`,
+					`${format.number(stats.buffered)} buffered, ${format.number(stats.failed_flushes)} failed`,
 			),
 			hint(`${format.bytes(stats.database_bytes)}, without the journal`),
 		),
@@ -160,7 +159,7 @@ const COLUMNS = [
 	["strategy"],
 	["attempts", "number"],
 	["failures", "number"],
-	["rate", "number", "Share of the attempts that failed; – if only failures are reported"],
+	["rate", "number", "Failures divided by attempts; – if only failures are reported"],
 	["before", "number wide"],
 	...format.typeColumns("number wide"),
 	["p50", "number wide"],
@@ -200,15 +199,15 @@ function noAttempts(stats) {
 	const example =
 		`curl ${root}/v1/attempts -H 'Content-Type: application/json' \\\n` +
 		`    -d '{"outcome": "no_hit", "retrieval_strategy": "semantic", "query_text": "where is the key?"}'`;
-	const heading = "Nothing was attempted in this time";
+	const heading = "No attempts in this range";
 	if (isUsed) {
 		return empty(
 			heading,
-			"Choose a longer time above. ",
+			"Choose a longer range above. ",
 			state.anchor({ since: "30d", from: null, to: null }, "Show 30 days"),
 		);
 	}
-	const place = empty(heading, "Report an attempt, and it shows up here in a second:");
+	const place = empty(heading, "Report an attempt. It appears here within seconds:");
 	place.append(h("pre", { tabindex: 0 }, example));
 	return place;
 }

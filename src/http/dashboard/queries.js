@@ -24,7 +24,7 @@ const SLOW_MS = 1000;
 const COLUMNS = [
 	["query", "grow"],
 	["failures", "number"],
-	["texts", "number wide", "Different texts, apart from case and punctuation"],
+	["texts", "number wide", "Distinct texts, without case and punctuation"],
 	["trend", "wide"],
 	["best score", "number wide"],
 	["last seen", "wide"],
@@ -113,10 +113,10 @@ export function mount(root) {
 			const isFiltered = now.status || now.type || now.strategy;
 			const removed = { status: null, type: null, strategy: null };
 			return empty(
-				now.status ? `No group of queries is ${now.status}` : "No query failed in this time",
+				now.status ? `No group of queries is ${now.status}` : "No query failed in this range",
 				isFiltered
-					? [state.anchor(removed, "Clear filters"), ", or choose a longer time."]
-					: "Choose a longer time above.",
+					? [state.anchor(removed, "Clear filters"), ", or choose a longer range."]
+					: "Choose a longer range above.",
 			);
 		}
 		const since = format.time(scanned.range.from, { withYear: true });
@@ -125,9 +125,9 @@ export function mount(root) {
 				h(
 					"p",
 					{ class: "notice", role: "status" },
-					`At least: the newest ${format.number(scanned.failures)} failures, since `,
+					`Each count is a lower bound: it has the newest ${format.number(scanned.failures)} failures, since `,
 					since.cloneNode(true),
-					in_progress ? ". The rest is being counted." : ".",
+					in_progress ? ". The service reads the rest." : ".",
 				),
 			table(
 				"Groups of failing queries, the largest first",
@@ -135,10 +135,10 @@ export function mount(root) {
 				groups.map(group => ({ attributes: { "data-group": group.id }, cells: cells(group) })),
 			),
 			hint(
-				`${format.number(scanned.failures)} failures were looked at`,
+				`The groups consist of ${format.number(scanned.failures)} failures`,
 				!scanned.complete && [", the newest: since ", since],
 				has_more && `; the ${format.number(groups.length)} largest groups are shown`,
-				ungrouped > 0 && `; ${format.number(ungrouped)} with rarer texts are left out`,
+				ungrouped > 0 && `; ${format.number(ungrouped)} failures with rare texts are in no group`,
 			),
 		];
 	}
@@ -186,7 +186,7 @@ export function mount(root) {
 			if (focus instanceof HTMLElement) focus.focus();
 		} catch (error) {
 			if (api.isAbort(error)) return;
-			progress.textContent = `The status was not set: ${api.message(error)}`;
+			progress.textContent = `Cannot set the status: ${api.message(error)}`;
 			action.disabled = false;
 		}
 	}
