@@ -1,6 +1,9 @@
 //! The examples that end by themselves, run as the documents say.
 
 use std::process::Command;
+use std::time::Duration;
+
+use failure_logger::{FailureLogger, LoggerConfig, Outcome, RetrievalFailureType};
 
 /// Returns the output of an example.
 fn output(example: &str, arguments: &[&str]) -> String {
@@ -25,6 +28,61 @@ fn number(output: &str, word: &str) -> u64 {
         .last()
         .and_then(|number| number.parse().ok())
         .expect(word)
+}
+
+#[test]
+fn log_shows_the_failure_that_it_logs() {
+    assert_eq!(
+        output("log", &[]),
+        "log: Queued\n\
+         bm25: 1 failures\n\
+         received 1 = persisted 1 + dropped 0 + buffered 0\n"
+    );
+}
+
+#[test]
+fn monitor_counts_each_failed_attempt() {
+    let said = output("monitor", &[]);
+    assert!(
+        said.starts_with("key: 1 results\nlock: 1 results\nslow: "),
+        "{said}"
+    );
+    assert!(
+        said.ends_with("moon: 0 results\n75 % of 4 attempts failed\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn routes_respond_below_their_scope() {
+    let said = output("routes", &["--try"]);
+    assert!(said.contains("/failures/\nreadyz: 200 OK\n"), "{said}");
+    assert!(
+        said.ends_with("received 0 = persisted 0 + dropped 0 + buffered 0\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn report_ranks_queries_and_suggests_a_threshold() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("failures.db").display().to_string();
+    let logger = FailureLogger::spawn(LoggerConfig::new(&path)).expect("a logger");
+    let monitor = logger.strategy("semantic").confidence_threshold(0.3);
+    // Twenty attempts, so that 5 % of them are exactly one.
+    for nth in 1..=19_u8 {
+        let success = Outcome::success(Duration::from_millis(2));
+        monitor.record(success.top_score(0.3 + f32::from(nth) / 100.0));
+    }
+    let failure = RetrievalFailureType::LowConfidence;
+    monitor.record(Outcome::failure(failure, "moon", Duration::from_millis(2)).top_score(0.1));
+    futures_executor::block_on(logger.shutdown()).expect("a shutdown");
+
+    let said = output("report", &[&path, "semantic"]);
+    assert!(
+        said.starts_with("failures  query\n       1  moon\n20 attempts\nat threshold 0.3"),
+        "{said}"
+    );
 }
 
 #[test]
