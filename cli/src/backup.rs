@@ -1,4 +1,11 @@
 //! Commands `backup` and `restore`.
+//!
+//! Both work beside a service that writes. A backup is one read transaction, and so a state of one
+//! moment. A restore is one write transaction: other processes see the old log or the new one, and
+//! never a mixture. Both check the copy before it counts.
+//!
+//! A copy of the file by `cp` has neither property: the newest commits are in the journal beside
+//! it.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -16,7 +23,7 @@ use super::CommandError;
 use super::change::existing;
 use super::settings::Settings;
 
-/// Interval between two frames of the spinner.
+/// Interval between two frames of the spinner. Ten frames per second look steady.
 const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
@@ -31,6 +38,9 @@ pub(super) struct Restore {
     backup: PathBuf,
 }
 
+/// Copies the database into a temporary file beside `target`, checks it and renames it. A file at
+/// `target` is therefore always a complete backup. An existing file is an error, because the oldest
+/// backup may be the only good one.
 pub(super) async fn backup(
     settings: &Settings,
     Backup { target }: &Backup,
@@ -50,6 +60,9 @@ pub(super) async fn backup(
     )?)
 }
 
+/// Replaces the log by that of the backup. The database may be missing or damaged: a damaged file
+/// is renamed and reported, and never deleted. Positions of tail streams are of the old log, so
+/// that `tail -f` says that the log was replaced.
 pub(super) async fn restore(
     settings: &Settings,
     Restore { backup }: &Restore,
@@ -62,6 +75,8 @@ pub(super) async fn restore(
     })
     .await?;
     bar.finish_and_clear();
+    // The path goes to standard error, because the restore has succeeded and its result is on
+    // standard output.
     if let Some(quarantined) = restored.quarantined {
         writeln!(
             io::stderr(),
@@ -79,11 +94,13 @@ pub(super) async fn restore(
 }
 
 /// Runs `job` on a blocking thread. SIGTERM and SIGINT remove its temporary files and exit. SQLite
-/// rolls back an open transaction when a process next opens the database.
+/// rolls back an open transaction when a process next opens the database. The process exits at
+/// once, because the copy of a large file cannot be cancelled from outside.
 async fn unless_interrupted<T: Send + 'static>(
     work: Temporary,
     job: impl FnOnce(&Temporary) -> Result<T, BackupError> + Send + 'static,
 ) -> Result<T, CommandError> {
+    // The job and the signal share the temporary files. They are removed when both have ended.
     let work = Arc::new(work);
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
@@ -100,12 +117,15 @@ async fn unless_interrupted<T: Send + 'static>(
     }
 }
 
+/// Removes what the command has made. `exit` runs no destructors, so that the value cannot do it
+/// itself.
 fn abort(work: &Temporary) -> ! {
     work.remove();
     // 128 + SIGINT, as a shell reports an interrupted command.
     std::process::exit(130)
 }
 
+/// Returns the path of the database, which need not exist: a restore may create it.
 fn file(settings: &Settings) -> Result<PathBuf, CommandError> {
     match database_file(&settings.logger) {
         Ok(Some(path)) => Ok(path),
@@ -116,7 +136,8 @@ fn file(settings: &Settings) -> Result<PathBuf, CommandError> {
     }
 }
 
-/// Returns a spinner, which is hidden unless standard error is a terminal.
+/// Returns a spinner, which is hidden unless standard error is a terminal. The length of the work
+/// is unknown, so that the time is shown in place of a bar.
 fn spinner(activity: &'static str) -> Result<ProgressBar, CommandError> {
     if !io::stderr().is_terminal() {
         return Ok(ProgressBar::hidden());
@@ -133,6 +154,7 @@ fn spinner(activity: &'static str) -> Result<ProgressBar, CommandError> {
 impl From<BackupError> for CommandError {
     fn from(error: BackupError) -> Self {
         match error {
+            // The caller named a wrong file. All other errors are those of a disk or a database.
             BackupError::Exists(_) | BackupError::Same(_) | BackupError::NoLog { .. } => {
                 Self::Usage(error.to_string())
             }

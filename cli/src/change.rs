@@ -1,4 +1,12 @@
 //! Commands that change the log: `purge`, `set-status`, `delete`, `import`.
+//!
+//! `purge` and `import` change the database file only. `set-status` and `delete` can also ask a
+//! service. A file may be in use by a service: SQLite lets one process write at a time, and the
+//! others wait.
+//!
+//! A command on a file that needs a logger runs it without retention. A logger with the default
+//! retention would purge at its start, which the command did not ask for, and could store that
+//! retention in the database.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -18,6 +26,8 @@ use super::service::Service;
 use super::settings::Settings;
 use super::{CommandError, Target};
 
+// The age is a text here and parsed by the command, so that the error names the flag and the
+// expected form.
 #[derive(Args)]
 pub(super) struct Purge {
     /// Age of the failures to delete: a number and s, m, h, d or w, such as 30d [default: the
@@ -32,6 +42,11 @@ pub(super) struct Purge {
     dry_run: bool,
 }
 
+/// Deletes expired failures in steps of 1000 rows. Other processes can write between two steps, and
+/// an interrupted purge leaves the rest for the next one.
+///
+/// The count comes first: it is the whole result of a dry run, and the length of the progress bar.
+/// Ages are measured from the retention clock, so that a wrong system clock deletes nothing young.
 pub(super) fn purge(settings: &Settings, purge: &Purge) -> Result<(), CommandError> {
     let age = purge.older_than.as_deref().map(|text| {
         parse_span(text).map_err(|expected| {
@@ -44,6 +59,7 @@ pub(super) fn purge(settings: &Settings, purge: &Purge) -> Result<(), CommandErr
         None => Expired::ByRetention,
         Some(age) => Expired::OlderThan(age),
     };
+    // The check comes before the open, which would create the file.
     existing(settings)?;
     let unreachable = |error: StoreError| CommandError::Unreachable(error.to_string());
     let mut manual = ManualPurge::open(&settings.logger, expired, purge.dry_run)?;
@@ -89,11 +105,16 @@ pub(super) struct SetStatus {
     status: QueryStatus,
 }
 
+/// Sets the status of the group of a query. The text `query` may be an id, since `top` prints ids
+/// that are easier to copy than a query. The service resolves an id by itself.
+///
+/// The error of the change is reported after the shutdown, which releases the database in any case.
 pub(super) async fn set_status(
     settings: &Settings,
     change: &SetStatus,
 ) -> Result<(), CommandError> {
     if let Some(url) = &change.target.url {
+        // The API has two fields for the two forms.
         let name = if is_group_id(&change.query) {
             "id"
         } else {
@@ -106,6 +127,7 @@ pub(super) async fn set_status(
     } else {
         existing(settings)?;
         let logger = FailureLogger::spawn(without_retention(settings.logger.clone()))?;
+        // The library sets the status by a query of the group. An id is looked up first.
         let key = match is_group_id(&change.query) {
             true => query_of_group(&logger.reader(), change.query.clone()).await?,
             false => Some(change.query.clone()),
@@ -130,7 +152,8 @@ pub(super) fn query_status() -> impl TypedValueParser<Value = QueryStatus> {
     PossibleValuesParser::new(names).try_map(|name| QueryStatus::parse(&name).ok_or("not a status"))
 }
 
-/// Returns `true` if `text` has the form of a group id: 16 lower-case hexadecimal digits.
+/// Returns `true` if `text` has the form of a group id: 16 lower-case hexadecimal digits. A query
+/// of that form is improbable, and can be set over the API.
 fn is_group_id(text: &str) -> bool {
     text.len() == 16
         && text
@@ -158,6 +181,11 @@ pub(super) struct Delete {
     by: DeleteBy,
 }
 
+/// Erases failures for good: the rows, the statuses of their queries, and the bytes in the file and
+/// the journal.
+///
+/// The exit code is 1 if the rows are deleted, but their text may remain in the file. A promise to
+/// a person who asked for the erasure depends on that, so that it is no warning.
 pub(super) async fn delete(settings: &Settings, delete: &Delete) -> Result<(), CommandError> {
     let (name, value) = match &delete.by {
         DeleteBy {
@@ -194,6 +222,7 @@ pub(super) async fn delete(settings: &Settings, delete: &Delete) -> Result<(), C
         let report = deleted.map_err(|error| CommandError::Unreachable(error.to_string()))?;
         (report.rows, report.statuses, report.is_erased)
     };
+    // The numbers are printed in both cases: the rows are deleted, whatever remains of their text.
     let written = writeln!(
         io::stdout(),
         "{rows} failures and {statuses} statuses deleted"
@@ -209,7 +238,8 @@ pub(super) async fn delete(settings: &Settings, delete: &Delete) -> Result<(), C
 }
 
 /// Returns the path of the database file. Fails if there is none, because an empty database has
-/// nothing to change.
+/// nothing to change. A misspelt path would otherwise create a database, and the command would
+/// report success.
 pub(super) fn existing(settings: &Settings) -> Result<PathBuf, CommandError> {
     match database_file(&settings.logger) {
         Ok(Some(path)) if path.exists() => Ok(path),
@@ -230,6 +260,11 @@ pub(super) struct Import {
     path: PathBuf,
 }
 
+/// Copies the rows of the reference into the log. A row without an id gets one from its content, so
+/// that a repeated import stores nothing twice. The number of duplicates is known after the
+/// shutdown, which commits the last rows.
+///
+/// The reference is opened twice: once to validate it, and once to read it.
 pub(super) async fn import(settings: &Settings, import: &Import) -> Result<(), CommandError> {
     use failure_logger::import::ImportError::NotAReference;
     use failure_logger::import::ImportError::Read;
@@ -253,6 +288,7 @@ pub(super) async fn import(settings: &Settings, import: &Import) -> Result<(), C
         .import_reference(&import.path)
         .await
         .map_err(command_error);
+    // The shutdown runs after an error, too, and commits the rows that were read before it.
     let duplicates = logger.shutdown().await?.stats.duplicates;
     let report = report?;
     writeln!(

@@ -1,5 +1,10 @@
 //! Reads of a log, which is a database file or a running service. Commands read through [`Client`]
 //! only, so that both give the same JSON.
+//!
+//! A read of the file needs no logger, starts no migration, and works beside a service that writes.
+//! A service is asked over HTTP. Flags are parsed here for both, and become a filter of the library
+//! or parameters of a URL. A filter that one of them lacked would silently read more than the
+//! other.
 
 #![expect(
     clippy::indexing_slicing,
@@ -21,16 +26,21 @@ use super::service::{Service, TIMEOUT};
 use super::settings::Settings;
 use super::{CommandError, Target};
 
-/// Interval between two requests for a ranking that the service is still computing.
+/// Interval between two requests for a ranking that the service is still computing. The service
+/// ranks millions of failures in steps, and responds with those that it has ranked so far.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Reader of a log.
 pub(super) enum Client {
+    /// Database file of `--db`.
     File(FailureReader),
+    /// Service of `--url`.
     Service(Service),
 }
 
 impl Client {
+    /// Selects the log by the flags. A missing file is an error, because a reader would see an
+    /// empty log in it and a misspelt path would look like a day without failures.
     pub(super) fn new(settings: &Settings, target: &Target) -> Result<Self, CommandError> {
         if let Some(url) = &target.url {
             return Ok(Self::Service(Service::new(url, target)?));
@@ -70,6 +80,7 @@ impl Client {
         }
     }
 
+    /// Reads rates and latencies by strategy, of the last day unless the period says otherwise.
     pub(super) async fn summary(&self, period: &Period) -> Result<Value, CommandError> {
         match self {
             Self::File(reader) => value(&reader.summary(period.range_or_a_day()?).await?),
@@ -77,6 +88,7 @@ impl Client {
         }
     }
 
+    /// Reads counts over time. The step depends on the length of the period.
     pub(super) async fn timeseries(&self, period: &Period) -> Result<Value, CommandError> {
         match self {
             Self::File(reader) => value(
@@ -89,7 +101,7 @@ impl Client {
     }
 
     /// Reads the groups of failing queries. Waits until the service has ranked all failures of the
-    /// period.
+    /// period. A file is ranked within the time budget of one read, and the result may be partial.
     pub(super) async fn ranking(
         &self,
         period: &Period,
@@ -120,6 +132,8 @@ impl Client {
                 query.extend(filter.status.map(|status| ("status", status.to_string())));
                 loop {
                     let ranking = service.get("/v1/queries", &query).await?;
+                    // The response has either the groups that are known so far, or only the status
+                    // `working`.
                     if ranking["in_progress"] != json!(true)
                         && ranking["status"] != json!("working")
                     {
@@ -132,7 +146,8 @@ impl Client {
     }
 
     /// Reads the scores of a strategy. Adds the failure rate at `threshold` and the threshold for a
-    /// failure rate of `rate`.
+    /// failure rate of `rate`. The service computes the two by itself, from the scores that its
+    /// response leaves out.
     pub(super) async fn calibration(
         &self,
         period: &Period,
@@ -146,6 +161,7 @@ impl Client {
                     .calibration(strategy, period.range_or_a_day()?)
                     .await?;
                 let mut curve = value(&calibration)?;
+                // The fields have the names of the service. A value that does not exist is null.
                 curve["failure_rate_at_threshold"] = threshold
                     .and_then(|threshold| calibration.failure_rate_at(threshold))
                     .into();
@@ -163,7 +179,8 @@ impl Client {
         }
     }
 
-    /// Reads the counts of attempts by day, from a file only. The flags of `export` exclude `--url`.
+    /// Reads the counts of attempts by day, from a file only. The flags of `export` exclude
+    /// `--url`. The period is unlimited by default, because the purpose is a copy of the whole log.
     pub(super) async fn attempt_counts(&self, period: &Period) -> Result<Value, CommandError> {
         match self {
             Self::File(reader) => value(
@@ -178,7 +195,8 @@ impl Client {
         }
     }
 
-    /// Reads all failures and passes them to `sink` chunk by chunk.
+    /// Reads all failures and passes them to `sink` chunk by chunk. A chunk of a service ends
+    /// anywhere. Only the concatenation of all chunks is a document.
     pub(super) async fn export(
         &self,
         selection: &Selection,
@@ -217,9 +235,12 @@ impl Client {
 /// Format of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
+    /// One object per line, with all fields.
     JsonLines,
+    /// A header and one record per failure, with guards against formulas.
     Csv,
-    /// With a byte order mark.
+    /// With a byte order mark. Excel takes a file without the mark for an encoding of the system,
+    /// and garbles other letters.
     CsvForExcel,
 }
 
@@ -241,6 +262,7 @@ pub(super) struct Kinds {
     pub(super) strategy: Vec<String>,
 }
 
+/// Returns a parser of types that lists the names in errors and completions.
 fn failure_type() -> impl TypedValueParser<Value = RetrievalFailureType> {
     let names = RetrievalFailureType::ALL.map(RetrievalFailureType::as_str);
     PossibleValuesParser::new(names)
@@ -261,6 +283,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
+    /// Returns the selection as a filter of the library. `None` as a period reads the whole log.
     pub(super) fn filter(&self, period: Option<&Period>) -> Result<FailureFilter, CommandError> {
         Ok(FailureFilter {
             range: period.map(Period::range).transpose()?.flatten(),
@@ -272,6 +295,8 @@ impl Selection {
         })
     }
 
+    /// Returns the selection as parameters of the service, under the same names. A name occurs once
+    /// for each value.
     pub(super) fn query(
         &self,
         period: Option<&Period>,
@@ -314,6 +339,17 @@ pub(super) struct Period {
 }
 
 impl Period {
+    /// Returns the range, or `None` if no flag is set. Commands differ in their default: `list`
+    /// reads the whole log, and `stats` a day.
+    ///
+    /// `--since` counts from the end of the period. Without `--to`, that is the clock of this
+    /// machine for a file, and the clock of the service for a service. A start without an end means
+    /// until now.
+    ///
+    /// # Errors
+    ///
+    /// A moment or a span that does not parse, with the name of the flag, or an end before the
+    /// start.
     pub(super) fn range(&self) -> Result<Option<TimeRange>, CommandError> {
         let invalid = |name: &str, value: &str, expected: &str| {
             CommandError::Usage(format!("--{name} {value}: expected {expected}"))
@@ -323,6 +359,7 @@ impl Period {
                 .map(|text| parse_moment(text).map_err(|expected| invalid(name, text, expected)))
                 .transpose()
         };
+        // The end is parsed first, because `--since` counts from it.
         let to = moment("to", &self.to)?;
         let from = match &self.since {
             Some(since) => {
@@ -332,6 +369,8 @@ impl Period {
             }
             None => moment("from", &self.from)?,
         };
+        // A range from the beginning to now would leave out failures that are dated ahead of the
+        // clock.
         if from.is_none() && to.is_none() {
             return Ok(None);
         }
@@ -342,6 +381,7 @@ impl Period {
         )?))
     }
 
+    /// Returns the range, by default the last 24 hours, as the service does.
     pub(super) fn range_or_a_day(&self) -> Result<TimeRange, CommandError> {
         Ok(self
             .range()?

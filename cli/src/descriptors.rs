@@ -1,12 +1,17 @@
 //! Limit of file descriptors. Connections must leave enough of them for the database.
+//!
+//! Each connection takes one descriptor. If they run out, SQLite can no longer open its journal,
+//! and the service loses the records that its clients send. It is better to accept fewer clients.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors reserved for the database, its journals, the log and the event loops.
+/// Descriptors reserved for the database, its journals, the log and the event loops. The pool has
+/// at most 64 connections to the database, each with two or three files.
 const RESERVED: usize = 256;
 
 /// Raises the soft limit of this process to the hard limit. Returns the new limit, or `None` if it
-/// is unlimited.
+/// is unlimited. The soft limit is 1024 on most systems, for old programs that use `select`. The
+/// hard limit is often half a million, and needs no privilege.
 pub(super) fn raise() -> Option<usize> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -25,7 +30,9 @@ pub(super) fn raise() -> Option<usize> {
 }
 
 /// Returns the maximum number of connections of each worker, at most `wanted`, so that the reserved
-/// descriptors stay free.
+/// descriptors stay free. With a low limit, half of the descriptors are reserved at most. Each
+/// worker has at least one connection, even if that exceeds the limit: a service that accepts no
+/// client cannot report why.
 pub(super) fn connections_per_worker(workers: usize, wanted: usize, limit: Option<usize>) -> usize {
     let Some(limit) = limit else { return wanted };
     let for_connections = limit.saturating_sub(RESERVED.min(limit / 2));

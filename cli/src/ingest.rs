@@ -3,6 +3,25 @@
 //! The input may be a pipe that stays open for months. A line is sent at most a second after it was
 //! read. While the service or the database is unavailable, `ingest` retries and reads no further
 //! input. It gives up only after a signal or the time of `--give-up-after`.
+//!
+//! A record passes through these stages:
+//!
+//! - [`Input`]: a thread reads blocks of bytes from standard input. The channel holds 4 blocks of
+//!   64 KiB, so that a fast producer waits in its pipe and not in the memory of this process.
+//! - [`Lines`]: blocks become lines. The first line decides between JSON and CSV.
+//! - [`Feed::process`]: a line becomes a record. A bad line is rejected and counted, and the next
+//!   one follows.
+//! - [`Sink`]: a logger in this process takes records one by one. A service takes requests of up to
+//!   1000 lines.
+//!
+//! Three rules hold in each stage:
+//!
+//! - No line is lost silently. A line is stored or rejected, or the error names the first line that
+//!   was not accepted, so that the operator can resume there.
+//! - No line is stored twice. A line without an `event_id` gets one before its first request, and
+//!   keeps it in each retry.
+//! - The first SIGTERM or SIGINT stops the input, and leaves 5 seconds for the lines that were read
+//!   before it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
@@ -34,32 +53,42 @@ use super::service::{PostOutcome, Processed, Service};
 use super::settings::Settings;
 use super::{CommandError, Target};
 
-/// Maximum number of lines in one request.
+/// Maximum number of lines in one request. A thousand lines make the cost of a request negligible,
+/// and a retry after a lost response short.
 const LINES_PER_POST: usize = 1000;
-/// Number of bytes at which a request is sent. The last line may exceed it.
+/// Number of bytes at which a request is sent. The last line may exceed it. The limit keeps the
+/// request far below the 512 MiB that the service accepts, and the memory of this process small.
 const BYTES_PER_POST: usize = 8 << 20;
-/// Longest time that a line waits for further lines before it is sent.
+/// Longest time that a line waits for further lines before it is sent. A person who watches the
+/// dashboard sees a failure about as soon as it occurs.
 const SEND_AFTER: Duration = Duration::from_secs(1);
 /// Age at which delayed lines without `created_at` get a time from this process. Before that age,
 /// the service sets the time, because its clock may be more accurate.
 const TIMESTAMP_AFTER: Duration = Duration::from_secs(5);
-/// Maximum length of a line, which bounds the memory for any input.
+/// Maximum length of a line, which bounds the memory for any input. A service accepts shorter lines
+/// (64 KiB), and rejects a longer one by itself with a reason.
 const MAX_LINE_BYTES: usize = 1 << 20;
-/// Maximum number of bytes that one read of standard input returns.
+/// Maximum number of bytes that one read of standard input returns. This is the capacity of a pipe
+/// on Linux: one read can empty it.
 const BYTES_PER_BLOCK: usize = 64 << 10;
 /// Maximum number of blocks between the reading thread and the command.
 const MAX_BLOCKS: usize = 4;
-/// Maximum number of unknown fields that the summary names.
+/// Maximum number of unknown fields that the summary names. Input with random keys would otherwise
+/// fill the memory and the terminal.
 const MAX_NAMES: usize = 16;
-/// Maximum number of rejected lines whose reason is printed.
+/// Maximum number of rejected lines whose reason is printed. The first reasons show what is wrong
+/// with the input. The total follows in the summary.
 const MAX_REASONS: u64 = 10;
-/// Pause before the first retry. It doubles with each retry.
+/// Pause before the first retry. It doubles with each retry. A restart of the service takes about
+/// as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// Longest pause between two retries.
+/// Longest pause between two retries. After an outage of hours, input still flows within seconds.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Interval between two messages about a delayed line.
+/// Interval between two messages about a delayed line. The log of a supervisor stays readable
+/// during a long outage.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// Deadline after a signal for lines that were read before it.
+/// Deadline after a signal for lines that were read before it. Service managers wait 10 seconds or
+/// more before they kill a process, and the logger needs a part of them for its shutdown.
 const DEADLINE_AFTER_SIGNAL: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
@@ -76,6 +105,12 @@ pub(super) struct Ingest {
     without_counts: bool,
 }
 
+/// Runs the command. The exit code is 0 if every line was stored, 1 if some were rejected, and 3 if
+/// the input was not read to its end.
+///
+/// The signal handlers are installed before the input is opened, because a signal between the two
+/// would end the process with lines in memory. The logger is shut down before the summary is
+/// printed: only the shutdown shows which rows the store could not persist.
 pub(super) async fn ingest(settings: &Settings, ingest: &Ingest) -> Result<(), CommandError> {
     let span = |text: &String| {
         parse_span(text).map_err(|expected| {
@@ -94,6 +129,8 @@ pub(super) async fn ingest(settings: &Settings, ingest: &Ingest) -> Result<(), C
     let mut feed = Feed::new(sink, give_up_after)?;
     feed.without_counts = ingest.without_counts;
     let result = feed.run(&mut input, &stop).await;
+    // Rows that the store rejected were accepted by the buffer, and are subtracted here. A service
+    // has its own count of them, in `/metrics`.
     let stored = match &feed.sink {
         Sink::Logger(logger) => feed
             .stored
@@ -123,9 +160,13 @@ pub(super) async fn ingest(settings: &Settings, ingest: &Ingest) -> Result<(), C
 }
 
 /// Deadline for unsent lines, which the first SIGTERM or SIGINT sets.
+///
+/// A watch channel holds it, because several parts of the command wait for it at different times,
+/// and each must see a signal that came earlier.
 struct Deadline(watch::Receiver<Option<Instant>>);
 
 impl Deadline {
+    /// Installs the handlers and starts the task that waits for the signals.
     fn listen() -> Result<Self, CommandError> {
         let (sender, deadline) = watch::channel(None);
         // The handlers are installed before the task starts, so that no signal is missed.
@@ -146,6 +187,7 @@ impl Deadline {
     async fn signalled(&self) -> Instant {
         match self.0.clone().wait_for(Option::is_some).await.as_deref() {
             Ok(Some(deadline)) => *deadline,
+            // The channel closes only if the task is gone, at the end of the process.
             _ => std::future::pending().await,
         }
     }
@@ -157,7 +199,12 @@ impl Deadline {
 }
 
 /// Standard input. A thread reads it, because a blocking read cannot be cancelled.
+///
+/// The state of the thread decides a race: when a signal arrives, the thread may have taken bytes
+/// out of the pipe that the command has not seen. The command has to store these, and must leave
+/// the rest in the pipe for the next reader, such as the restarted command.
 struct Input {
+    /// Blocks in the order of the input. The channel closes at the end of the input.
     blocks: mpsc::Receiver<io::Result<Vec<u8>>>,
     /// State of the reading thread: `WAITING`, `READING` or `STOPPED`.
     reader: Arc<AtomicU8>,
@@ -171,6 +218,7 @@ const READING: u8 = 1;
 const STOPPED: u8 = 2;
 
 impl Input {
+    /// Starts the thread. It reads a duplicate of the file descriptor, unbuffered.
     fn open() -> io::Result<Self> {
         // `io::Stdin` would read more than it returns into a buffer of its own.
         let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -194,6 +242,8 @@ impl Input {
                     }
                     let mut block = vec![0; BYTES_PER_BLOCK];
                     let read = match stdin.read(&mut block) {
+                        // The end of the input closes the channel, when the thread drops its
+                        // sender.
                         Ok(0) => return,
                         Err(error)
                             if matches!(
@@ -208,6 +258,8 @@ impl Input {
                             block
                         })),
                     };
+                    // An error other than the two above is permanent. It ends the thread after the
+                    // command has received it.
                     let ends = matches!(read, Some(Err(_)));
                     let closed = read.is_some_and(|read| sender.blocking_send(read).is_err());
                     if closed || ends || !change(READING, WAITING) {
@@ -219,6 +271,10 @@ impl Input {
     }
 
     /// Stops the reading thread. `next` still returns the blocks that were read before.
+    ///
+    /// The swap decides the race. If the thread was waiting, it sees `STOPPED` before it reads and
+    /// returns. If it was reading, its block still arrives, and the failing change back to
+    /// `WAITING` ends it.
     fn stop(&mut self) {
         if self.reader.swap(STOPPED, Ordering::AcqRel) == WAITING {
             // A waiting thread holds no input, and may stay in `poll` until the process exits.
@@ -233,12 +289,20 @@ impl Input {
 }
 
 /// Destination of lines.
+///
+/// Both take the same records. They differ in what they report: a logger reports on each record at
+/// once, a service on a whole request.
 enum Sink {
+    /// A logger in this process, on the file of `--db`.
     Logger(LoggerHandle),
+    /// A running service, at `--url`.
     Service(Service),
 }
 
 /// State of one `ingest`: the lines that were read, and the counts of processed ones.
+///
+/// `pending` and `numbers` describe the same lines and change together. They are empty if the sink
+/// is a logger.
 struct Feed {
     sink: Sink,
     lines: Lines,
@@ -246,15 +310,18 @@ struct Feed {
     names: Option<(csv::StringRecord, u8)>,
     /// Lines of the next request, each with a line feed.
     pending: Vec<u8>,
-    /// Numbers of the pending lines.
+    /// Numbers of the pending lines. The service counts lines in its request. These are the numbers
+    /// in the input, which rejected and empty lines make different.
     numbers: VecDeque<u64>,
     /// `true` if failures are stored without counting attempts.
     without_counts: bool,
     /// Names of ignored fields, and the number of records that had any.
     ignored: (BTreeSet<String>, u64),
-    /// Time at which the first pending line was read.
+    /// Time at which the first pending line was read. It has no meaning while `numbers` is empty.
     since: Instant,
+    /// Accepted records and lines of counts.
     stored: u64,
+    /// Lines that were rejected here or by the service.
     rejected: u64,
     retries: Retries,
     bar: ProgressBar,
@@ -291,6 +358,13 @@ impl Feed {
     }
 
     /// Reads until the end of the input or a signal, then sends all lines that were read.
+    ///
+    /// The branches of `select!` are biased, because their order matters:
+    ///
+    /// - the signal comes first, so that a producer without pauses cannot delay it;
+    /// - the deadline comes second, and ends the wait for a thread that is in the middle of a read;
+    /// - the timer comes before the input, so that a slow stream of lines cannot delay a request
+    ///   beyond [`SEND_AFTER`].
     async fn run(&mut self, input: &mut Input, stop: &Deadline) -> Result<(), Stopped> {
         let mut stopped = false;
         loop {
@@ -336,6 +410,9 @@ impl Feed {
     }
 
     /// Parses a line and logs it or adds it to the pending lines.
+    ///
+    /// A line that is too long is skipped without being held whole. Counts of attempts are
+    /// recognized by their fields. All other lines are records.
     async fn process(
         &mut self,
         Line { number, text }: Line,
@@ -385,6 +462,7 @@ impl Feed {
         if matches!(self.sink, Sink::Logger(_)) {
             return self.log(number, &record, stop).await;
         }
+        // The timer starts with the first line of a request, and not with the end of the last one.
         if self.numbers.is_empty() {
             self.since = Instant::now();
         }
@@ -402,6 +480,9 @@ impl Feed {
     }
 
     /// Parses a line of `export --attempts`. Returns `None` for any other line.
+    ///
+    /// In CSV the header decides: a column `day` occurs in the counts only. In JSON each line
+    /// decides for itself, since an operator may concatenate the two exports.
     fn read_counts(&self, text: &[u8]) -> Option<Result<CountLine, Rejected>> {
         if !self.lines.are_csv() {
             return CountLine::from_json(text);
@@ -420,6 +501,11 @@ impl Feed {
     }
 
     /// Parses a line of CSV. Returns `None` for the header.
+    ///
+    /// The header decides about the separator: spreadsheets write a semicolon in many languages.
+    ///
+    /// A service receives the cells as JSON, without the guards that `export --csv` adds against
+    /// formulas in spreadsheets. Empty cells are absent fields, because CSV has no null.
     fn read_csv(&mut self, text: &[u8]) -> Result<Option<(Record, Vec<u8>)>, Rejected> {
         let invalid = |error: csv::Error| {
             Rejected::new(RejectReason::NotJson, format!("invalid CSV: {error}"))
@@ -455,6 +541,8 @@ impl Feed {
         )))
     }
 
+    /// Prints the ignored fields once, at the end. A misspelt field would otherwise be ignored
+    /// unnoticed.
     fn report_unknown_fields(&self) {
         let (names, records) = &self.ignored;
         if *records > 0 {
@@ -479,6 +567,13 @@ impl Feed {
     }
 
     /// Passes a record to the logger. Waits while the buffer is full.
+    ///
+    /// The loop offers the record until the logger accepts or rejects it:
+    ///
+    /// - a full buffer is flushed, which takes as long as the store needs;
+    /// - a failed flush starts the pauses of [`Retries`];
+    /// - a record that is too old is rejected, because a retry cannot make it younger;
+    /// - any other reason ends the command: the logger accepts nothing any more.
     async fn log(&mut self, line: u64, record: &Record, stop: &Deadline) -> Result<(), Stopped> {
         loop {
             let Sink::Logger(logger) = &self.sink else {
@@ -522,6 +617,9 @@ impl Feed {
     }
 
     /// Sends the pending lines to the service. Retries while the service is unavailable.
+    ///
+    /// `read_at` is the time of the lines without `created_at`, if they were delayed. It is set
+    /// before the first try, because the lines were read shortly before that.
     async fn send(&mut self, stop: &Deadline) -> Result<(), Stopped> {
         let mut rest = Bytes::from(std::mem::take(&mut self.pending));
         let read_at = jiff::Timestamp::now();
@@ -541,8 +639,8 @@ impl Feed {
                 () = stop.passed() => return Err(self.deadline_error(first)),
             };
             match outcome {
-                // The added time may be the reason for a rejection, if this clock is wrong. All lines
-                // are sent without it; those that were accepted are stored once.
+                // The added time may be the reason for a rejection, if this clock is wrong. All
+                // lines are sent without it; those that were accepted are stored once.
                 PostOutcome::Complete(processed) | PostOutcome::Partial { processed, .. }
                     if has_time && processed.rejected > 0 =>
                 {
@@ -560,6 +658,7 @@ impl Feed {
                 } => {
                     self.count(&processed);
                     self.retries.end(&self.bar);
+                    // The service has processed these lines. The request is continued after them.
                     self.numbers.drain(..lines.min(self.numbers.len()));
                     rest = after_lines(&rest, lines);
                     if let Some(next) = self.numbers.front().copied() {
@@ -600,7 +699,11 @@ impl Feed {
         self.rejected += processed.rejected.saturating_sub(listed);
     }
 
-    /// Waits before a retry, for at least `least`. Fails at the deadline or after `--give-up-after`.
+    /// Waits before a retry, for at least `least`. Fails at the deadline or after
+    /// `--give-up-after`.
+    ///
+    /// `least` is the `Retry-After` of a service, or zero. The reason of the last failure is part
+    /// of the error, because it is what the operator has to repair.
     async fn pause(
         &mut self,
         line: u64,
@@ -626,6 +729,7 @@ impl Feed {
         }
     }
 
+    /// Returns the error for lines that the deadline cut off. `line` is the first of them.
     fn deadline_error(&self, line: u64) -> Stopped {
         let lines = (self.lines.ended() + 1).saturating_sub(line);
         let seconds = DEADLINE_AFTER_SIGNAL.as_secs();
@@ -639,19 +743,23 @@ impl Feed {
 }
 
 /// Retries of the first line that the sink does not accept.
+///
+/// One state serves both sinks. A success resets it, so that a service that fails now and then
+/// never reaches `--give-up-after`.
 struct Retries {
     /// Pause before the next retry.
     pause: Duration,
     /// Time of the first failed attempt.
     since: Option<Instant>,
-    /// Time of the last message.
+    /// Time of the last message. `None` before the first message of a series of failures.
     reported: Option<Instant>,
+    /// `None` retries without end, which suits a supervised pipe.
     give_up_after: Option<Duration>,
 }
 
 impl Retries {
-    /// Returns the pause before the next retry, or `None` after `--give-up-after`. Prints a message at
-    /// the first call and each `REPORT_INTERVAL`.
+    /// Returns the pause before the next retry, or `None` after `--give-up-after`. Prints a message
+    /// at the first call and each `REPORT_INTERVAL`.
     fn next(&mut self, bar: &ProgressBar, line: u64, reason: &str) -> Option<Duration> {
         let now = Instant::now();
         let since = *self.since.get_or_insert(now);
@@ -686,6 +794,10 @@ impl Retries {
 }
 
 /// Parses an object. Returns the record, and the object on one line as it is sent.
+///
+/// A line feed can only occur as white space between the tokens of JSON, so that a space may
+/// replace it. The rest of the text is sent unchanged, and keeps fields that this version does not
+/// know.
 fn read_json(text: &[u8]) -> Result<(Record, Vec<u8>), Rejected> {
     let record = Record::from_json(text, false)?;
     Ok((
@@ -698,11 +810,16 @@ fn read_json(text: &[u8]) -> Result<(Record, Vec<u8>), Rejected> {
 }
 
 /// Returns an object with an `event_id`, which makes a retry idempotent.
+///
+/// The id has version 7, which begins with the time: ids that follow each other are close together
+/// in the index of the database.
 fn with_event_id(object: &[u8]) -> Vec<u8> {
     with_field(object, "event_id", &Uuid::now_v7().to_string())
 }
 
 /// Adds `created_at` to the lines that lack it.
+///
+/// Only delayed lines get this time. A service would date them at the end of its outage.
 fn with_time(lines: &[u8], read_at: jiff::Timestamp) -> Bytes {
     let mut timed = Vec::new();
     for line in lines.split_inclusive(|byte| *byte == b'\n') {

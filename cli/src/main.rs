@@ -1,4 +1,23 @@
 //! The command line: commands, flags and exit codes.
+//!
+//! The program is the service, and the tool that reads and feeds it. It holds no logic of the log:
+//! each command parses its flags, calls the library or a service, and prints the result. The
+//! library provides what only this program needs in `failure_logger::program`, outside of its
+//! stable API.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `serve.rs`, `listen.rs`, `descriptors.rs` | the service: sockets, signals, limits |
+//! | `settings.rs`, `redact.rs` | settings from flags, variables and a file |
+//! | `read.rs`, `client.rs`, `output.rs` | commands that read, from a file or a service |
+//! | `change.rs`, `backup.rs`, `ingest.rs` | commands that write |
+//! | `service.rs`, `tls.rs` | requests to a service |
+//!
+//! Standard output has the result alone, so that it can be piped. Messages, progress and errors go
+//! to standard error. A reader of standard output that stops early, such as `head`, is no error.
+//!
+//! The exit codes are an interface. A script distinguishes its own mistake (2) from an outage (3),
+//! and may retry only after the latter.
 
 // Malformed input must not cause a panic. Tests may panic to report a failure.
 #![cfg_attr(
@@ -51,11 +70,14 @@ struct Cli {
     flags: Flags,
 }
 
+/// Exit codes, as `--help` prints them. [`CommandError`] assigns them.
 const EXIT_CODES: &str = "Exit codes: 0 success; 1 the check failed (check), \
     records were dropped or rejected (serve, ingest), or nothing matched; \
     2 the command line or a setting is invalid; 3 the database or the service cannot be reached; \
     4 too few attempts for a result (check)";
 
+// The documentation of the commands and flags is their help. It is written for users, without a
+// full stop at the end of a single sentence.
 #[derive(Subcommand)]
 enum Command {
     /// Run the HTTP service (the default)
@@ -140,6 +162,8 @@ struct Style {
 }
 
 impl Style {
+    /// A table is for people. Another program gets JSON lines without a flag, because it would have
+    /// to parse columns whose width depends on their content.
     fn format(&self) -> Format {
         self.format.unwrap_or(if io::stdout().is_terminal() {
             Format::Table
@@ -149,7 +173,9 @@ impl Style {
     }
 }
 
-/// Unsuccessful end of a command. Each variant but `Logged` has one exit code.
+/// Unsuccessful end of a command. Each variant but `Logged` has one exit code. The variant says who
+/// has to act: the user, the operator or the caller of the check. The text names the cause and the
+/// remedy.
 #[derive(Debug)]
 enum CommandError {
     /// The command line or a setting is invalid: exit code 2.
@@ -179,6 +205,7 @@ impl CommandError {
         }
     }
 
+    /// The codes are part of the interface, and documented in [`EXIT_CODES`].
     fn exit_code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
@@ -193,6 +220,7 @@ impl CommandError {
 
 impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
+        // Rust ignores SIGPIPE, so that a closed pipe arrives as an error of the write.
         if error.kind() == io::ErrorKind::BrokenPipe {
             Self::OutputClosed
         } else {
@@ -225,6 +253,8 @@ impl From<failure_logger::LoggerError> for CommandError {
     }
 }
 
+/// One event loop runs all commands, because several of them use the HTTP client of actix. The
+/// workers of `serve` have event loops of their own.
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = actix_rt::System::new().block_on(run(cli));
@@ -248,6 +278,8 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs the command. The settings are read once for all commands, so that an invalid setting is an
+/// error even of a command that does not use it: a script finds it before the service does.
 async fn run(cli: Cli) -> Result<(), CommandError> {
     let (command, flags) = match cli.command {
         None => (Command::Serve(ServiceFlags::default()), cli.flags),

@@ -1,4 +1,14 @@
 //! Output: tables for a terminal, JSON and CSV for other programs.
+//!
+//! A command gives the same rows in four formats. [`Column`] says where a value is in a row, so
+//! that no command formats a cell by itself. Only the table rounds numbers: programs get what the
+//! log holds.
+//!
+//! Two protections apply to text, because any user of the application may have written it:
+//!
+//! - a terminal gets no control characters, because these could move the cursor, change the title
+//!   or hide text;
+//! - CSV gets guards against formulas, because a spreadsheet runs them.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -9,7 +19,7 @@ use serde_json::Value;
 
 use super::CommandError;
 
-/// Format of the output.
+/// Format of the output. The default depends on the output: see `Style::format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     /// Aligned columns for a terminal
@@ -25,20 +35,26 @@ pub(super) enum Format {
 /// Column of a table: its name, the JSON pointer to its value in a row, and its kind.
 pub(super) struct Column {
     pub(super) name: &'static str,
+    /// Pointer by RFC 6901, such as `/rates/attempts`. A row without that value has an empty cell.
     pub(super) pointer: Cow<'static, str>,
     pub(super) kind: CellKind,
 }
 
-/// CellKind of a column, which selects how a table shows its values.
+/// Kind of the values of a column, which selects how a table shows them. All kinds but text are
+/// aligned at the right, so that their digits are below each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum CellKind {
+    /// Any other value, as it is.
     Text,
+    /// Number, with three decimals unless it is whole.
     Number,
     /// Share from 0 to 1, shown in percent.
     Share,
+    /// Milliseconds, with two decimals below 10.
     Milliseconds,
 }
 
+/// Returns a column with a constant pointer. It is `const`, so that most tables are constants.
 pub(super) const fn column(name: &'static str, pointer: &'static str, kind: CellKind) -> Column {
     Column {
         name,
@@ -47,7 +63,8 @@ pub(super) const fn column(name: &'static str, pointer: &'static str, kind: Cell
     }
 }
 
-/// Writes `document` as JSON, or its `rows` in any other format.
+/// Writes `document` as JSON, or its `rows` in any other format. `document` and `rows` differ: a
+/// document has fields beside its rows, such as a cursor or totals.
 pub(super) fn write(
     format: Format,
     document: &Value,
@@ -78,6 +95,7 @@ pub(super) fn write(
             }
             writeln!(out, "{table}")?;
         }
+        // The alternate form is indented for people, and is still one document.
         Format::Json => writeln!(out, "{document:#}")?,
         Format::Jsonl => {
             for row in rows {
@@ -94,6 +112,8 @@ pub(super) fn write(
                 let cells = columns
                     .iter()
                     .map(|column| match row.pointer(&column.pointer) {
+                        // Only text can begin a formula. A guard before a negative number would
+                        // turn it into text.
                         Some(Value::String(text)) => failure_logger::program::guarded(text),
                         value => plain(value),
                     });
@@ -109,7 +129,8 @@ pub(super) fn write(
     Ok(out.flush()?)
 }
 
-/// Formats a value for a table and escapes terminal control characters.
+/// Formats a value for a table and escapes terminal control characters. A share is multiplied by
+/// 100 here only, so that no percentage gets into JSON.
 fn cell(value: Option<&Value>, kind: CellKind) -> String {
     let number = value.and_then(Value::as_f64);
     match (kind, number) {
@@ -122,13 +143,16 @@ fn cell(value: Option<&Value>, kind: CellKind) -> String {
 }
 
 /// Standard output. Escapes control characters in every format if it is a terminal, because a
-/// stored query may hold escape sequences.
+/// stored query may hold escape sequences. A file or a pipe gets the bytes unchanged, because a
+/// program may need them.
 pub(super) struct Output {
     out: io::StdoutLock<'static>,
     is_terminal: bool,
 }
 
 impl Output {
+    /// Locks standard output until the value is dropped. A second value in the same thread does not
+    /// block.
     pub(super) fn new() -> Self {
         let out = io::stdout().lock();
         Self {
@@ -154,7 +178,8 @@ impl io::Write for Output {
     }
 }
 
-/// Escapes control characters but keeps line feeds and tabs.
+/// Escapes control characters but keeps line feeds and tabs. Messages of several lines and tables
+/// consist of these two.
 pub(super) fn escaped_lines(text: &str) -> String {
     text.split('\n')
         .map(|line| line.split('\t').map(escaped).collect::<Vec<_>>().join("\t"))
@@ -178,7 +203,8 @@ pub(super) fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Returns a string without quotes, `null` as an empty text, and other values as JSON.
+/// Returns a string without quotes, `null` as an empty text, and other values as JSON. Text and CSV
+/// have no null, and a quoted text would look like a part of the value.
 fn plain(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
@@ -187,7 +213,8 @@ fn plain(value: Option<&Value>) -> String {
     }
 }
 
-/// Draws numbers as a row of bars, scaled to the largest.
+/// Draws numbers as a row of bars, scaled to the largest. Zero is the lowest bar and not a space,
+/// so that the length of the period is visible.
 pub(super) fn sparkline(numbers: &[u64]) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let largest = numbers.iter().copied().max().unwrap_or(0).max(1);

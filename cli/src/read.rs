@@ -1,4 +1,13 @@
 //! Commands that read the log: `list`, `tail`, `stats`, `top`, `calibrate`, `export`, `check`.
+//!
+//! Each command has three parts: a struct of its flags, the columns of its table, and a function.
+//! The function reads one JSON document through [`Client`] and passes it to [`write`], which knows
+//! the formats. The document is the same for a file and a service, so that a script can change
+//! between `--db` and `--url`.
+//!
+//! The table is for people, and may change in any version. JSON, JSON lines and CSV have the names
+//! of the API. Remarks such as an incomplete list go to standard error, where they cannot damage
+//! the output.
 
 #![expect(
     clippy::indexing_slicing,
@@ -24,13 +33,16 @@ use super::service::{OpenError, Service};
 use super::settings::Settings;
 use super::{CommandError, Style, Target};
 
-/// Interval between two reads of the database file for new failures.
+/// Interval between two reads of the database file for new failures. A tail stream of a service
+/// polls at the same interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Pause before a tail stream is reopened.
+/// Pause before a tail stream is reopened. The pause does not grow: a single request per second is
+/// no load, and a person waits for the stream.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
 
-/// Parses a share from 0 to 1.
+/// Parses a share from 0 to 1. A percentage such as 20 is an error, because it would otherwise pass
+/// each check.
 fn share(text: &str) -> Result<f64, String> {
     let share = text
         .parse()
@@ -54,6 +66,7 @@ pub(super) struct List {
     limit: u16,
 }
 
+/// Columns of a failure. The texts of unknown length come last, so that the others stay aligned.
 const FAILURE: [Column; 8] = [
     column("created_at", "/created_at", CellKind::Text),
     column("type", "/failure_type", CellKind::Text),
@@ -65,6 +78,8 @@ const FAILURE: [Column; 8] = [
     column("error", "/error_context", CellKind::Text),
 ];
 
+/// Prints the newest failures, the last one first. A search for a rare text in a log of millions
+/// ends at its time budget. The page is then incomplete, and a remark on standard error says so.
 pub(super) async fn list(settings: &Settings, list: &List) -> Result<(), CommandError> {
     let client = Client::new(settings, &list.target)?;
     let page = client
@@ -80,7 +95,8 @@ pub(super) async fn list(settings: &Settings, list: &List) -> Result<(), Command
     Ok(())
 }
 
-/// Returns the array at `pointer`, or an empty slice.
+/// Returns the array at `pointer`, or an empty slice. A document of a later version may lack the
+/// array, which is no reason to fail.
 fn rows<'v>(document: &'v Value, pointer: &str) -> &'v [Value] {
     document
         .pointer(pointer)
@@ -105,6 +121,9 @@ pub(super) struct Tail {
     lines: u16,
 }
 
+/// Prints the last failures, and with `--follow` the new ones. It runs until a signal, or until the
+/// reader of the output is gone. The output is flushed after each failure, since a pipe would hold
+/// it back otherwise.
 pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), CommandError> {
     let format = tail.style.format();
     match Client::new(settings, &tail.target)? {
@@ -113,6 +132,9 @@ pub(super) async fn tail(settings: &Settings, tail: &Tail) -> Result<(), Command
     }
 }
 
+/// Prints failures of a file. The file is polled, because SQLite notifies no other process of a
+/// commit. A failure that is committed between the position and the list is printed twice, which is
+/// better than never.
 async fn tail_file(
     format: Format,
     tail: &Tail,
@@ -154,6 +176,8 @@ async fn tail_file(
     Ok(())
 }
 
+/// Prints failures of a service. The order is that of [`tail_file`], with a stream in place of a
+/// position.
 async fn tail_service(format: Format, tail: &Tail, service: &Service) -> Result<(), CommandError> {
     let query = tail.selection.query(None)?;
     // The stream is opened before the list, so that no failure is missed between the two.
@@ -184,6 +208,7 @@ fn lines(format: Format, failures: &[Value]) -> Result<(), CommandError> {
         .try_for_each(|failure| line(format, failure))
 }
 
+/// Tells the person that positions before and after belong to different logs.
 fn report_replacement() {
     // A closed standard error does not end the command.
     let _ = writeln!(
@@ -194,19 +219,27 @@ fn report_replacement() {
 
 /// Event of a tail stream.
 enum Event {
+    /// Failure in the JSON of the API.
     Failure(Value),
     /// The database file was replaced, for example by a restore.
     Replaced,
 }
 
-/// Tail stream of a service, which is reopened when it ends.
+/// Tail stream of a service, which is reopened when it ends. The format is that of server-sent
+/// events, of which this reader knows the fields `id`, `event` and `data`, each on one line.
+/// Comments keep the connection open, and are skipped as unknown fields.
 struct Events<'s> {
+    /// Service, which the stream needs to reopen itself.
     service: &'s Service,
+    /// Parameters of the request, which stay the same in each stream.
     query: &'s [(&'static str, String)],
+    /// Body of the response. A box lets the two functions that open it share one type.
     stream: Box<dyn Stream<Item = Result<Bytes, awc::error::PayloadError>> + Unpin>,
-    /// Bytes that were received and not read yet.
+    /// Bytes that were received and not read yet. A piece may end in the middle of a line, and of a
+    /// character.
     received: Vec<u8>,
-    /// Event id to resume after.
+    /// Event id to resume after. The id is a position in the log: the service sends the failures
+    /// after it.
     last_id: Option<String>,
 }
 
@@ -234,6 +267,9 @@ impl<'s> Events<'s> {
         Ok(events)
     }
 
+    /// Returns the next event. An error is permanent: the loop reopens a lost connection by itself.
+    ///
+    /// `event` precedes `data`, and applies to that data only. A new stream begins without it.
     async fn next(&mut self) -> Result<Event, CommandError> {
         let mut replaced = false;
         loop {
@@ -259,6 +295,7 @@ impl<'s> Events<'s> {
         }
     }
 
+    /// Notes the position after this event, for the next stream.
     fn store_event_id(&mut self, line: &str) {
         if let Some(id) = line.strip_prefix("id: ") {
             self.last_id = Some(id.to_owned());
@@ -281,6 +318,9 @@ impl<'s> Events<'s> {
         }
     }
 
+    /// Opens the stream after the last event. The rest of an incomplete line is discarded, and
+    /// arrives once more. Only a permanent error ends the loop: a service that is updated is away
+    /// for a while.
     async fn reopen(&mut self, cause: &str) -> Result<(), CommandError> {
         self.received.clear();
         // A closed standard error does not end the command.
@@ -303,7 +343,9 @@ impl<'s> Events<'s> {
     }
 }
 
-/// Prints a failure on one line.
+/// Prints a failure on one line. A table cannot be aligned while it grows, so that it has fixed
+/// widths here. CSV has no header to print in the middle of a stream, and falls back to the same
+/// form.
 fn line(format: Format, failure: &Value) -> Result<(), CommandError> {
     let mut out = Output::new();
     match format {
@@ -341,6 +383,7 @@ pub(super) struct Stats {
     period: Period,
 }
 
+/// Columns of `stats`. The types come from the library, so that a new type gets its column.
 fn strategy_columns() -> Vec<Column> {
     let types = RetrievalFailureType::ALL.into_iter().enumerate();
     let types = types.map(|(nth, failure)| Column {
@@ -365,6 +408,9 @@ fn strategy_columns() -> Vec<Column> {
     columns
 }
 
+/// Prints rates and latencies by strategy. The row `all` and the sparkline are for a table only.
+/// The JSON has the totals in a field of their own, and a script that sums the rows must not count
+/// them twice.
 pub(super) async fn stats(settings: &Settings, stats: &Stats) -> Result<(), CommandError> {
     let format = stats.style.format();
     let client = Client::new(settings, &stats.target)?;
@@ -388,6 +434,7 @@ pub(super) async fn stats(settings: &Settings, stats: &Stats) -> Result<(), Comm
             text(&summary["range"]["from"]),
             text(&summary["range"]["to"])
         )?;
+        // A long period has more points than a terminal has columns.
         writeln!(out, "failures {}\n", sparkline(&summed(&failures, 72)))?;
         if let Some(since) = purged_before(&summary, &series) {
             writeln!(
@@ -400,7 +447,8 @@ pub(super) async fn stats(settings: &Settings, stats: &Stats) -> Result<(), Comm
 }
 
 /// Returns the time of the oldest failure in the log if the counts include older ones. Retention
-/// deletes failures earlier than their counts.
+/// deletes failures earlier than their counts. The counts then show failures that `list` cannot
+/// print, which looks like an error without an explanation.
 fn purged_before(summary: &Value, series: &Value) -> Option<String> {
     let moment = |value: &Value| value.as_str()?.parse::<jiff::Timestamp>().ok();
     let since = moment(&summary["rows_since"]);
@@ -415,6 +463,8 @@ fn purged_before(summary: &Value, series: &Value) -> Option<String> {
 }
 
 /// Sums neighbours so that at most `width` numbers remain.
+///
+/// The sums keep the total, which an average or a sample would not.
 fn summed(numbers: &[u64], width: usize) -> Vec<u64> {
     numbers
         .chunks(numbers.len().div_ceil(width).max(1))
@@ -440,6 +490,7 @@ pub(super) struct Top {
     limit: u16,
 }
 
+/// Columns of `top`. The id comes first, because it is what `set-status` takes.
 const GROUP: [Column; 7] = [
     column("id", "/id", CellKind::Text),
     column("failures", "/count", CellKind::Number),
@@ -450,7 +501,11 @@ const GROUP: [Column; 7] = [
     column("query", "/example", CellKind::Text),
 ];
 
+/// Prints groups of failing queries, ordered by their number of failures. A warning says if the
+/// counts are lower bounds, because the read stops at the newest million failures.
 pub(super) async fn top(settings: &Settings, top: &Top) -> Result<(), CommandError> {
+    // The groups are those of the whole log. The filter selects the failures that are counted in
+    // them.
     let filter = QueryFilter {
         failure_type: top.kind.failure_type.clone(),
         retrieval_strategy: top.kind.strategy.clone(),
@@ -492,11 +547,14 @@ pub(super) struct Calibrate {
     threshold: Option<f64>,
 }
 
+/// Columns of `calibrate`.
 const CURVE: [Column; 2] = [
     column("threshold", "/threshold", CellKind::Number),
     column("failure rate", "/failure_rate", CellKind::Share),
 ];
 
+/// Prints the failure rate at each threshold. A strategy without attempts is an error, because an
+/// empty curve looks like a threshold without effect. The usual cause is a misspelt name.
 pub(super) async fn calibrate(
     settings: &Settings,
     calibrate: &Calibrate,
@@ -522,6 +580,7 @@ pub(super) async fn calibrate(
     }
     let format = calibrate.style.format();
     if format == Format::Table {
+        // A hyphen stands for a rate that does not exist, and 0.0 % for one that is zero.
         let percent = |value: &Value| {
             value
                 .as_f64()
@@ -535,6 +594,7 @@ pub(super) async fn calibrate(
             "\n{attempts} attempts, {} failed",
             percent(&response["failure_rate"])
         )?;
+        // A strategy that is watched without a threshold has none to print.
         if let Some(threshold) = response["confidence_threshold"].as_f64() {
             writeln!(out, "current threshold {threshold:.4}")?;
         }
@@ -584,6 +644,8 @@ pub(super) struct Export {
     attempts: bool,
 }
 
+/// Columns of `export --attempts`. The names are those that `ingest` reads, so that both are kept
+/// in step.
 const ATTEMPTS: [Column; 8] = [
     column("day", "/day", CellKind::Text),
     column("retrieval_strategy", "/retrieval_strategy", CellKind::Text),
@@ -595,6 +657,9 @@ const ATTEMPTS: [Column; 8] = [
     column("latency_p99_ms", "/latency_ms/p99", CellKind::Number),
 ];
 
+/// Writes failures or counts of attempts. The failures are written as they are read, so that the
+/// memory does not depend on the size of the log. The counts are a small document, and are written
+/// at once. `ingest` reads each of the formats.
 pub(super) async fn export(settings: &Settings, export: &Export) -> Result<(), CommandError> {
     let client = Client::new(settings, &export.target)?;
     if export.attempts {
@@ -611,6 +676,7 @@ pub(super) async fn export(settings: &Settings, export: &Export) -> Result<(), C
             &ATTEMPTS,
         );
     }
+    // `--bom` requires `--csv`: clap has rejected the fourth combination.
     let layout = match (export.csv, export.bom) {
         (false, _) => Layout::JsonLines,
         (true, false) => Layout::Csv,
@@ -646,6 +712,17 @@ pub(super) struct Check {
     strategy: Option<String>,
 }
 
+/// Checks readiness and failure rate. The exit code is the result, so that cron, a pipeline or a
+/// monitoring system needs no parser:
+///
+/// - 0: the service is ready, and the rate is at most `--fail-if-rate-above`;
+/// - 1: the rate is higher, the service is not ready, or the strategy has no attempts;
+/// - 3: the log cannot be read;
+/// - 4: there are fewer attempts than `--min-attempts`. A rate of two attempts says nothing, and
+///   must neither pass nor fail a release.
+///
+/// Without flags, only the readiness of a service decides. A file is checked by a read of its
+/// summary.
 pub(super) async fn check(settings: &Settings, check: &Check) -> Result<(), CommandError> {
     let client = Client::new(settings, &check.target)?;
     if let Client::Service(service) = &client {
@@ -655,6 +732,7 @@ pub(super) async fn check(settings: &Settings, check: &Check) -> Result<(), Comm
             return Ok(());
         }
     }
+    // The read itself checks a file: one that is damaged or missing has exit code 3.
     let summary = client.summary(&check.period).await?;
     let rates = match &check.strategy {
         None => &summary["total"],
@@ -676,6 +754,8 @@ pub(super) async fn check(settings: &Settings, check: &Check) -> Result<(), Comm
         None => "no attempts".to_owned(),
     };
     match (check.fail_if_rate_above, rate) {
+        // The order of the arms is that of the certainty: no rate, too few attempts, then the
+        // limit.
         (Some(_), None) => Err(CommandError::Inconclusive(result)),
         (Some(_), Some(_)) if attempts < min_attempts => Err(CommandError::Inconclusive(format!(
             "{result}, fewer than --min-attempts {min_attempts}"

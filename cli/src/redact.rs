@@ -1,4 +1,11 @@
 //! Redaction of records, before they enter the buffer.
+//!
+//! The library calls [`Redaction::apply`] before a record enters the buffer. No part of the
+//! original text reaches the buffer, the database, its journal or the log. Rules that are added
+//! later do not change stored rows: `delete` erases those.
+//!
+//! Redaction cannot fail. All that can be wrong is checked at the start, so that no record is
+//! stored without it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,24 +21,30 @@ use failure_logger::{BoundedText, RetrievalFailureRecord};
 
 use super::CommandError;
 
-/// Maximum number of rules.
+/// Maximum number of rules. Each rule reads each text once, in the path of every record.
 const MAX_RULES: usize = 64;
-/// Maximum size of a compiled pattern. Matching takes linear time with any pattern.
+/// Maximum size of a compiled pattern. Matching takes linear time with any pattern. The limit
+/// therefore bounds the memory and the time of the start only.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
-/// Minimum length of the key of `query_text = hash`.
+/// Minimum length of the key of `query_text = hash`. A reader of the database could try all short
+/// keys with a frequent query.
 const MIN_KEY_BYTES: usize = 16;
 
-/// Rule that replaces text in queries, errors and conversation ids.
+/// Rule that replaces text in queries, errors and conversation ids. The query, the error and the
+/// conversation id are the fields with text of persons. The name of the strategy and the types of
+/// edges come from the application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rule {
-    /// Regular expression in the syntax of the crate `regex`.
+    /// Regular expression in the syntax of the crate `regex`. It matches anywhere in the text, and
+    /// case counts unless it begins with `(?i)`.
     pattern: String,
     /// Text in place of each match; `$1` is the first group.
     #[serde(default = "default_replacement")]
     replacement: String,
 }
 
+/// Returns the default replacement. The brackets show a reader that the text is not original.
 fn default_replacement() -> String {
     "[redacted]".into()
 }
@@ -48,12 +61,15 @@ pub(super) enum QueryText {
     Drop,
 }
 
-/// Compiled rules.
+/// Compiled rules, in the order of the settings. A rule sees the text that the rules before it
+/// left.
 pub(super) struct Redaction {
     rules: Vec<(Regex, String)>,
     query: QueryRedaction,
 }
 
+/// Treatment of queries, with the key that it needs. The state of the hash is in a box, because it
+/// is hundreds of bytes large.
 enum QueryRedaction {
     Keep,
     Hash(Box<Hmac<Sha256>>),
@@ -61,11 +77,19 @@ enum QueryRedaction {
 }
 
 impl Redaction {
+    /// Compiles the rules and reads the key.
+    ///
+    /// # Errors
+    ///
+    /// Names the rule by its number, from 1, because a pattern may be long. `hash` without a key is
+    /// an error: a hash without a key can be reversed by a list of frequent queries.
     pub(super) fn new(
         rules: &[Rule],
         query: QueryText,
         key_file: Option<&Path>,
     ) -> Result<Self, CommandError> {
+        // The number is checked before the rules are compiled, because compilation is the expensive
+        // part.
         if rules.len() > MAX_RULES {
             let message = format!(
                 "redact: {} rules: expected {MAX_RULES} at most",
@@ -99,15 +123,19 @@ impl Redaction {
         Ok(Self { rules, query })
     }
 
-    /// Returns `true` if records are left unchanged.
+    /// Returns `true` if records are left unchanged. The logger then needs no redactor, and a call
+    /// stays free of its cost.
     pub(super) fn is_empty(&self) -> bool {
         self.rules.is_empty() && matches!(self.query, QueryRedaction::Keep)
     }
 
-    /// Redacts a record in place.
+    /// Redacts a record in place. A hashed or dropped query needs no rules. The errors and the
+    /// conversation id may repeat the query, and get the rules in any case.
     pub(super) fn apply(&self, record: &mut RetrievalFailureRecord) {
         match &self.query {
             QueryRedaction::Keep => {
+                // A query without a match keeps the length that the sender gave, which may exceed
+                // the text.
                 let before = record.query_text.clone();
                 record.query_text = self.replaced(&record.query_text);
                 // The original length would reveal something about the replaced text.
@@ -118,6 +146,7 @@ impl Redaction {
             QueryRedaction::Hash(key) => set_query(record, &hashed(key, &record.query_text)),
             QueryRedaction::Drop => set_query(record, ""),
         }
+        // Errors often quote the query or a part of a document.
         record.error_context = record
             .error_context
             .as_ref()
@@ -127,6 +156,8 @@ impl Redaction {
         }
     }
 
+    /// Applies the rules. The result is cut to `N` characters once more, because a replacement may
+    /// be longer than its match.
     fn replaced<const N: usize>(&self, text: &str) -> BoundedText<N> {
         let mut text = text.to_owned();
         for (pattern, replacement) in &self.rules {
@@ -138,12 +169,15 @@ impl Redaction {
     }
 }
 
+/// Replaces the query and its length in bytes, which would otherwise be that of the original.
 fn set_query(record: &mut RetrievalFailureRecord, text: &str) {
     (record.query_text, record.query_len) = (text.into(), text.len());
 }
 
 /// Returns the first 16 bytes of the keyed hash of a normalized query. Queries that differ only in
-/// case and punctuation have the same hash, because the report groups them.
+/// case and punctuation have the same hash, because the report groups them. Half of the hash
+/// suffices: two of a billion queries are equal by chance with a probability of less than one in
+/// 10^20.
 fn hashed(key: &Hmac<Sha256>, query: &str) -> String {
     let mut mac = key.clone();
     mac.update(normalized(query).as_bytes());
@@ -156,7 +190,8 @@ fn hashed(key: &Hmac<Sha256>, query: &str) -> String {
         })
 }
 
-/// Reads a key. Fails if other users can read the file.
+/// Reads a key. Fails if other users can read the file. White space at both ends is skipped,
+/// because editors end a file with a line feed.
 fn key(path: &Path) -> Result<Hmac<Sha256>, CommandError> {
     let invalid = |cause: &dyn std::fmt::Display| {
         CommandError::Usage(format!("query_hash_key_file = {}: {cause}", path.display()))

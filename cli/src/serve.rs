@@ -1,4 +1,19 @@
 //! Command `serve`: start, reload on SIGHUP, and graceful shutdown.
+//!
+//! The order of the start decides what a client and a supervisor see:
+//!
+//! - The signal handlers come first: a SIGHUP during the start would end the process.
+//! - The sockets are bound before the database is opened. An address in use ends the start with no
+//!   effect on the file, and clients that connect early wait in the backlog in place of a
+//!   rejection.
+//! - The options are read for the bound addresses, which systemd may have passed.
+//! - The logger starts, then the workers.
+//! - Readiness is reported to systemd last.
+//!
+//! The end has the reverse order. The drain lets load balancers notice, the streams end because
+//! they have no end of their own, the workers finish their requests, and the logger commits what
+//! these requests brought. A record that got a 202 is in the database, or in the report of the
+//! shutdown.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -16,13 +31,20 @@ use super::listen::{self, Bound, Listen};
 use super::settings::{DEFAULT_MAX_CONNECTIONS, Flags, LogFormat, Settings};
 use super::{CommandError, descriptors};
 
-/// Timeout for the head of a request.
+/// Timeout for the head of a request. It covers the request line and the headers. A body has a
+/// timeout of its own, between two pieces.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time after which an idle connection is closed.
+/// Time after which an idle connection is closed. A dashboard that refreshes each few seconds keeps
+/// its connection, and an abandoned client frees its descriptor soon.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Deadline for open requests after the listeners are closed, in seconds.
+/// Deadline for open requests after the listeners are closed, in seconds. Uploads and streams were
+/// ended before, so that only short requests remain.
 const SHUTDOWN_TIMEOUT_SECONDS: u64 = 5;
 
+/// Runs the service until a signal. Returns an error if it cannot start, or if the logger dropped
+/// records at its end.
+///
+/// `flags` are kept for SIGHUP, which reads all settings once more with the same precedence.
 pub(super) async fn serve(
     settings: &Settings,
     flags: &Flags,
@@ -110,6 +132,8 @@ pub(super) async fn serve(
     handle.stop(true).await;
     let _ = server.await;
     drop(socket_files);
+    // The logger is shut down after the workers, so that it commits the records of the last
+    // requests.
     let report = logger.shutdown().await?;
     tracing::info!(accounting = %report.stats, "shutdown complete");
     Ok(())
@@ -133,6 +157,8 @@ fn install_log(settings: &Settings) -> Result<LogFilter, CommandError> {
     Ok(handle)
 }
 
+/// Parses the filter. Fails with the level as it was set, because the error of the filter quotes
+/// only a part of it.
 fn log_filter(settings: &Settings) -> Result<EnvFilter, CommandError> {
     let level = &settings.service.log_level;
     EnvFilter::try_new(level).map_err(|error| {
@@ -145,12 +171,16 @@ fn log_filter(settings: &Settings) -> Result<EnvFilter, CommandError> {
 /// Signal handlers of the service. They are installed before anything else, because the default
 /// action of each signal ends the process.
 pub(super) struct Signals {
+    /// SIGHUP: reload the settings.
     hangup: Signal,
+    /// SIGTERM: drain, then stop.
     terminate: Signal,
+    /// SIGINT: stop without a drain.
     interrupt: Signal,
 }
 
 impl Signals {
+    /// Installs the handlers. A signal that arrives before `recv` is called is not lost.
     pub(super) fn listen() -> Result<Self, CommandError> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
@@ -170,6 +200,9 @@ enum StopSignal {
 }
 
 /// Waits for SIGTERM or SIGINT. Reloads the settings that can change at each SIGHUP.
+///
+/// An invalid setting is logged and changes nothing: a typing error in a file must not end a
+/// service that runs. The new options are complete before the first of them takes effect.
 async fn wait_for_stop_signal(
     mut signals: Signals,
     flags: &Flags,
@@ -225,8 +258,9 @@ fn reload_settings(
     }
 }
 
-/// Installs handlers for SIGTERM and SIGINT. The returned future ends at the first signal since this
-/// call.
+/// Installs handlers for SIGTERM and SIGINT. The returned future ends at the first signal since
+/// this call. A second call sees only later signals, so that the caller can distinguish a second
+/// Ctrl-C from the first.
 pub(super) fn stop_signal() -> Result<impl Future<Output = ()> + use<>, CommandError> {
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
@@ -242,6 +276,9 @@ pub(super) fn stop_signal() -> Result<impl Future<Output = ()> + use<>, CommandE
 
 /// Notifies the watchdog of systemd while the event loops respond. A locked database does not count
 /// as a failure, because a restart would drop the buffered records.
+///
+/// The notification comes twice per interval of systemd, so that one late timer does not cause a
+/// restart. Without a watchdog in the unit, the task ends at once.
 async fn notify_watchdog(logger: LoggerHandle, options: http::HttpOptions) {
     let Some(interval) = sd_notify::watchdog_enabled() else {
         return;

@@ -1,4 +1,18 @@
 //! Client of a running service: requests, responses and their errors.
+//!
+//! The client trusts no response before it has seen the header [`VERSION_HEADER`]. Between the
+//! client and the service there may be a proxy, a captive portal or the wrong server, and each of
+//! them responds 200 to anything. Records that such a server swallowed would be lost, if `ingest`
+//! took its 200 for a success.
+//!
+//! Each error carries its remedy in its variant:
+//!
+//! - [`CommandError::Usage`]: the command or the token is wrong, and a retry fails in the same way;
+//! - [`CommandError::Failed`]: the service understood the request, and has no such object;
+//! - [`CommandError::Unreachable`]: the network, the proxy or the service is at fault.
+//!
+//! Reads are not retried: a person or a script waits, and can repeat the command. `ingest` retries
+//! by itself, because its input cannot be read twice. A tail stream is reopened by its caller.
 
 #![expect(
     clippy::indexing_slicing,
@@ -17,22 +31,33 @@ use failure_logger::program::{NamedToken, VERSION_HEADER, reveal};
 use super::settings::tokens;
 use super::{CommandError, Target, tls};
 
-/// Timeout of a request, and of a read of the database file.
+/// Timeout of a request, and of a read of the database file. A service ends a read within seconds.
+/// The rest is for slow networks, and for a database file on a slow disk.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
-/// Shortest pause before a retry, and the default without a `Retry-After` header.
+/// Shortest pause before a retry, and the default without a `Retry-After` header. A proxy that
+/// sends `Retry-After: 0` must not cause a loop without pauses.
 const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Maximum size of a response body.
+/// Maximum size of a response body. It bounds the memory that a wrong server can fill. A page of
+/// 1000 failures has some megabytes.
 const MAX_RESPONSE_BYTES: usize = 256 << 20;
 
 /// Running service that is addressed by `--url`.
 pub(super) struct Service {
+    /// Address without a slash at its end, so that a path can follow.
     url: String,
+    /// Tokens of `--url-token-file`, in the order of the file.
     tokens: Vec<NamedToken>,
     /// HTTP client, which reuses connections.
     client: awc::Client,
 }
 
 impl Service {
+    /// Checks the address and the tokens. Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// An address that is no HTTP URL, or a token that would cross the network unencrypted. The
+    /// exception for loopback addresses serves a tunnel or a proxy on this machine.
     pub(super) fn new(url: &str, target: &Target) -> Result<Self, CommandError> {
         let url = url.trim_end_matches('/').to_owned();
         let tls = if url.starts_with("https://") {
@@ -72,6 +97,8 @@ impl Service {
         })
     }
 
+    /// Returns a request with the first token of the file that has the needed scope. The method
+    /// decides about the scope, so that one file can serve all commands.
     pub(super) fn request(
         &self,
         method: awc::http::Method,
@@ -102,6 +129,8 @@ impl Service {
         Ok(request)
     }
 
+    /// Reads a document. Each `query` is a list of parameters, in which a name may occur several
+    /// times.
     pub(super) async fn get(
         &self,
         path: &str,
@@ -115,6 +144,19 @@ impl Service {
     }
 
     /// Posts JSON lines, each with a line feed.
+    ///
+    /// The outcome is one of four, and says which lines the caller has to send once more:
+    ///
+    /// | response | outcome |
+    /// | --- | --- |
+    /// | success or 422, with counts of all lines | [`PostOutcome::Complete`] |
+    /// | 408, 413, 429 or 503 with `processed` | [`PostOutcome::Partial`] |
+    /// | no response, a response of a proxy, a temporary error | [`PostOutcome::Retry`] |
+    /// | any other status | [`PostOutcome::Rejected`] |
+    ///
+    /// Counts that do not add up to the number of lines are a response of another server, or of a
+    /// version that counts otherwise. The lines are sent once more, because their ids make that
+    /// harmless.
     pub(super) async fn post(&self, path: &str, lines: Bytes) -> PostOutcome {
         let request = match self.request(awc::http::Method::POST, path, &[]) {
             Ok(request) => request.content_type("application/x-ndjson"),
@@ -160,19 +202,22 @@ impl Service {
                 }
             };
         }
+        // A number beyond the lines of this request cannot be right. It counts as absent.
         let lines = response.json["processed"]
             .as_u64()
             .and_then(|line| usize::try_from(line).ok())
             .unwrap_or(0);
         let lines = if lines > sent { 0 } else { lines };
         match response.status.as_u16() {
+            // A body that is too large is accepted up to the limit, so that the rest fits into a
+            // further request.
             408 | 413 | 429 | 503 if lines > 0 => PostOutcome::Partial {
                 lines,
                 processed,
                 retry_after,
             },
-            // Without `processed`, the number of accepted lines is unknown. All lines are retried and
-            // none is counted yet.
+            // Without `processed`, the number of accepted lines is unknown. All lines are retried
+            // and none is counted yet.
             408 | 429 | 502 | 503 | 504 => PostOutcome::Retry {
                 reason: self.response_error(&response).text(),
                 retry_after,
@@ -183,6 +228,8 @@ impl Service {
         }
     }
 
+    /// Deletes on the service. The request has no timeout: the service responds after the erasure,
+    /// which may take long in a large log.
     pub(super) async fn delete(
         &self,
         path: &str,
@@ -196,6 +243,7 @@ impl Service {
         self.json(sent).await
     }
 
+    /// Replaces an object on the service, with a body in JSON.
     pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Value, CommandError> {
         let sent = self
             .request(awc::http::Method::PUT, path, &[])?
@@ -205,6 +253,10 @@ impl Service {
     }
 
     /// Returns `Ok` if `/readyz` reports that the service can persist records.
+    ///
+    /// A service that responds 503 works, and is not ready: the exit code is 1. No response, or one
+    /// of another server, is 3. Monitoring thus distinguishes a stale database from a service that
+    /// is down.
     pub(super) async fn ready(&self) -> Result<(), CommandError> {
         let sent = self
             .request(awc::http::Method::GET, "/readyz", &[])?
@@ -220,6 +272,9 @@ impl Service {
     }
 
     /// Opens a streamed response. A tail stream resumes after the event `last_event_id`.
+    ///
+    /// The stream has no timeout, because an export may take long and a tail stream has no end. The
+    /// size is unlimited, too: the caller handles each piece as it arrives.
     pub(super) async fn open(
         &self,
         path: &str,
@@ -256,6 +311,7 @@ impl Service {
         }
     }
 
+    /// Returns the error for a request without a response.
     pub(super) fn unreachable(&self, error: impl std::fmt::Display) -> CommandError {
         CommandError::Unreachable(format!(
             "cannot reach {}: {error}; is the service running?",
@@ -263,6 +319,8 @@ impl Service {
         ))
     }
 
+    /// Returns the body of a success. A 204 has no body and returns null. Any other success without
+    /// JSON is the response of another server.
     async fn json<S>(
         &self,
         sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>,
@@ -272,6 +330,8 @@ impl Service {
     {
         let response = self.received(sent).await?;
         match response.status {
+            // An error is examined first, because `response_error` recognizes other servers by
+            // itself.
             status if !status.is_success() => Err(self.response_error(&response)),
             _ if !response.is_ours => Err(self.not_our_service(&response)),
             awc::http::StatusCode::NO_CONTENT => Ok(response.json),
@@ -280,6 +340,11 @@ impl Service {
         }
     }
 
+    /// Reads a response to its end, whatever its status. The body of an error has its `detail`, and
+    /// a connection whose response is read can be reused.
+    ///
+    /// `Retry-After` is in seconds. A date, its other form, counts as absent: no service of this
+    /// project sends one.
     async fn received<S>(
         &self,
         sent: Result<awc::ClientResponse<S>, awc::error::SendRequestError>,
@@ -320,7 +385,9 @@ impl Service {
         ))
     }
 
-    /// Returns the error for a response without success, with the `detail` of the service.
+    /// Returns the error for a response without success, with the `detail` of the service. The
+    /// order of the cases matters: a proxy can send each status by itself, so that most statuses
+    /// say something about the log only if the response is ours.
     fn response_error(&self, response: &Received) -> CommandError {
         let detail = response.json["detail"]
             .as_str()
@@ -353,6 +420,10 @@ fn is_ours(headers: &awc::http::header::HeaderMap) -> bool {
 }
 
 /// Returns `true` if the host of `url` is a loopback address or `localhost`.
+///
+/// A name other than `localhost` is not resolved, because the resolution may change until the
+/// request is sent. User information before `@` is skipped: `http://localhost@fl.example` leads to
+/// `fl.example`.
 fn is_loopback(url: &str) -> bool {
     let host = url
         .split_once("://")
@@ -371,9 +442,11 @@ fn is_loopback(url: &str) -> bool {
 
 /// Response of a service, read to its end.
 struct Received {
+    /// Status, of the service or of a proxy.
     status: awc::http::StatusCode,
     /// `true` if failure-logger sent the response, directly or through a proxy.
     is_ours: bool,
+    /// Target of a redirect, which an error names.
     location: Option<String>,
     /// Body, or null if it is not JSON.
     json: Value,
@@ -383,9 +456,9 @@ struct Received {
 
 /// Error of [`Service::open`].
 pub(super) enum OpenError {
-    /// A retry may succeed.
+    /// The service or the network is at fault for a while. A retry may succeed.
     Transient(CommandError),
-    /// A retry fails as well.
+    /// The request is at fault, or the server is not ours. A retry fails as well.
     Permanent(CommandError),
 }
 
@@ -418,7 +491,9 @@ pub(super) enum PostOutcome {
 
 /// Counts and errors of the lines that a service processed.
 pub(super) struct Processed {
+    /// Records that the service has in its buffer or knows already.
     pub(super) accepted: u64,
+    /// Lines that the service cannot parse or store. A retry cannot change that.
     pub(super) rejected: u64,
     /// Indexes of rejected lines among the posted ones, from 0, with the reasons. The service
     /// reports only the first few.
@@ -426,6 +501,8 @@ pub(super) struct Processed {
 }
 
 impl Processed {
+    /// Reads the counts of a success or of an error. Absent counts are zero. The service counts
+    /// lines from 1, and the result from 0.
     fn from_json(json: &Value) -> Self {
         let error = |error: &Value| {
             let nth = error["line"]

@@ -1,5 +1,24 @@
 //! Settings. Flags take precedence over environment variables, these over the file of `--config`,
 //! and that over the defaults.
+//!
+//! Every setting has one name. The file and `--set` use it as it is, the environment uses it in
+//! capitals with the prefix `FAILURE_LOGGER_`. The library deserializes the settings of the logger,
+//! and [`ServiceSettings`] those of the service, so that each limit stands beside the code that it
+//! protects.
+//!
+//! The steps of [`Settings::resolve`] are:
+//!
+//! - [`defaults`] lists all settings. A key outside of that list is an error in every origin,
+//!   because a misspelt setting would otherwise have no effect.
+//! - Each origin replaces values and leaves its name beside them. `config` prints the name, and an
+//!   error about a value quotes it.
+//! - The values are deserialized twice, into [`LoggerConfig`] and [`ServiceSettings`]. The keys of
+//!   the latter decide which value belongs to which.
+//! - Rules for redaction, the database and the ranges are checked last, because they need whole
+//!   values.
+//!
+//! The file of `--config` and the token file are read once more on SIGHUP. The environment of a
+//! process cannot change from outside, so that variables keep their values until a restart.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -28,18 +47,28 @@ use super::listen::{Listen, one_or_many};
 use super::output::{CellKind, Column, Format, column, write};
 use super::redact::{QueryText, Redaction, Rule};
 
+/// Default address. It is a loopback address, because the service needs no token there. The port is
+/// that of OTLP over HTTP.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4318));
-/// Default of the program, larger than that of the library because a service has more callers.
+/// Default of the program, larger than that of the library because a service has more callers. With
+/// 8 KB, the most that a record has, a full buffer takes some 500 MB.
 const DEFAULT_BUFFER_CAPACITY: usize = 65_536;
 
-/// Maximum number of connections per worker, if there are enough file descriptors.
+/// Maximum number of connections per worker, if there are enough file descriptors. The value is
+/// meant as an upper bound, so that a lower limit of file descriptors is not worth a warning. See
+/// [`super::descriptors`].
 pub(super) const DEFAULT_MAX_CONNECTIONS: usize = 20_000;
 
-/// Maximum number of HTTP worker threads.
+/// Maximum number of HTTP worker threads. Each worker has an event loop of its own. More of them
+/// than cores only add switches between threads, and a typing error such as 4000 must not start
+/// that many.
 const MAX_WORKERS: usize = 256;
-/// Prefix of environment variables.
+/// Prefix of environment variables. Kubernetes and Docker set variables with the same prefix: see
+/// [`is_set_by_orchestrator`].
 const PREFIX: &str = "FAILURE_LOGGER_";
-/// Minimum similarity, 0 to 1, at which a setting is suggested for an unknown key.
+/// Minimum similarity, 0 to 1, at which a setting is suggested for an unknown key. Jaro-Winkler
+/// weighs the first letters most, as typing errors seldom are in them. Below this value the
+/// suggestions are unrelated words.
 const MIN_SIMILARITY: f64 = 0.75;
 
 /// Flags of every command. Each corresponds to a setting.
@@ -73,12 +102,12 @@ pub(super) struct ServiceFlags {
     /// --token-file
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<Listen>,
-    /// File with the tokens that clients need: lines `NAME SCOPE[,SCOPE] = TOKEN`, or one token with
-    /// every scope but erase
+    /// File with the tokens that clients need: lines `NAME SCOPE[,SCOPE] = TOKEN`, or one token
+    /// with every scope but erase
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Additional host name that requests may address, such as fl.example, 10.1.2.3, *.example or *;
-    /// repeatable
+    /// Additional host name that requests may address, such as fl.example, 10.1.2.3, *.example or
+    /// *; repeatable
     #[arg(long = "allow-host", value_name = "HOST")]
     allow_hosts: Vec<String>,
     /// Format of the service's own log
@@ -94,6 +123,8 @@ impl Flags {
     /// `serve` take precedence.
     pub(super) fn with(mut self, after: &ServiceFlags) -> Self {
         let before = &mut self.service;
+        // `failure-logger --listen A serve --listen B` listens on both. A list with replaced items
+        // would depend on the place of a flag, which is surprising.
         before.listen.extend(after.listen.iter().cloned());
         before.token_file = after.token_file.clone().or(before.token_file.take());
         before.allow_hosts.extend(after.allow_hosts.iter().cloned());
@@ -103,7 +134,8 @@ impl Flags {
     }
 }
 
-/// Format of the service's own log.
+/// Format of the service's own log on standard error. It also selects the format of the line that
+/// names the address on standard output, so that one parser reads both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum LogFormat {
@@ -114,35 +146,66 @@ pub(super) enum LogFormat {
 }
 
 /// Settings of the service, in addition to those of the logger.
+///
+/// The names of the fields are the names of the settings. Each is also a key of [`DESCRIPTIONS`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ServiceSettings {
+    /// Addresses to listen on, at least one. One address may stand without a list. Sockets that
+    /// systemd passes replace them all.
     #[serde(deserialize_with = "one_or_many")]
     pub(super) listen: Vec<Listen>,
+    /// File with the tokens. `None` lets every client read and write, and is only allowed on
+    /// addresses that other machines cannot reach.
     pub(super) token_file: Option<PathBuf>,
+    /// Names that the `Host` header of a request may have, beside those of the loopback address and
+    /// the bound addresses. The list prevents DNS rebinding.
     pub(super) allow_hosts: Vec<String>,
+    /// Origins of web pages that may send requests. The dashboard needs none, because the service
+    /// serves it.
     pub(super) allow_origins: Vec<String>,
+    /// Default: text.
     pub(super) log_format: LogFormat,
+    /// Filter of the log in the syntax of `tracing`. SIGHUP can change it, so that a running
+    /// service can be debugged.
     pub(super) log_level: String,
+    /// Default: requests that fail, or take at least a second.
     pub(super) access_log: AccessLog,
+    /// Maximum number of connections of each worker. All workers together can have `workers` times
+    /// as many.
     pub(super) max_connections: usize,
+    /// Rate limit of reads for each client. 0 is no limit.
     pub(super) max_reads_per_second: u32,
+    /// Rate limit of requests with records for each client. 0, the default, is no limit: a full
+    /// buffer slows senders down by itself.
     pub(super) max_posts_per_second: u32,
+    /// `true` rejects records with unknown fields. By default they are ignored, so that a newer
+    /// sender can use an older service.
     pub(super) reject_unknown_fields: bool,
+    /// Rules for the retrievals of traces: what their spans do not say.
     pub(super) trace_rules: Vec<TraceRule>,
+    /// Rules that replace text before a record enters the buffer, in the order in which they apply.
     pub(super) redact: Vec<Rule>,
+    /// Treatment of the query after the rules.
     pub(super) query_text: QueryText,
+    /// Required for `query_text = hash`. The key stays in a file, because settings are printed.
     pub(super) query_hash_key_file: Option<PathBuf>,
+    /// Proxies whose forwarding header names the client. Any other sender could claim an address of
+    /// its choice, and so evade the rate limit.
     pub(super) trusted_proxies: Vec<String>,
-    /// Drain time. `None` selects the default for the addresses of the service.
+    /// Drain time. `None` selects the default for the addresses of the service. In milliseconds, at
+    /// most 10 minutes.
     pub(super) drain_ms: Option<u64>,
+    /// Number of HTTP worker threads. Default: one per core, or 2 if the number of cores is
+    /// unknown.
     pub(super) workers: usize,
 }
 
-/// Default drain time of a service that is not on loopback only. Load balancers poll `/readyz` every
-/// few seconds, and stop sending requests within that time.
+/// Default drain time of a service that is not on loopback only. Load balancers poll `/readyz`
+/// every few seconds, and stop sending requests within that time.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(5);
-/// Maximum drain time.
+/// Maximum drain time. In milliseconds. Service managers kill a process that takes longer to stop,
+/// and so would cut off the flush that follows the drain.
 const MAX_DRAIN_MS: u64 = 10 * 60 * 1000;
 
 impl Default for ServiceSettings {
@@ -173,6 +236,8 @@ impl Default for ServiceSettings {
 }
 
 impl ServiceSettings {
+    /// Checks the ranges that no type expresses. The lists of hosts, proxies and origins are parsed
+    /// by [`Settings::http_on`] instead, because their errors name the item.
     fn validate(&self) -> Result<(), ConfigError> {
         let out_of_range = |setting, value: usize, expected| {
             Err(program::refused(setting, value.to_string(), expected))
@@ -210,34 +275,43 @@ impl ServiceSettings {
 /// Returns `true` if each part of `text` names a level. The filter would read a misspelt level as a
 /// module name and disable all other modules.
 fn is_log_level(text: &str) -> bool {
+    // A directive is a level, or `MODULE=LEVEL`.
     let level = |text: &str| LEVELS.contains(&text.trim().to_ascii_lowercase().as_str());
     text.split(',')
         .all(|part| level(part.rsplit_once('=').map_or(part, |(_, level)| level)))
         && tracing_subscriber::EnvFilter::try_new(text).is_ok()
 }
 
+/// Levels of `tracing`, with the word that disables a module.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// Settings that default to the value in the database, with the initial value of a new database.
+///
+/// A logger without these settings takes the values in the database, and changes none of them. A
+/// command such as `ingest` could otherwise set the retention of a service back to the default.
 const RETENTION: [(&str, u32); 2] = [
     ("retention_days", DEFAULT_RETENTION_DAYS),
     ("attempts_retention_days", DEFAULT_ATTEMPTS_RETENTION_DAYS),
 ];
 
+/// Columns of `config`.
 const SETTING: [Column; 3] = [
     column("setting", "/setting", CellKind::Text),
     column("value", "/value", CellKind::Text),
     column("origin", "/origin", CellKind::Text),
 ];
 
-/// SettingOrigin of a setting's value.
+/// Place from which a setting has its value, as `config` prints it and errors quote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum SettingOrigin {
     Default,
     /// Retention that a logger persisted in the database.
     Database,
+    /// File of `--config`.
     File(PathBuf),
+    /// Variable with this name, including the prefix.
     Environment(String),
+    /// A flag of its own, or `--set`.
     Flag,
 }
 
@@ -253,8 +327,10 @@ impl fmt::Display for SettingOrigin {
     }
 }
 
-/// Effective settings.
+/// Effective settings: those of the logger and of the service, and each single value with its
+/// origin.
 pub(super) struct Settings {
+    /// All settings by name. The order of a `BTreeMap` is that of `config`.
     values: BTreeMap<String, (Value, SettingOrigin)>,
     pub(super) logger: LoggerConfig,
     pub(super) service: ServiceSettings,
@@ -266,6 +342,14 @@ impl Settings {
         Self::resolve(flags, std::env::vars_os())
     }
 
+    /// Merges the origins, lowest precedence first. `variables` is a parameter, because tests run
+    /// in parallel and share the environment of their process.
+    ///
+    /// # Errors
+    ///
+    /// Any unknown key, and any value that does not parse or is out of range. A service never
+    /// starts with a part of its settings, because an ignored redaction or token file would expose
+    /// data.
     fn resolve(
         flags: &Flags,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -285,6 +369,7 @@ impl Settings {
                 *known = (value, SettingOrigin::File(path.clone()));
             }
         }
+        // Variables come next, and then the flags. A later call replaces the value and its origin.
         let mut set =
             |key: &str, value: Value, origin| values.insert(key.to_owned(), (value, origin));
         for (name, value) in variables {
@@ -345,6 +430,7 @@ impl Settings {
                 set(key, value, SettingOrigin::Flag);
             }
         }
+        // `--set` comes last, and so takes precedence over a flag for the same setting.
         for assignment in &flags.assignments {
             let (key, value) = assignment.split_once('=').ok_or_else(|| {
                 CommandError::Usage(format!("--set {assignment}: expected KEY=VALUE"))
@@ -354,7 +440,10 @@ impl Settings {
             }
             set(key, parsed(key, value), SettingOrigin::Flag);
         }
+        // A setting belongs to the service if its defaults have the key, and otherwise to the
+        // logger.
         let service_keys = as_map(&ServiceSettings::default());
+        // A default retention is left out, so that the logger reads it from the database.
         let is_read_from_database = |key: &str, origin: &SettingOrigin| {
             *origin == SettingOrigin::Default && RETENTION.iter().any(|(name, _)| *name == key)
         };
@@ -380,6 +469,8 @@ impl Settings {
                 .logger
                 .redactor(move |record| redaction.apply(record));
         }
+        // The library checks its settings in `database_file`. The path itself is not needed here,
+        // and no file is opened or created.
         program::database_file(&settings.logger).map_err(|error| settings.setting_error(&error))?;
         settings
             .service
@@ -390,8 +481,11 @@ impl Settings {
 
     /// Converts an invalid setting to an error that quotes the value as written and names its
     /// origin.
+    ///
+    /// The library knows neither the key of a duration in milliseconds nor the origin of a value.
     fn setting_error(&self, error: &ConfigError) -> CommandError {
         let name = error.setting.replace(' ', "_");
+        // The library names a duration without its unit, and a setting has it in its name.
         let found = [name.clone(), format!("{name}_ms")]
             .into_iter()
             .find_map(|key| self.values.get_key_value(&key));
@@ -411,6 +505,9 @@ impl Settings {
     }
 
     /// Returns the drain time: the time between SIGTERM and the closing of the listeners.
+    ///
+    /// The default is zero if only this machine can reach the service. A load balancer elsewhere
+    /// needs the time to notice that `/readyz` responds 503.
     pub(super) fn drain(&self, listen: &[Listen]) -> Duration {
         let default = if listen.iter().all(is_local) {
             Duration::ZERO
@@ -422,6 +519,18 @@ impl Settings {
 
     /// Returns the options of the HTTP routes for a service that is bound to `listen`. The bound
     /// addresses count, not the setting: systemd may pass other sockets.
+    ///
+    /// SIGHUP calls this function, too. It therefore has no effects besides a warning, and the
+    /// caller decides whether to use the result.
+    ///
+    /// # Errors
+    ///
+    /// A value that does not parse, or a set of addresses and tokens that would open the log to the
+    /// network:
+    ///
+    /// - an address that is not local, without a token file;
+    /// - an address that is not local, with tokens that lack `read` or `ingest`, because a scope
+    ///   without tokens is open to all clients.
     pub(super) fn http_on(&self, listen: &[Listen]) -> Result<HttpOptions, CommandError> {
         let mut options = program::alone(HttpOptions::default())
             .access_log(self.service.access_log)
@@ -429,6 +538,8 @@ impl Settings {
             .max_posts_per_second(self.service.max_posts_per_second)
             .reject_unknown_fields(self.service.reject_unknown_fields);
         for listen in listen {
+            // A wildcard address such as 0.0.0.0 says nothing about the names of the machine, so
+            // that `allow_hosts` has to list them.
             if let Listen::Tcp(listen) = listen
                 && !listen.ip().is_unspecified()
             {
@@ -479,6 +590,7 @@ impl Settings {
             );
             return Err(CommandError::Usage(message));
         }
+        // A token applies to all addresses, including the local ones.
         let add = |options: HttpOptions,
                    NamedToken {
                        name,
@@ -489,8 +601,13 @@ impl Settings {
     }
 
     /// Prints every setting with its value and its origin.
+    ///
+    /// `config` is for people who look for the cause of a behaviour. It shows the retention that is
+    /// in force in the database, although a logger has not started. Secrets stay in files that the
+    /// settings only name.
     pub(super) async fn show(&self, format: Format) -> Result<(), CommandError> {
         let mut values = self.values.clone();
+        // A value from a file, a variable or a flag stays: a logger that starts would persist it.
         if let Some(stored) = self.stored_retention().await {
             for ((key, _), days) in RETENTION.iter().zip(stored) {
                 if let (Some((value, origin @ SettingOrigin::Default)), Some(days)) =
@@ -507,6 +624,8 @@ impl Settings {
 
     /// Reads the persisted retention of failures and of counts of attempts. Returns `None` if the
     /// database cannot be read.
+    ///
+    /// The errors are ignored, since `config` has to work beside a damaged database.
     async fn stored_retention(&self) -> Option<[Option<u32>; 2]> {
         match program::database_file(&self.logger) {
             Ok(Some(path)) if path.exists() => {
@@ -530,6 +649,12 @@ fn is_local(listen: &Listen) -> bool {
 
 /// Reads a token file: lines `NAME SCOPE[,SCOPE..] = TOKEN` or `SCOPE = TOKEN`. A line with a token
 /// only grants every scope but `erase`.
+///
+/// Empty lines and lines that begin with `#` are skipped. A line without a name is named after its
+/// scope or its number.
+///
+/// Other users that can read the file cause a warning and no error: containers mount secrets with a
+/// mode that the operator may be unable to change.
 pub(super) fn tokens(path: &std::path::Path) -> Result<Vec<NamedToken>, CommandError> {
     let invalid = |cause: &dyn fmt::Display| {
         CommandError::Usage(format!("token_file = {}: {cause}", path.display()))
@@ -582,6 +707,10 @@ pub(super) fn tokens(path: &std::path::Path) -> Result<Vec<NamedToken>, CommandE
 }
 
 /// Parses the part of a line before `=`. `read` without a name also grants `triage` and `metrics`.
+///
+/// The short form `read = TOKEN` is for people and dashboards, which also set statuses and read
+/// `/metrics`. A line with a name lists its scopes exactly. `None` means that the text has neither
+/// form.
 fn name_and_scopes(head: &str) -> Option<(String, Vec<Scope>)> {
     let mut words = head.split_whitespace();
     let (first, second) = (words.next()?, words.next());
@@ -605,6 +734,9 @@ fn name_and_scopes(head: &str) -> Option<(String, Vec<Scope>)> {
 }
 
 /// Returns every setting with its default.
+///
+/// Settings without a default are `null`. The retention has the value that a new database gets, so
+/// that `config --sample` shows a number.
 fn defaults() -> BTreeMap<String, (Value, SettingOrigin)> {
     let logger = as_map(&LoggerConfig::default().buffer_capacity(DEFAULT_BUFFER_CAPACITY));
     let service = as_map(&ServiceSettings::default());
@@ -621,6 +753,7 @@ fn defaults() -> BTreeMap<String, (Value, SettingOrigin)> {
         .collect()
 }
 
+/// Returns the fields of a struct by name. The map of a value that is no struct is empty.
 fn as_map(settings: &impl Serialize) -> Map<String, Value> {
     match serde_json::to_value(settings) {
         Ok(Value::Object(map)) => map,
@@ -630,6 +763,9 @@ fn as_map(settings: &impl Serialize) -> Map<String, Value> {
 
 /// Parses a value of a flag or a variable by the type of the setting's default. Items of a list are
 /// separated by commas. Returns text that does not parse unchanged; deserialization rejects it.
+///
+/// Variables and flags have text only. The type of the default distinguishes a number from a text
+/// of digits, such as a path named `1`.
 fn parsed(key: &str, text: &str) -> Value {
     let default = defaults().remove(key).map(|(value, _)| value);
     match default {
@@ -652,6 +788,9 @@ fn parsed(key: &str, text: &str) -> Value {
 }
 
 /// Deserializes settings. The error names the key, the value and the origin of an invalid setting.
+///
+/// The search for the key runs after a failure only, and takes one deserialization for each
+/// setting.
 fn deserialize<T: serde::de::DeserializeOwned>(
     map: Map<String, Value>,
     values: &BTreeMap<String, (Value, SettingOrigin)>,
@@ -661,6 +800,7 @@ fn deserialize<T: serde::de::DeserializeOwned>(
         let defaults = defaults();
         let invalid = map.iter().find(|(key, value)| {
             let alone = map.keys().map(|other| {
+                // The defaults are valid together, so that only the tried setting can fail.
                 let default = || {
                     defaults
                         .get(other)
@@ -692,6 +832,9 @@ fn deserialize<T: serde::de::DeserializeOwned>(
 }
 
 /// Descriptions of all settings, in the order of the sample file.
+///
+/// The sample file is the reference for operators, so that each text has the unit, the special
+/// values and a default that the value does not show. A test compares the keys with [`defaults`].
 const DESCRIPTIONS: [(&str, &str); 34] = [
     ("database_url", "Database file."),
     (
@@ -825,6 +968,8 @@ const DESCRIPTIONS: [(&str, &str); 34] = [
 ];
 
 /// Returns a TOML file that describes every setting, with the defaults commented out.
+///
+/// The lines are commented out, so that the file of an older version does not pin its defaults.
 pub(super) fn sample() -> String {
     let defaults = defaults();
     let mut sample = String::from(
@@ -846,6 +991,10 @@ pub(super) fn sample() -> String {
 /// Returns `true` if Kubernetes or Docker sets the variable for a service whose name starts with
 /// `failure-logger`. `name` has no prefix. Examples: `SERVICE_HOST`, `PORT=tcp://10.0.0.1:4318`,
 /// `PORT_4318_TCP_ADDR`, `ENV_X`, `NAME=/web/failure-logger`.
+///
+/// Kubernetes adds such variables for each service in the namespace, and Docker did for each link.
+/// They would end the program as unknown settings, although the operator has set none of them. The
+/// forms are narrow, because a misspelt setting must still be an error.
 fn is_set_by_orchestrator(name: &str, value: &str) -> bool {
     let is_word = |word: &str| name == word || name.ends_with(&format!("_{word}"));
     let is_url = ["tcp://", "udp://", "sctp://"]
@@ -867,6 +1016,8 @@ fn is_set_by_orchestrator(name: &str, value: &str) -> bool {
 }
 
 /// Returns the error for an unknown setting, with the most similar one as a suggestion.
+///
+/// `place` names the origin: a path, a variable or a flag.
 fn unknown(key: &str, place: &str) -> CommandError {
     let known = defaults();
     let like = |other: &String| strsim::jaro_winkler(key, other);

@@ -1,4 +1,7 @@
 //! TLS configuration of the client, with the certificate authorities to trust.
+//!
+//! The service itself speaks no TLS. A proxy in front of it does, and this is the client's side.
+//! The cryptography is that of ring, which needs a C compiler and nothing else to build.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +13,13 @@ use rustls::{ClientConfig, RootCertStore};
 use super::CommandError;
 
 /// Returns a configuration that trusts only the authorities in `ca_file`, or those of the system if
-/// `ca_file` is `None`.
+/// `ca_file` is `None`. `--ca-file` replaces the authorities of the system and does not add to
+/// them: a private service then cannot be impersonated with a public certificate.
+///
+/// # Errors
+///
+/// A file that cannot be read, or no authority at all. A configuration without authorities would
+/// reject each certificate, with an error that names no cause.
 pub(super) fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, CommandError> {
     let mut roots = RootCertStore::empty();
     match ca_file {
@@ -48,6 +57,7 @@ pub(super) fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Comman
         .map_err(|error| CommandError::Usage(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    // The commands need HTTP/1.1 only, and a proxy may choose no other protocol.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
