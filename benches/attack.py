@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Attacks a service on all sides at once, and tells what its proper clients notice.
+"""Attacks a service in four ways at once, and measures the effect on its proper clients.
 
-    cargo build --release --bin failure-logger --example fill
+    cargo build --release --bin failure-logger
     benches/attack.py target/release/failure-logger [SECONDS]
 
 For SECONDS (300 by default): 900 exports that are not read, 70 clients that send expensive reads, 8 bodies that come a
 byte at a time, and 100 wrong tokens a second. Beside them, one client reads /v1/summary and one posts records, both with
-right tokens. Exit code 0 only if memory stayed below 200 MB, the p99 of /v1/summary below 250 ms, all posts of the right
-token were answered with 202, and every accepted record is in the file.
+right tokens. The exit code is 0 only if memory stayed below 200 MB and the p99 of /v1/summary below 250 ms, each post with
+the right token got the response 202, and every accepted record is in the file.
 """
 
 import http.client
@@ -68,7 +68,7 @@ def main():
 
 
 def fill(path):
-    """120,000 failures of thirty days, with a table that the service migrates itself."""
+    """Creates 120,000 failures of thirty days. The program creates the table, so that its schema is the current one."""
     binary = pathlib.Path(sys.argv[1]).resolve()
     subprocess.run([binary, "ingest", "--db", path], input=b"", check=True, stdout=subprocess.DEVNULL)
     connection = sqlite3.connect(path)
@@ -140,6 +140,7 @@ def is_open(one):
 
 
 def expensive_reads(address, end, number):
+    """Sends reads whose parameters change, so that the service cannot share one response."""
     nth = number
     while time.monotonic() < end:
         nth += 70
@@ -152,6 +153,7 @@ def expensive_reads(address, end, number):
 
 
 def slow_body(address, end, _):
+    """Sends a body of almost 8 MiB, and then a byte each five seconds, which is within the timeout of 20 seconds."""
     head = (
         "POST /v1/failures HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {INGEST}\r\nContent-Length: 8388608\r\n\r\n["
@@ -168,7 +170,7 @@ def slow_body(address, end, _):
 
 
 def wrong_tokens(address, end, number):
-    """25 a second, without a wait for the responses."""
+    """Sends 25 requests a second and does not wait for the responses."""
     head = f"GET /v1/summary HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a-wrong-token-{number}\r\n\r\n"
     sockets = []
     while time.monotonic() < end:
@@ -198,7 +200,7 @@ def read(address, end, results):
 
 
 def post(address, end, results):
-    record = {"failure_type": "no_hit", "retrieval_strategy": "attacked", "query_text": "is it kept?"}
+    record = {"failure_type": "no_hit", "retrieval_strategy": "attacked", "query_text": "is it stored?"}
     body = json.dumps(record)
     while time.monotonic() < end:
         try:
@@ -225,7 +227,7 @@ def report(results, stored, code):
     times = sorted(results["summary_ms"])
     p50, p99 = (times[int(share * (len(times) - 1))] if times else float("inf") for share in (0.5, 0.99))
     print(f"memory: {results['memory_mb']:.0f} MB at most")
-    print(f"/v1/summary: {len(times)} answered, p50 {p50:.0f} ms, p99 {p99:.0f} ms, {results['summary_other']} others")
+    print(f"/v1/summary: {len(times)} responses, p50 {p50:.0f} ms, p99 {p99:.0f} ms, {results['summary_other']} others")
     print(f"posts: {results['accepted']} accepted, {len(results['posts_other'])} others {results['posts_other'][:3]}")
     print(f"stored: {stored}; exit code {code}")
     held = (

@@ -1,4 +1,4 @@
-//! What a call costs its caller.
+//! Latency of a call for its caller: a log with a free or a full buffer, and the cut of long texts.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use failure_logger::{
     RetrievalFailureType,
 };
 
+/// Returns a record of ordinary length.
 fn record() -> RetrievalFailureRecord {
     RetrievalFailureRecord::new(
         RetrievalFailureType::LowConfidence,
@@ -17,6 +18,8 @@ fn record() -> RetrievalFailureRecord {
     )
 }
 
+/// Measures the three ways in which a call ends: the record is queued, dropped, or not even looked
+/// at.
 fn log(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = |name: &str| LoggerConfig::new(folder.path().join(name).to_str().expect("UTF-8"));
@@ -29,7 +32,8 @@ fn log(c: &mut Criterion) {
     let disabled = LoggerHandle::disabled();
 
     let mut group = c.benchmark_group("log");
-    // In batches that a free buffer holds, with pauses in which the writer empties it.
+    // The buffer holds a batch, and the writer empties it between two batches. A tight loop would
+    // measure a full buffer.
     group.bench_function("free buffer", |b| {
         b.iter_batched(
             || (0..1000).map(|_| record()).collect::<Vec<_>>(),
@@ -51,7 +55,8 @@ fn log(c: &mut Criterion) {
     drop(lock);
 }
 
-/// Holds the write lock while it lives, so that the buffer stays full.
+/// Returns a connection that holds the write lock until it is dropped, so that the buffer stays
+/// full.
 fn lock(db: &str) -> diesel::SqliteConnection {
     use diesel::Connection as _;
     use diesel::connection::SimpleConnection as _;
@@ -61,6 +66,7 @@ fn lock(db: &str) -> diesel::SqliteConnection {
     conn
 }
 
+/// Measures the cut of a text by its number of characters, which depends on their length in bytes.
 fn bounded_text(c: &mut Criterion) {
     let mut group = c.benchmark_group("BoundedText<512>");
     for (name, text) in [

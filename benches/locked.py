@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Locks the database of a service under a watchdog, and tells whether the process lives and keeps what it accepted.
+"""Locks the database of a service under a watchdog, and checks that the process lives and stores each accepted record.
 
     benches/locked.py target/release/failure-logger [SECONDS]
 
-Another process holds the write lock for SECONDS (600 by default). A socket stands in for systemd's, and a watchdog that
-misses a ping for its two seconds counts as having ended the process. Exit code 0 only if no ping was missed, /readyz was
-503 from fifteen seconds after the lock until its end and 200 after it, and every record that was answered with 202 is in
-the file.
+This process holds the write lock for SECONDS (600 by default). A socket takes the place of systemd's. If no ping arrives
+for two seconds, the ping counts as missed: systemd would end the service. The exit code is 0 only if no ping was missed,
+/readyz was 503 from fifteen seconds after the lock until its end and 200 after it, and every record with the response 202
+is in the file.
 """
 
 import http.client
@@ -22,7 +22,7 @@ import threading
 import time
 
 WATCHDOG_SECONDS = 2
-RECORD = '{"failure_type": "no_hit", "retrieval_strategy": "locked", "query_text": "is it kept?"}'
+RECORD = '{"failure_type": "no_hit", "retrieval_strategy": "locked", "query_text": "is it stored?"}'
 
 
 def main():
@@ -75,6 +75,7 @@ def main():
 
 
 def watch(notify, missed):
+    """Notes each interval without a ping, as the watchdog of systemd would."""
     while True:
         try:
             notify.recv(4096)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Floods a service for a while, asks it questions meanwhile, and tells how it went.
+# Floods a service with records, reads from it meanwhile, and prints throughput, latencies and memory.
 #
 #     cargo build --release && benches/service.sh target/release/failure-logger [SECONDS]
 #
-# Needs wrk, curl and python3. Everything is on this machine, in a temporary folder that is removed.
+# Needs wrk, curl and python3. All processes run on this machine, in a temporary folder that is removed.
 set -euo pipefail
 
-binary=$(realpath "${1:?the binary to be measured, as target/release/failure-logger}")
+binary=$(realpath "${1:?expected a binary, such as target/release/failure-logger}")
 seconds=${2:-60}
 for tool in wrk curl python3; do
     command -v "$tool" > /dev/null || { echo "$tool is needed" >&2; exit 2; }
@@ -24,8 +24,8 @@ trap clean_up EXIT
 cd "$folder"
 
 cat > lines.lua <<'LUA'
--- A hundred lines a request. Counts what the service took; each thread says so by itself.
-local line = '{"failure_type":"low_confidence","retrieval_strategy":"semantic","query_text":"what is question %d about?",'
+-- Sends a hundred lines a request. Each thread counts the accepted records, and `done` adds them up.
+local line = '{"failure_type":"low_confidence","retrieval_strategy":"semantic","query_text":"what is query %d about?",'
     .. '"conversation_id":"conversation-%d","turn_index":3,"top_score":0.25,"confidence_threshold":0.5,'
     .. '"result_count":3,"latency_ms":12}'
 local lines = {}
@@ -41,31 +41,31 @@ function setup(thread)
     table.insert(threads, thread)
 end
 function init()
-    taken, others = 0, 0
+    accepted, others = 0, 0
 end
 function response(status, _, body)
-    taken = taken + (tonumber(body:match('"accepted":(%d+)')) or 0)
+    accepted = accepted + (tonumber(body:match('"accepted":(%d+)')) or 0)
     if status ~= 202 then
         others = others + 1
     end
 end
 function done(summary)
-    local taken, others = 0, 0
+    local accepted, others = 0, 0
     for _, thread in ipairs(threads) do
-        taken, others = taken + thread:get("taken"), others + thread:get("others")
+        accepted, others = accepted + thread:get("accepted"), others + thread:get("others")
     end
-    io.write(("TAKEN %d\nOTHERS %d\nSECONDS %.3f\n"):format(taken, others, summary.duration / 1e6))
+    io.write(("ACCEPTED %d\nOTHERS %d\nSECONDS %.3f\n"):format(accepted, others, summary.duration / 1e6))
 end
 LUA
 cat > single.lua <<'LUA'
--- One record a request.
+-- Sends one record a request, which measures the cost of a request.
 wrk.method = "POST"
 wrk.path = "/v1/failures"
 wrk.body = '{"failure_type":"no_hit","retrieval_strategy":"semantic","query_text":"where is the key?"}'
 wrk.headers["Content-Type"] = "application/json"
 LUA
 
-# One address asks more here than many do elsewhere.
+# The rate limit for a client is off, because all requests come from one address.
 "$binary" --db failures.db --listen 127.0.0.1:0 --set max_reads_per_second=0 --set log_level=warn \
     > listening 2> log &
 service=$!
@@ -80,16 +80,16 @@ resident() { awk '/^VmRSS:/ { print $2 }' "/proc/$service/status"; }
 
 while resident >> memory; do sleep 5; done 2> /dev/null &
 watchers=$!
-# Over one connection, as a dashboard or a scraper asks: what is measured is the service.
-python3 - "$url" > questions << 'PYTHON' &
+# One connection serves all reads, as it does for a dashboard, so that the time is that of the service alone.
+python3 - "$url" > reads << 'PYTHON' &
 import http.client, sys, time
 service = http.client.HTTPConnection(sys.argv[1].removeprefix("http://"), timeout=10)
 while True:
     began = time.perf_counter()
     service.request("GET", "/v1/summary?since=1h")
-    answer = service.getresponse()
-    answer.read()
-    print(f"{time.perf_counter() - began:.6f} {answer.status}", flush=True)
+    response = service.getresponse()
+    response.read()
+    print(f"{time.perf_counter() - began:.6f} {response.status}", flush=True)
     time.sleep(0.1)
 PYTHON
 watchers="$watchers $!"
@@ -104,13 +104,13 @@ kill $watchers 2> /dev/null || true
 watchers=''
 written=$(($(metric records_written_total) - written))
 of() { awk -v name="$1" '$1 == name { print $2 }' flood; }
-awk -v written="$written" -v seconds="$(of SECONDS)" -v taken="$(of TAKEN)" -v others="$(of OTHERS)" 'BEGIN {
-    printf "records/s persisted   %.0f\nother answers         %d\n", written / seconds, others }'
+awk -v written="$written" -v seconds="$(of SECONDS)" -v accepted="$(of ACCEPTED)" -v others="$(of OTHERS)" 'BEGIN {
+    printf "records/s persisted   %.0f\nother responses       %d\n", written / seconds, others }'
 echo "dropped               $(metric records_dropped_total)"
-awk '$2 == 200 { print $1 * 1000 }' questions | sort -n | awk '{ all[NR] = $1 } END {
+awk '$2 == 200 { print $1 * 1000 }' reads | sort -n | awk '{ all[NR] = $1 } END {
     at = int(NR * 0.99); if (at < NR * 0.99) at++; middle = int((NR + 1) / 2)
     printf "summary, ms           p50 %.1f, p99 %.1f, slowest %.1f, of %d\n", all[middle], all[at], all[NR], NR }'
-awk '$2 != 200 { bad++ } END { if (bad) printf "summary, not answered %d\n", bad }' questions
+awk '$2 != 200 { bad++ } END { if (bad) printf "summary, failed       %d\n", bad }' reads
 awk 'NR == 1 { first = $1 } $1 > most { most = $1 } { last = $1 } END {
     printf "resident, MB          %.1f at the start, %.1f at the end, %.1f at most\n", first / 1000, last / 1000, most / 1000 }' memory
 du -k failures.db failures.db-wal 2> /dev/null | awk '{ printf "%-21s %.0f MB\n", $2, $1 / 1000 }'

@@ -1,4 +1,4 @@
-//! What the writer does: one flush, and a purge.
+//! Time of the two main jobs of the writer: a flush and a purge.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,12 @@ use diesel::connection::SimpleConnection as _;
 use failure_logger::{FailureLogger, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
 use futures_executor::block_on;
 
+/// Flush interval that no run reaches, so that the timer never interferes.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+/// Number of rows that a purge deletes. One chunk of a purge is a small part of them.
 const OLD_ROWS: u64 = 100_000;
 
+/// Returns a record of ordinary length.
 fn record() -> RetrievalFailureRecord {
     RetrievalFailureRecord::new(
         RetrievalFailureType::LowConfidence,
@@ -19,10 +22,11 @@ fn record() -> RetrievalFailureRecord {
     )
 }
 
+/// Measures a flush by its number of rows: the commit has a fixed cost that large batches share.
 fn flush(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let db = folder.path().join("flush.db");
-    // No batch is ever complete, so that only the request flushes.
+    // No batch becomes complete, so that only the request below flushes.
     let config = LoggerConfig::new(db.to_str().expect("UTF-8"))
         .batch_size(8192)
         .flush_interval(NEVER);
@@ -48,6 +52,7 @@ fn flush(c: &mut Criterion) {
     group.finish();
 }
 
+/// Measures a purge from a database of its own each time, because a purge leaves nothing to repeat.
 fn purge(c: &mut Criterion) {
     let mut group = c.benchmark_group("purge");
     group
@@ -59,6 +64,8 @@ fn purge(c: &mut Criterion) {
     group.finish();
 }
 
+/// Returns the time from the start of a logger until all old rows are deleted. The first row is
+/// young and stays.
 fn purge_once() -> Duration {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let db = folder.path().join("purge.db");

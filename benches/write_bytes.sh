@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# What the service writes to the disk for each failure, checkpoints included, and while nothing happens: of two binaries,
-# side by side, by `write_bytes` in /proc/PID/io (Linux).
+# Compares two binaries by the bytes that the service writes to the disk for each failure, checkpoints included, and while
+# it is idle. The bytes are `write_bytes` in /proc/PID/io (Linux).
 #
 #   benches/write_bytes.sh OLD-BINARY NEW-BINARY [SECONDS=600] [FAILURES-A-SECOND=1] [IDLE-SECONDS=60]
 #
-# Files are in $TMPDIR, or /var/tmp: it must be on a disk, because a tmpfs is not counted. The exit code is 1 if the new
-# binary writes more than 0.65 of the old one's bytes, or anything while it is idle.
+# The files are in $TMPDIR or /var/tmp, which must be on a disk, because the kernel does not count a tmpfs. The exit code is
+# 1 if the new binary writes more than 0.65 of the old one's bytes, or any byte while it is idle.
 set -euo pipefail
 
 binaries=("$1" "$2")
 seconds=${3:-600} rate=${4:-1} idle=${5:-60}
-# Two roll-ups, after which the journal goes into the database file.
+# The time covers two roll-ups, after which a checkpoint moves the journal into the database file.
 settle=130
 folder=$(mktemp -d "${TMPDIR:-/var/tmp}/write-bytes.XXXXXX")
 pids=() ports=() accepted=(0 0) before=() after=() quiet=()
@@ -18,7 +18,7 @@ trap 'kill "${pids[@]}" 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
 
 written() { sed -n 's/^write_bytes: //p' "/proc/$1/io"; }
 
-# One failure over a connection of its own; succeeds if it is accepted.
+# Sends one failure over a connection of its own. Succeeds if the service accepts it.
 post() {
     local body='{"failure_type":"no_hit","retrieval_strategy":"semantic","query_text":"where is the key?","latency_ms":12}'
     exec 3<>"/dev/tcp/127.0.0.1/$1"

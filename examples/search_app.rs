@@ -1,16 +1,16 @@
 //! A complete search service that records its failed searches.
 //!
-//! It serves BM25 full-text search (SQLite's FTS5) over HTTP. A monitor counts every search, and
-//! logs those that found nothing, found nothing good, took too long or broke:
+//! It serves BM25 full-text search (SQLite's FTS5) over HTTP. A monitor counts each search, and
+//! logs those without a result, with a low score, with a timeout or with an error:
 //!
 //! ```text
 //! cargo run --release --example search_app
 //! curl 'http://127.0.0.1:8080/search?q=what+happens+when+the+disk+is+full'
 //! ```
 //!
-//! With `--queries FILE` it sends itself all queries of a file, then tells which ones failed, and
-//! which threshold would be right; with `--judgements FILE`, also how well it foretold a bad
-//! answer.
+//! With `--queries FILE`, it sends itself all queries of a file, prints which ones failed, and
+//! suggests thresholds. With `--judgements FILE`, it also compares failures with the relevance of
+//! the results.
 
 use std::collections::{BTreeSet, HashSet};
 use std::error::Error;
@@ -37,16 +37,22 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
+/// Name under which the monitor counts the searches.
 const STRATEGY: &str = "bm25";
+/// Maximum number of results of a search.
 const MAX_HITS: usize = 10;
+/// Maximum length of a query. A longer one could become an expression of thousands of words.
 const MAX_QUERY_BYTES: usize = 1000;
-const MAX_ANSWER_BYTES: usize = 1 << 20;
-/// What searches that were only slow are logged as: their attempts are counted already.
+/// Maximum size of a response that the program reads from itself.
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
+/// Strategy of slow searches. It differs from [`STRATEGY`], because the monitor has counted their
+/// attempts already.
 const SLOW_STRATEGY: &str = "bm25, slow";
-/// Searches that run at once; more wait for a connection, and that counts as their time.
+/// Maximum number of concurrent searches. Further ones wait for a connection, and the wait is part
+/// of their latency.
 const MAX_SEARCHES: u32 = 4;
-/// Failed queries that the summary shows.
-const WORST: usize = 10;
+/// Maximum number of failed queries in the summary.
+const MAX_WORST: usize = 10;
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -59,13 +65,13 @@ struct Args {
     /// Score below which the best hit is of low confidence; BM25 scores depend on corpus and query
     #[arg(long, default_value_t = 2.0)]
     threshold: f32,
-    /// How long a search may take
+    /// Timeout of a search in milliseconds
     #[arg(long, default_value_t = 1000)]
     timeout_ms: u64,
-    /// How long a search may take before it is reported as slow, though it succeeded
+    /// Latency in milliseconds at which a successful search is logged as slow
     #[arg(long, default_value_t = 250)]
     slow_ms: u64,
-    /// Database of the failed searches: a path
+    /// Database file of the failed searches
     #[arg(long, default_value = "search-failures.db")]
     db: String,
     /// Address to listen on [default: 127.0.0.1:8080, or with --queries any free port]
@@ -74,18 +80,17 @@ struct Args {
     /// Send the queries of this JSON-lines file (id, query) to the server, then stop it
     #[arg(long)]
     queries: Option<PathBuf>,
-    /// Which documents are relevant: a table of query id, document id and relevance, with a line of
-    /// names above
+    /// Table of the relevant documents: query id, document id and relevance, below a line of names
     #[arg(long, requires = "queries")]
     judgements: Option<PathBuf>,
-    /// Thresholds of which to foretell the failure rate
+    /// Thresholds whose failure rate is predicted
     #[arg(long, value_delimiter = ',', requires = "queries")]
     predict: Vec<f64>,
 }
 
 #[actix_web::main]
 async fn main() -> ExitCode {
-    // The logger warns through `tracing`, for example when its database cannot be written.
+    // The logger warns through `tracing`, for example if its database cannot be written.
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
         .with_writer(std::io::stderr)
@@ -100,10 +105,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<()> {
-    let questions = args
+    let queries = args
         .queries
         .as_deref()
-        .map(json_lines::<Question>)
+        .map(json_lines::<Query>)
         .transpose()?;
     let relevant = args.judgements.as_deref().map(judgements).transpose()?;
     let documents = documents(&args.corpus)?;
@@ -114,7 +119,7 @@ async fn run(args: Args) -> Result<()> {
     }
     let begun = SystemTime::now();
     let logger = FailureLogger::spawn(LoggerConfig::new(&args.db))?;
-    // The only clone of the address: each one enlarges the logger's mailbox.
+    // This is the only clone of the address, because each one enlarges the logger's mailbox.
     let reports = logger.addr().clone().recipient();
     let watcher = LatencyWatcher {
         slow_ms: args.slow_ms,
@@ -122,7 +127,7 @@ async fn run(args: Args) -> Result<()> {
     }
     .start();
 
-    // Built once, for the factory below runs in every worker.
+    // The state is built once, because the factory below runs in every worker.
     let app = web::Data::new(SearchApp {
         index,
         monitor: logger
@@ -132,7 +137,7 @@ async fn run(args: Args) -> Result<()> {
         watcher: watcher.clone(),
         threshold: args.threshold,
     });
-    let port = if questions.is_some() { 0 } else { 8080 };
+    let port = if queries.is_some() { 0 } else { 8080 };
     let listen = args.listen.unwrap_or((Ipv4Addr::LOCALHOST, port).into());
     let server = HttpServer::new(move || App::new().app_data(app.clone()).service(search))
         .bind(listen)
@@ -148,72 +153,72 @@ async fn run(args: Args) -> Result<()> {
 
     let server = server.run();
     let stop = server.handle();
-    // A task of its own, because the server also has to be polled while it is being stopped.
+    // The server is a task of its own, because it must also be polled while it stops.
     let server = rt::spawn(server);
-    let asked = match questions {
-        Some(questions) => {
-            let asked = ask(&url, &questions, relevant.as_ref()).await;
+    let sent = match queries {
+        Some(queries) => {
+            let sent = send_queries(&url, &queries, relevant.as_ref()).await;
             stop.stop(true).await;
-            asked
+            sent
         }
-        None => Ok(()), // Ctrl-C and SIGTERM stop it.
+        None => Ok(()), // Ctrl-C and SIGTERM stop the server.
     };
     server.await??;
 
-    // Nobody searches any more. What the watcher was told is reported before the logger closes.
+    // The server has ended, so that no further search follows. The watcher handles its mailbox to
+    // the end before the logger closes.
     watcher.send(CaughtUp).await?;
     let stats = logger.shutdown().await?.stats;
     let run = TimeRange::between(begun, SystemTime::now() + Duration::from_millis(1))?;
     summarize(&logger, run, &args).await?;
     println!("\n{stats}");
-    asked
+    sent
 }
 
-/// Sends each question to the server, one after the other. If it is known which documents are
-/// relevant, tells how well a failure foretold that none of them was found.
-async fn ask(
+/// Sends the queries to the server, one after the other. With `relevant`, pairs of a query and a
+/// document, prints how many of the successes and failures found a relevant document.
+async fn send_queries(
     url: &str,
-    questions: &[Question],
+    queries: &[Query],
     relevant: Option<&HashSet<(String, String)>>,
 ) -> Result<()> {
-    // The server has a timeout itself, and what it says about that is an answer too.
+    // The client has no timeout, because the server responds with 504 after its own.
     let client = awc::Client::builder().disable_timeout().finish();
-    let mut refused = 0;
-    // By whether the search failed, and whether a relevant document was found.
-    let mut answers = [[0_u32; 2]; 2];
-    for Question { id, query } in questions {
+    let mut rejected = 0;
+    // The first index is 1 for a failed search. The second is 1 if a relevant document was found.
+    let mut counts = [[0_u32; 2]; 2];
+    for Query { id, query } in queries {
         let request = client.get(url).query(&[("q", query)])?;
-        let mut answer = request
+        let mut response = request
             .send()
             .await
-            .map_err(|error| format!("no answer to {query:?}: {error}"))?;
-        // Read to its end, so that the connection serves the next question.
-        let body = answer.body().limit(MAX_ANSWER_BYTES).await?;
-        if answer.status().is_client_error() {
-            refused += 1;
+            .map_err(|error| format!("no response to {query:?}: {error}"))?;
+        // The body is read to its end, so that the connection serves the next query.
+        let body = response.body().limit(MAX_RESPONSE_BYTES).await?;
+        if response.status().is_client_error() {
+            rejected += 1;
         } else if let Some(relevant) = relevant {
-            let SearchAnswer { outcome, hits, .. } = serde_json::from_slice(&body)?;
+            let SearchResponse { outcome, hits, .. } = serde_json::from_slice(&body)?;
             let found = hits
                 .iter()
                 .any(|hit| relevant.contains(&(id.clone(), hit.id.clone())));
-            answers[usize::from(outcome != "success")][usize::from(found)] += 1;
+            counts[usize::from(outcome != "success")][usize::from(found)] += 1;
         }
     }
     println!(
-        "asked {} questions, {refused} of them refused as invalid",
-        questions.len()
+        "sent {} queries, {rejected} of them rejected as invalid",
+        queries.len()
     );
     if relevant.is_some() {
-        println!("\nquestions            a relevant document in the first {MAX_HITS}    none");
-        for (name, [without, with]) in [("that succeeded", answers[0]), ("that failed", answers[1])]
-        {
+        println!("\nqueries              a relevant document in the first {MAX_HITS}    none");
+        for (name, [without, with]) in [("that succeeded", counts[0]), ("that failed", counts[1])] {
             println!("    {name:<14}    {with:>34}    {without:>4}");
         }
     }
     Ok(())
 }
 
-/// What the handlers share.
+/// State that the workers share.
 struct SearchApp {
     index: SearchIndex,
     monitor: StrategyMonitor<Timeout>,
@@ -228,7 +233,7 @@ struct SearchRequest {
 }
 
 #[derive(Serialize, Deserialize)]
-struct SearchAnswer {
+struct SearchResponse {
     /// `success`, or the type of failure.
     outcome: String,
     latency_ms: u64,
@@ -238,7 +243,7 @@ struct SearchAnswer {
 #[get("/search")]
 async fn search(app: web::Data<SearchApp>, request: web::Query<SearchRequest>) -> HttpResponse {
     let query = request.into_inner().q;
-    // A mistake of the client is no failure of the search.
+    // A mistake of the client is no failure of the search, and must not change its rate.
     if query.trim().is_empty() || query.len() > MAX_QUERY_BYTES {
         return HttpResponse::BadRequest().body(format!(
             "expected ?q= with 1 to {MAX_QUERY_BYTES} bytes of text\n"
@@ -266,20 +271,21 @@ async fn search(app: web::Data<SearchApp>, request: web::Query<SearchRequest>) -
             ..RetrievalFailureRecord::new(RetrievalFailureType::Timeout, SLOW_STRATEGY, &query)
         }));
     }
-    HttpResponse::build(status).json(SearchAnswer {
+    HttpResponse::build(status).json(SearchResponse {
         outcome: outcome.into(),
         latency_ms,
         hits,
     })
 }
 
-/// Searches on a thread that may block. It goes on if nobody waits any more.
+/// Searches on a thread that may block. A timeout drops this future, and the thread still ends its
+/// search.
 async fn find(app: web::Data<SearchApp>, query: String) -> Result<Vec<Hit>> {
     web::block(move || app.index.search(&query)).await?
 }
 
 impl SearchApp {
-    /// What the monitor makes of a search that was answered.
+    /// Returns the outcome of a search without an error, by the same rule as the monitor.
     fn judge(&self, hits: &[Hit]) -> &'static str {
         match hits.first() {
             None => "no_hit",
@@ -289,7 +295,8 @@ impl SearchApp {
     }
 }
 
-/// Reports searches that succeeded, but slowly.
+/// Logs slow searches that succeeded. It is an actor, because it also shows how another actor sends
+/// records to the logger.
 struct LatencyWatcher {
     slow_ms: u64,
     reports: Recipient<RetrievalFailureRecord>,
@@ -299,7 +306,7 @@ impl Actor for LatencyWatcher {
     type Context = Context<Self>;
 }
 
-/// A search that succeeded.
+/// Successful search, as the record that is logged if it was slow.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Searched(RetrievalFailureRecord);
@@ -316,13 +323,14 @@ impl Handler<Searched> for LatencyWatcher {
             record.latency_ms, self.slow_ms
         );
         record.error_context = Some(context.into());
+        // `try_send` returns the record if the mailbox is full. A slow search may be lost then.
         if let Err(error) = self.reports.try_send(record) {
-            tracing::warn!(%error, "a slow search was not reported");
+            tracing::warn!(%error, "cannot log a slow search");
         }
     }
 }
 
-/// Answered when the watcher has seen everything it was sent before.
+/// Message without content. Its response shows that the watcher has handled all earlier messages.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct CaughtUp;
@@ -333,25 +341,26 @@ impl Handler<CaughtUp> for LatencyWatcher {
     fn handle(&mut self, _: CaughtUp, _: &mut Context<Self>) {}
 }
 
-/// Documents in a temporary FTS5 index, apart from the log of failures.
+/// Documents in a temporary FTS5 index, in a file apart from the log of failures.
 struct SearchIndex {
     pool: Pool<ConnectionManager<SqliteConnection>>,
-    /// Deleted with the index.
+    /// The file is deleted when this value is dropped.
     _file: NamedTempFile,
 }
 
+/// Result of a search.
 #[derive(QueryableByName, Serialize, Deserialize)]
 struct Hit {
     #[diesel(sql_type = Text)]
     id: String,
     #[diesel(sql_type = Text)]
     title: String,
-    /// Higher is better.
+    /// BM25 score. Higher is better.
     #[diesel(sql_type = Float)]
     score: f32,
 }
 
-/// All that the monitor must know of a hit.
+/// Tells the monitor the score of a hit, from which it judges the search.
 impl Scored for Hit {
     fn score(&self) -> f32 {
         self.score
@@ -359,6 +368,7 @@ impl Scored for Hit {
 }
 
 impl SearchIndex {
+    /// Creates the index in one transaction.
     fn build(documents: &[Document]) -> Result<Self> {
         let file = NamedTempFile::new()?;
         let manager = ConnectionManager::<SqliteConnection>::new(file.path().to_string_lossy());
@@ -381,13 +391,13 @@ impl SearchIndex {
         Ok(Self { pool, _file: file })
     }
 
-    /// The documents with any of the query's words, best first.
+    /// Returns the documents with any of the query's words, best first.
     fn search(&self, query: &str) -> Result<Vec<Hit>> {
         let expression = fts5_expression(query);
         if expression.is_empty() {
             return Ok(vec![]);
         }
-        // FTS5 ranks by bm25(), where lower is better.
+        // A lower `rank` is better in FTS5, and a higher score is better for the monitor.
         let hits = diesel::sql_query(format!(
             "SELECT id, title, -rank AS score FROM documents WHERE documents MATCH ? ORDER BY \
              rank LIMIT {MAX_HITS}"
@@ -398,8 +408,9 @@ impl SearchIndex {
     }
 }
 
-/// `"each" OR "word" OR "quoted"`: no text of a user is a syntax error or an operator. Each word
-/// once, for repeating it must not raise the score. Empty if there is no word.
+/// Returns an expression such as `"each" OR "word"`, or an empty text if there is no word. The
+/// quotes keep the text of a user from being an operator or a syntax error. Each word occurs once,
+/// because a repetition must not raise the score.
 fn fts5_expression(query: &str) -> String {
     let query = query.to_lowercase();
     let words: BTreeSet<&str> = query
@@ -413,6 +424,7 @@ fn fts5_expression(query: &str) -> String {
         .join(" OR ")
 }
 
+/// Line of a corpus, or a section of a file.
 #[derive(Deserialize)]
 struct Document {
     id: String,
@@ -421,14 +433,15 @@ struct Document {
     text: String,
 }
 
+/// Line of the file of `--queries`.
 #[derive(Deserialize)]
-struct Question {
+struct Query {
     #[serde(default)]
     id: String,
     query: String,
 }
 
-/// The relevant pairs of a query's and a document's id.
+/// Reads the pairs of a query's id and the id of a relevant document.
 fn judgements(path: &Path) -> Result<HashSet<(String, String)>> {
     let text = read(path)?;
     let pairs = text.lines().skip(1).filter_map(|line| {
@@ -438,6 +451,7 @@ fn judgements(path: &Path) -> Result<HashSet<(String, String)>> {
     Ok(pairs.collect())
 }
 
+/// Reads the corpus. A corpus without documents is an error, because each search in it would fail.
 fn documents(corpus: &Path) -> Result<Vec<Document>> {
     let mut documents = vec![];
     if corpus.is_dir() {
@@ -455,6 +469,7 @@ fn documents(corpus: &Path) -> Result<Vec<Document>> {
     Ok(documents)
 }
 
+/// Reads a file of JSON lines and skips empty ones. An error names the file and the line.
 fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let parse = |(nth, line)| {
         serde_json::from_str(line)
@@ -468,6 +483,8 @@ fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
         .collect()
 }
 
+/// Adds the documents in a folder and below it, in the order of their names, so that each run has
+/// the same index.
 fn read_folder(root: &Path, folder: &Path, documents: &mut Vec<Document>) -> Result<()> {
     let mut entries = fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -475,7 +492,7 @@ fn read_folder(root: &Path, folder: &Path, documents: &mut Vec<Document>) -> Res
         let path = entry.path();
         let name = path.strip_prefix(root)?.to_string_lossy();
         let extension = path.extension().and_then(|extension| extension.to_str());
-        // Hidden folders and Cargo's output hold no documentation of ours.
+        // Hidden folders and the output of Cargo contain the documents of other projects.
         if entry.file_type()?.is_dir() && !name.starts_with('.') && name != "target" {
             read_folder(root, &path, documents)?;
         } else if let Some("md" | "txt") = extension {
@@ -485,8 +502,8 @@ fn read_folder(root: &Path, folder: &Path, documents: &mut Vec<Document>) -> Res
     Ok(())
 }
 
-/// A document for each section of a Markdown file, because a hit should lead to a passage rather
-/// than to a manual; a single one for other text. The first line is the title.
+/// Returns a document for each section of a Markdown file, or a single one for other text. A
+/// section is a better result than a whole manual. The first line is the title.
 fn sections(name: &str, text: &str, markdown: bool) -> Vec<Document> {
     let mut sections: Vec<Document> = vec![];
     let mut in_code = false;
@@ -505,14 +522,15 @@ fn sections(name: &str, text: &str, markdown: bool) -> Vec<Document> {
     sections
 }
 
-/// What is no text counts as text with some strange characters.
+/// Reads a file as text. Bytes that are not UTF-8 become replacement characters, because one such
+/// file must not end the program.
 fn read(path: &Path) -> Result<String> {
     let bytes =
         fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Prints what is known of this run.
+/// Prints the failures of this run, the worst queries, and thresholds.
 async fn summarize(logger: &LoggerHandle, run: TimeRange, args: &Args) -> Result<()> {
     let reader = logger.reader();
     let page = reader
@@ -545,7 +563,7 @@ async fn summarize(logger: &LoggerHandle, run: TimeRange, args: &Args) -> Result
             RetrievalFailureType::NoHit | RetrievalFailureType::LowConfidence
         )
     });
-    // Those without a hit have no score.
+    // A search without a hit has no score. `None` sorts first.
     worst.sort_by(|one, other| {
         one.top_score
             .partial_cmp(&other.top_score)
@@ -554,11 +572,11 @@ async fn summarize(logger: &LoggerHandle, run: TimeRange, args: &Args) -> Result
     if !worst.is_empty() {
         println!("\nworst queries, with their best score:");
     }
-    for failure in worst.iter().take(WORST) {
+    for failure in worst.iter().take(MAX_WORST) {
         let score = failure
             .top_score
             .map_or_else(|| "no hit".to_owned(), |score| format!("{score:.2}"));
-        // Users' text may contain what a terminal takes for commands.
+        // The text of a user may contain control characters of a terminal.
         let query: String = failure
             .query_text
             .chars()
@@ -568,7 +586,7 @@ async fn summarize(logger: &LoggerHandle, run: TimeRange, args: &Args) -> Result
         println!("{score:>8}  {query}");
     }
 
-    // Of all runs in this minute, for attempts are counted by the minute.
+    // The counts include other runs of the same minute, because attempts are counted by the minute.
     let calibration = reader.calibration(STRATEGY, run).await?;
     if let Some(rate) = calibration.failure_rate {
         println!(

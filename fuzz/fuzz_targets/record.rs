@@ -1,5 +1,5 @@
-//! A record from arbitrary JSON: bounded, or refused with a reason; and what was accepted comes
-//! back as it is.
+//! Arbitrary JSON is either rejected with a reason or becomes a record with bounded texts. An
+//! accepted record stays equal when it is written as JSON and read.
 #![no_main]
 
 use failure_logger::RetrievalFailureRecord;
@@ -13,6 +13,7 @@ fuzz_target!(|json: &[u8]| {
             return;
         }
     };
+    // The limits are those of the columns. They count characters, because the text is for people.
     let characters = |text: &str| text.chars().count();
     assert!(characters(&record.retrieval_strategy) <= 64);
     assert!(characters(&record.query_text) <= 512);
@@ -35,11 +36,12 @@ fuzz_target!(|json: &[u8]| {
             .is_none_or(|text| characters(text) <= 256)
     );
 
-    let again = serde_json::to_string(&record).expect("a record is JSON");
-    let back: RetrievalFailureRecord = serde_json::from_str(&again).expect("and JSON is a record");
-    // A score too large for 32 bits is an infinity, which JSON writes as null.
+    let written = serde_json::to_string(&record).expect("a record is JSON");
+    let read: RetrievalFailureRecord =
+        serde_json::from_str(&written).expect("its JSON is a record");
+    // A score that is too large for 32 bits becomes an infinity, which is null in JSON.
     let finite = |score: Option<f32>| score.is_none_or(f32::is_finite);
     if finite(record.top_score) && finite(record.confidence_threshold) {
-        assert_eq!(back, record);
+        assert_eq!(read, record);
     }
 });
