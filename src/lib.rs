@@ -1,4 +1,99 @@
-#![doc = include_str!("../README.md")]
+//! Records every failed retrieval of a search system in an SQLite file, and counts the successful
+//! ones.
+//!
+//! Some applications search before they answer: a RAG system searches documents, an agent searches
+//! its memory, a shop searches its catalogue. One such search is a *retrieval*. A failed retrieval
+//! is quiet. It finds nothing, finds only results with low scores, takes too long or returns an
+//! error, and the user sees a worse answer. This crate keeps a row for each failure and a count of
+//! each attempt, so that the application can tell how often retrieval fails, on which queries and
+//! since when.
+//!
+//! # Example
+//!
+//! A monitor runs a search, judges its result, counts the attempt and logs a failure. The best
+//! score of this search is below the threshold, so that the log has one failure afterwards.
+//!
+//! ```
+//! use failure_logger::{FailureLogger, LoggerConfig};
+//!
+//! # #[actix::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let logger = FailureLogger::spawn(LoggerConfig::new(":memory:"))?;
+//! let semantic = logger.strategy("semantic").confidence_threshold(0.3);
+//!
+//! let search = async { Ok::<_, std::io::Error>(vec![("key.txt", 0.2_f32)]) };
+//! let hits = semantic.observe("where is the key?", search).await?;
+//! assert_eq!(hits, [("key.txt", 0.2)]);
+//!
+//! let report = logger.shutdown().await?;
+//! assert_eq!((report.stats.persisted, report.stats.attempts), (1, 1));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An application that judges its results by itself calls [`LoggerHandle::log`] with a
+//! [`RetrievalFailureRecord`], or [`StrategyMonitor::record`] with an [`Outcome`].
+//!
+//! # Ways to embed the logger
+//!
+//! | application | start | call |
+//! | --- | --- | --- |
+//! | any, with any async runtime or none | [`FailureLogger::spawn`]: a thread of its own | [`LoggerHandle::strategy`], [`LoggerHandle::log`] |
+//! | actors of actix | [`FailureLogger::new`], then [`start`](actix::Actor::start) | `try_send` to the address, or [`FailureLogger::handle`] |
+//! | actors that receive no address | the [system registry](actix::SystemService), with the settings of the environment | the message [`GetHandle`] |
+//! | with an SQLite pool of its own | [`FailureLogger::with_pool`] | as the ways above |
+//! | with migrations of its own | [`sqlite::run_migrations`] and [`LoggerConfig::migrate`] | as the ways above |
+//! | that only reads a log | [`FailureReader::open`] | the methods of [`FailureReader`] |
+//! | where logging is off | [`LoggerHandle::disabled`] | the same calls, which do nothing |
+//!
+//! # Invariants
+//!
+//! - `received = persisted + dropped + buffered`, at any instant and in every state. The counters
+//!   are those of [`Stats`]. Each dropped record has a [`DropReason`].
+//! - A call of [`LoggerHandle::log`] takes no lock, makes no system call and allocates nothing. It
+//!   wakes a thread only if its record completes a batch while the writer sleeps. It never waits
+//!   and never panics.
+//! - The buffer outlives the actor. A panic in the logger restarts the actor; records, the batch
+//!   that is being written, addresses and counters stay.
+//! - Types hold the bounds. [`BoundedText`] and [`ConversationId`] cut a text when it is made, so
+//!   that a record takes at most about 8 KB and a full buffer a known amount of memory.
+//! - A record with an `event_id` is stored once, however often its sender repeats it:
+//!   [`LoggerHandle::log_once`].
+//! - [`LoggerHandle::shutdown`] commits every accepted record, or reports how many it could not
+//!   commit.
+//!
+//! # Features
+//!
+//! | feature | content |
+//! | --- | --- |
+//! | none (the default) | the logger, its monitors and its reads |
+//! | `csv` | exports as comma-separated values |
+//! | `http` | the module `http`: JSON routes, metrics and the dashboard, for any actix-web application; includes `csv` |
+//! | `program` | items that the program `failure-logger` needs; no part of the API |
+//! | `failpoints` | faults that the tests inject; never for production |
+//!
+//! # Where to read on
+//!
+//! | to | read |
+//! | --- | --- |
+//! | change a setting | [`LoggerConfig`], [`config`] |
+//! | measure retrievals, and describe results of other types | [`monitor`] |
+//! | read pages, rates, groups of queries and calibration | [`report`] |
+//! | find the remedy of an error | [`error`] |
+//! | read the counters | [`stats`] |
+//! | take over a table of the reference implementation | [`import`] |
+//! | share a database file with the application's own tables | [`sqlite`] |
+//! | learn the terms | [glossary] |
+//! | see longer samples | [embedding], [actors] |
+//! | find the test of each guarantee | [reliability] |
+//! | change the code | [architecture] |
+//!
+//! [glossary]: https://docs.rs/crate/failure-logger/latest/source/docs/glossary.md
+//! [embedding]: https://docs.rs/crate/failure-logger/latest/source/docs/embedding.md
+//! [actors]: https://docs.rs/crate/failure-logger/latest/source/docs/actors.md
+//! [reliability]: https://docs.rs/crate/failure-logger/latest/source/docs/reliability.md
+//! [architecture]: https://docs.rs/crate/failure-logger/latest/source/docs/architecture.md
+
 // A panic in the hot path of an application is an outage. In a test it is the report.
 #![cfg_attr(
     not(test),
@@ -22,6 +117,11 @@ macro_rules! failpoint {
 macro_rules! failpoint {
     ($($point:tt)*) => {};
 }
+
+/// Compiles the samples of the page.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// Compiles and runs the samples of the page.
 #[cfg(doctest)]
