@@ -38,7 +38,7 @@ use crate::{clock, store};
 /// Longest time for which the drop of the last handle blocks.
 const DRAIN_ON_DROP: Duration = Duration::from_secs(1);
 /// Wait for the logger's thread beyond its own deadline.
-const GRACE: Duration = Duration::from_secs(1);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way to a running [`FailureLogger`]. Clone it freely: clones share one logger.
 ///
@@ -538,7 +538,7 @@ impl LoggerHandle {
         tokio::select! {
             biased;
             result = shared.result() => result,
-            () = Delay::new(shared.config.shutdown_timeout + GRACE) => {
+            () = Delay::new(shared.config.shutdown_timeout + REPORT_TIMEOUT) => {
                 // Something else blocks the thread of the actor, or it was not started.
                 finish(shared);
                 shared.result().await
@@ -591,7 +591,7 @@ impl Drop for Inner {
         self.close(DRAIN_ON_DROP);
         // The logger's own thread must not wait for itself.
         if thread.id != thread::current().id() {
-            let _ = thread.ended.recv_timeout(DRAIN_ON_DROP + GRACE);
+            let _ = thread.ended.recv_timeout(DRAIN_ON_DROP + REPORT_TIMEOUT);
         }
     }
 }

@@ -82,7 +82,7 @@ impl LoggerHandle {
                 report.read += 1;
                 match row.record() {
                     Some((origin, at, record)) => {
-                        match self.log_patiently(record, at, origin).await? {
+                        match self.log_with_retry(record, at, origin).await? {
                             LogOutcome::Queued => report.stored += 1,
                             LogOutcome::Dropped(_) => report.too_old += 1,
                         }
@@ -96,7 +96,7 @@ impl LoggerHandle {
     }
 
     /// Logs a record, unless it is too old; waits where the buffer is full.
-    async fn log_patiently(
+    async fn log_with_retry(
         &self,
         record: RetrievalFailureRecord,
         at: SystemTime,

@@ -8,18 +8,18 @@ use unicode_normalization::UnicodeNormalization as _;
 /// Words of a text that are compared: more would make long texts costly, and say little.
 pub(crate) const MAX_WORDS: usize = 64;
 /// Two texts are nearly the same if this share of their words, together, is common to both.
-pub(crate) const SAME: f64 = 0.75;
+pub(crate) const SIMILAR_SHARE: f64 = 0.75;
 /// Returns `true` if two texts are in one group when one of them is its most frequent.
-pub(crate) fn texts_are_nearly_the_same(one: &str, other: &str) -> bool {
+pub(crate) fn texts_are_similar(one: &str, other: &str) -> bool {
     let (one, other) = (normalized(one), normalized(other));
-    one == other || are_nearly_the_same(&words(&one), &words(&other))
+    one == other || are_similar(&words(&one), &words(&other))
 }
 
 /// Returns `true` if two sets, in ascending order, have enough words in common.
-pub(crate) fn are_nearly_the_same(one: &[u32], other: &[u32]) -> bool {
+pub(crate) fn are_similar(one: &[u32], other: &[u32]) -> bool {
     let all = (one.len() + other.len()) as f64;
-    // c / (all - c) >= SAME
-    let enough = (SAME * all / (1.0 + SAME) - 1e-9).ceil();
+    // c / (all - c) >= SIMILAR_SHARE
+    let enough = (SIMILAR_SHARE * all / (1.0 + SIMILAR_SHARE) - 1e-9).ceil();
     let (mut one, mut other) = (one, other);
     let mut common = 0.0;
     while let ([first, rest @ ..], [other_first, other_rest @ ..]) = (one, other) {

@@ -43,14 +43,14 @@ const LONGEST_TURN: Duration = Duration::from_millis(2);
 const CLOSED_CAPACITY: usize = 1;
 /// First and longest time for which the mailbox is left unread. `do_send` ignores every capacity:
 /// only reading on bounds the memory that it takes.
-const FIRST_LOOK: Duration = Duration::from_millis(100);
-const LONGEST_LOOK: Duration = Duration::from_secs(2);
+const FIRST_READ_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_READ_PAUSE: Duration = Duration::from_secs(2);
 /// Records in one look, above which the next look comes as soon as the first.
 const FEW_RECORDS: u64 = 1024;
 
 /// Records that the actor takes after the end of the logger, at most. Senders that never pause
 /// could otherwise keep the mailbox from becoming empty.
-const MAX_CLOSED: u64 = 65_536;
+const MAX_RECORDS_AFTER_END: u64 = 65_536;
 
 /// The actor that keeps records of failed retrievals. Send it a [`RetrievalFailureRecord`] with
 /// `try_send`, or give its address away as a `Recipient<RetrievalFailureRecord>`.
@@ -87,12 +87,12 @@ pub struct FailureLogger {
     control_mailbox: Option<AddressReceiver<Control>>,
     drain: Arc<DrainOnDrop>,
     intake: Intake,
-    look: Look,
+    next_read: NextRead,
     restarts: Restarts,
     /// Records taken in this turn, and when it began.
     turn: (u32, Instant),
     /// Records taken from the mailbox after the end of the logger.
-    closed: u64,
+    records_after_end: u64,
     /// The event loop is being dropped: nothing is awaited any more.
     is_ending: bool,
     /// The store failed since then, and is not tried for each record.
@@ -112,7 +112,7 @@ enum Intake {
     /// The buffer is nearly full: what was in the mailbox is read, up to the end that was marked.
     Closing,
     /// The same, whether or not the buffer has room: records without room are dropped.
-    Looking,
+    ForcedRead,
     /// Unread.
     Closed,
     /// A shutdown has taken what was sent before. What came meanwhile is read.
@@ -122,7 +122,7 @@ enum Intake {
 }
 
 /// When a closed mailbox is read all the same.
-struct Look {
+struct NextRead {
     pause: Duration,
     at: Instant,
     /// Number of the end that was marked last.
@@ -179,15 +179,15 @@ impl FailureLogger {
             control_mailbox: Some(control_mailbox),
             drain: Arc::new(DrainOnDrop(Arc::clone(&shared))),
             intake: Intake::Open,
-            look: Look {
-                pause: FIRST_LOOK,
+            next_read: NextRead {
+                pause: FIRST_READ_PAUSE,
                 at: now,
                 end: 0,
                 records: 0,
             },
             restarts: Restarts::new(&shared.config),
             turn: (0, now),
-            closed: 0,
+            records_after_end: 0,
             is_ending: false,
             has_failed: false,
             is_supervised: false,
@@ -205,7 +205,7 @@ impl FailureLogger {
         }
         match (self.intake, self.shared.buffer.room()) {
             (Intake::Open, Room::ForAll)
-            | (Intake::Looking | Intake::Closed | Intake::Ending | Intake::Ended, _) => {}
+            | (Intake::ForcedRead | Intake::Closed | Intake::Ending | Intake::Ended, _) => {}
             (Intake::Open, Room::ForMailbox | Room::None) => self.close(ctx),
             (Intake::Closing, Room::None) => self.wait_for(Room::ForMailbox, ctx),
             (Intake::Closing, Room::ForMailbox | Room::ForAll) => {}
@@ -214,7 +214,7 @@ impl FailureLogger {
 
     fn open_mailbox(&mut self, ctx: &mut Context<Self>) {
         self.intake = Intake::Open;
-        self.look.pause = FIRST_LOOK;
+        self.next_read.pause = FIRST_READ_PAUSE;
         self.shared.mailbox_is_full.store(false, Ordering::Release);
         ctx.set_mailbox_capacity(self.shared.config.mailbox_places());
     }
@@ -224,16 +224,16 @@ impl FailureLogger {
         self.intake = Intake::Closing;
         self.shared.mailbox_is_full.store(true, Ordering::Release);
         ctx.set_mailbox_capacity(CLOSED_CAPACITY);
-        self.look.at = Instant::now() + self.look.pause;
+        self.next_read.at = Instant::now() + self.next_read.pause;
         self.mark_end(ctx);
         self.control.do_send(RoomWanted);
         self.regulate(ctx);
     }
 
     fn mark_end(&mut self, ctx: &mut Context<Self>) {
-        self.look.end += 1;
-        self.look.records = 0;
-        ctx.address().do_send(MailboxEnd(self.look.end));
+        self.next_read.end += 1;
+        self.next_read.records = 0;
+        ctx.address().do_send(MailboxEnd(self.next_read.end));
     }
 
     /// Everything that was in the mailbox when its end was marked is taken.
@@ -247,20 +247,20 @@ impl FailureLogger {
             self.open_mailbox(ctx);
             return;
         }
-        let pause = if self.look.records > FEW_RECORDS {
-            FIRST_LOOK
+        let pause = if self.next_read.records > FEW_RECORDS {
+            FIRST_READ_PAUSE
         } else {
-            2 * self.look.pause
+            2 * self.next_read.pause
         };
-        self.look.pause = pause.min(LONGEST_LOOK);
-        self.look.at = Instant::now() + self.look.pause;
+        self.next_read.pause = pause.min(LONGEST_READ_PAUSE);
+        self.next_read.at = Instant::now() + self.next_read.pause;
         self.intake = Intake::Closed;
         self.wait_for(Room::ForAll, ctx);
     }
 
     /// Leaves the mailbox unread until the buffer has room, or it is time to look.
     fn wait_for(&mut self, room: Room, ctx: &mut Context<Self>) {
-        let (shared, at) = (Arc::clone(&self.shared), self.look.at);
+        let (shared, at) = (Arc::clone(&self.shared), self.next_read.at);
         let wait = async move {
             tokio::select! {
                 biased;
@@ -274,29 +274,29 @@ impl FailureLogger {
     fn resume(&mut self, ctx: &mut Context<Self>) {
         match (self.intake, self.shared.buffer.room()) {
             (Intake::Closing | Intake::Closed, Room::ForAll) => self.open_mailbox(ctx),
-            (Intake::Closing, Room::ForMailbox) if Instant::now() < self.look.at => {}
-            (Intake::Closing, _) => self.intake = Intake::Looking,
+            (Intake::Closing, Room::ForMailbox) if Instant::now() < self.next_read.at => {}
+            (Intake::Closing, _) => self.intake = Intake::ForcedRead,
             (Intake::Closed, _) => {
-                self.intake = Intake::Looking;
+                self.intake = Intake::ForcedRead;
                 self.mark_end(ctx);
                 // The last job may have ended before it made enough room.
                 self.control.do_send(RoomWanted);
             }
-            (Intake::Open | Intake::Looking | Intake::Ending | Intake::Ended, _) => {}
+            (Intake::Open | Intake::ForcedRead | Intake::Ending | Intake::Ended, _) => {}
         }
     }
 
     /// Hands records back to their senders until the shutdown is done.
     fn end(&mut self, ctx: &mut Context<Self>) {
         match self.intake {
-            Intake::Open | Intake::Closing | Intake::Looking | Intake::Closed => {
+            Intake::Open | Intake::Closing | Intake::ForcedRead | Intake::Closed => {
                 self.intake = Intake::Ending;
                 self.shared.mailbox_is_full.store(true, Ordering::Release);
                 ctx.set_mailbox_capacity(CLOSED_CAPACITY);
                 self.mark_end(ctx);
             }
             Intake::Ending if self.shared.buffer.room() == Room::None => {
-                self.look.at = Instant::now() + LONGEST_LOOK;
+                self.next_read.at = Instant::now() + LONGEST_READ_PAUSE;
                 self.wait_for(Room::ForMailbox, ctx);
             }
             Intake::Ending | Intake::Ended => {}
@@ -318,7 +318,7 @@ impl FailureLogger {
 
     /// After some records, or some time, timers and other actors get a turn. actix empties the
     /// mailbox first, however fast others fill it.
-    fn let_others_in(&mut self, ctx: &mut Context<Self>) {
+    fn yield_turn(&mut self, ctx: &mut Context<Self>) {
         let (taken, began) = &mut self.turn;
         if *taken == 0 {
             *began = Instant::now();
@@ -448,17 +448,17 @@ impl Handler<RetrievalFailureRecord> for FailureLogger {
             self.has_failed = !matches!(flushed, Ok(Ok(())));
         }
         let outcome = self.shared.accept_sent(record);
-        self.look.records += 1;
+        self.next_read.records += 1;
         if outcome == LogOutcome::Dropped(DropReason::Closed) && self.shared.is_closed() {
-            self.closed += 1;
-            if self.closed >= MAX_CLOSED {
+            self.records_after_end += 1;
+            if self.records_after_end >= MAX_RECORDS_AFTER_END {
                 ctx.terminate();
             }
         }
         self.guard(ctx, |actor, ctx| {
             failpoint!("actor-record");
             actor.regulate(ctx);
-            actor.let_others_in(ctx);
+            actor.yield_turn(ctx);
         });
         MessageResult(outcome)
     }
@@ -481,10 +481,10 @@ impl Handler<MailboxEnd> for FailureLogger {
     type Result = ();
 
     fn handle(&mut self, MailboxEnd(end): MailboxEnd, ctx: &mut Context<Self>) {
-        if end == self.look.end
+        if end == self.next_read.end
             && matches!(
                 self.intake,
-                Intake::Closing | Intake::Looking | Intake::Ending
+                Intake::Closing | Intake::ForcedRead | Intake::Ending
             )
         {
             self.guard(ctx, Self::reached_end);

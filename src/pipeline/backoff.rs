@@ -12,7 +12,7 @@ use crate::config::LoggerConfig;
 use crate::pipeline::state::{Phase, Shared};
 
 /// Restarts in quick succession, after which the logger counts as unavailable.
-pub(crate) const FAILED_RESTARTS: u32 = 5;
+pub(crate) const UNAVAILABLE_AFTER_RESTARTS: u32 = 5;
 /// The longest pause before a restart while a shutdown waits for it.
 const PAUSE_WHILE_CLOSING: Duration = Duration::from_millis(100);
 
@@ -22,7 +22,7 @@ pub(crate) struct Restarts {
     longest: Duration,
     /// Of the same clock as the timers.
     last: Option<tokio::time::Instant>,
-    in_vain: u32,
+    failed_restarts: u32,
 }
 
 impl Restarts {
@@ -31,7 +31,7 @@ impl Restarts {
             pauses: Backoff::new(config),
             longest: config.longest_backoff,
             last: None,
-            in_vain: 0,
+            failed_restarts: 0,
         }
     }
 
@@ -39,28 +39,34 @@ impl Restarts {
     pub(crate) fn failed(&mut self, shared: &Shared, panic: Option<String>) -> Duration {
         // A flush that succeeds proves little: what fails may be the timer, or the purge.
         if self.last.is_some_and(|at| at.elapsed() >= 2 * self.longest) {
-            self.in_vain = 0;
+            self.failed_restarts = 0;
             self.pauses.reset();
         }
-        self.in_vain += 1;
+        self.failed_restarts += 1;
         shared.counters.restarts.fetch_add(1, Ordering::AcqRel);
         if let Some(panic) = panic {
             shared.failed(format!("panic: {panic}"));
         }
-        let (cause, in_vain, pause) = (shared.last_failure(), self.in_vain, self.pauses.next());
+        let (cause, failed_restarts, pause) = (
+            shared.last_failure(),
+            self.failed_restarts,
+            self.pauses.next(),
+        );
         let pause_ms = pause.as_millis();
-        if in_vain >= FAILED_RESTARTS {
+        if failed_restarts >= UNAVAILABLE_AFTER_RESTARTS {
             shared.unavailable(&cause);
-            quietly(|| {
+            log_without_panic(|| {
                 tracing::error!(
                     cause,
-                    in_vain,
+                    failed_restarts,
                     pause_ms,
                     "the logger cannot be restarted; what is buffered is kept"
                 );
             });
         } else {
-            quietly(|| tracing::warn!(cause, pause_ms, "the logger failed, and is restarted"));
+            log_without_panic(|| {
+                tracing::warn!(cause, pause_ms, "the logger failed, and is restarted")
+            });
         }
         pause
     }
@@ -90,7 +96,7 @@ pub(crate) async fn wait_for_closing(shared: &Shared) -> Instant {
 }
 
 /// Logs; a subscriber that panics is no reason to end.
-pub(crate) fn quietly(log: impl FnOnce()) {
+pub(crate) fn log_without_panic(log: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(log)) {
         std::mem::forget(panic);
     }

@@ -30,11 +30,11 @@ pub(crate) struct Buffer {
     /// transaction.
     settled: CachePadded<Settled>,
     /// Records that were turned away; changed by callers, but only when they lose a record.
-    refused: CachePadded<Refused>,
+    dropped: CachePadded<Dropped>,
     /// `true` while the writer drains the buffer; callers then skip the wake-up. A caller sets it
     /// with a swap after its push, and the writer clears it before its last look at the queue, so
     /// that no completed batch is missed.
-    attended: CachePadded<AtomicBool>,
+    writer_is_awake: CachePadded<AtomicBool>,
     wake: Notify,
     /// `true` if a task waits for room.
     room_wanted: AtomicBool,
@@ -70,7 +70,7 @@ struct Settled {
 }
 
 #[derive(Default)]
-struct Refused {
+struct Dropped {
     buffer_full: AtomicU64,
     unavailable: AtomicU64,
     closed: AtomicU64,
@@ -104,8 +104,8 @@ impl Buffer {
             batch_size,
             accepted: CachePadded::default(),
             settled: CachePadded::default(),
-            refused: CachePadded::default(),
-            attended: CachePadded::default(),
+            dropped: CachePadded::default(),
+            writer_is_awake: CachePadded::default(),
             wake: Notify::new(),
             room_wanted: AtomicBool::new(false),
             room: Notify::new(),
@@ -144,13 +144,13 @@ impl Buffer {
         // Records are pushed in another order than they are admitted in, so that the call that
         // completes a batch need not be the one that was admitted last. It is the one whose push is
         // the last of the batch in the order of the queue's tail. No wake-up is lost, because
-        // - the tail is changed, and read by `len`, by SeqCst operations, as is `attended`: either
-        //   `leave` sees this push after it has cleared `attended`, or this load sees it cleared;
+        // - the tail is changed, and read by `len`, by SeqCst operations, as is `writer_is_awake`: either
+        //   `try_sleep` sees this push after it has cleared `writer_is_awake`, or this load sees it cleared;
         // - the call whose push is the last one sees those before it in `len`;
         // - a call that was the last one admitted, and is so still, with fewer than a batch held,
         //   has not completed one: no more wait than were held. The change of the tail makes the
         //   admission of every earlier push visible to the load of `accepted`.
-        if !self.attended.load(Ordering::SeqCst)
+        if !self.writer_is_awake.load(Ordering::SeqCst)
             && (admission.held >= self.batch_size as u64
                 || self.accepted.load(Ordering::Acquire) != admission.accepted)
             && self.waiting() >= self.batch_size
@@ -162,7 +162,9 @@ impl Buffer {
 
     /// Wakes the writer, unless it drains the buffer already.
     pub(crate) fn wake(&self) {
-        if !self.attended.load(Ordering::SeqCst) && !self.attended.swap(true, Ordering::SeqCst) {
+        if !self.writer_is_awake.load(Ordering::SeqCst)
+            && !self.writer_is_awake.swap(true, Ordering::SeqCst)
+        {
             self.wake.notify_one();
         }
     }
@@ -240,10 +242,10 @@ impl Buffer {
 
     fn settle(&self, counter: &AtomicU64, records: u64) {
         counter.fetch_add(records, Ordering::AcqRel);
-        self.tell_of_room();
+        self.signal_room();
     }
 
-    fn tell_of_room(&self) {
+    fn signal_room(&self) {
         fence(Ordering::SeqCst);
         if self.room_wanted.load(Ordering::Relaxed) {
             self.room_wanted.store(false, Ordering::Relaxed);
@@ -252,12 +254,12 @@ impl Buffer {
     }
 
     /// Counts a record that was turned away.
-    pub(crate) fn refuse(&self, reason: DropReason) {
+    pub(crate) fn count_drop(&self, reason: DropReason) {
         let counter = match reason {
-            DropReason::BufferFull => &self.refused.buffer_full,
-            DropReason::Unavailable => &self.refused.unavailable,
-            DropReason::TooOld => &self.refused.too_old,
-            DropReason::Closed => &self.refused.closed,
+            DropReason::BufferFull => &self.dropped.buffer_full,
+            DropReason::Unavailable => &self.dropped.unavailable,
+            DropReason::TooOld => &self.dropped.too_old,
+            DropReason::Closed => &self.dropped.closed,
             // Not here: a disabled logger counts nothing, the writer settles what the store
             // rejects, and what a shutdown gives up.
             DropReason::Disabled | DropReason::Rejected | DropReason::Unsaved => return,
@@ -286,7 +288,7 @@ impl Buffer {
     /// Lets nothing in any more.
     pub(crate) fn seal(&self) {
         self.accepted.fetch_or(SEALED, Ordering::AcqRel);
-        self.tell_of_room();
+        self.signal_room();
     }
 
     pub(crate) fn is_sealed(&self) -> bool {
@@ -318,36 +320,36 @@ impl Buffer {
         let rejected = self.settled.rejected.load(Ordering::Acquire);
         let unsaved = self.settled.unsaved.load(Ordering::Acquire);
         let accepted = self.ticket();
-        let refused = DropCounts {
-            buffer_full: self.refused.buffer_full.load(Ordering::Acquire),
-            unavailable: self.refused.unavailable.load(Ordering::Acquire),
-            closed: self.refused.closed.load(Ordering::Acquire),
-            too_old: self.refused.too_old.load(Ordering::Acquire),
+        let dropped = DropCounts {
+            buffer_full: self.dropped.buffer_full.load(Ordering::Acquire),
+            unavailable: self.dropped.unavailable.load(Ordering::Acquire),
+            closed: self.dropped.closed.load(Ordering::Acquire),
+            too_old: self.dropped.too_old.load(Ordering::Acquire),
             ..DropCounts::default()
         };
         Balance {
-            received: accepted + refused.total(),
+            received: accepted + dropped.total(),
             persisted,
             buffered: accepted.saturating_sub(persisted + rejected + unsaved),
             dropped: DropCounts {
                 rejected,
                 unsaved,
-                ..refused
+                ..dropped
             },
         }
     }
 
     /// Says that the writer looks after the buffer: callers need not wake it.
-    pub(crate) fn attend(&self) {
-        self.attended.store(true, Ordering::SeqCst);
+    pub(crate) fn stay_awake(&self) {
+        self.writer_is_awake.store(true, Ordering::SeqCst);
     }
 
     /// Says that the writer goes back to its timer: whether it may. If not, a batch was completed
     /// in the meantime, and the writer must look after it.
-    pub(crate) fn leave(&self) -> bool {
-        self.attended.store(false, Ordering::SeqCst);
+    pub(crate) fn try_sleep(&self) -> bool {
+        self.writer_is_awake.store(false, Ordering::SeqCst);
         // After the store: a call that still found the writer here has not woken it.
-        self.waiting() < self.batch_size || self.attended.swap(true, Ordering::SeqCst)
+        self.waiting() < self.batch_size || self.writer_is_awake.swap(true, Ordering::SeqCst)
     }
 
     /// Waits until a caller completes a batch.
@@ -392,36 +394,39 @@ mod tests {
     fn call_that_completes_a_batch_wakes_an_unattended_writer() {
         let buffer = Buffer::new(8, 2);
         buffer.push(entry()).unwrap();
-        assert!(!buffer.attended.load(Ordering::SeqCst));
+        assert!(!buffer.writer_is_awake.load(Ordering::SeqCst));
         buffer.push(entry()).unwrap();
-        assert!(buffer.attended.load(Ordering::SeqCst));
-        assert!(!buffer.leave(), "a full batch is waiting");
+        assert!(buffer.writer_is_awake.load(Ordering::SeqCst));
+        assert!(!buffer.try_sleep(), "a full batch is waiting");
         assert!(
-            buffer.attended.load(Ordering::SeqCst),
+            buffer.writer_is_awake.load(Ordering::SeqCst),
             "so the writer stays"
         );
         buffer.pop().unwrap();
         assert!(
-            buffer.attended.load(Ordering::SeqCst),
+            buffer.writer_is_awake.load(Ordering::SeqCst),
             "so the writer stays"
         );
-        assert!(buffer.leave());
-        assert!(!buffer.attended.load(Ordering::SeqCst));
+        assert!(buffer.try_sleep());
+        assert!(!buffer.writer_is_awake.load(Ordering::SeqCst));
     }
 
     #[test]
     fn a_batch_pushed_out_of_order_wakes_the_writer() {
         let buffer = Buffer::new(8, 3);
-        buffer.attend();
+        buffer.stay_awake();
         let admissions: Vec<_> = (0..3).map(|_| buffer.admit().unwrap()).collect();
         let mut late = admissions.into_iter().rev();
         buffer.enqueue(entry(), late.next().unwrap()).unwrap();
-        assert!(buffer.leave(), "one record is no batch");
-        buffer.enqueue(entry(), late.next().unwrap()).unwrap();
-        assert!(!buffer.attended.load(Ordering::SeqCst), "neither are two");
+        assert!(buffer.try_sleep(), "one record is no batch");
         buffer.enqueue(entry(), late.next().unwrap()).unwrap();
         assert!(
-            buffer.attended.load(Ordering::SeqCst),
+            !buffer.writer_is_awake.load(Ordering::SeqCst),
+            "neither are two"
+        );
+        buffer.enqueue(entry(), late.next().unwrap()).unwrap();
+        assert!(
+            buffer.writer_is_awake.load(Ordering::SeqCst),
             "the first to be admitted completed the batch"
         );
     }
@@ -431,9 +436,12 @@ mod tests {
         let buffer = Buffer::new(8, 2);
         let (first, last) = (buffer.admit().unwrap(), buffer.admit().unwrap());
         buffer.enqueue(entry(), last).unwrap();
-        assert!(!buffer.attended.load(Ordering::SeqCst), "half a batch");
+        assert!(
+            !buffer.writer_is_awake.load(Ordering::SeqCst),
+            "half a batch"
+        );
         buffer.enqueue(entry(), first).unwrap();
-        assert!(buffer.attended.load(Ordering::SeqCst));
+        assert!(buffer.writer_is_awake.load(Ordering::SeqCst));
     }
 
     /// Runs every order of admissions and pushes of three callers, with the writer leaving anywhere
@@ -459,19 +467,19 @@ mod tests {
         orders([2, 2, 2, 1], &mut Vec::new(), &mut |order| {
             runs += 1;
             let buffer = Buffer::new(8, 3);
-            buffer.attend();
+            buffer.stay_awake();
             let mut admitted = [None, None, None];
             let mut stays = true;
             for who in order {
                 match admitted.get_mut(*who) {
-                    None => stays = !buffer.leave(),
+                    None => stays = !buffer.try_sleep(),
                     Some(admission) => match admission.take() {
                         None => *admission = Some(buffer.admit().unwrap()),
                         Some(admission) => buffer.enqueue(entry(), admission).unwrap(),
                     },
                 }
             }
-            let woken = buffer.attended.load(Ordering::SeqCst);
+            let woken = buffer.writer_is_awake.load(Ordering::SeqCst);
             assert!(
                 stays || woken,
                 "a full batch waits, and the writer sleeps: {order:?}"
@@ -506,7 +514,7 @@ mod tests {
                     start.wait();
                     for _ in 0..CALLS {
                         if let Err(reason) = buffer.push(entry()) {
-                            buffer.refuse(reason);
+                            buffer.count_drop(reason);
                         }
                     }
                 });

@@ -33,11 +33,11 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Interval of the roll-up of attempts into minutes, hours and days.
 const ROLL_UP_INTERVAL: Duration = Duration::from_secs(60);
 /// Drops are kept by the minute, so that shorter outages are noted in time.
-const NOTE_LOSSES_EVERY: Duration = Duration::from_secs(10);
+const NOTE_LOSSES_INTERVAL: Duration = Duration::from_secs(10);
 /// Interval between two warnings that there are too many strategies.
-const REPORT_STRATEGIES_EVERY: Duration = Duration::from_secs(60 * 60);
+const WARNING_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// Interval of retries for a record that is counted but not yet in the queue.
-const SOON: Duration = Duration::from_millis(1);
+const ENQUEUE_RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Writes what is in the buffer. Owns timers, jobs and retries.
 pub(crate) struct Control {
@@ -98,13 +98,13 @@ struct Pause {
 
 /// A flush that was requested.
 struct Waiter {
-    from: From,
+    covers: Covers,
     before: Stats,
     reply: oneshot::Sender<Result<FlushReport, LoggerError>>,
 }
 
 /// Records that a requested flush covers.
-enum From {
+enum Covers {
     /// Those in the mailbox up to this marker.
     Marker(u64),
     /// Those up to this ticket of the buffer, and the attempts that jobs after this one find.
@@ -146,7 +146,7 @@ impl Control {
         self.shared.note_losses(None);
         self.shared.attempts.collect();
         self.due = self.shared.buffer.balance().buffered > 0 || self.attempts_due();
-        self.roll_up_due |= self.shared.attempts.are_many();
+        self.roll_up_due |= self.shared.attempts.many_rows_are_behind();
         if !self.due && !self.busy && self.pause.is_none() {
             self.shared.counters.idle();
         }
@@ -161,11 +161,11 @@ impl Control {
     /// One line an interval, never one a record.
     fn report_drops(&mut self) {
         let dropped = self.shared.buffer.balance().dropped;
-        let news = dropped.total() - self.drops_reported;
-        if news > 0 {
+        let new_drops = dropped.total() - self.drops_reported;
+        if new_drops > 0 {
             self.drops_reported = dropped.total();
             tracing::warn!(
-                dropped = news,
+                dropped = new_drops,
                 buffer_full = dropped.buffer_full,
                 unavailable = dropped.unavailable,
                 closed = dropped.closed,
@@ -181,7 +181,7 @@ impl Control {
         let purged = self.shared.counters.purged_by_size.load(Ordering::Acquire);
         let is_due = self
             .size_purge_reported
-            .is_none_or(|(at, _)| at.elapsed() >= REPORT_STRATEGIES_EVERY);
+            .is_none_or(|(at, _)| at.elapsed() >= WARNING_INTERVAL);
         let before = self.size_purge_reported.map_or(0, |(_, purged)| purged);
         if is_due && purged > before {
             self.size_purge_reported = Some((Instant::now(), purged));
@@ -198,7 +198,7 @@ impl Control {
     fn report_strategies(&mut self) {
         let is_due = self
             .strategies_reported
-            .is_none_or(|at| at.elapsed() >= REPORT_STRATEGIES_EVERY);
+            .is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
         if is_due && let Some(first) = self.shared.attempts.take_beyond() {
             self.strategies_reported = Some(Instant::now());
             tracing::warn!(
@@ -219,11 +219,11 @@ impl Control {
             Next::RollUp => self.maintain(ctx, writer::roll_up, Self::rolled_up),
             Next::Purge => self.maintain(ctx, writer::purge, Self::purged),
             // A batch that was completed meanwhile sent no wake-up.
-            Next::Rest if !self.shared.buffer.leave() => self.flush(ctx),
-            Next::Rest if self.shared.counters.is_in_doubt() && self.closing.is_none() => {
+            Next::Sleep if !self.shared.buffer.try_sleep() => self.flush(ctx),
+            Next::Sleep if self.shared.counters.is_unproven() && self.closing.is_none() => {
                 self.run(ctx, writer::probe, Self::probed);
             }
-            Next::Rest => {}
+            Next::Sleep => {}
         }
     }
 
@@ -245,7 +245,7 @@ impl Control {
             is_awaited: self
                 .waiters
                 .iter()
-                .any(|waiter| matches!(waiter.from, From::Ticket { .. })),
+                .any(|waiter| matches!(waiter.covers, Covers::Ticket { .. })),
             shutdown: match self.closing {
                 None => schedule::Shutdown::None,
                 Some(Closing::Mailbox { .. }) => schedule::Shutdown::TakesMailbox,
@@ -312,7 +312,7 @@ impl Control {
         done: impl FnOnce(&mut Self, Result<T, JoinError>, &mut Context<Self>) + 'static,
     ) {
         self.busy = true;
-        self.shared.buffer.attend();
+        self.shared.buffer.stay_awake();
         let shared = Arc::clone(&self.shared);
         let job = actix_rt::task::spawn_blocking(move || job(&shared));
         ctx.spawn(wrap_future(job).map(move |outcome, actor: &mut Self, ctx| {
@@ -342,13 +342,13 @@ impl Control {
     fn succeeded(&mut self, ctx: &mut Context<Self>) {
         self.healthy();
         self.retry_attempts(ctx);
-        self.answer_waiters();
+        self.reply_to_waiters();
         if self.is_too_large() {
-            self.want_purge();
+            self.schedule_purge();
         }
         let flushes = self.shared.counters.flushes.load(Ordering::Acquire);
         if flushes - self.flushes_at_purge >= u64::from(self.shared.config.cleanup_every) {
-            self.want_purge();
+            self.schedule_purge();
         }
         let closing = self.closing.is_some();
         if let Some(Closing::Buffer) = self.closing {
@@ -368,7 +368,7 @@ impl Control {
             && self.shared.buffer.waiting() == 0
         {
             // A caller has been counted, but its record is not in the queue yet.
-            ctx.run_later(SOON, Self::advance_later);
+            ctx.run_later(ENQUEUE_RETRY_INTERVAL, Self::advance_later);
         } else if closing && buffered == 0 && self.attempts_timer.is_some() {
             // Only attempts are left that the store refuses.
         } else {
@@ -552,7 +552,7 @@ impl Control {
         }
     }
 
-    fn want_purge(&mut self) {
+    fn schedule_purge(&mut self) {
         self.flushes_at_purge = self.shared.counters.flushes.load(Ordering::Acquire);
         self.purge_due = self.shared.config.applies_retention;
     }
@@ -568,7 +568,7 @@ impl Control {
         let buffered = self.shared.buffer.balance().buffered;
         self.shared.failed(error.to_string());
         if !matches!(error, StoreError::GiveUp(_)) {
-            self.shared.counters.doubt();
+            self.shared.counters.store_failed();
         }
         match error {
             StoreError::GiveUp(_) => {}
@@ -630,7 +630,7 @@ impl Control {
             cause: cause.clone(),
         });
         self.shared.failed(cause);
-        self.shared.counters.doubt();
+        self.shared.counters.store_failed();
         ctx.terminate();
     }
 
@@ -665,7 +665,7 @@ impl Control {
     fn wants_marker(&self) -> bool {
         self.waiters
             .iter()
-            .any(|waiter| matches!(waiter.from, From::Marker(_)))
+            .any(|waiter| matches!(waiter.covers, Covers::Marker(_)))
             || matches!(self.closing, Some(Closing::Mailbox { .. }))
     }
 
@@ -674,8 +674,8 @@ impl Control {
         self.marker_is_under_way = false;
         let (ticket, jobs) = (self.shared.buffer.ticket(), self.jobs);
         for waiter in &mut self.waiters {
-            if matches!(waiter.from, From::Marker(marker) if marker <= number) {
-                waiter.from = From::Ticket { ticket, jobs };
+            if matches!(waiter.covers, Covers::Marker(marker) if marker <= number) {
+                waiter.covers = Covers::Ticket { ticket, jobs };
             }
         }
         if matches!(self.closing, Some(Closing::Mailbox { marker }) if marker <= number) {
@@ -688,7 +688,7 @@ impl Control {
         self.advance(ctx);
     }
 
-    fn answer_waiters(&mut self) {
+    fn reply_to_waiters(&mut self) {
         let (jobs, settled) = (self.jobs, self.shared.buffer.settled());
         let after = self.shared.stats();
         let refusal = self.shared.attempts.refusal();
@@ -702,7 +702,7 @@ impl Control {
                 persisted: after.persisted - waiter.before.persisted,
                 rejected: after.dropped.rejected - waiter.before.dropped.rejected,
             };
-            let answer = match &refused {
+            let result = match &refused {
                 Some(cause) => Err(LoggerError::Waiting {
                     buffered: after.buffered,
                     cause: cause.clone(),
@@ -710,7 +710,7 @@ impl Control {
                 None => Ok(report),
             };
             // Whoever does not wait any more needs no answer.
-            let _ = waiter.reply.send(answer);
+            let _ = waiter.reply.send(result);
         }
     }
 
@@ -724,13 +724,13 @@ impl Control {
 impl Waiter {
     /// Returns `true` if a job that covers it was begun.
     fn is_due(&self, begun: u64) -> bool {
-        matches!(self.from, From::Ticket { jobs, .. } if jobs < begun)
+        matches!(self.covers, Covers::Ticket { jobs, .. } if jobs < begun)
     }
 
     fn ticket(&self) -> Option<u64> {
-        match self.from {
-            From::Marker(_) => None,
-            From::Ticket { ticket, .. } => Some(ticket),
+        match self.covers {
+            Covers::Marker(_) => None,
+            Covers::Ticket { ticket, .. } => Some(ticket),
         }
     }
 }
@@ -743,9 +743,11 @@ impl Actor for Control {
         failpoint!("actor-started");
         ctx.run_interval(self.shared.config.flush_interval, Self::tick);
         // The interval of flushes may be long.
-        ctx.run_interval(NOTE_LOSSES_EVERY, |actor, _| actor.shared.note_losses(None));
+        ctx.run_interval(NOTE_LOSSES_INTERVAL, |actor, _| {
+            actor.shared.note_losses(None)
+        });
         ctx.run_interval(PURGE_INTERVAL, |actor, ctx| {
-            actor.want_purge();
+            actor.schedule_purge();
             actor.advance(ctx);
         });
         ctx.run_interval(ROLL_UP_INTERVAL, |actor, ctx| {
@@ -759,7 +761,7 @@ impl Actor for Control {
             shared,
             ctx.address().downgrade(),
         )));
-        self.want_purge();
+        self.schedule_purge();
         // The marker of the last incarnation went with its context.
         self.marker_is_under_way = false;
         if self.wants_marker() {
@@ -859,9 +861,9 @@ impl Handler<Flush> for Control {
             }));
             return;
         }
-        let from = From::Marker(self.mark_mailbox(ctx));
+        let covers = Covers::Marker(self.mark_mailbox(ctx));
         self.waiters.push(Waiter {
-            from,
+            covers,
             before,
             reply,
         });

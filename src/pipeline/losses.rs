@@ -21,13 +21,13 @@ pub(crate) struct Losses {
 impl Losses {
     /// Notes what was lost until `now`, in Unix milliseconds: `dropped` is all that was ever lost.
     pub(crate) fn note(&mut self, now: i64, dropped: DropCounts) {
-        let news = dropped.since(&self.noted);
-        if news.total() > 0 {
+        let new_drops = dropped.since(&self.noted);
+        if new_drops.total() > 0 {
             self.noted = dropped;
             self.by_minute
                 .entry(now - now.rem_euclid(MINUTE_MS))
                 .or_default()
-                .merge(&news);
+                .merge(&new_drops);
             bound(&mut self.by_minute);
         }
     }

@@ -36,36 +36,36 @@ pub(crate) fn read(
     })
 }
 
-/// Reads the retention in force, after `tell` has changed the days and the clock has moved on.
+/// Reads the retention in force, after `change` has changed the days and the clock has moved on.
 /// Writes only what is worth it.
 pub(crate) fn update(
     store: &mut dyn Store,
     clock: &mut RetentionClock,
-    tell: impl Fn(StoredRetention) -> StoredRetention,
+    change: impl Fn(StoredRetention) -> StoredRetention,
 ) -> Result<InForce, StoreError> {
     let (reading, stored) = (Reading::now(), store.retention()?);
-    let told = tell(stored);
-    let allowance = told.days().allowance();
+    let changed = change(stored);
+    let allowance = changed.days().allowance();
     let before = *clock;
     let mut state = clock.advance(stored.clock, reading, allowance);
     let moved = stored
         .clock
         .is_none_or(|stored| stored.must_follow(&state, allowance));
-    if moved || told != stored {
+    if moved || changed != stored {
         // From what is stored by then: another process may have been faster.
         store.change_retention(&mut |stored| {
             *clock = before;
             state = clock.advance(stored.clock, reading, allowance);
             StoredRetention {
                 clock: Some(state),
-                ..tell(stored)
+                ..change(stored)
             }
         })?;
-        log_days(&stored, &told);
+        log_days(&stored, &changed);
         log_doubt(stored.clock, &state, reading.wall);
     }
     Ok(InForce {
-        days: told.days(),
+        days: changed.days(),
         time: state.time_at(&reading),
         wall: reading.wall,
     })
@@ -108,12 +108,12 @@ fn log_days(before: &StoredRetention, after: &StoredRetention) {
             after.days().attempts,
         ),
     ];
-    for (setting, told, before, after) in changes
+    for (setting, configured, before, after) in changes
         .into_iter()
         .filter(|(_, _, before, after)| before != after)
     {
         let is_shorter = after != 0 && (before == 0 || after < before);
-        if is_shorter && told.is_some() {
+        if is_shorter && configured.is_some() {
             tracing::warn!(
                 setting,
                 before,

@@ -67,7 +67,7 @@ pub(crate) enum Next {
     RollUp,
     Purge,
     /// Nothing is wanted. The caller that completes the next batch wakes the actor.
-    Rest,
+    Sleep,
 }
 
 /// Returns what to do in `situation`.
@@ -104,7 +104,7 @@ pub(crate) fn next(situation: Situation) -> Next {
     match (flush, maintenance, turn) {
         (true, None, _) | (true, Some(_), Turn::Flush) => Next::Flush,
         (_, Some(job), _) => job,
-        (false, None, _) => Next::Rest,
+        (false, None, _) => Next::Sleep,
     }
 }
 
@@ -153,13 +153,13 @@ mod tests {
     #[test]
     fn each_reason_alone_leads_to_its_job() {
         for (situation, expected) in [
-            (IDLE, Next::Rest),
+            (IDLE, Next::Sleep),
             (
                 Situation {
                     records: Records::Some,
                     ..IDLE
                 },
-                Next::Rest,
+                Next::Sleep,
             ),
             (
                 Situation {
@@ -208,7 +208,7 @@ mod tests {
                     shutdown: Shutdown::TakesMailbox,
                     ..IDLE
                 },
-                Next::Rest,
+                Next::Sleep,
             ),
             (
                 Situation {

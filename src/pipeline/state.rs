@@ -76,7 +76,7 @@ pub(crate) struct Writer {
     pub(crate) attempts: AttemptBatch,
     pub(crate) retention_clock: RetentionClock,
     /// `true` once the retention that this logger was configured with is in the database.
-    pub(crate) retention_told: bool,
+    pub(crate) retention_is_stored: bool,
     /// Drops that are not stored yet, by minute.
     pub(crate) drops: BTreeMap<i64, DropCounts>,
 }
@@ -89,7 +89,7 @@ impl Writer {
             in_flight: VecDeque::new(),
             attempts: AttemptBatch::default(),
             retention_clock: RetentionClock::default(),
-            retention_told: false,
+            retention_is_stored: false,
             drops: BTreeMap::new(),
         }
     }
@@ -111,7 +111,7 @@ pub(crate) struct Counters {
     /// When records were committed last, or none waited, in milliseconds since the start.
     ready_at: AtomicU64,
     /// `true` from a failure of the store until it is proven that rows are committed.
-    in_doubt: AtomicBool,
+    unproven: AtomicBool,
     /// When the event loop of the actor had a turn last, in milliseconds since the start.
     beat_at: AtomicU64,
     started: Instant,
@@ -133,7 +133,7 @@ impl Default for Counters {
             ]),
             flush_records: Histogram::new([1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 2048.0]),
             ready_at: AtomicU64::new(0),
-            in_doubt: AtomicBool::new(false),
+            unproven: AtomicBool::new(false),
             beat_at: AtomicU64::new(0),
             started: Instant::now(),
         }
@@ -142,25 +142,25 @@ impl Default for Counters {
 
 impl Counters {
     /// Notes that rows were committed, or could have been.
-    pub(crate) fn proven(&self) {
-        self.in_doubt.store(false, Ordering::Release);
+    pub(crate) fn store_works(&self) {
+        self.unproven.store(false, Ordering::Release);
         self.ready_at.store(self.now(), Ordering::Release);
     }
 
     /// Notes that nothing waits to be written. After a failure this proves nothing.
     pub(crate) fn idle(&self) {
-        if !self.is_in_doubt() {
+        if !self.is_unproven() {
             self.ready_at.store(self.now(), Ordering::Release);
         }
     }
 
     /// Notes that the store failed.
-    pub(crate) fn doubt(&self) {
-        self.in_doubt.store(true, Ordering::Release);
+    pub(crate) fn store_failed(&self) {
+        self.unproven.store(true, Ordering::Release);
     }
 
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        self.in_doubt.load(Ordering::Acquire)
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.unproven.load(Ordering::Acquire)
     }
 
     /// Notes that the event loop of the actor has a turn.
@@ -313,7 +313,7 @@ impl Shared {
     ) -> LogOutcome {
         match self.refusal() {
             Some(DropReason::Disabled) => LogOutcome::Dropped(DropReason::Disabled),
-            Some(reason) => self.refuse(reason),
+            Some(reason) => self.count_drop(reason),
             None => self.accept(record, &self.moment(at), origin),
         }
     }
@@ -418,7 +418,7 @@ impl Shared {
         {
             Ok(()) => {}
             Err(DropReason::TooOld) => {
-                self.refuse(DropReason::TooOld);
+                self.count_drop(DropReason::TooOld);
                 if moment.attempt_too_old {
                     return Err(DropReason::TooOld);
                 }
@@ -475,7 +475,7 @@ impl Shared {
             return if reason == DropReason::Disabled {
                 LogOutcome::Dropped(reason)
             } else {
-                self.refuse(reason)
+                self.count_drop(reason)
             };
         }
         match self.take_into(
@@ -485,7 +485,7 @@ impl Shared {
             Buffer::push_sent,
         ) {
             Ok(()) => LogOutcome::Queued,
-            Err(reason) => self.refuse(reason),
+            Err(reason) => self.count_drop(reason),
         }
     }
 
@@ -498,7 +498,7 @@ impl Shared {
     ) -> LogOutcome {
         match self.take(record, moment, origin) {
             Ok(()) => LogOutcome::Queued,
-            Err(reason) => self.refuse(reason),
+            Err(reason) => self.count_drop(reason),
         }
     }
 
@@ -515,7 +515,7 @@ impl Shared {
             .refusal()
             .map_or_else(|| self.take(record, &moment, origin), Err);
         if taken == Err(DropReason::TooOld) {
-            self.refuse(DropReason::TooOld);
+            self.count_drop(DropReason::TooOld);
         }
         taken
     }
@@ -602,8 +602,8 @@ impl Shared {
         Ok(())
     }
 
-    pub(crate) fn refuse(&self, reason: DropReason) -> LogOutcome {
-        self.buffer.refuse(reason);
+    pub(crate) fn count_drop(&self, reason: DropReason) -> LogOutcome {
+        self.buffer.count_drop(reason);
         LogOutcome::Dropped(reason)
     }
 
@@ -922,12 +922,12 @@ mod tests {
                 })
             );
             // That nothing waits proves nothing after a failure.
-            shared.counters.doubt();
+            shared.counters.store_failed();
             shared.counters.idle();
             assert!(matches!(shared.health(), Err(Unhealthy::Stale { .. })));
-            shared.counters.proven();
+            shared.counters.store_works();
             assert_eq!(shared.health(), Ok(()));
-            assert!(!shared.counters.is_in_doubt());
+            assert!(!shared.counters.is_unproven());
         }
     }
 

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::error::LoggerError;
 use crate::model::stats::ShutdownReport;
 use crate::pipeline::backoff::{
-    Restarts, panic_message, pause_before_restart, quietly, wait_for_closing,
+    Restarts, log_without_panic, panic_message, pause_before_restart, wait_for_closing,
 };
 use crate::pipeline::control::Control;
 use crate::pipeline::messages::MailboxMarker;
@@ -51,7 +51,7 @@ pub(crate) fn start(
             () = beat(&shared) => Ok(()),
         };
         if ended.is_err() {
-            quietly(|| {
+            log_without_panic(|| {
                 tracing::error!("the supervisor panicked; the logger commits what it has, and ends")
             });
             let _ = actix_rt::task::spawn_blocking({
@@ -235,7 +235,7 @@ pub(crate) fn finish(shared: &Shared) {
     };
     // Before the result, so that its receivers find a line in the log. A panic here must not keep
     // the result back.
-    quietly(|| {
+    log_without_panic(|| {
         if !saved {
             tracing::error!(
                 unsaved,

@@ -257,7 +257,7 @@ fn drops_are_stored_by_reason_every_minute() {
                 DropReason::BufferFull,
                 DropReason::Unavailable,
             ] {
-                fixture.shared.refuse(reason);
+                fixture.shared.count_drop(reason);
             }
             sleep(59 * SECOND).await;
             assert_eq!(stored(DropReason::BufferFull), 2 * (round - 1));
@@ -407,9 +407,9 @@ fn failed_store_is_proven_by_a_row_and_not_by_an_empty_purge() {
     in_virtual_time(async {
         let fixture = Fixture::new(|config| config.flush_interval(SECOND).backoff(SECOND, SECOND));
         let logger = start(&fixture).await;
-        let is_in_doubt = || fixture.shared.counters.is_in_doubt();
+        let is_unproven = || fixture.shared.counters.is_unproven();
         logger.flush().await.unwrap();
-        assert!(!is_in_doubt());
+        assert!(!is_unproven());
         // A table that takes no row, and can be purged.
         fixture.execute(
             "CREATE TRIGGER refuse BEFORE INSERT ON memory_retrieval_failures BEGIN SELECT \
@@ -418,17 +418,17 @@ fn failed_store_is_proven_by_a_row_and_not_by_an_empty_purge() {
         let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "s", "q");
         let _ = logger.log(record);
         logger.flush().await.unwrap_err();
-        assert!(is_in_doubt());
+        assert!(is_unproven());
         let failed = fixture.shared.stats().failed_flushes;
         writer::purge(&fixture.shared).unwrap_err();
         fixture.execute("DELETE FROM memory_retrieval_failures");
-        assert!(is_in_doubt());
+        assert!(is_unproven());
         // An hour in which purges and roll-ups have their turns.
         sleep(HOUR + MINUTE).await;
-        assert!(is_in_doubt() && fixture.shared.stats().failed_flushes > failed);
+        assert!(is_unproven() && fixture.shared.stats().failed_flushes > failed);
         fixture.execute("DROP TRIGGER refuse");
         sleep(MINUTE).await;
-        assert!(!is_in_doubt());
+        assert!(!is_unproven());
         assert_eq!((logger.stats().persisted, logger.stats().buffered), (1, 0));
     });
 }
@@ -443,12 +443,12 @@ fn store_that_failed_with_nothing_left_to_write_is_probed() {
             "CREATE TRIGGER refuse BEFORE INSERT ON memory_retrieval_failures BEGIN SELECT \
              raise(ABORT, 'injected'); END",
         );
-        fixture.shared.counters.doubt();
+        fixture.shared.counters.store_failed();
         sleep(MINUTE).await;
-        assert!(fixture.shared.counters.is_in_doubt(), "no row is taken");
+        assert!(fixture.shared.counters.is_unproven(), "no row is taken");
         fixture.execute("DROP TRIGGER refuse");
         sleep(MINUTE).await;
-        assert!(!fixture.shared.counters.is_in_doubt());
+        assert!(!fixture.shared.counters.is_unproven());
         assert_eq!(
             fixture.integer("SELECT count(*) FROM memory_retrieval_failures"),
             0,
@@ -483,7 +483,7 @@ fn faults_far_apart_are_no_failed_restarts() {
     use actix::Context;
     use actix::dev::channel::channel as mailbox;
 
-    use crate::pipeline::backoff::FAILED_RESTARTS;
+    use crate::pipeline::backoff::UNAVAILABLE_AFTER_RESTARTS;
     use crate::pipeline::control::Control;
     use crate::pipeline::state::Phase;
     use crate::pipeline::supervisor;
@@ -534,7 +534,10 @@ fn faults_far_apart_are_no_failed_restarts() {
                 .wait_for(|phase| matches!(phase, Phase::Unavailable { .. }))
                 .await;
             drop(unavailable.unwrap());
-            assert_eq!(started.load(Ordering::Acquire), 20 + FAILED_RESTARTS);
+            assert_eq!(
+                started.load(Ordering::Acquire),
+                20 + UNAVAILABLE_AFTER_RESTARTS
+            );
         };
         tokio::select! {
             () = supervisor::supervise(&fixture.shared, &mut actor) => panic!("the supervisor ended"),

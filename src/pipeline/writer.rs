@@ -37,15 +37,15 @@ const LONGEST_ROLL_UP: Duration = Duration::from_millis(20);
 /// A batch that fails stays in flight: the next call begins with it.
 pub(crate) fn flush(shared: &Shared) -> Result<(), StoreError> {
     let mut writer = shared.writer();
-    opened(&mut writer)?;
+    ensure_open(&mut writer)?;
     shared.attempts.collect();
     let mut waiting = shared.buffer.waiting();
     // A retry writes the failed attempts unchanged; attempts counted since then follow.
-    let mut again = !writer.attempts.is_empty();
+    let mut retries_attempts = !writer.attempts.is_empty();
     let mut buckets = shared.attempts.waiting();
     loop {
         if shared.attempts_refusal().is_some() {
-            (again, buckets) = (false, 0);
+            (retries_attempts, buckets) = (false, 0);
         }
         if writer.in_flight.is_empty() {
             let taken = take_batch(&shared.buffer, &mut writer.in_flight);
@@ -58,8 +58,8 @@ pub(crate) fn flush(shared: &Shared) -> Result<(), StoreError> {
         }
         buckets = buckets.saturating_sub(count_in_flight(shared, &mut writer));
         let result = write_in_flight(shared, &mut writer);
-        give_up_on_file(&mut writer, result)?;
-        if waiting == 0 && buckets == 0 && !std::mem::take(&mut again) {
+        close_after(&mut writer, result)?;
+        if waiting == 0 && buckets == 0 && !std::mem::take(&mut retries_attempts) {
             return Ok(());
         }
     }
@@ -69,9 +69,9 @@ pub(crate) fn flush(shared: &Shared) -> Result<(), StoreError> {
 pub(crate) fn purge(shared: &Shared) -> Result<Progress, StoreError> {
     failpoint!("purge");
     let mut writer = shared.writer();
-    opened(&mut writer)?;
+    ensure_open(&mut writer)?;
     let result = purge_some(shared, &mut writer);
-    give_up_on_file(&mut writer, result)
+    close_after(&mut writer, result)
 }
 
 fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<Progress, StoreError> {
@@ -137,7 +137,7 @@ pub(crate) fn delete(
     if shared.refusal().is_some() {
         return Err(StoreError::GiveUp("the logger has ended".into()));
     }
-    opened(&mut writer)?;
+    ensure_open(&mut writer)?;
     // As before a purge.
     if !writer.in_flight.is_empty() {
         count_in_flight(shared, &mut writer);
@@ -147,20 +147,20 @@ pub(crate) fn delete(
         Some(store) => store.delete(deletion, so_far),
         None => Err(StoreError::Reopen("no store".into())),
     };
-    give_up_on_file(&mut writer, result)
+    close_after(&mut writer, result)
 }
 
 /// Shows that the store takes rows, after something failed and nothing is left to write.
 pub(crate) fn probe(shared: &Shared) -> Result<(), StoreError> {
     failpoint!("probe");
     let mut writer = shared.writer();
-    opened(&mut writer)?;
+    ensure_open(&mut writer)?;
     let result = writer
         .store
         .as_deref_mut()
         .map_or(Ok(()), |store| store.takes_a_plain_row());
-    give_up_on_file(&mut writer, result)?;
-    shared.counters.proven();
+    close_after(&mut writer, result)?;
+    shared.counters.store_works();
     Ok(())
 }
 
@@ -168,9 +168,9 @@ pub(crate) fn probe(shared: &Shared) -> Result<(), StoreError> {
 /// past their retention.
 pub(crate) fn roll_up(shared: &Shared) -> Result<Progress, StoreError> {
     let mut writer = shared.writer();
-    opened(&mut writer)?;
+    ensure_open(&mut writer)?;
     let result = roll_up_some(shared, &mut writer);
-    give_up_on_file(&mut writer, result)
+    close_after(&mut writer, result)
 }
 
 fn roll_up_some(shared: &Shared, writer: &mut Writer) -> Result<Progress, StoreError> {
@@ -189,12 +189,12 @@ fn roll_up_attempts(
 ) -> Result<Progress, StoreError> {
     // The failed attempts may be in the file already, and a retry writes them: until then none is
     // rolled up.
-    let in_doubt = !writer.attempts.is_empty();
+    let may_be_committed = !writer.attempts.is_empty();
     let Some(store) = writer.store.as_deref_mut() else {
         return Ok(Progress::Done);
     };
-    shared.attempts.add_up();
-    let own = (!in_doubt).then_some(shared.attempts.owner);
+    shared.attempts.begin_rollup();
+    let own = (!may_be_committed).then_some(shared.attempts.owner);
     let started = Instant::now();
     let mut progress = store.roll_up(own)?;
     // As many as are written meanwhile, so that readers need not count them from their rows.
@@ -232,12 +232,12 @@ pub(crate) fn set_query_status(
     if shared.refusal().is_some() {
         return Err(StoreError::GiveUp("the logger has ended".into()));
     }
-    opened(&mut writer)?;
+    ensure_open(&mut writer)?;
     let result = writer
         .store
         .as_deref_mut()
         .map_or(Ok(()), |store| store.set_query_status(query, change));
-    give_up_on_file(&mut writer, result)
+    close_after(&mut writer, result)
 }
 
 /// Reads the retention once, before the first record comes in, so that its date can be judged. If
@@ -255,7 +255,7 @@ fn retention(shared: &Shared, writer: &mut Writer) -> Result<(RetentionDays, i64
     let Writer {
         store: Some(store),
         retention_clock,
-        retention_told,
+        retention_is_stored,
         ..
     } = writer
     else {
@@ -265,19 +265,19 @@ fn retention(shared: &Shared, writer: &mut Writer) -> Result<(RetentionDays, i64
     let InForce { days, time, .. } = if config.applies_retention {
         // After the start, only a new database lacks the retention.
         let days = |own: Option<u32>, stored: Option<u32>| {
-            if *retention_told {
+            if *retention_is_stored {
                 stored.or(own)
             } else {
                 own.or(stored)
             }
         };
-        let tell = |stored: StoredRetention| StoredRetention {
+        let change = |stored: StoredRetention| StoredRetention {
             failures_days: days(config.retention_days, stored.failures_days),
             attempts_days: days(config.attempts_retention_days, stored.attempts_days),
             ..stored
         };
-        let in_force = retention::update(&mut **store, retention_clock, tell)?;
-        *retention_told = true;
+        let in_force = retention::update(&mut **store, retention_clock, change)?;
+        *retention_is_stored = true;
         in_force
     } else {
         retention::read(&mut **store, retention_clock)?
@@ -294,9 +294,9 @@ pub(crate) fn close(shared: &Shared) {
     }
     // The failed attempts are not retried any more, but may be in the file: other loggers roll them
     // up after a while.
-    let in_doubt = !writer.attempts.is_empty();
+    let may_be_committed = !writer.attempts.is_empty();
     if let Some(mut store) = writer.store.take() {
-        if !in_doubt && let Err(error) = store.release(shared.attempts.owner) {
+        if !may_be_committed && let Err(error) = store.release(shared.attempts.owner) {
             tracing::debug!(%error, "attempts of this logger are added up later");
         }
         shared.reads.close_idle();
@@ -305,7 +305,7 @@ pub(crate) fn close(shared: &Shared) {
 }
 
 /// Opens the store where necessary. Every job begins with it.
-fn opened(writer: &mut Writer) -> Result<(), StoreError> {
+fn ensure_open(writer: &mut Writer) -> Result<(), StoreError> {
     failpoint!("job");
     if writer.store.is_none() {
         failpoint!("store-open", |_| Err(StoreError::Reopen("injected".into())));
@@ -322,7 +322,7 @@ fn opened(writer: &mut Writer) -> Result<(), StoreError> {
 
 /// Closes the store after an error that asks for it, so that the next job reopens it, and
 /// quarantines a damaged file.
-fn give_up_on_file<T>(writer: &mut Writer, result: Result<T, StoreError>) -> Result<T, StoreError> {
+fn close_after<T>(writer: &mut Writer, result: Result<T, StoreError>) -> Result<T, StoreError> {
     if let Err(StoreError::Reopen(_) | StoreError::Corrupt(_)) = result {
         writer.store = None;
     }
@@ -428,7 +428,7 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                         .counted_from_rows(new.filter_map(|(_, row)| row.counted_from_row()));
                     shared
                         .attempts
-                        .are_behind(if are_behind { size as u64 } else { 0 });
+                        .add_rows_behind(if are_behind { size as u64 } else { 0 });
                     drop(writer.in_flight.drain(..size));
                     match refused {
                         Some(cause) => refuse_attempts(shared, cause),
@@ -446,7 +446,7 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                             .observe(started.elapsed().as_secs_f64());
                         shared.counters.flush_records.observe(size as f64);
                     }
-                    shared.counters.proven();
+                    shared.counters.store_works();
                     shared
                         .counters
                         .last_flush
@@ -673,10 +673,10 @@ mod tests {
     #[test]
     fn roll_up_is_wanted_once_for_the_same_rows() {
         let logger = Logger::new();
-        logger.shared.attempts.are_behind(1 << 40);
-        assert!(logger.shared.attempts.are_many());
+        logger.shared.attempts.add_rows_behind(1 << 40);
+        assert!(logger.shared.attempts.many_rows_are_behind());
         assert_eq!(roll_up(&logger.shared).unwrap(), Progress::Done);
-        assert!(!logger.shared.attempts.are_many());
+        assert!(!logger.shared.attempts.many_rows_are_behind());
     }
 
     #[test]

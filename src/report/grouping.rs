@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::model::query_status::{QueryStatus, StatusChange};
 use crate::rollup::ScoreDirection;
-use crate::similarity::{SAME, are_nearly_the_same, hash, normalized, words};
+use crate::similarity::{SIMILAR_SHARE, are_similar, hash, normalized, words};
 
 /// Different texts that one read distinguishes. Later ones are only counted.
 const MAX_TEXTS: usize = 100_000;
@@ -162,7 +162,7 @@ impl Texts {
             let same = candidates.find(|at| {
                 before
                     .get(*at)
-                    .is_some_and(|group| are_nearly_the_same(&group.words, &text.words))
+                    .is_some_and(|group| are_similar(&group.words, &text.words))
             });
             match same.and_then(|at| before.get_mut(at)) {
                 Some(group) => {
@@ -213,7 +213,7 @@ fn rarest(words: &[u32]) -> &[u32] {
         clippy::cast_sign_loss,
         reason = "at most MAX_WORDS"
     )]
-    let common = (words.len() as f64 * SAME).ceil().max(1.0) as usize;
+    let common = (words.len() as f64 * SIMILAR_SHARE).ceil().max(1.0) as usize;
     words
         .get(..(words.len() + 1).saturating_sub(common))
         .unwrap_or(words)
@@ -379,7 +379,7 @@ mod tests {
         for (nth, one) in groups.iter().enumerate() {
             let near = groups[nth + 1..]
                 .iter()
-                .find(|other| are_nearly_the_same(&one.words, &other.words));
+                .find(|other| are_similar(&one.words, &other.words));
             assert!(near.is_none(), "two groups are nearly the same");
         }
     }
@@ -388,7 +388,7 @@ mod tests {
     fn sets_that_share_three_quarters_of_their_words_are_similar() {
         let naive = |one: &[u32], other: &[u32]| {
             let common = one.iter().filter(|word| other.contains(word)).count();
-            common > 0 && common as f64 >= SAME * (one.len() + other.len() - common) as f64
+            common > 0 && common as f64 >= SIMILAR_SHARE * (one.len() + other.len() - common) as f64
         };
         let sets: Vec<Vec<u32>> = (0..256_u32)
             .map(|bits| (0..8).filter(|bit| bits >> bit & 1 == 1).collect())
@@ -396,7 +396,7 @@ mod tests {
         for one in &sets {
             for other in &sets {
                 assert_eq!(
-                    are_nearly_the_same(one, other),
+                    are_similar(one, other),
                     naive(one, other),
                     "{one:?} {other:?}"
                 );

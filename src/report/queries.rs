@@ -417,7 +417,7 @@ fn part_of(range: TimeRange, at: i64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::similarity::texts_are_nearly_the_same;
+    use crate::similarity::texts_are_similar;
     use crate::store::memory::MemoryLog;
 
     #[test]
@@ -498,8 +498,10 @@ mod tests {
             assert_eq!(of_part, part.scanned.failures);
             for text in &part.groups {
                 let mut groups = whole.groups.iter();
-                assert!(groups.any(|group| group.count >= text.count
-                    && texts_are_nearly_the_same(&group.key, &text.key)));
+                assert!(
+                    groups.any(|group| group.count >= text.count
+                        && texts_are_similar(&group.key, &text.key))
+                );
             }
         }
         for _ in 0..3 {

@@ -76,7 +76,7 @@ impl Buckets {
     /// Adds what `counts` says to its bucket.
     pub(crate) fn add(&mut self, key: BucketKey, counts: &Counts) {
         let keeps_values = self.bytes < self.many_bytes + self.many_bytes / 2;
-        let key = self.affordable(key);
+        let key = self.fitting_key(key);
         let bucket = self.buckets.entry(key).or_insert_with(|| {
             self.bytes += BUCKET_BYTES;
             Counted::default()
@@ -107,7 +107,7 @@ impl Buckets {
     /// The key itself, or that of a longer span if there is no memory for another bucket: resolution
     /// is given up and no count. Buckets that are there stay as they are, so that nothing is ever
     /// rebuilt.
-    fn affordable(&self, key: BucketKey) -> BucketKey {
+    fn fitting_key(&self, key: BucketKey) -> BucketKey {
         let eighths = 8 * self.bytes / self.many_bytes.max(1);
         if eighths < 8 || self.buckets.contains_key(&key) {
             return key;

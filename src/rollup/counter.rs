@@ -194,10 +194,10 @@ impl Counter {
     }
 
     fn with_free_list<T>(&self, work: impl FnOnce(&List, &mut Waiting) -> T) -> T {
-        let home = home();
+        let first = first_list();
         let list = |nth: usize| {
             self.lists
-                .get((home + nth) % LISTS)
+                .get((first + nth) % LISTS)
                 .unwrap_or(&self.lists[0])
         };
         for nth in 0..LISTS {
@@ -230,18 +230,18 @@ impl List {
 }
 
 /// The list that the present thread tries first.
-fn home() -> usize {
+fn first_list() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     const UNSET: usize = usize::MAX;
     thread_local! {
         // Constant, so that reading it needs no look at its initialization.
-        static HOME: Cell<usize> = const { Cell::new(UNSET) };
+        static FIRST: Cell<usize> = const { Cell::new(UNSET) };
     }
-    HOME.with(|home| {
-        if home.get() == UNSET {
-            home.set(THREADS.fetch_add(1, Ordering::Relaxed) % LISTS);
+    FIRST.with(|first| {
+        if first.get() == UNSET {
+            first.set(THREADS.fetch_add(1, Ordering::Relaxed) % LISTS);
         }
-        home.get()
+        first.get()
     })
 }
 
@@ -313,9 +313,9 @@ mod tests {
     #[test]
     fn a_busy_list_sends_the_caller_to_another() {
         let counter = Counter::new(false);
-        let home = lock(&counter.lists[home()].waiting);
+        let first = lock(&counter.lists[first_list()].waiting);
         assert_eq!(counter.push(sample(0)), Pushed::Counted);
-        drop(home);
+        drop(first);
         assert_eq!(drained(&counter), 1);
     }
 

@@ -626,17 +626,17 @@ impl Attempts {
     }
 
     /// Says that readers must look at some more rows.
-    pub(crate) fn are_behind(&self, rows: u64) {
+    pub(crate) fn add_rows_behind(&self, rows: u64) {
         self.behind.fetch_add(rows, Ordering::AcqRel);
     }
 
     /// Returns `true` if so many rows are not rolled up that reads take longer.
-    pub(crate) fn are_many(&self) -> bool {
+    pub(crate) fn many_rows_are_behind(&self) -> bool {
         self.behind.load(Ordering::Acquire) >= MANY_ROWS
     }
 
     /// Notes that a roll-up of the written rows has begun.
-    pub(crate) fn add_up(&self) {
+    pub(crate) fn begin_rollup(&self) {
         self.behind.store(0, Ordering::Release);
     }
 

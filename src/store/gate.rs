@@ -29,10 +29,10 @@ impl CommitGate {
         entered.then(|| Permit(self))
     }
 
-    /// Closes the gate, after a commit that is on its way, for which it waits at most `patience`:
+    /// Closes the gate, after a commit that is on its way, for which it waits at most `timeout`:
     /// how many rows are in doubt, because their commit was not done by then.
-    pub(crate) fn close(&self, patience: Duration) -> usize {
-        let deadline = Instant::now() + patience;
+    pub(crate) fn close(&self, timeout: Duration) -> usize {
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(in_doubt) = self.try_close(Instant::now() >= deadline) {
                 return in_doubt;

@@ -47,7 +47,7 @@ impl ApplicationPool {
             .ok()
             .flatten()
             .ok_or_else(|| refused(lost(&path)))?;
-        let is_customized = functions::is_taught(&mut conn)
+        let is_customized = functions::are_registered(&mut conn)
             && autocheckpoint(&mut conn).map_err(unreadable)? == pool::APPLICATION_AUTOCHECKPOINT;
         drop(conn);
         Ok(Self {

@@ -155,7 +155,7 @@ fn roll_up_deltas(
 /// Adds `sums` to what the table has.
 fn write(sums: Sums, conn: &mut SqliteConnection) -> QueryResult<()> {
     for ((resolution, started_at, strategy, outcome), mut sum) in sums.0 {
-        let before: Option<StoredCell> = attempts::table
+        let before: Option<StoredBucket> = attempts::table
             .find((resolution.seconds(), started_at, &strategy, &outcome))
             .select((
                 attempts::started_at,
@@ -264,7 +264,7 @@ pub(crate) fn read(
         .bind::<BigInt, _>(span.resolution.seconds())
         .bind::<BigInt, _>(span.from)
         .bind::<BigInt, _>(span.to)
-        .load_iter::<StoredCell, diesel::connection::DefaultLoadingMode>(conn)?;
+        .load_iter::<StoredBucket, diesel::connection::DefaultLoadingMode>(conn)?;
     for bucket in buckets {
         if bucket?.read().is_some_and(|bucket| !each(bucket)) {
             return Ok(());
@@ -283,7 +283,7 @@ pub(crate) fn read_recent(
     let buckets = diesel::sql_query(DELTAS)
         .bind::<BigInt, _>(from)
         .bind::<BigInt, _>(to)
-        .load_iter::<StoredCell, diesel::connection::DefaultLoadingMode>(conn)?;
+        .load_iter::<StoredBucket, diesel::connection::DefaultLoadingMode>(conn)?;
     for bucket in buckets {
         if bucket?.read().is_some_and(|bucket| !each(bucket)) {
             return Ok(());
@@ -348,7 +348,7 @@ const EXPIRE: &str = "DELETE FROM memory_retrieval_attempts WHERE resolution = ?
      ORDER BY started_at LIMIT ?))";
 
 #[derive(Queryable, QueryableByName)]
-struct StoredCell {
+struct StoredBucket {
     #[diesel(sql_type = BigInt)]
     started_at: i64,
     #[diesel(sql_type = Text)]
@@ -370,10 +370,10 @@ struct StoredDelta {
     #[diesel(sql_type = Binary)]
     delta_id: Vec<u8>,
     #[diesel(embed)]
-    bucket: StoredCell,
+    bucket: StoredBucket,
 }
 
-impl StoredCell {
+impl StoredBucket {
     fn decoded(&self) -> Bucket {
         let sketch = |bytes: &Option<Vec<u8>>| {
             bytes

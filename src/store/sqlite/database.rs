@@ -45,7 +45,7 @@ use crate::store::sqlite::{attempts, delete, drops, models, retention, statuses,
 use crate::store::write::{Erased, Inserted, Progress, Size, Store};
 
 /// Interval of retries while other processes open the same new database.
-const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(10);
+const REOPEN_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest time for which closing a store waits for reads with a connection.
 const READERS_TIMEOUT: Duration = Duration::from_millis(500);
 /// The oldest version without the WAL corruption bug (sqlite.org/wal.html, "WAL-reset bug").
@@ -64,7 +64,7 @@ pub(crate) struct Database {
     /// `false`: the schema is used as it is.
     migrates: bool,
     /// A database in memory lives as long as one connection to it.
-    anchor: Mutex<Option<SqliteConnection>>,
+    keep_alive: Mutex<Option<SqliteConnection>>,
     known: Arc<Known>,
     /// The slot in which readers find the connections of the store.
     slot: Arc<Slot>,
@@ -127,7 +127,7 @@ impl Database {
             application: None,
             pool_size,
             migrates: true,
-            anchor: Mutex::default(),
+            keep_alive: Mutex::default(),
             known: Arc::default(),
             slot: Arc::default(),
         }
@@ -148,7 +148,7 @@ impl Database {
     fn open_own(&self) -> Result<SqliteStore, StartError> {
         let Some(file) = &self.file else {
             let conn = self.connect(&self.memory_url)?;
-            *lock(&self.anchor) = Some(conn);
+            *lock(&self.keep_alive) = Some(conn);
             // A database in memory has no journal, but must be held on to.
             return Ok(self.store(self.memory_url.clone(), None)?);
         };
@@ -295,7 +295,7 @@ impl Database {
         loop {
             match self.connect_to(file) {
                 Err(StartError::Store(StoreError::Retry(_))) if Instant::now() < deadline => {
-                    std::thread::sleep(OPEN_AGAIN_AFTER);
+                    std::thread::sleep(REOPEN_INTERVAL);
                 }
                 // A folder in which no journal can be created.
                 Err(StartError::Store(StoreError::Retry(cause)))
@@ -914,7 +914,7 @@ impl Store for SqliteStore {
         // The rows are deleted even if their space is not released: the next purge retries that.
         if deleted > 0 {
             if self.is_own()
-                && let Err(error) = give_space_back(&mut conn)
+                && let Err(error) = shrink_if_worthwhile(&mut conn)
             {
                 tracing::debug!(%error, "the space of purged rows was not given back");
             }
@@ -1137,7 +1137,7 @@ fn count_before_purge(conn: &mut StoreConnection, before: i64) -> Result<bool, S
 
 /// Gives some free pages back to the file system, if they are more than an eighth of the file:
 /// inserts use the others again, and moving pages into their place writes several times as much.
-fn give_space_back(conn: &mut SqliteConnection) -> QueryResult<()> {
+fn shrink_if_worthwhile(conn: &mut SqliteConnection) -> QueryResult<()> {
     let spare: i64 = diesel::select(diesel::dsl::sql::<BigInt>(
         "(SELECT freelist_count FROM pragma_freelist_count) - (SELECT page_count FROM \
          pragma_page_count) / 8",
@@ -1189,7 +1189,7 @@ fn transact<T>(
 pub(crate) fn migrated() -> SqliteConnection {
     let mut conn = SqliteConnection::establish(":memory:").unwrap();
     migrate::run_migrations(&mut conn).unwrap();
-    crate::store::sqlite::functions::teach(&mut conn).unwrap();
+    crate::store::sqlite::functions::register(&mut conn).unwrap();
     conn
 }
 

@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 
-use crate::similarity::{contains, texts_are_nearly_the_same};
+use crate::similarity::{contains, texts_are_similar};
 
 #[diesel::declare_sql_function]
 extern "SQL" {
@@ -22,15 +22,15 @@ extern "SQL" {
 }
 
 /// Adds the functions that reads use to a connection.
-pub(crate) fn teach(conn: &mut SqliteConnection) -> QueryResult<()> {
+pub(crate) fn register(conn: &mut SqliteConnection) -> QueryResult<()> {
     nearly_the_same_utils::register_impl(conn, |one: String, other: String| {
-        texts_are_nearly_the_same(&one, &other)
+        texts_are_similar(&one, &other)
     })?;
     text_contains_utils::register_impl(conn, |text: String, part: String| contains(&text, &part))
 }
 
 /// Returns `true` if SQL has what queries need.
-pub(crate) fn is_taught(conn: &mut SqliteConnection) -> bool {
+pub(crate) fn are_registered(conn: &mut SqliteConnection) -> bool {
     diesel::select((nearly_the_same("", ""), text_contains("", "")))
         .get_result::<(bool, bool)>(conn)
         .is_ok()

@@ -64,7 +64,7 @@ fn customize(conn: &mut SqliteConnection) -> QueryResult<()> {
         "PRAGMA busy_timeout = {};{STATEMENTS}",
         BUSY_TIMEOUT.as_millis()
     ))?;
-    functions::teach(conn)
+    functions::register(conn)
 }
 
 /// Sets up a connection of a pool that an application builds, and uses after the logger has ended.
@@ -77,9 +77,9 @@ pub(crate) fn customize_for_application(conn: &mut SqliteConnection) -> QueryRes
 
 /// The pool retries by itself; the caller that waits for a connection gets the error that counts.
 #[derive(Debug)]
-struct Quiet;
+struct LogAtDebug;
 
-impl r2d2::HandleError<r2d2::Error> for Quiet {
+impl r2d2::HandleError<r2d2::Error> for LogAtDebug {
     fn handle_error(&self, error: r2d2::Error) {
         tracing::debug!(%error, "the pool could not connect, and tries again");
     }
@@ -101,7 +101,7 @@ pub(crate) fn build(
         .idle_timeout(None)
         .connection_timeout(BUSY_TIMEOUT)
         .connection_customizer(Box::new(Customizer))
-        .error_handler(Box::new(Quiet))
+        .error_handler(Box::new(LogAtDebug))
         .thread_pool(threads)
         .build(ConnectionManager::new(url))
 }
@@ -328,9 +328,9 @@ impl Connections {
         };
         if purpose == Purpose::Read
             && self.owner == Owner::Application
-            && !functions::is_taught(conn)
+            && !functions::are_registered(conn)
         {
-            functions::teach(conn)?;
+            functions::register(conn)?;
         }
         if needed == found {
             return Ok(None);

@@ -16,7 +16,7 @@ use diesel::prelude::*;
 use crate::error::{ReadError, StoreError};
 use crate::store::reads::{Deadline, Lane, Read, ReadSource, panicked};
 use crate::store::sqlite::file::{DatabaseFile, Identity, with_suffix};
-use crate::store::sqlite::functions::teach;
+use crate::store::sqlite::functions;
 use crate::store::sqlite::pool::{Checkout, NoConnection, Purpose, Slot};
 
 /// Threads of a pool of few connections; one that has room for more gets more.
@@ -301,7 +301,7 @@ impl SqliteReads {
             "PRAGMA query_only = ON; PRAGMA busy_timeout = 1000; PRAGMA temp_store = MEMORY; \
              PRAGMA cache_size = -4000;",
         )?;
-        teach(&mut conn)?;
+        functions::register(&mut conn)?;
         // Either of the two files may have been opened: the next call begins with the one of this
         // name.
         if source.identity()? != now {
