@@ -4,6 +4,38 @@
 //! the counters balances: what was accepted is settled (persisted, rejected, unsaved) or still
 //! held. A record that got lost on the way would not vanish from the books: it would stay
 //! `buffered` for ever, and `shutdown` would report it as unsaved.
+//!
+//! # Counts
+//!
+//! | count | changed by | meaning |
+//! | --- | --- | --- |
+//! | `accepted` | callers | records that were let in |
+//! | `settled` | the writer, and the end of a shutdown | accepted records with a final state: persisted, rejected or unsaved |
+//! | `dropped` | callers | records that were never let in |
+//!
+//! Three equations follow. `received = accepted + dropped`. `buffered = accepted - settled`. The
+//! queue has at most `buffered` records, because the writer takes a record out before it settles
+//! it.
+//!
+//! # The wake-up
+//!
+//! A caller makes no system call unless it wakes the writer, and it wakes the writer only if its
+//! record completes a batch while `writer_is_awake` is `false`. Both sides write one variable and
+//! then read the other one:
+//!
+//! 1. The caller pushes its record, and then reads `writer_is_awake`.
+//! 2. The writer clears `writer_is_awake`, and then reads the length of the queue.
+//!
+//! All four operations are `SeqCst`, so that they have one order that both threads agree about. In
+//! any such order the thread that writes second reads what the other one wrote. With `Acquire` and
+//! `Release` alone, each side may read the old value of the other one: the caller takes the writer
+//! for awake, the writer takes the batch for incomplete, and the batch waits for the timer.
+//!
+//! # Room
+//!
+//! A task that waits for room and the writer that makes room have the same problem. They solve it
+//! by two `SeqCst` fences, because the writer passes its fence once a transaction and callers pass
+//! none.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -31,17 +63,20 @@ pub(crate) struct Buffer {
     settled: CachePadded<Settled>,
     /// Records that were turned away; changed by callers, but only when they lose a record.
     dropped: CachePadded<Dropped>,
-    /// `true` while the writer drains the buffer; callers then skip the wake-up. A caller sets it
-    /// with a swap after its push, and the writer clears it before its last look at the queue, so
-    /// that no completed batch is missed.
+    /// `true` while the writer drains the buffer, or is already being woken; callers then skip the
+    /// wake-up. It has a cache line of its own, because each call reads it and only the writer and
+    /// the waking caller change it.
     writer_is_awake: CachePadded<AtomicBool>,
+    /// Holds one permit if it is notified before the writer waits, so that a wake-up between
+    /// [`Buffer::try_sleep`] and [`Buffer::woken`] is not missed.
     wake: Notify,
-    /// `true` if a task waits for room.
+    /// `true` if a task may wait for room. The writer then notifies all waiters, and each of them
+    /// checks the room by itself.
     room_wanted: AtomicBool,
     room: Notify,
 }
 
-/// For which records there is room.
+/// The records for which the buffer has room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Room {
     ForAll,
@@ -50,18 +85,24 @@ pub(crate) enum Room {
     None,
 }
 
-/// Set in `accepted` when nothing is let in any more, in one step with the count: what was
-/// accepted is a fixed number from then on.
+/// Bit of `accepted` that is set when the buffer is sealed. Seal and count share one word, because
+/// a caller must see the seal in the very step in which it counts its record. With a flag beside
+/// the count, a caller could pass the flag, a shutdown could seal the buffer and report the count,
+/// and the caller would then add a record that no report has.
 const SEALED: u64 = 1 << 63;
 
-/// A record that is counted, and not in the queue yet.
+/// Proof that a record is counted, and permission to enqueue it. The counts are those of the moment
+/// of the admission: [`Buffer::enqueue`] compares them with later ones.
 pub(crate) struct Admission {
-    /// Records that had been let in then.
+    /// Records that were let in by then, this one included. If `accepted` still has this value, no
+    /// other caller was admitted since.
     accepted: u64,
-    /// Records that were held then, at most.
+    /// Upper bound of the records in the buffer at that moment, this one included. The writer may
+    /// have settled some of them meanwhile.
     held: u64,
 }
 
+/// Counts of accepted records that have a final state. Each of them only grows.
 #[derive(Default)]
 struct Settled {
     persisted: AtomicU64,
@@ -69,6 +110,8 @@ struct Settled {
     unsaved: AtomicU64,
 }
 
+/// Counts of records that were dropped before they were accepted, by reason. Each of them only
+/// grows.
 #[derive(Default)]
 struct Dropped {
     buffer_full: AtomicU64,
@@ -78,6 +121,11 @@ struct Dropped {
 }
 
 impl Settled {
+    /// Returns the number of settled records.
+    ///
+    /// `Acquire` pairs with the release in `settle`. The writer settles a record after it has taken
+    /// it out of the queue, so that a caller that counts on a settled record also finds its slot
+    /// free.
     fn total(&self) -> u64 {
         self.persisted.load(Ordering::Acquire)
             + self.rejected.load(Ordering::Acquire)
@@ -115,7 +163,10 @@ impl Buffer {
     /// Keeps `places` for records in the mailbox. Returns `true` if they were not kept before.
     pub(crate) fn reserve(&self, places: usize) -> bool {
         let limit = self.capacity.saturating_sub(places as u64);
-        // A load, because an address is asked for often.
+        // Relaxed, because the limit protects no other data: a call that still reads the old limit
+        // decides as it would have a moment earlier.
+        // A load comes first, because `addr` calls this often, and a swap would take the cache line
+        // away from all callers.
         self.call_limit.load(Ordering::Relaxed) != limit
             && self.call_limit.swap(limit, Ordering::AcqRel) != limit
     }
@@ -137,19 +188,26 @@ impl Buffer {
     /// Puts an admitted record into the queue.
     pub(crate) fn enqueue(&self, entry: Entry, admission: Admission) -> Result<(), DropReason> {
         if self.queue.push(entry).is_err() {
-            // Cannot be: the queue has a slot for each admitted record.
+            // Cannot happen: the queue has a slot for each admitted record, as `Settled::total`
+            // explains. The count is taken back all the same, so that a mistake in it would cost a
+            // record and not the balance.
             self.accepted.fetch_sub(1, Ordering::AcqRel);
             return Err(DropReason::BufferFull);
         }
         // Records are pushed in another order than they are admitted in, so that the call that
         // completes a batch need not be the one that was admitted last. It is the one whose push is
-        // the last of the batch in the order of the queue's tail. No wake-up is lost, because
-        // - the tail is changed, and read by `len`, by SeqCst operations, as is `writer_is_awake`: either
-        //   `try_sleep` sees this push after it has cleared `writer_is_awake`, or this load sees it cleared;
-        // - the call whose push is the last one sees those before it in `len`;
-        // - a call that was the last one admitted, and is so still, with fewer than a batch held,
-        //   has not completed one: no more wait than were held. The change of the tail makes the
-        //   admission of every earlier push visible to the load of `accepted`.
+        // the last of the batch in the order of the queue's tail. No wake-up is missed, because
+        // - the queue changes its tail, and reads it in `len`, by SeqCst operations, as this file
+        //   does with `writer_is_awake`. Either `try_sleep` sees this push after it has cleared
+        //   `writer_is_awake`, or this load sees it cleared;
+        // - the call whose push is the last one sees the pushes before it in `len`;
+        // - a call that was the last one to be admitted, and still is, with fewer than a batch
+        //   held, has not completed a batch, because no more records wait than were held. The
+        //   change of the tail makes the admission of every earlier push visible to the load of
+        //   `accepted`.
+        //
+        // The comparison with `held` comes before `waiting`, because most calls end there:
+        // `waiting` reads two cache lines that the writer and other callers change.
         if !self.writer_is_awake.load(Ordering::SeqCst)
             && (admission.held >= self.batch_size as u64
                 || self.accepted.load(Ordering::Acquire) != admission.accepted)
@@ -160,7 +218,9 @@ impl Buffer {
         Ok(())
     }
 
-    /// Wakes the writer, unless it drains the buffer already.
+    /// Wakes the writer, unless it drains the buffer already. The load comes before the swap, so
+    /// that calls beside an awake writer share the cache line. Of several callers that see `false`,
+    /// the swap lets one notify.
     pub(crate) fn wake(&self) {
         if !self.writer_is_awake.load(Ordering::SeqCst)
             && !self.writer_is_awake.swap(true, Ordering::SeqCst)
@@ -169,22 +229,36 @@ impl Buffer {
         }
     }
 
-    /// Counts one more record if there is room.
+    /// Counts one more record if there is room for a record of a call.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::Closed`] if the buffer is sealed, [`DropReason::BufferFull`] if it has no
+    /// room. The caller counts the drop itself, because some callers retry.
     pub(crate) fn admit(&self) -> Result<Admission, DropReason> {
         self.admit_below(self.call_limit.load(Ordering::Relaxed))
     }
 
+    /// Counts one more record if the buffer has fewer than `limit`.
+    ///
+    /// The bound is exact although two counters are read. The exchange succeeds only if no record
+    /// was admitted since `accepted` was read. The settled records can only have become more
+    /// meanwhile, so that the computed `held` is never too small. A caller that lost a race
+    /// computes it once more.
     fn admit_below(&self, limit: u64) -> Result<Admission, DropReason> {
         let mut accepted = self.accepted.load(Ordering::Acquire);
         loop {
             if accepted & SEALED != 0 {
                 return Err(DropReason::Closed);
             }
-            // Saturating: records accepted since the load above may be settled by now.
+            // Saturating, because records that were accepted after the load of `accepted` may be
+            // settled by now. The exchange below then fails.
             let held = accepted.saturating_sub(self.settled.total());
             if held >= limit {
                 return Err(DropReason::BufferFull);
             }
+            // AcqRel, so that admissions and the seal form one chain: a thread that reads the count
+            // sees what each thread before it in the chain did.
             match self.accepted.compare_exchange_weak(
                 accepted,
                 accepted + 1,
@@ -202,7 +276,8 @@ impl Buffer {
         }
     }
 
-    /// Returns `true` if there is room now, for the concurrent callers as well.
+    /// Returns `true` if there is room now. A 64th of the places is left out, because the
+    /// concurrent callers of a service that see the same answer all push afterwards.
     #[cfg(feature = "http")]
     pub(crate) fn has_room(&self) -> bool {
         let limit = self.call_limit.load(Ordering::Relaxed);
@@ -229,9 +304,13 @@ impl Buffer {
             let notified = self.room.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
+            // Enabled before the flag is set: `notify_waiters` reaches only futures that are
+            // registered. If the flag came first, the writer could clear it and notify before this
+            // future is registered, and would not notify once more.
             self.room_wanted.store(true, Ordering::Relaxed);
-            // Pairs with the fence of `settle`: either it sees that room is wanted, or the look
-            // below sees what it settled.
+            // Pairs with the fence of `signal_room`: either the writer sees that room is wanted, or
+            // `room` below sees what the writer settled. Without the two fences both may miss the
+            // other, and this task would wait until the next transaction, which may never come.
             fence(Ordering::SeqCst);
             match (wanted, self.room()) {
                 (_, Room::ForAll) | (Room::ForMailbox | Room::None, Room::ForMailbox) => return,
@@ -240,20 +319,28 @@ impl Buffer {
         }
     }
 
+    /// Moves `records` from buffered to a final state. AcqRel: its release publishes that the
+    /// records are out of the queue, and that they were accepted before.
     fn settle(&self, counter: &AtomicU64, records: u64) {
         counter.fetch_add(records, Ordering::AcqRel);
         self.signal_room();
     }
 
+    /// Notifies the tasks that wait for room, after the room was made.
     fn signal_room(&self) {
         fence(Ordering::SeqCst);
         if self.room_wanted.load(Ordering::Relaxed) {
+            // Cleared before the notification. A task that sets the flag after this store stays
+            // registered with it. In the other order this store would erase the wish of a task that
+            // came after the notification.
             self.room_wanted.store(false, Ordering::Relaxed);
             self.room.notify_waiters();
         }
     }
 
-    /// Counts a record that was turned away.
+    /// Counts a record that was dropped before it was accepted, by its reason. The counter is one
+    /// of those in `received`, so that a record must be counted either here or by [`Self::admit`],
+    /// never by both.
     pub(crate) fn count_drop(&self, reason: DropReason) {
         let counter = match reason {
             DropReason::BufferFull => &self.dropped.buffer_full,
@@ -267,7 +354,8 @@ impl Buffer {
         counter.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The oldest record. The caller must settle it, one way or another.
+    /// Takes the oldest record out of the queue. The record stays `buffered` until the caller
+    /// settles it: it moves to the batch that outlives a panic of the writer.
     pub(crate) fn pop(&self) -> Option<Entry> {
         self.queue.pop()
     }
@@ -277,27 +365,36 @@ impl Buffer {
         self.queue.len()
     }
 
+    /// Settles `records` that were committed. To be called while the permit of their commit is
+    /// held, so that a shutdown cannot give them up in between.
     pub(crate) fn persisted(&self, records: u64) {
         self.settle(&self.settled.persisted, records);
     }
 
+    /// Settles `records` that the store cannot persist.
     pub(crate) fn rejected(&self, records: u64) {
         self.settle(&self.settled.rejected, records);
     }
 
-    /// Lets nothing in any more.
+    /// Lets no record in any more. The number of accepted records is fixed when this returns. Tasks
+    /// that wait for room are notified: [`Self::room`] of a sealed buffer is [`Room::ForAll`], so
+    /// that they end, try to push and learn that the buffer is closed.
     pub(crate) fn seal(&self) {
         self.accepted.fetch_or(SEALED, Ordering::AcqRel);
         self.signal_room();
     }
 
+    /// Returns `true` if the buffer is sealed. Only a shortcut before expensive work: a record that
+    /// passes it may still be refused by [`Self::admit`].
     pub(crate) fn is_sealed(&self) -> bool {
         self.accepted.load(Ordering::Acquire) & SEALED != 0
     }
 
-    /// Gives up everything that is held: how many records that were.
+    /// Settles everything that is held as unsaved. Returns the number of records.
     ///
-    /// Only once the buffer is sealed and the writer can settle nothing any more.
+    /// To be called only when the buffer is sealed and the commit gate is closed. Before the seal a
+    /// record could come in after the count. Before the gate is closed the writer could commit a
+    /// record that is given up here, and settle it a second time.
     pub(crate) fn abandon(&self) -> u64 {
         let held = self.balance().buffered;
         self.settled.unsaved.fetch_add(held, Ordering::AcqRel);
@@ -314,7 +411,13 @@ impl Buffer {
         self.settled.total()
     }
 
-    /// A snapshot that balances: what is settled is read first, so it was accepted before.
+    /// Returns a snapshot that balances.
+    ///
+    /// The settled counts are read first, with `Acquire`. Each settled record was accepted before,
+    /// and both counts only grow, so that the later load of `accepted` includes it. In the other
+    /// order the writer could settle a record that was accepted between the two loads, and
+    /// `buffered` would be negative. The dropped counts may be read at any time, because they stand
+    /// on both sides of the equation.
     pub(crate) fn balance(&self) -> Balance {
         let persisted = self.settled.persisted.load(Ordering::Acquire);
         let rejected = self.settled.rejected.load(Ordering::Acquire);
@@ -339,20 +442,26 @@ impl Buffer {
         }
     }
 
-    /// Says that the writer looks after the buffer: callers need not wake it.
+    /// Says that the writer drains the buffer, so that callers need not wake it. To be called
+    /// before a job begins.
     pub(crate) fn stay_awake(&self) {
         self.writer_is_awake.store(true, Ordering::SeqCst);
     }
 
-    /// Says that the writer goes back to its timer: whether it may. If not, a batch was completed
-    /// in the meantime, and the writer must look after it.
+    /// Says that the writer waits for its timer or a wake-up. Returns `false` if it must flush
+    /// instead, because a batch was completed while callers took it for awake. It counts as awake
+    /// then.
     pub(crate) fn try_sleep(&self) -> bool {
         self.writer_is_awake.store(false, Ordering::SeqCst);
-        // After the store: a call that still found the writer here has not woken it.
+        // Read after the store, and both SeqCst: a caller that still found the writer awake has not
+        // woken it, and its record is in the queue by now. If the swap finds `true`, another caller
+        // has completed the batch since the store, and its notification waits in `wake`: the writer
+        // may sleep, and wakes at once.
         self.waiting() < self.batch_size || self.writer_is_awake.swap(true, Ordering::SeqCst)
     }
 
-    /// Waits until a caller completes a batch.
+    /// Waits until a caller completes a batch. At most one notification is kept, which is enough: a
+    /// woken writer drains all that waits.
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;
     }

@@ -2,6 +2,20 @@
 //!
 //! It has a mailbox of its own. Records fill the mailbox of [`FailureLogger`], and actix stops the
 //! timers of an actor that leaves its mailbox unread.
+//!
+//! # Invariants
+//!
+//! - One job runs at a time: `busy` is `true` from the spawn of a job to the end of its future.
+//!   After a restart a job of the last incarnation may still run; the lock of the writer then makes
+//!   the new one wait.
+//! - No job begins in a pause. A failure of the store leads to one pause, or to the end of this
+//!   incarnation.
+//! - Each job ends in a call of [`Control::advance`], in a pause or in the end of this incarnation.
+//!   Otherwise the actor would sleep while records wait.
+//! - Requests of callers are answered once: when their job ends, when the store fails, or, because
+//!   the sender is dropped, when the actor ends.
+//! - State that is a field survives a restart. Timers and futures belong to the context, and do
+//!   not.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,7 +50,8 @@ const ROLL_UP_INTERVAL: Duration = Duration::from_secs(60);
 const NOTE_LOSSES_INTERVAL: Duration = Duration::from_secs(10);
 /// Interval between two warnings that there are too many strategies.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60 * 60);
-/// Interval of retries for a record that is counted but not yet in the queue.
+/// Interval of retries if a record is counted but not yet in the queue. Its caller is between two
+/// instructions, unless the system took the processor away from its thread.
 const ENQUEUE_RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Writes what is in the buffer. Owns timers, jobs and retries.
@@ -46,8 +61,11 @@ pub(crate) struct Control {
     busy: bool,
     /// The mailbox of records.
     records: WeakRecipient<MailboxMarker>,
-    /// Number of the marker that was sent last to the mailbox of records.
+    /// Number of the marker that was sent last to the mailbox of records. Never used twice, also
+    /// across restarts.
     markers: u64,
+    /// `true` from the send of a marker until it is reached. The future that notices is part of the
+    /// context.
     marker_is_under_way: bool,
     /// `true` if the timer found records to flush.
     due: bool,
@@ -57,7 +75,7 @@ pub(crate) struct Control {
     waiters: Vec<Waiter>,
     status_changes: VecDeque<SetQueryStatus>,
     deletions: VecDeque<DeleteFailures>,
-    /// Size of the file when the last purge had done what it could.
+    /// Bytes of the file when the last purge had done what it could.
     bytes_after_purge: u64,
     /// When it was last said that failures were deleted because of the size, and how many by then.
     size_purge_reported: Option<(Instant, u64)>,
@@ -65,12 +83,15 @@ pub(crate) struct Control {
     jobs: u64,
     /// Attempts that the store refused are tried once more then.
     attempts_timer: Option<SpawnHandle>,
+    /// `true` if a roll-up is wanted: after each minute, or sooner if many rows are not rolled up.
     roll_up_due: bool,
+    /// `true` if a chunk of a purge is wanted. Stays `true` until no chunk is left, or one fails.
     purge_due: bool,
     /// If both are wanted, flushes and chunks of maintenance take turns.
     turn: Turn,
     /// Number of flushes at the last purge.
     flushes_at_purge: u64,
+    /// Number of drops that a warning has reported.
     drops_reported: u64,
     /// When it was last said that there are too many strategies.
     strategies_reported: Option<Instant>,
@@ -83,8 +104,9 @@ enum Closing {
     Mailbox { marker: u64 },
     /// The mailbox is taken out.
     Buffer,
-    /// No record comes in any more. Only a flush that begins after this one finds everything that
-    /// is in.
+    /// No record comes in any more. `jobs` is the number of flushes begun by then. Only a flush
+    /// that begins after the seal finds everything that is in: the one before it may have collected
+    /// the attempts before the last one was counted.
     Sealed { jobs: u64 },
 }
 
@@ -103,11 +125,14 @@ struct Waiter {
     reply: oneshot::Sender<Result<FlushReport, LoggerError>>,
 }
 
-/// Records that a requested flush covers.
+/// Records that a requested flush covers. A request begins as a marker, and becomes a ticket when
+/// the actor has taken the marker out of the mailbox.
 enum Covers {
     /// Those in the mailbox up to this marker.
     Marker(u64),
-    /// Those up to this ticket of the buffer, and the attempts that jobs after this one find.
+    /// Those up to this ticket of the buffer, and the attempts that jobs after this one find. The
+    /// ticket alone does not cover attempts, which are in no queue: they are covered by any job
+    /// that begins later.
     Ticket { ticket: u64, jobs: u64 },
 }
 
@@ -139,6 +164,8 @@ impl Control {
         }
     }
 
+    /// Runs at each `flush_interval`: reports, collects attempts, and makes a flush due if anything
+    /// waits.
     fn tick(&mut self, ctx: &mut Context<Self>) {
         failpoint!("actor-tick");
         self.report_drops();
@@ -147,6 +174,7 @@ impl Control {
         self.shared.attempts.collect();
         self.due = self.shared.buffer.balance().buffered > 0 || self.attempts_due();
         self.roll_up_due |= self.shared.attempts.many_rows_are_behind();
+        // Only if no job runs: a job that hangs must make the logger stale in time.
         if !self.due && !self.busy && self.pause.is_none() {
             self.shared.counters.idle();
         }
@@ -219,7 +247,11 @@ impl Control {
             Next::RollUp => self.maintain(ctx, writer::roll_up, Self::rolled_up),
             Next::Purge => self.maintain(ctx, writer::purge, Self::purged),
             // A batch that was completed meanwhile sent no wake-up.
+            // The guard changes the state: it marks the writer as asleep, and tells if that came
+            // too late.
             Next::Sleep if !self.shared.buffer.try_sleep() => self.flush(ctx),
+            // After a failure with nothing left to write, no flush would ever prove that the store
+            // works, and the logger would stay unhealthy until the next record.
             Next::Sleep if self.shared.counters.is_unproven() && self.closing.is_none() => {
                 self.run(ctx, writer::probe, Self::probed);
             }
@@ -227,6 +259,7 @@ impl Control {
         }
     }
 
+    /// Returns the state by which the next job is chosen.
     fn situation(&self) -> Situation {
         let waiting = self.shared.buffer.waiting();
         Situation {
@@ -260,6 +293,7 @@ impl Control {
 
     fn flush(&mut self, ctx: &mut Context<Self>) {
         self.due = false;
+        // Counted before the job begins: whatever came before this line is found by the job.
         self.jobs += 1;
         self.turn = Turn::Maintenance;
         self.run(ctx, writer::flush, Self::flushed);
@@ -303,8 +337,9 @@ impl Control {
         self.run(ctx, job, done);
     }
 
-    /// Runs `job` on a thread that may block. The buffer counts as attended until its end, so that
-    /// no caller wakes the actor.
+    /// Runs `job` on a thread that may block. The writer counts as awake until `try_sleep` succeeds
+    /// after it, so that no caller wakes the actor in between. `done` gets its result on the
+    /// actor's thread, or the error of a job that panicked.
     fn run<T: Send + 'static>(
         &mut self,
         ctx: &mut Context<Self>,
@@ -356,6 +391,7 @@ impl Control {
             self.closing = Some(Closing::Sealed { jobs: self.jobs });
         }
         let buffered = self.shared.buffer.balance().buffered;
+        // Strictly smaller: the flush that has just ended may have begun before the seal.
         let flushed = matches!(self.closing, Some(Closing::Sealed { jobs }) if jobs < self.jobs)
             && self.shared.attempts.are_written();
         if flushed && buffered == 0 {
@@ -367,10 +403,11 @@ impl Control {
             && buffered > 0
             && self.shared.buffer.waiting() == 0
         {
-            // A caller has been counted, but its record is not in the queue yet.
+            // A caller has been counted, but its record is not in the queue yet. Another flush at
+            // once would find nothing, and keep the thread busy until the record is there.
             ctx.run_later(ENQUEUE_RETRY_INTERVAL, Self::advance_later);
         } else if closing && buffered == 0 && self.attempts_timer.is_some() {
-            // Only attempts are left that the store refuses.
+            // Only attempts are left that the store refuses. Their timer leads to the next flush.
         } else {
             self.advance(ctx);
         }
@@ -385,7 +422,8 @@ impl Control {
         } else {
             self.shared.database_bytes()
         };
-        // Free pages are a part of the file: what a purge left must not begin the next one.
+        // Free pages are a part of the file. A file that a purge could not shrink must not begin
+        // the next purge, which would delete more rows and still not shrink it.
         let grew = bytes > max.max(self.bytes_after_purge);
         grew && max > 0
     }
@@ -410,6 +448,7 @@ impl Control {
         }));
     }
 
+    /// Ends a probe.
     fn probed(
         &mut self,
         outcome: Result<Result<(), StoreError>, JoinError>,
@@ -432,6 +471,7 @@ impl Control {
         self.advance(ctx);
     }
 
+    /// Ends a chunk of a purge. Another chunk waits for its turn, so that flushes come in between.
     fn purged(
         &mut self,
         outcome: Result<Result<Progress, StoreError>, JoinError>,
@@ -459,6 +499,8 @@ impl Control {
         }
     }
 
+    /// Ends a chunk of a roll-up. An error of the counts alone must not stop records: it leads to
+    /// no pause.
     fn rolled_up(
         &mut self,
         outcome: Result<Result<Progress, StoreError>, JoinError>,
@@ -484,6 +526,8 @@ impl Control {
         }
     }
 
+    /// Ends a chunk of a deletion. The request goes back to the front of its queue until all rows
+    /// are deleted.
     fn deleted(
         &mut self,
         deletion: Deletion,
@@ -523,6 +567,7 @@ impl Control {
         }
     }
 
+    /// Ends the change of a status.
     fn status_set(
         &mut self,
         reply: oneshot::Sender<Result<(), StoreError>>,
@@ -557,6 +602,7 @@ impl Control {
         self.purge_due = self.shared.config.applies_retention;
     }
 
+    /// Notes that a job succeeded.
     fn healthy(&mut self) {
         self.backoff.reset();
         if self.shared.available() {
@@ -564,6 +610,14 @@ impl Control {
         }
     }
 
+    /// Ends a job that failed, by the remedy of its error:
+    ///
+    /// - `Retry`, `Split`: a pause, then a flush if anything waits.
+    /// - `Reopen`, `Corrupt`: the end of this incarnation. The supervisor restarts it after a pause
+    ///   of its own, and the first job reopens the file.
+    /// - `GiveUp`: nothing. The shutdown has closed the commit gate.
+    ///
+    /// All requests that wait get the error, because the next try may be seconds away.
     fn failed(&mut self, error: &StoreError, ctx: &mut Context<Self>) {
         let buffered = self.shared.buffer.balance().buffered;
         self.shared.failed(error.to_string());
@@ -619,6 +673,8 @@ impl Control {
         });
     }
 
+    /// Ends a job that panicked. The incarnation ends as well, because the state of the store is
+    /// unknown.
     fn panicked(&mut self, error: JoinError, ctx: &mut Context<Self>) {
         let cause = match error.try_into_panic() {
             Ok(panic) => format!("panic: {}", panic_message(&*panic)),
@@ -639,12 +695,15 @@ impl Control {
     /// however many callers flush.
     fn mark_mailbox(&mut self, ctx: &mut Context<Self>) -> u64 {
         if self.marker_is_under_way {
+            // The marker under way may have been sent before the records of this caller. The next
+            // one, which `reached` sends because this waiter wants it, stands behind them.
             return self.markers + 1;
         }
         self.send_marker(ctx);
         self.markers
     }
 
+    /// Sends the next marker. If the actor of the records has ended, the marker is reached at once.
     fn send_marker(&mut self, ctx: &mut Context<Self>) {
         self.markers += 1;
         self.marker_is_under_way = true;
@@ -672,6 +731,8 @@ impl Control {
     /// Everything that was sent before marker `number` is in the buffer.
     fn reached(&mut self, number: u64, ctx: &mut Context<Self>) {
         self.marker_is_under_way = false;
+        // Read after the marker came back: the mailbox keeps its order, so that each record in
+        // front of the marker was admitted by now, and the ticket includes it.
         let (ticket, jobs) = (self.shared.buffer.ticket(), self.jobs);
         for waiter in &mut self.waiters {
             if matches!(waiter.covers, Covers::Marker(marker) if marker <= number) {
@@ -688,6 +749,7 @@ impl Control {
         self.advance(ctx);
     }
 
+    /// Answers the requested flushes whose records are all settled, also those that were rejected.
     fn reply_to_waiters(&mut self) {
         let (jobs, settled) = (self.jobs, self.shared.buffer.settled());
         let after = self.shared.stats();
@@ -714,6 +776,7 @@ impl Control {
         }
     }
 
+    /// Answers all requested flushes with an error. Their records stay buffered.
     fn fail_waiters(&mut self, error: &LoggerError) {
         for waiter in self.waiters.drain(..) {
             let _ = waiter.reply.send(Err(error.clone()));
@@ -765,7 +828,8 @@ impl Actor for Control {
         // The marker of the last incarnation went with its context.
         self.marker_is_under_way = false;
         if self.wants_marker() {
-            // Above all numbers that were given out.
+            // `mark_mailbox` may have promised the next number to waiters while a marker was under
+            // way. The one that is sent now has to be above it.
             self.markers += 1;
             self.send_marker(ctx);
         }
@@ -789,6 +853,7 @@ async fn listen(shared: Arc<Shared>, actor: WeakAddr<Control>) {
     }
 }
 
+/// A caller has completed a batch while the writer slept.
 struct BatchComplete;
 
 unanswered!(BatchComplete);
@@ -811,6 +876,7 @@ async fn listen_for_attempts(shared: Arc<Shared>, actor: WeakAddr<Control>) {
     }
 }
 
+/// A list of attempts is half full.
 struct ManyAttempts;
 
 unanswered!(ManyAttempts);
@@ -828,8 +894,8 @@ impl Handler<ManyAttempts> for Control {
 
 impl Supervised for Control {
     fn restarting(&mut self, _: &mut Context<Self>) {
-        // The job's future was dropped with the old context. The job itself may still run, under
-        // its lock.
+        // The future of the job was dropped with the old context, so that nothing else clears this.
+        // The job itself may still run. The next one waits for it at the lock of the writer.
         self.busy = false;
         self.attempts_timer = None;
         // Opens the store where necessary, and writes what the last incarnation left.
@@ -853,7 +919,7 @@ impl Handler<Flush> for Control {
     fn handle(&mut self, Flush(reply): Flush, ctx: &mut Context<Self>) {
         let before = self.shared.stats();
         if self.pause.is_some() {
-            // Whoever asks wants to know now, and the store is not tried for it.
+            // The caller gets the last failure now. A try for each call would defeat the backoff.
             let cause = self.shared.last_failure();
             let _ = reply.send(Err(LoggerError::Waiting {
                 buffered: before.buffered,

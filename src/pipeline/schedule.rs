@@ -1,4 +1,14 @@
 //! Chooses the next job of the writer: a pure function of the state of the control actor.
+//!
+//! The choice is apart from the actor, so that the tests can run it for every situation without
+//! timers and threads. Its order of precedence:
+//!
+//! 1. Nothing begins beside another job, in a pause, or after the commit gate is closed.
+//! 2. A flush and maintenance take turns if both are wanted. A steady stream of records can
+//!    therefore starve no purge, and a long purge delays a flush by one chunk.
+//! 3. Among maintenance, requests come first, because a caller waits for each of them. A roll-up
+//!    comes before a purge, because a purge may only delete rows that were rolled up.
+//! 4. A shutdown runs flushes and requests alone. The next start does the rest.
 
 /// The state of the control actor when it chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +34,7 @@ pub(crate) enum Writer {
     Free,
     /// A job is on the blocking thread: one at a time.
     Busy,
-    /// A job failed, and the pause after it is not over.
+    /// A job failed, and the pause after it is not over. Not even a full batch begins a job in it.
     Paused,
     /// The commit gate is closed: nothing is committed any more.
     Ended,
@@ -66,11 +76,12 @@ pub(crate) enum Next {
     Request,
     RollUp,
     Purge,
-    /// Nothing is wanted. The caller that completes the next batch wakes the actor.
+    /// Nothing is wanted. The caller that completes the next batch wakes the actor, or the timer
+    /// does. The actor must mark the writer as asleep before it relies on that.
     Sleep,
 }
 
-/// Returns what to do in `situation`.
+/// Returns the job to begin in `situation`. Has no state and no side effect.
 pub(crate) fn next(situation: Situation) -> Next {
     let Situation {
         writer,
@@ -93,6 +104,8 @@ pub(crate) fn next(situation: Situation) -> Next {
         Shutdown::TakesMailbox => records != Records::None,
         Shutdown::Drains => true,
     };
+    // `Records::Some` alone is no reason: records below a batch wait for the timer, so that a quiet
+    // system commits once an interval and not once a record.
     let flush = records == Records::Batch || is_due || is_awaited || shutdown_flushes;
     // A shutdown leaves maintenance to the next start, and keeps its promises to callers.
     let maintenance = match shutdown {

@@ -1,4 +1,19 @@
 //! The state that handles, actor and writer share. It outlives the actor.
+//!
+//! # Order of changes
+//!
+//! Several variables describe the progress of a shutdown: phase, admission, seal and gate. No lock
+//! spans all of them, because callers read the admission on each call. They change in a fixed order
+//! instead, and `Shared::is_legal` has the combinations that this order allows:
+//!
+//! 1. `close` sets the admission, so that new calls drop their records, and then publishes the
+//!    phase.
+//! 2. `seal` fixes the number of records and attempts.
+//! 3. The gate is closed, so that no transaction commits any more.
+//! 4. The report is computed from counts that cannot change, and published with the last phase.
+//!
+//! A later step before an earlier one would make the report wrong: a record that is accepted after
+//! the report, or committed after it, is in no count of it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,9 +60,19 @@ pub(crate) struct Shared {
     pub(crate) gate: CommitGate,
     pub(crate) reads: Reads,
     pub(crate) retention: RetentionInForce,
+    /// A hint for callers, which spares them the work on a record that is dropped anyway. A call
+    /// that read it before a shutdown may still push until the buffer is sealed: the seal decides,
+    /// not this.
     admission: AtomicU8,
+    /// Held for a whole job. In the order of locks it comes after `finishing` and before the locks
+    /// of `attempts`.
     writer: Mutex<Writer>,
+    /// Changed by `send_if_modified` alone until the end, so that two threads that change it at
+    /// once see each other's change.
     phase: watch::Sender<Phase>,
+    /// `true` once everything that was accepted is committed and the store is closed: the
+    /// supervisor then takes the end of the control actor for the end of the logger, not for a
+    /// failure.
     drained: AtomicBool,
     /// `true` while the actor leaves its mailbox unread.
     pub(crate) mailbox_is_full: AtomicBool,
@@ -55,10 +80,13 @@ pub(crate) struct Shared {
     pub(crate) mailbox_has_ended: AtomicBool,
     /// At the end of a shutdown: the actor counts what is in its mailbox.
     pub(crate) mailbox_counted: Notify,
-    /// Held while the end is drawn: the control actor, a handle and a drop of both may do so.
+    /// Held while the report of the shutdown is made. The supervisor, a handle whose timeout passed
+    /// and the drop of the actor may all do so at once; one does, and the others find the phase
+    /// closed. The first of the order of locks.
     finishing: Mutex<()>,
-    /// The last failure.
+    /// Text of the last failure; empty before the first one.
     failure: Mutex<String>,
+    /// Drops that are noted and not stored yet. Held for some instructions, with no lock below it.
     losses: Mutex<Losses>,
     /// Called before a shutdown closes the admission.
     before_close: Mutex<Vec<Box<dyn Fn() + Send>>>,
@@ -70,9 +98,13 @@ pub(crate) struct Writer {
     pub(crate) database: Box<dyn Backend>,
     /// `None`: the next job opens it.
     pub(crate) store: Option<Box<dyn Store>>,
-    /// The batch that is being written. It stays here until it is committed.
+    /// The batch that is being written. A row stays here until it is committed or dropped, so that
+    /// a panic, a failure or a new incarnation repeats it. Its `event_id` makes the repetition
+    /// harmless.
     pub(crate) in_flight: VecDeque<Row>,
-    /// The attempts that are written with it, which stay here as well.
+    /// The attempts that are written with it. They stay here as well, with their ids: if attempts
+    /// were collected once more under new ids, a commit whose acknowledgement was lost would count
+    /// them twice.
     pub(crate) attempts: AttemptBatch,
     pub(crate) retention_clock: RetentionClock,
     /// `true` once the retention that this logger was configured with is in the database.
@@ -108,7 +140,8 @@ pub(crate) struct Counters {
     pub(crate) last_flush: AtomicU64,
     pub(crate) flush_seconds: Histogram<10>,
     pub(crate) flush_records: Histogram<7>,
-    /// When records were committed last, or none waited, in milliseconds since the start.
+    /// When records were committed last, or none waited, in milliseconds since `started`: an atomic
+    /// has room for a number and not for an `Instant`.
     ready_at: AtomicU64,
     /// `true` from a failure of the store until it is proven that rows are committed.
     unproven: AtomicBool,
@@ -143,11 +176,14 @@ impl Default for Counters {
 impl Counters {
     /// Notes that rows were committed, or could have been.
     pub(crate) fn store_works(&self) {
+        // In this order: a thread that sees the fault gone and reads `ready_at` a moment too early
+        // reports itself stale at worst.
         self.unproven.store(false, Ordering::Release);
         self.ready_at.store(self.now(), Ordering::Release);
     }
 
-    /// Notes that nothing waits to be written. After a failure this proves nothing.
+    /// Notes that nothing waits to be written. After a failure this proves nothing: the fault may
+    /// show itself only with the next record, and a probe has to clear it.
     pub(crate) fn idle(&self) {
         if !self.is_unproven() {
             self.ready_at.store(self.now(), Ordering::Release);
@@ -192,11 +228,13 @@ impl Counters {
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
     Running,
-    /// Restarts keep failing.
+    /// Restarts keep failing. Records come in while the buffer has room, and a flush that succeeds
+    /// leads back to `Running`.
     Unavailable {
         cause: String,
     },
-    /// Draining, at most until the deadline.
+    /// A shutdown drains mailbox and buffer, at most until the deadline. `persisted_before` is the
+    /// count at its beginning, from which the report computes how many records the shutdown saved.
     Closing {
         deadline: Instant,
         persisted_before: u64,
@@ -206,8 +244,16 @@ pub(crate) enum Phase {
     },
 }
 
-/// Admission of records through the handle. The actor admits those of its mailbox until it is
-/// drained.
+/// Admission of records through the handle. The actor admits those of its mailbox until the mailbox
+/// is drained, because they were sent before the shutdown.
+///
+/// | admission | a call | set by |
+/// | --- | --- | --- |
+/// | `Open` | is accepted, or dropped as `buffer_full` | the start, a store that works again |
+/// | `Unavailable` | is accepted, or dropped as `unavailable` | restarts that keep failing |
+/// | `Unusable` | is dropped as `unavailable` | invalid settings; never left but by a shutdown |
+/// | `Closed` | is dropped as `closed` | a shutdown; never left |
+/// | `Disabled` | does nothing, and counts nothing | `enabled(false)`; never left |
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Admission {
@@ -221,11 +267,18 @@ enum Admission {
 }
 
 /// Returns `true` for the combinations that occur: the table of docs/architecture.md, "States".
+///
+/// - A sealed buffer or a closed gate without a shutdown would keep all records for ever.
+/// - A closed gate before the seal would let a record in that is in no report.
+/// - An open admission during a shutdown would let callers fill the buffer while the writer drains
+///   it.
+/// - An unsealed buffer after the end would accept a record that no writer takes out.
 #[cfg(test)]
 fn is_legal(phase: &Phase, admission: Admission, is_sealed: bool, gate_is_closed: bool) -> bool {
     match phase {
         Phase::Running | Phase::Unavailable { .. } if is_sealed || gate_is_closed => false,
-        // Phase and admission change one after the other.
+        // Phase and admission change one after the other, so that each may be seen with the old
+        // value of the other.
         Phase::Running => admission != Admission::Unusable,
         Phase::Unavailable { .. } => admission != Admission::Disabled,
         Phase::Closing { .. } => admission == Admission::Closed && (is_sealed || !gate_is_closed),
@@ -250,7 +303,7 @@ struct Moment {
 }
 
 impl Moment {
-    /// The moment of a call, which the retention has nothing to say about.
+    /// Returns the moment of a call, which is neither too old nor in the future.
     fn now(now: i64) -> Self {
         Self {
             at: now,
@@ -334,7 +387,9 @@ impl Shared {
         if at.is_some() || self.refusal().is_some() {
             return self.observe_dated(series, attempt, at, failure());
         }
-        // Nothing but this on the way of an attempt that ends now.
+        // The fast path: an attempt that ends now needs no comparison with the retention. The
+        // coarse clock costs a quarter of the exact one, and its error of some milliseconds matters
+        // to no minute's count.
         let now = clock::coarse_now();
         self.attempts.push(series, attempt, now);
         if let Some(failure) = failure() {
@@ -397,6 +452,9 @@ impl Shared {
 
     /// Takes a failure that a monitor saw from a caller who retries it, and counts it if it was
     /// taken, or is too old only to be logged.
+    ///
+    /// The attempt is counted after the record was taken. In the other order a caller that meets a
+    /// full buffer and retries would count its attempt with each try.
     #[cfg(feature = "http")]
     pub(crate) fn offer_observed(
         &self,
@@ -457,7 +515,11 @@ impl Shared {
         }
     }
 
-    /// Returns the reason for which the handle admits no records.
+    /// Returns the reason for which the handle admits no records; `None` if it admits them.
+    ///
+    /// Acquire and Release order nothing else: the seal of the buffer decides about a call that
+    /// comes at the same time as a shutdown. Jobs that must not begin after a shutdown ask behind
+    /// the writer's lock.
     pub(crate) fn refusal(&self) -> Option<DropReason> {
         match self.admission() {
             Admission::Open | Admission::Unavailable => None,
@@ -470,7 +532,8 @@ impl Shared {
     /// Takes a record from the actor's mailbox. It comes in until the buffer is sealed, and may use
     /// the places that calls may not.
     pub(crate) fn accept_sent(&self, record: RetrievalFailureRecord) -> LogOutcome {
-        // Not those of a shutdown, which has what was sent before it taken.
+        // `Closed` is left out, because a shutdown takes what was sent before it out of the
+        // mailbox.
         if let Some(reason @ (DropReason::Disabled | DropReason::Unavailable)) = self.refusal() {
             return if reason == DropReason::Disabled {
                 LogOutcome::Dropped(reason)
@@ -538,7 +601,8 @@ impl Shared {
         origin: Origin,
         push: impl FnOnce(&Buffer, Entry) -> Result<(), DropReason>,
     ) -> Result<(), DropReason> {
-        // Before the redactor's work is done in vain.
+        // A shortcut that spares the redactor's work. The admission below checks the seal once
+        // more.
         if self.buffer.is_sealed() {
             return Err(DropReason::Closed);
         }
@@ -587,6 +651,8 @@ impl Shared {
                 origin,
             },
         )
+        // The buffer of an unavailable logger is full because nothing empties it. A larger one
+        // would not help, so that the caller gets the other reason.
         .map_err(|reason| match reason {
             DropReason::BufferFull
                 if self.admission.load(Ordering::Acquire) == Admission::Unavailable as u8 =>
@@ -607,6 +673,8 @@ impl Shared {
         LogOutcome::Dropped(reason)
     }
 
+    /// Runs the redactor of the application. After a panic every field that may hold text of a
+    /// person is replaced or emptied, because the redactor may have stopped anywhere.
     fn redact(&self, record: &mut RetrievalFailureRecord) {
         let Some(redact) = &self.config.redactor else {
             return;
@@ -621,6 +689,8 @@ impl Shared {
         }
     }
 
+    /// Returns the counters. Those of records balance among themselves, and so do those of
+    /// attempts; the others are read one after the other.
     pub(crate) fn stats(&self) -> Stats {
         let balance = self.buffer.balance();
         let (attempts, attempts_persisted) = self.attempts.counts();
@@ -690,7 +760,11 @@ impl Shared {
         (!is_over).then(|| self.counters.beat_age())
     }
 
-    /// Returns the writer's data. After a panic the store is reopened; the batch is unchanged.
+    /// Returns the writer's data, under its lock.
+    ///
+    /// After a panic the store is dropped, because a statement may have been left half done, and
+    /// the next job reopens it. The batch is unchanged: rows leave it only after their commit was
+    /// accounted for.
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(|poisoned| {
             self.writer.clear_poison();
@@ -704,13 +778,16 @@ impl Shared {
     /// late. Moves all that was noted to `writer`, if it is given.
     pub(crate) fn note_losses(&self, writer: Option<&mut BTreeMap<i64, DropCounts>>) {
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        // Behind the lock, so that no earlier count comes after a later one.
+        // The counters are read under the lock. Of two threads that read before it, the one with
+        // the older counts could come second, and the difference to the newer ones would be
+        // negative.
         losses.note(clock::now(), self.buffer.balance().dropped);
         if let Some(writer) = writer {
             losses.move_to(writer);
         }
     }
 
+    /// Notes the cause of the last failure, for reports and errors of later calls.
     pub(crate) fn failed(&self, cause: String) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = cause;
     }
@@ -722,6 +799,8 @@ impl Shared {
             .clone()
     }
 
+    /// Returns a receiver of the phases. It sees the present one at once, so that a caller that
+    /// subscribes after the end does not wait.
     pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
@@ -733,6 +812,8 @@ impl Shared {
                 *phase = Phase::Unavailable {
                     cause: cause.into(),
                 };
+                // Within the lock of the phase, so that two changes of the phase cannot set the
+                // admission in the other order.
                 self.move_admission(Admission::Open, Admission::Unavailable);
                 true
             }
@@ -747,7 +828,7 @@ impl Shared {
         self.move_admission(Admission::Unavailable, Admission::Unusable);
     }
 
-    /// The store works again: whether it did not before.
+    /// Notes that the store works. Returns `true` if the logger was unavailable before.
     pub(crate) fn available(&self) -> bool {
         self.phase.send_if_modified(|phase| {
             let was_unavailable = matches!(phase, Phase::Unavailable { .. });
@@ -781,6 +862,7 @@ impl Shared {
     /// Refuses new records, and has what was accepted drained until `deadline`; an earlier
     /// shutdown's deadline stands.
     pub(crate) fn close(&self, deadline: Instant) {
+        // A store, not an exchange: a shutdown has the last word about every other admission.
         self.admission
             .store(Admission::Closed as u8, Ordering::Release);
         self.phase.send_if_modified(|phase| {
@@ -795,7 +877,11 @@ impl Shared {
         });
     }
 
-    /// Draws the line of a shutdown: no record and no attempt comes in after it.
+    /// Fixes the number of records and attempts: none of them comes in any more. May be called
+    /// several times.
+    ///
+    /// The mailbox ends first. A record that the actor takes out afterwards is dropped as closed,
+    /// whichever of the two seals it meets.
     pub(crate) fn seal(&self) {
         self.mailbox_has_ended.store(true, Ordering::Release);
         self.buffer.seal();
@@ -815,7 +901,8 @@ impl Shared {
             .filter(|refusal| !refusal.retry_in(longest).is_zero())
     }
 
-    /// So short that there are several tries before the deadline.
+    /// Returns the longest pause between two tries while a shutdown waits: a quarter of its timeout
+    /// at most, so that there are several tries before the deadline.
     pub(crate) fn longest_pause_while_closing(&self) -> Duration {
         RETRY_WHILE_CLOSING.min(self.config.shutdown_timeout / 4)
     }
@@ -829,13 +916,15 @@ impl Shared {
         self.drained.load(Ordering::Acquire)
     }
 
-    /// Keeps everyone else from drawing the end.
+    /// Returns the lock under which the report of the shutdown is made.
     pub(crate) fn finishing(&self) -> MutexGuard<'_, ()> {
         self.finishing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Publishes the result of the shutdown. To be called under the lock of [`Self::finishing`],
+    /// once.
     pub(crate) fn closed(&self, result: Result<ShutdownReport, LoggerError>) {
         self.phase.send_replace(Phase::Closed { result });
     }
@@ -865,7 +954,9 @@ impl Shared {
         )
     }
 
-    /// On the way of each record: one load, and a comparison if all is well.
+    /// Returns the admission. Each record passes it: one load, and one comparison if the logger is
+    /// open. The catch-all arm is `Closed`, because a number that is none of ours must let nothing
+    /// in.
     #[inline]
     fn admission(&self) -> Admission {
         match self.admission.load(Ordering::Acquire) {
@@ -877,7 +968,9 @@ impl Shared {
         }
     }
 
-    /// A change of phase never undoes a shutdown.
+    /// Changes the admission only if it is still `from`. With a plain store, a shutdown could close
+    /// the logger between the decision and the store of another thread, which would then open it
+    /// for good.
     fn move_admission(&self, from: Admission, to: Admission) {
         let _ = self.admission.compare_exchange(
             from as u8,

@@ -1,4 +1,16 @@
 //! The work on the blocking thread: from the buffer into the store, and old rows out of it.
+//!
+//! # Rules of a job
+//!
+//! - It holds the lock of the writer from its beginning to its end, so that jobs of two
+//!   incarnations never interleave.
+//! - It opens the store first if there is none: [`ensure_open`].
+//! - It ends with [`close_after`], which drops a store that must be reopened.
+//! - It may panic anywhere. Rows and attempts therefore stay in `in_flight` and `attempts` until
+//!   their commit is accounted for. A repetition finds their ids in the database, and changes
+//!   nothing.
+//! - A purge, a deletion and a roll-up must not touch rows that a repetition would insert once
+//!   more: each of them writes the batch in flight first, or leaves it out.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -19,17 +31,18 @@ use crate::store::backend::Quarantine;
 use crate::store::row::{FEW_ROWS, Row};
 use crate::store::write::{Erased, Inserted, Progress, Size, Store};
 
-/// Rows of a transaction at most, however many wait. More gain little, and a crash loses more.
+/// Rows of a transaction at most, however many wait. More rows gain little, and a crash would cost
+/// more of them.
 const ROWS_PER_TRANSACTION: u32 = 2048;
-/// The last bits of an event id count the rows of a batch, so that ids grow with the rows. The bits
-/// before them hold what makes a UUIDv7 unique.
+/// The last 11 bits of an event id count the rows of a batch, so that ids grow with the rows and
+/// the index grows at its edge. The random bits before them make the id unique.
 const IDS_PER_BATCH: u32 = ROWS_PER_TRANSACTION.next_power_of_two();
 /// Rows that one purge job deletes: so few that a flush never waits long for it.
 const ROWS_PER_PURGE: u32 = 1000;
 /// The same of a database that is too large: a small one must not lose much more than it has to.
 const ROWS_PER_SIZE_PURGE: u32 = 200;
 
-/// No roll-up begins after this time, because flushes wait for it.
+/// Time after which a job begins no further chunk of a roll-up, because flushes wait for it.
 const LONGEST_ROLL_UP: Duration = Duration::from_millis(20);
 
 /// Writes everything that waits now, batch by batch, opening the store first where necessary.
@@ -39,8 +52,11 @@ pub(crate) fn flush(shared: &Shared) -> Result<(), StoreError> {
     let mut writer = shared.writer();
     ensure_open(&mut writer)?;
     shared.attempts.collect();
+    // The numbers at the beginning bound the loop: callers that log faster than the store commits
+    // would otherwise keep this job, and with it every other one, from ending.
     let mut waiting = shared.buffer.waiting();
-    // A retry writes the failed attempts unchanged; attempts counted since then follow.
+    // A retry writes the failed attempts unchanged, under their ids. Attempts that were counted
+    // since then follow in a transaction of their own, for which the loop runs once more.
     let mut retries_attempts = !writer.attempts.is_empty();
     let mut buckets = shared.attempts.waiting();
     loop {
@@ -49,7 +65,7 @@ pub(crate) fn flush(shared: &Shared) -> Result<(), StoreError> {
         }
         if writer.in_flight.is_empty() {
             let taken = take_batch(&shared.buffer, &mut writer.in_flight);
-            // A record may be counted but not yet in the queue.
+            // A record may be counted but not yet in the queue. The control actor retries for it.
             waiting = if taken == 0 {
                 0
             } else {
@@ -75,8 +91,8 @@ pub(crate) fn purge(shared: &Shared) -> Result<Progress, StoreError> {
 }
 
 fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<Progress, StoreError> {
-    // A batch that failed may be stored. Its rows must not be deleted before it is repeated,
-    // because they would be inserted and counted once more.
+    // A batch that failed may be committed all the same. If its rows were deleted before it is
+    // repeated, the repetition would not find their ids, and would insert and count them once more.
     if !writer.in_flight.is_empty() {
         count_in_flight(shared, writer);
         write_in_flight(shared, writer)?;
@@ -107,7 +123,7 @@ fn purge_by_size(shared: &Shared, store: &mut dyn Store) -> Result<Progress, Sto
     if all <= max {
         return Ok(Progress::Done);
     }
-    // A little more than necessary, so that not every flush begins a purge.
+    // An eighth more than necessary, so that not every flush begins a purge.
     if used <= max - max / 8 {
         store.shrink()?;
         // A file that cannot be shrunk fills its free pages first.
@@ -138,7 +154,7 @@ pub(crate) fn delete(
         return Err(StoreError::GiveUp("the logger has ended".into()));
     }
     ensure_open(&mut writer)?;
-    // As before a purge.
+    // As before a purge: a repetition must not bring erased rows back.
     if !writer.in_flight.is_empty() {
         count_in_flight(shared, &mut writer);
         write_in_flight(shared, &mut writer)?;
@@ -150,7 +166,8 @@ pub(crate) fn delete(
     close_after(&mut writer, result)
 }
 
-/// Shows that the store takes rows, after something failed and nothing is left to write.
+/// Shows that the store takes rows, after something failed and nothing is left to write. The row of
+/// the probe is rolled back.
 pub(crate) fn probe(shared: &Shared) -> Result<(), StoreError> {
     failpoint!("probe");
     let mut writer = shared.writer();
@@ -187,12 +204,14 @@ fn roll_up_attempts(
     days: RetentionDays,
     time: i64,
 ) -> Result<Progress, StoreError> {
-    // The failed attempts may be in the file already, and a retry writes them: until then none is
-    // rolled up.
+    // The failed attempts may be committed already, and a retry writes them under the same ids. If
+    // the roll-up deleted their deltas now, the retry would not find the ids, and would count them
+    // twice.
     let may_be_committed = !writer.attempts.is_empty();
     let Some(store) = writer.store.as_deref_mut() else {
         return Ok(Progress::Done);
     };
+    // Before the roll-up: rows that are committed while it runs are counted towards the next one.
     shared.attempts.begin_rollup();
     let own = (!may_be_committed).then_some(shared.attempts.owner);
     let started = Instant::now();
@@ -207,7 +226,9 @@ fn roll_up_attempts(
     Ok(progress)
 }
 
-/// Stores what was lost since this was done last: the counters end with the process.
+/// Stores the drops since this was done last, because the counters end with the process. They stay
+/// in `drops` if the store fails. No id tells a repetition: an error whose transaction was
+/// committed all the same stores them twice.
 fn count_drops(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
     shared.note_losses(Some(&mut writer.drops));
     if let Some(store) = writer
@@ -241,7 +262,7 @@ pub(crate) fn set_query_status(
 }
 
 /// Reads the retention once, before the first record comes in, so that its date can be judged. If
-/// the store fails, the first maintenance does it.
+/// the store fails, the first maintenance reads it. Until then no record is too old.
 pub(crate) fn begin_retention(shared: &Shared) {
     if let Err(error) = retention(shared, &mut shared.writer()) {
         tracing::warn!(%error, "cannot read the retention in force yet: no record is too old \
@@ -263,7 +284,9 @@ fn retention(shared: &Shared, writer: &mut Writer) -> Result<(RetentionDays, i64
     };
     let config = &shared.config;
     let InForce { days, time, .. } = if config.applies_retention {
-        // After the start, only a new database lacks the retention.
+        // At the start the settings of this logger win over what is stored. Afterwards the stored
+        // days win, because another logger may have changed them since; only a new database, such
+        // as one that replaced a damaged file, lacks them.
         let days = |own: Option<u32>, stored: Option<u32>| {
             if *retention_is_stored {
                 stored.or(own)
@@ -286,7 +309,8 @@ fn retention(shared: &Shared, writer: &mut Writer) -> Result<(RetentionDays, i64
     Ok((days, time))
 }
 
-/// Closes the store, so that the file is complete and its journal gone.
+/// Closes the store, so that the file is complete and its journal is removed. The connections of
+/// readers are closed first, because SQLite removes the journal with the last connection.
 pub(crate) fn close(shared: &Shared) {
     let mut writer = shared.writer();
     if let Err(error) = count_drops(shared, &mut writer) {
@@ -351,6 +375,8 @@ fn quarantine(writer: &Writer, cause: String) -> StoreError {
     }
 }
 
+/// Moves a batch from the buffer to the slot of the writer, and gives an id to each row without
+/// one. Returns the number of rows in flight.
 fn take_batch(buffer: &Buffer, in_flight: &mut VecDeque<Row>) -> usize {
     // One random number a batch: asking the system for one takes as long as binding a row.
     let first = Uuid::now_v7().as_u128() & !u128::from(IDS_PER_BATCH - 1);
@@ -367,17 +393,20 @@ fn count_in_flight(shared: &Shared, writer: &mut Writer) -> usize {
     let few = writer.in_flight.len() <= FEW_ROWS;
     let mut unobserved = shared.attempts.unobserved();
     for row in writer.in_flight.iter_mut().filter(|row| row.is_undecided()) {
-        // Only the row itself tells if it was stored before.
+        // Only the row itself tells if it was stored before. A delta beside a repeated row would
+        // count the failure once more.
         if few || row.is_repeatable() {
             row.count_from_row(unobserved.is_one_of_too_many(row.strategy()));
         } else {
             unobserved.count(row.count_elsewhere());
         }
     }
+    // Gives up the locks of `pending` and `registry`, which `take` locks itself.
     drop(unobserved);
     if !writer.attempts.is_empty() {
         return 0;
     }
+    // Only if none are left from a failed transaction: those go out under their ids first.
     writer.attempts = shared.attempts.take();
     writer.attempts.deltas.len()
 }
@@ -412,8 +441,14 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                 are_behind,
                 refused,
             }) => {
+                // A panic between the commit and `counts` leaves the batch in flight. The
+                // repetition finds all ids in the database, and is accounted for as the first try
+                // would have been.
                 failpoint!("flush-committed");
                 if permit.counts() {
+                    // The permit of a gate that was closed during the commit does not count: the
+                    // shutdown has reported these rows as unsaved and in doubt, and given them up
+                    // in the buffer. To settle them here as well would settle them twice.
                     shared.buffer.persisted(size as u64);
                     shared
                         .counters
@@ -429,6 +464,8 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                     shared
                         .attempts
                         .add_rows_behind(if are_behind { size as u64 } else { 0 });
+                    // Nothing between the accounting and this line may return or panic: rows that
+                    // are settled and still in flight would be repeated, and settled twice.
                     drop(writer.in_flight.drain(..size));
                     match refused {
                         Some(cause) => refuse_attempts(shared, cause),
@@ -454,6 +491,8 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                 }
                 size = writer.in_flight.len();
             }
+            // A part that succeeds is committed and leaves the batch, so that the row at fault
+            // comes to the front and stands alone in the end.
             Err(StoreError::Split(_)) if size > 1 => size /= 2,
             // There is no row that could be at fault.
             Err(StoreError::Split(cause)) if size == 0 => return Err(StoreError::Retry(cause)),
