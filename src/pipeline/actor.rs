@@ -3,6 +3,32 @@
 //!
 //! Two actors share one thread. [`FailureLogger`] only takes records; [`Control`] owns timers, jobs
 //! and retries. An actix actor that leaves its mailbox unread runs none of its own timers.
+//!
+//! # States of the mailbox
+//!
+//! actix offers one control over a mailbox: an actor that waits for a future (`ctx.wait`) reads
+//! nothing. `try_send` then meets a full mailbox and returns the record to its sender. `do_send`
+//! and clones of the address ignore the capacity, so that a mailbox that is never read could grow
+//! without bound.
+//!
+//! | from | event | to |
+//! | --- | --- | --- |
+//! | `Open` | the buffer has no room for all | `Closing`: marks the end of the mailbox and reads up to the mark |
+//! | `Closing`, `ForcedRead` | the mark is reached, the buffer has room | `Open` |
+//! | `Closing`, `ForcedRead` | the mark is reached, the buffer is full | `Closed`: reads nothing until there is room, or until the next read is due |
+//! | `Closing` | the buffer has no room for the mailbox either, and the next read is due | `ForcedRead`: reads on, and drops what has no room |
+//! | `Closed` | the next read is due, the buffer is still full | `ForcedRead`, up to a new mark |
+//! | `Closed`, `Closing` | the buffer has room | `Open` |
+//! | any | the shutdown has taken what was sent before it | `Ending`, then `Ended` |
+//!
+//! Places of the buffer above `call_limit` are kept for the mailbox, so that the records of a
+//! mailbox that closes find room in most cases.
+//!
+//! # Panics
+//!
+//! actix drops an actor whose handler panics, and with it every record in the mailbox. Each handler
+//! and each wait therefore runs in [`FailureLogger::guard`], which catches the panic and begins the
+//! next incarnation after a pause, in place.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,10 +62,12 @@ use crate::store;
 use crate::store::backend::Backend;
 
 /// Records taken from the mailbox before timers and other actors of the thread get a turn, and the
-/// time for it.
+/// time after which they get one. actix itself reads a mailbox until it is empty, which it never is
+/// while senders are faster.
 const RECORDS_PER_TURN: u32 = 256;
 const LONGEST_TURN: Duration = Duration::from_millis(2);
-/// Capacity of the mailbox while the buffer is full. actix reads 0 as unbounded.
+/// Capacity of the mailbox while the buffer is full. The smallest one that there is: actix reads 0
+/// as unbounded.
 const CLOSED_CAPACITY: usize = 1;
 /// First and longest time for which the mailbox is left unread. `do_send` ignores every capacity:
 /// only reading on bounds the memory that it takes.
@@ -85,6 +113,7 @@ pub struct FailureLogger {
     pub(crate) control: Addr<Control>,
     /// Mailbox of the control actor, until that is started.
     control_mailbox: Option<AddressReceiver<Control>>,
+    /// Commits what was accepted when both actors are dropped before the end of the logger.
     drain: Arc<DrainOnDrop>,
     intake: Intake,
     next_read: NextRead,
@@ -93,9 +122,11 @@ pub struct FailureLogger {
     turn: (u32, Instant),
     /// Records taken from the mailbox after the end of the logger.
     records_after_end: u64,
-    /// The event loop is being dropped: nothing is awaited any more.
+    /// `true` if the event loop is being dropped: no timer and no future will ever run again, so
+    /// that the actor waits for nothing, and flushes by itself when the buffer is full.
     is_ending: bool,
-    /// The store failed since then, and is not tried for each record.
+    /// `true` if a flush failed while the event loop was being dropped. The store is then not tried
+    /// for each record, which would take a statement's timeout each time.
     has_failed: bool,
     /// `true` once the system's supervisor restarted this actor. It would do so for ever after the
     /// end.
@@ -121,11 +152,14 @@ enum Intake {
     Ended,
 }
 
-/// When a closed mailbox is read all the same.
+/// The next read of a closed mailbox, and the progress of the present one.
 struct NextRead {
+    /// Time between two reads. Doubles while few records come, so that a mailbox with nothing in it
+    /// is hardly read.
     pause: Duration,
     at: Instant,
-    /// Number of the end that was marked last.
+    /// Number of the end that was marked last. A mark with an earlier number belongs to a read that
+    /// is over, and is ignored.
     end: u64,
     /// Records taken since.
     records: u64,
@@ -165,12 +199,15 @@ impl FailureLogger {
         logger
     }
 
+    /// Returns the actor of a new logger with `writer`.
     fn with_writer(config: LoggerConfig, writer: Writer) -> Self {
         Self::with_shared(Arc::new(Shared::new(config, writer)))
     }
 
     pub(crate) fn with_shared(shared: Arc<Shared>) -> Self {
         // Used without its bound: a request that waits for its response must not be handed back.
+        // The mailbox of the control actor exists from the beginning, so that a handle can send a
+        // request before the actor is started.
         let (control, control_mailbox) = mailbox(1);
         let now = Instant::now();
         shared.buffer.reserve(shared.config.mailbox_reserve());
@@ -212,6 +249,7 @@ impl FailureLogger {
         }
     }
 
+    /// Gives the mailbox its capacity back.
     fn open_mailbox(&mut self, ctx: &mut Context<Self>) {
         self.intake = Intake::Open;
         self.next_read.pause = FIRST_READ_PAUSE;
@@ -230,6 +268,8 @@ impl FailureLogger {
         self.regulate(ctx);
     }
 
+    /// Marks the present end of the mailbox, by a message to the actor itself. A mailbox keeps its
+    /// order, so that the mark comes back when everything that is in front of it was taken.
     fn mark_end(&mut self, ctx: &mut Context<Self>) {
         self.next_read.end += 1;
         self.next_read.records = 0;
@@ -247,6 +287,8 @@ impl FailureLogger {
             self.open_mailbox(ctx);
             return;
         }
+        // Many records in one read were forced in by `do_send`. They take memory that no bound
+        // holds, so that the next read comes soon.
         let pause = if self.next_read.records > FEW_RECORDS {
             FIRST_READ_PAUSE
         } else {
@@ -271,6 +313,7 @@ impl FailureLogger {
         self.wait(ctx, wait, Self::resume);
     }
 
+    /// Decides at the end of a wait, when the buffer has room or the next read is due.
     fn resume(&mut self, ctx: &mut Context<Self>) {
         match (self.intake, self.shared.buffer.room()) {
             (Intake::Closing | Intake::Closed, Room::ForAll) => self.open_mailbox(ctx),
@@ -325,6 +368,7 @@ impl FailureLogger {
         }
         *taken += 1;
         if *taken >= RECORDS_PER_TURN || began.elapsed() >= LONGEST_TURN {
+            // The wait ends at the next poll. Until then the arbiter runs whatever else is ready.
             *taken = 0;
             self.wait(ctx, tokio::task::yield_now(), |_, _| {});
         }
@@ -348,6 +392,8 @@ impl FailureLogger {
         if self.is_ending {
             return;
         }
+        // AssertUnwindSafe: the work changes the state of the mailbox alone, and the next
+        // incarnation opens the mailbox and compares it with the room in the buffer.
         let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(self, ctx))) else {
             return;
         };
@@ -380,6 +426,8 @@ impl Actor for FailureLogger {
 
     /// The same as the default, except that the mailbox has its capacity from the first message on.
     fn start(self) -> Addr<Self> {
+        // `Actor::start` of actix begins with its own capacity of 16 and changes it with the first
+        // poll. A sender that is faster than that poll would meet the wrong bound.
         let (_sender, receiver) = mailbox(self.shared.config.mailbox_places());
         Context::with_receiver(receiver).run(self)
     }
@@ -447,6 +495,8 @@ impl Handler<RetrievalFailureRecord> for FailureLogger {
             let flushed = catch_unwind(AssertUnwindSafe(|| writer::flush(&self.shared)));
             self.has_failed = !matches!(flushed, Ok(Ok(())));
         }
+        // Outside of `guard`: a panic of the redactor is caught deeper, and the record must be
+        // accounted for before anything else can fail.
         let outcome = self.shared.accept_sent(record);
         self.next_read.records += 1;
         if outcome == LogOutcome::Dropped(DropReason::Closed) && self.shared.is_closed() {

@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use crate::config::LoggerConfig;
 use crate::pipeline::state::{Phase, Shared};
 
-/// Restarts in quick succession, after which the logger counts as unavailable.
+/// Restarts in quick succession, after which the logger is unavailable. Up to then a fault is a
+/// warning in the log; from then on health checks fail.
 pub(crate) const UNAVAILABLE_AFTER_RESTARTS: u32 = 5;
 /// The longest pause before a restart while a shutdown waits for it.
 const PAUSE_WHILE_CLOSING: Duration = Duration::from_millis(100);
@@ -20,8 +21,10 @@ const PAUSE_WHILE_CLOSING: Duration = Duration::from_millis(100);
 pub(crate) struct Restarts {
     pauses: Backoff,
     longest: Duration,
-    /// Of the same clock as the timers.
+    /// The last restart, by the clock of the timers, so that tests with a paused clock see it
+    /// advance.
     last: Option<tokio::time::Instant>,
+    /// Failures since the actor last ran for long.
     failed_restarts: u32,
 }
 
@@ -37,7 +40,8 @@ impl Restarts {
 
     /// Notes that the actor failed. Returns the pause before its restart.
     pub(crate) fn failed(&mut self, shared: &Shared, panic: Option<String>) -> Duration {
-        // A flush that succeeds proves little: what fails may be the timer, or the purge.
+        // Only time resets the count. A flush that succeeds proves little, because what fails may
+        // be the timer or the purge: the actor would restart at the shortest pause for ever.
         if self.last.is_some_and(|at| at.elapsed() >= 2 * self.longest) {
             self.failed_restarts = 0;
             self.pauses.reset();
@@ -71,6 +75,7 @@ impl Restarts {
         pause
     }
 
+    /// Notes that the actor runs. Its time until the next failure begins.
     pub(crate) fn restarted(&mut self) {
         self.last = Some(tokio::time::Instant::now());
     }
@@ -84,6 +89,7 @@ pub(crate) async fn pause_before_restart(shared: &Shared, pause: Duration) {
     }
 }
 
+/// Waits for a shutdown, and returns its deadline. If the logger has ended, the deadline is now.
 pub(crate) async fn wait_for_closing(shared: &Shared) -> Instant {
     let mut phases: watch::Receiver<Phase> = shared.phases();
     let closing = phases
@@ -95,7 +101,8 @@ pub(crate) async fn wait_for_closing(shared: &Shared) -> Instant {
     }
 }
 
-/// Logs; a subscriber that panics is no reason to end.
+/// Runs `log`, and drops a panic of a subscriber: the logger must not end because of its own
+/// messages. The payload is forgotten, because its drop may panic as well.
 pub(crate) fn log_without_panic(log: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(log)) {
         std::mem::forget(panic);
@@ -111,8 +118,8 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or("(no message)").to_owned()
 }
 
-/// Pauses that double from the first to the longest, a little uneven so that several processes
-/// do not try at the same moment.
+/// Pauses that double from the first to the longest. Each is three quarters to all of its length,
+/// so that several processes that failed together do not try at the same moment.
 pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
@@ -128,6 +135,7 @@ impl Backoff {
         }
     }
 
+    /// Returns the next pause, and doubles the one after it up to the longest.
     pub(crate) fn next(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(self.longest);
@@ -136,6 +144,7 @@ impl Backoff {
         pause.mul_f64(0.75 + 0.25 * random)
     }
 
+    /// Begins with the first pause after a success.
     pub(crate) fn reset(&mut self) {
         self.pause = self.first;
     }

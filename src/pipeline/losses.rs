@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use crate::model::stats::DropCounts;
 use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS};
 
-/// Minutes that are kept by themselves, about: a day. In a longer outage, earlier drops are merged
-/// by the hour, then by the day.
+/// Number of spans above which drops are merged: the minutes of a day. A longer outage merges them
+/// by the hour, and then by the day, so that an outage of months takes a bounded amount of memory
+/// and no count is dropped.
 const MANY_SPANS: usize = 24 * 60;
 
 /// Losses by the beginning of their minute, in Unix milliseconds, UTC.
@@ -41,7 +42,7 @@ impl Losses {
     }
 }
 
-/// Gives up minutes, never a count.
+/// Merges spans if there are many: gives up resolution, never a count.
 fn bound(spans: &mut BTreeMap<i64, DropCounts>) {
     for span in [HOUR_MS, DAY_MS] {
         if spans.len() <= MANY_SPANS {

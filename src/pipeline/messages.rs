@@ -8,8 +8,9 @@ use crate::model::query_status::StatusChange;
 use crate::model::stats::FlushReport;
 use crate::store::write::Erased;
 
-/// Messages that are answered, if at all, through a channel within: dropping the future of a `send`
-/// cancels its message.
+/// Implements `Message` without a result. These messages are answered, if at all, through a channel
+/// that they carry: actix cancels a message whose `send` future is dropped, and a request to commit
+/// must not be cancelled because its caller stopped waiting.
 macro_rules! unanswered {
     ($($message:ty),* $(,)?) => {
         $(impl actix::Message for $message {
@@ -63,6 +64,7 @@ pub(crate) struct MailboxMarker(pub(crate) oneshot::Sender<()>);
 #[derive(Debug)]
 pub(crate) struct MailboxEnd(pub(crate) u64);
 
-/// Records wait in the mailbox for room in the buffer.
+/// Says that records wait in the mailbox for room in the buffer, so that the control actor flushes
+/// without waiting for its timer.
 #[derive(Debug)]
 pub(crate) struct RoomWanted;

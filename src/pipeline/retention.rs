@@ -1,4 +1,8 @@
 //! The retention of a database: read, changed by the settings of a logger, and applied.
+//!
+//! The database holds the retention, because several processes may use one file and a process that
+//! keeps rows for 90 days must not meet another one that deletes them after 30. A logger writes its
+//! own settings at its start; the last one wins, and a log line says so.
 
 use crate::error::StoreError;
 use crate::model::time::rfc3339;
@@ -8,7 +12,8 @@ use crate::retention::{
 use crate::rollup::resolution::Resolution;
 use crate::store::write::{Progress, Store};
 
-/// Retention of minutes and hours; the settings give that of days.
+/// Days for which counts by minute and by hour are kept at most. The settings give those of counts
+/// by day, which include them, so that a deleted minute is still in its hour and its day.
 const MINUTES_KEPT_DAYS: u32 = 7;
 const HOURS_KEPT_DAYS: u32 = 90;
 
@@ -52,7 +57,10 @@ pub(crate) fn update(
         .clock
         .is_none_or(|stored| stored.must_follow(&state, allowance));
     if moved || changed != stored {
-        // From what is stored by then: another process may have been faster.
+        // Computed once more from what is stored within the transaction: another process may have
+        // written its reading since `store.retention`, and an older reading must not replace a
+        // newer one. The clock starts from its state before the first computation, because each
+        // call of `advance` remembers its reading.
         store.change_retention(&mut |stored| {
             *clock = before;
             state = clock.advance(stored.clock, reading, allowance);

@@ -3,6 +3,18 @@
 //! Everything that depends on actix's internals is in this file and in `mod.rs`:
 //! `actix::Supervisor` restarts an actor whose context ends, but not one that panics (actix issue
 //! 157), so the context's future is polled by hand.
+//!
+//! # The end of a logger
+//!
+//! Three parties may end a logger: the supervisor after a shutdown, a handle whose `shutdown`
+//! waited too long, and the drop of an event loop ([`DrainOnDrop`]). [`finish`] makes the report
+//! once for all of them, in an order in which no count can change behind it:
+//!
+//! 1. `seal`: no record and no attempt comes in.
+//! 2. `gate.close`: no transaction commits. A commit that is under way gets some time to be
+//!    accounted for; after it, its rows are in doubt.
+//! 3. `abandon`: what is left in the buffer is unsaved.
+//! 4. The counters are read, logged, and published with [`Phase::Closed`].
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,6 +60,8 @@ pub(crate) fn start(
         let run = pin!(run(&shared, mailbox, records));
         let ended = tokio::select! {
             ended = Guarded(run) => ended,
+            // Beside the supervisor and not in the control actor: the heartbeat tells about the
+            // event loop, also while the actor pauses before a restart.
             () = beat(&shared) => Ok(()),
         };
         if ended.is_err() {
@@ -73,6 +87,7 @@ async fn beat(shared: &Shared) {
     }
 }
 
+/// Runs the logger to its end, and publishes the report.
 async fn run(
     shared: &Arc<Shared>,
     mailbox: AddressReceiver<Control>,
@@ -82,6 +97,8 @@ async fn run(
     let mut actor = context.into_future(Control::new(Arc::clone(shared), records.clone()));
     supervise(shared, &mut actor).await;
     shared.seal();
+    // The seal comes first: records that the actor takes out from here on are dropped as closed,
+    // and counted before the report.
     shared.mailbox_counted.notify_one();
     mailbox_is_empty(&records).await;
     let last = Arc::clone(shared);
@@ -110,18 +127,23 @@ pub(crate) async fn supervise(shared: &Shared, actor: &mut ContextFut<Control, C
     loop {
         let cause = tokio::select! {
             biased;
+            // `biased`, with the actor first: an actor that ends at the deadline has drained the
+            // buffer, and its result counts.
             ended = Guarded(&mut *actor) => ended.err(),
             () = deadline(shared) => return,
         };
         if shared.is_drained() {
             return;
         }
+        // Every end that is not the end of a shutdown is a failure, also the one without a panic,
+        // which the control actor chooses to have the file reopened.
         let pause = restarts.failed(shared, cause);
         tokio::select! {
             () = pause_before_restart(shared, pause) => {}
             () = deadline(shared) => return,
         }
-        // The actor, which does so otherwise, was away.
+        // The timer of the actor notes drops otherwise. It did not run during the pause, and drops
+        // must be noted at their minute.
         shared.note_losses(None);
         if catch_unwind(AssertUnwindSafe(|| actor.restart())).is_err() {
             shared.failed("panic while restarting".into());
@@ -155,6 +177,7 @@ impl DrainOnDrop {
         if !shared.config.enabled || shared.is_closed() {
             return;
         }
+        // An earlier shutdown's deadline stands, so that it is read from the phase afterwards.
         shared.close(Instant::now() + shared.config.shutdown_timeout);
         let deadline = match *shared.phases().borrow() {
             Phase::Closing { deadline, .. } => deadline,
@@ -181,6 +204,8 @@ impl DrainOnDrop {
     }
 }
 
+/// Flushes until everything is committed or the gate is closed. Runs without actors and timers,
+/// because their event loop is being dropped.
 fn flush_until_empty(shared: &Shared) {
     while !shared.gate.is_closed() {
         match writer::flush(shared) {
@@ -201,8 +226,9 @@ fn flush_until_empty(shared: &Shared) {
     }
 }
 
-/// Draws the line: nothing is accepted or committed after it, and what is left is lost, and
-/// reported. Blocks for a commit that is on its way. Does nothing if the line is drawn already.
+/// Ends the logger: no record is accepted and no transaction commits afterwards. What is left is
+/// unsaved, and the report says so. Blocks for up to [`COMMIT_TIMEOUT`] for a commit that is under
+/// way. Does nothing if the logger has ended already.
 pub(crate) fn finish(shared: &Shared) {
     let _one = shared.finishing();
     if shared.is_closed() {
@@ -210,6 +236,7 @@ pub(crate) fn finish(shared: &Shared) {
     }
     shared.seal();
     let in_doubt = shared.gate.close(COMMIT_TIMEOUT);
+    // Only behind the gate: before it, the writer could commit and settle what is given up here.
     let unsaved = shared.buffer.abandon();
     let persisted_before = match *shared.phases().borrow() {
         Phase::Closing {
@@ -233,8 +260,9 @@ pub(crate) fn finish(shared: &Shared) {
         none if none.is_empty() => "the store was too slow".into(),
         cause => cause,
     };
-    // Before the result, so that its receivers find a line in the log. A panic here must not keep
-    // the result back.
+    // Before the result, so that a caller of `shutdown` finds the line in the log when its call
+    // returns. A subscriber that panics must not keep the result back: every call of `shutdown`
+    // would wait for it for ever.
     log_without_panic(|| {
         if !saved {
             tracing::error!(
@@ -258,7 +286,8 @@ pub(crate) fn finish(shared: &Shared) {
     });
 }
 
-/// Polls a future, and turns a panic into its end, with what the panic said.
+/// Polls a future, and turns a panic into an error with the message of the panic. The future must
+/// not be polled afterwards, unless it is restarted first.
 struct Guarded<F>(F);
 
 impl<F: Future + Unpin> Future for Guarded<F> {

@@ -1,4 +1,8 @@
 //! The thread of a logger that runs by itself.
+//!
+//! The thread runs an actix system of its own, so that an application without actix can use the
+//! logger, and one that stops its own system does not stop the logger. It ends when the logger has
+//! ended and the last messages are answered.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,7 +15,8 @@ use actix::{Actor as _, Addr};
 use crate::error::StartError;
 use crate::pipeline::actor::FailureLogger;
 
-/// Turns of the event loop after the end of the logger, of about sixty tasks each.
+/// Turns of the event loop after the end of the logger, of about sixty tasks each. Replies to
+/// callers and the rest of the mailbox need a few.
 const MIN_LAST_TURNS: u32 = 16;
 /// Longest time of these turns. The actor needs microseconds, unless senders never pause.
 const LAST_TURNS: Duration = Duration::from_secs(1);
@@ -56,6 +61,8 @@ fn run_thread(logger: FailureLogger, ready: &SyncSender<Addr<FailureLogger>>, al
             // The caller waits for it, so it is there.
             let _ = ready.send(addr);
             let _ = shared.result().await;
+            // Callers that wait for the end of the thread go on from here: the result is published,
+            // and what follows is for the actor alone.
             drop(alive);
             // Tasks of this system respond to callers, and the actor counts what is in its mailbox
             // before it ends. A disabled actor ends with its last address.
