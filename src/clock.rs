@@ -1,4 +1,8 @@
 //! The wall clock. How far retention trusts it: see [`retention`](crate::retention).
+//!
+//! All moments of the crate are Unix milliseconds in UTC, as `i64`: the type of the column, in
+//! which a difference cannot underflow. Nothing here is monotonic. Durations are measured by
+//! `Instant`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +11,8 @@ pub(crate) fn now() -> i64 {
     milliseconds_of(SystemTime::now()) + ahead()
 }
 
-/// The same to within a tick of the kernel, 1 to 10 ms. Reading it takes a quarter of the time.
+/// Returns the same to within a tick of the kernel, 1 to 10 ms, in a quarter of the time. Used for
+/// attempts, which are counted by the minute; records have the exact time.
 #[cfg(target_os = "linux")]
 pub(crate) fn coarse_now() -> i64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
@@ -45,8 +50,9 @@ pub(crate) fn milliseconds_of(moment: SystemTime) -> i64 {
     milliseconds(moment.duration_since(UNIX_EPOCH).unwrap_or_default()).min(END_OF_TIME)
 }
 
+/// Returns whole milliseconds, rounded down; `i64::MAX` for longer durations.
 pub(crate) fn milliseconds(duration: Duration) -> i64 {
-    // Without the 128 bits of `as_millis`.
+    // `as_millis` computes with 128 bits, which a hot path need not.
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     seconds
         .saturating_mul(1000)

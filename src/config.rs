@@ -36,14 +36,19 @@ pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 pub const DEFAULT_BACKOFF: (Duration, Duration) =
     (Duration::from_millis(50), Duration::from_secs(5));
 
-/// Part of the buffer that the mailbox has, unless it is set.
+/// Divisor: the mailbox has an eighth of the buffer, unless its capacity is set.
 const DEFAULT_MAILBOX_SHARE: usize = 8;
+/// Limits in records. The queue is allocated at the start, with a slot for each record.
 const BUFFER_CAPACITY: RangeInclusive<usize> = 1..=1 << 20;
+/// Limits in connections. Each has a page cache of up to 8 MB and, if it reads, a thread.
 const POOL_SIZE: RangeInclusive<u32> = 1..=64;
+/// Limits in strategies. Each takes a few buckets a minute, and its name is a label in the metrics.
 const MAX_STRATEGIES: RangeInclusive<usize> = 1..=1024;
-/// The tables alone take about 200 kB.
+/// Smallest bound of the database, in bytes: 1 MiB. The tables alone take about 200 kB, and a purge
+/// by size needs rows that it can delete.
 const LEAST_DATABASE_BYTES: u64 = 1 << 20;
-/// Also the longest time that `Instant` arithmetic is asked for.
+/// Longest duration of a setting: a day. `Instant` overflows at durations that are thousands of
+/// years long, and this bound keeps every sum of settings far below.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 type Redactor = Arc<dyn Fn(&mut RetrievalFailureRecord) + Send + Sync>;
@@ -123,6 +128,9 @@ impl LoggerConfig {
         })
     }
 
+    /// Reads the settings from `variable`, which the tests replace. A variable that is unset leaves
+    /// the default. One that is set and empty does not: a number fails to parse, and an empty path
+    /// fails [`Self::validate`].
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         fn set<T: FromStr>(
             field: &mut T,
@@ -228,14 +236,16 @@ impl LoggerConfig {
         self
     }
 
-    /// Capacity of the mailbox while the buffer has room.
+    /// Returns the capacity of the mailbox while the buffer has room, at least 1.
     pub(crate) fn mailbox_places(&self) -> usize {
         self.mailbox_capacity
             .unwrap_or(self.buffer_capacity / DEFAULT_MAILBOX_SHARE)
             .max(1)
     }
 
-    /// Places of the buffer that only records from the mailbox may take. One is left for a call.
+    /// Returns the places of the buffer that only records from the mailbox may take: twice its
+    /// capacity, because senders may fill it once more while its content moves to the buffer. One
+    /// place is left for a call.
     pub(crate) fn mailbox_reserve(&self) -> usize {
         (2 * self.mailbox_places()).min(self.buffer_capacity - 1)
     }
@@ -358,7 +368,11 @@ impl LoggerConfig {
         self
     }
 
-    /// Checks every setting, and says where the database is.
+    /// Checks every setting, and returns the location of the database.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is not accepted, with its value and the accepted range.
     pub(crate) fn validate(&self) -> Result<Location, ConfigError> {
         self.validate_without_url()?;
         Location::parse(&self.database_url)
@@ -511,6 +525,7 @@ impl Location {
             })
         };
         let path = match url.split_once(':') {
+            // First, because the text before its colon is empty and no scheme.
             _ if url == ":memory:" => url,
             Some(("sqlite", rest)) => rest.strip_prefix("//").unwrap_or(rest),
             // One letter is a drive, not a scheme; and a scheme has neither slash nor dot.

@@ -1,4 +1,11 @@
 //! The handle of an application: cheap to clone, usable from any thread and any runtime.
+//!
+//! A handle is not the actor. It shares the state of the logger, calls the buffer and the counters
+//! directly, and sends a message to the control actor only for what needs the writer. `log`,
+//! `stats` and `health` therefore work while the actor is busy, restarts or has ended.
+//!
+//! The thread of `spawn` ends with the last handle. A monitor or reader holds the state as well,
+//! but not the thread, so that a forgotten monitor keeps no logger running.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -35,9 +42,11 @@ use crate::store::sqlite::embed as sqlite;
 use crate::store::write::Erased;
 use crate::{clock, store};
 
-/// Longest time for which the drop of the last handle blocks.
+/// Deadline of the shutdown that the drop of the last handle begins. The drop blocks for so long
+/// and [`REPORT_TIMEOUT`] at most.
 const DRAIN_ON_DROP: Duration = Duration::from_secs(1);
-/// Wait for the logger's thread beyond its own deadline.
+/// Time beyond the deadline of a shutdown for its report: a commit that is under way, and the
+/// records in the mailbox, are waited for after the deadline.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way to a running [`FailureLogger`]. Clone it freely: clones share one logger.
@@ -52,9 +61,11 @@ pub struct LoggerHandle {
 struct Inner {
     shared: Arc<Shared>,
     control: Addr<Control>,
-    /// Empty until the actor is started.
+    /// Empty until the actor is started. The actor has a weak reference to the slot, so that an address
+    /// in it does not keep the actor alive when the last handle is dropped.
     addr: Arc<OnceLock<Addr<FailureLogger>>>,
-    /// Stands in for it.
+    /// Returned by `addr` before the actor is started. It has no actor: `try_send` returns the
+    /// record.
     closed_addr: Addr<FailureLogger>,
     /// The logger's own thread, which ends with the last handle.
     thread: Option<Mutex<Thread>>,
@@ -263,6 +274,8 @@ impl LoggerHandle {
     ) -> LogOutcome {
         let shared = &self.inner.shared;
         let mut timeout = Delay::new(timeout);
+        // A record whose timeout passes, or whose logger closes, is logged once more below. That
+        // counts it as dropped, with the reason of that moment.
         while shared.refusal().is_none() {
             // Another caller may take the room that this one waited for.
             if shared.offer(record.clone(), None, Origin::LOGGED).is_ok() {
@@ -361,10 +374,15 @@ impl LoggerHandle {
             return Ok(FlushReport::default());
         }
         let (reply, answer) = oneshot::channel();
+        // `do_send` ignores the bound of the mailbox: a request of a caller must not be handed
+        // back.
         self.inner.control.do_send(Flush(reply));
         let mut phases = self.inner.shared.phases();
         tokio::select! {
             biased;
+            // A response that is there counts, whatever the phase is by now. If the control actor
+            // ends without one, the sender is dropped, this branch is disabled, and the phase says
+            // why.
             Ok(answer) = answer => answer,
             phase = phases.wait_for(|phase| matches!(phase, Phase::Unavailable { .. } | Phase::Closed { .. })) => {
                 match phase.as_deref() {
@@ -534,6 +552,7 @@ impl LoggerHandle {
         if !shared.config.enabled {
             return Ok(ShutdownReport::default());
         }
+        // Only the first call sets the deadline. Every call waits for the one result.
         self.inner.close(shared.config.shutdown_timeout);
         tokio::select! {
             biased;
@@ -591,6 +610,8 @@ impl Drop for Inner {
         self.close(DRAIN_ON_DROP);
         // The logger's own thread must not wait for itself.
         if thread.id != thread::current().id() {
+            // Without this wait, a program whose `main` returns would end before its last records
+            // are committed.
             let _ = thread.ended.recv_timeout(DRAIN_ON_DROP + REPORT_TIMEOUT);
         }
     }

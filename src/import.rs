@@ -1,4 +1,8 @@
 //! Takes over what the reference implementation has logged.
+//!
+//! Rows of the reference have no id that is the same at every import. The import makes one of their
+//! place and content, so that a second import stores nothing twice. It reads page by page and waits
+//! while the buffer is full, so that a large table takes little memory and drops no record.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +18,8 @@ use crate::model::record::RetrievalFailureRecord;
 use crate::model::stats::{DropReason, LogOutcome};
 use crate::store::sqlite::reference::{Reference, ReferenceRow};
 
-/// Makes ids of rows that have none, the same at every import. A random number, once chosen.
+/// Namespace of the ids of imported rows. Must never change: an import with another one would store
+/// every row once more.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5d4a_4bb1_2f0e_4c57_9c3e_7d2a_61f8_0b93);
 
 /// Result of an import.
@@ -95,7 +100,8 @@ impl LoggerHandle {
         Ok(report)
     }
 
-    /// Logs a record, unless it is too old; waits where the buffer is full.
+    /// Logs a record, unless it is too old. If the buffer is full, it flushes, which waits until
+    /// there is room or returns the failure of the store.
     async fn log_with_retry(
         &self,
         record: RetrievalFailureRecord,
@@ -136,6 +142,8 @@ impl ReferenceRow {
         let hash = Uuid::new_v5(&NAMESPACE, content.as_bytes()).into_bytes();
         // A UUIDv7, so that the index grows at its edge for old rows too.
         let random = hash.last_chunk::<10>()?;
+        // Ten bytes of the hash stand in for the random bits of a UUIDv7, so that the id is the
+        // same each time.
         let event_id = uuid::Builder::from_unix_timestamp_millis(created_at, random).into_uuid();
         let unsigned = |number: Option<i64>| {
             number

@@ -1,4 +1,18 @@
 //! Watches retrievals: counts every attempt, judges its outcome, and logs the failures.
+//!
+//! # The two halves of a timeout
+//!
+//! A timeout has to be right for two kinds of retrieval:
+//!
+//! - One that waits, such as a request over a network, gives its thread back. The timer fires
+//!   beside it, and the monitor stops polling it and drops it.
+//! - One that blocks its thread gives the timer no chance. It returns after the limit, with a
+//!   result. The monitor compares its latency with the limit and drops the result.
+//!
+//! With the first half alone, a slow retrieval would be a timeout on an idle runtime and a success
+//! on a busy one. With the second half alone, a retrieval that never returns would never be
+//! counted. The same comparison stands in [`StrategyMonitor::judge`], for retrievals that are no
+//! futures.
 
 use std::fmt::{self, Display, Write as _};
 use std::future::Future;
@@ -50,8 +64,11 @@ pub struct StrategyMonitor<Limit = NoTimeout> {
     direction: ScoreDirection,
     /// `None`: retrievals take as long as they take.
     timeout: Option<Duration>,
+    /// The type tells if `observe` can return a timeout, so that callers without one match on no
+    /// error that cannot occur.
     limit: PhantomData<Limit>,
-    /// `None`: nothing is known of it.
+    /// Fields of failures that are set rarely. Behind an `Arc`, so that a clone of a monitor copies a
+    /// pointer and no text. `None`: no field is set.
     context: Option<Arc<Context>>,
 }
 
@@ -209,15 +226,20 @@ impl StrategyMonitor<Timeout> {
         // Of this type, every monitor has one.
         let limit = self.timeout.unwrap_or(Duration::MAX);
         let result = std::future::poll_fn(|cx| {
+            // The retrieval comes first: a result that is there at the limit counts, if the latency
+            // below says so. A retrieval that is ready at once needs no timer.
             if let Poll::Ready(result) = retrieval.as_mut().poll(cx) {
                 return Poll::Ready(Some(result));
             }
+            // The first poll may have taken time. Counted from here, the timer would fire that much
+            // too late.
             let rest = || limit.saturating_sub(watch.started.elapsed());
             let timer = timer.get_or_insert_with(|| futures_timer::Delay::new(rest()));
             pin!(timer).poll(cx).map(|()| None)
         })
         .await;
         let latency = watch.stop();
+        // The second half of the timeout: a retrieval that blocked its thread beyond the limit.
         match result.filter(|_| latency <= limit) {
             Some(result) => {
                 self.record(self.judge(query, &result.as_ref().map(found), latency));
@@ -328,7 +350,8 @@ impl<Limit> StrategyMonitor<Limit> {
             }
             _ => OutcomeKind::Success,
         };
-        // An infinite score can be judged, but not stored.
+        // An infinite score is judged by its threshold above. It is not stored, because a sketch
+        // and JSON have no infinity.
         let top_score = top_score.filter(|score| score.is_finite());
         Outcome {
             top_score,
@@ -384,7 +407,9 @@ impl<Limit: fmt::Debug> fmt::Debug for StrategyMonitor<Limit> {
     }
 }
 
-/// Measures an attempt; one that is never stopped was cancelled, or panicked.
+/// Measures an attempt. If it is dropped while it runs, the future was dropped by its owner or
+/// panicked: it records the attempt as cancelled, or as an error. Without it, attempts that a
+/// caller gives up would be in no count, and those are often the slow ones.
 struct Watch<'m, Limit> {
     monitor: &'m StrategyMonitor<Limit>,
     query: &'m str,
@@ -412,6 +437,8 @@ impl<Limit> Drop for Watch<'_, Limit> {
     fn drop(&mut self) {
         if self.running {
             let latency = self.started.elapsed();
+            // A future may also be dropped because another one on this thread panics. It is then
+            // recorded as an error, because its own panic cannot be told from that.
             self.monitor.record(if std::thread::panicking() {
                 Outcome::failure(RetrievalFailureType::Error, self.query, latency)
                     .error(&"the retrieval panicked")
@@ -741,6 +768,8 @@ fn beginning(error: &dyn Display) -> BoundedText<256> {
     impl fmt::Write for Bounded {
         fn write_str(&mut self, text: &str) -> fmt::Result {
             // In bytes, of which a character has four at most: then there are 256 of them for sure.
+            // An error may print without end, or megabytes. Its text is cut while it is printed, in
+            // the hot path of the caller.
             let full = |text: &String| text.len() > 4 * 256;
             for character in text.chars() {
                 if full(&self.0) {

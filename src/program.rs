@@ -1,4 +1,8 @@
 //! Items that only the program in cli/ uses, beyond the API. They may change in any version.
+//!
+//! The module exists because the program is a package of its own and can use public items alone. It
+//! is hidden from the documentation and behind a feature, so that no application comes to depend on
+//! it.
 
 use std::path::{Path, PathBuf};
 

@@ -1,13 +1,19 @@
 //! Similarity of texts, and search for a part of a text.
+//!
+//! Two queries are similar if they have the same text after [`normalized`], or if three quarters of
+//! all their words are common to both (the Jaccard index). Order and repetition of words do not
+//! count. Groups of failing queries are built on this rule, in memory and in SQL, so that both
+//! sides call the same function.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use unicode_normalization::UnicodeNormalization as _;
 
-/// Words of a text that are compared: more would make long texts costly, and say little.
+/// Words of a text that are compared. More of them would make long texts costly, and change few
+/// groups.
 pub(crate) const MAX_WORDS: usize = 64;
-/// Two texts are nearly the same if this share of their words, together, is common to both.
+/// Two texts are similar if this share of all their words is common to both.
 pub(crate) const SIMILAR_SHARE: f64 = 0.75;
 /// Returns `true` if two texts are in one group when one of them is its most frequent.
 pub(crate) fn texts_are_similar(one: &str, other: &str) -> bool {
@@ -18,11 +24,15 @@ pub(crate) fn texts_are_similar(one: &str, other: &str) -> bool {
 /// Returns `true` if two sets, in ascending order, have enough words in common.
 pub(crate) fn are_similar(one: &[u32], other: &[u32]) -> bool {
     let all = (one.len() + other.len()) as f64;
-    // c / (all - c) >= SIMILAR_SHARE
+    // `c / (all - c) >= SIMILAR_SHARE`, solved for the common words `c`: each common word stands in
+    // both lists, and counts once in the union. The small subtrahend keeps a rounding error from
+    // asking for one word more.
     let enough = (SIMILAR_SHARE * all / (1.0 + SIMILAR_SHARE) - 1e-9).ceil();
     let (mut one, mut other) = (one, other);
     let mut common = 0.0;
     while let ([first, rest @ ..], [other_first, other_rest @ ..]) = (one, other) {
+        // Stops as soon as the rest cannot suffice. Most pairs of a ranking end here after some
+        // words.
         if common + (one.len().min(other.len()) as f64) < enough {
             return false;
         }
@@ -38,7 +48,9 @@ pub(crate) fn are_similar(one: &[u32], other: &[u32]) -> bool {
     common >= enough.max(1.0)
 }
 
-/// In lower case, words only, one space between them; what is so already stays as it is.
+/// Returns the text in lower case, words only, with one space between them. A normalised text stays
+/// as it is, so that a key of a group can be normalised once more. A query without a word is
+/// trimmed and nothing else.
 pub fn normalized(query: &str) -> String {
     let mut text = String::with_capacity(query.len());
     let mut between = false;
@@ -61,6 +73,8 @@ pub fn normalized(query: &str) -> String {
     }
 }
 
+/// Returns the hashes of the first [`MAX_WORDS`] words, each once, in ascending order. Two words
+/// with the same 32 bits count as one, which changes a group at most.
 pub(crate) fn words(normalized: &str) -> Box<[u32]> {
     #[expect(
         clippy::cast_possible_truncation,
@@ -74,6 +88,8 @@ pub(crate) fn words(normalized: &str) -> Box<[u32]> {
     words.into_iter().collect()
 }
 
+/// Returns a hash that holds within this process alone: `DefaultHasher` may change with the version
+/// of Rust, so that it is never stored.
 pub(crate) fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
@@ -98,7 +114,7 @@ pub(crate) fn contains(text: &str, part: &str) -> bool {
     if !text.is_ascii() {
         return folded(text).contains(part);
     }
-    // Most text: nothing is copied.
+    // Most text is ASCII, whose folded form is its lower case: nothing is copied.
     part.is_empty()
         || text
             .as_bytes()

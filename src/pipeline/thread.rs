@@ -61,8 +61,8 @@ fn run_thread(logger: FailureLogger, ready: &SyncSender<Addr<FailureLogger>>, al
             // The caller waits for it, so it is there.
             let _ = ready.send(addr);
             let _ = shared.result().await;
-            // Callers that wait for the end of the thread go on from here: the result is published,
-            // and what follows is for the actor alone.
+            // Callers that wait for the end of the thread return now: the result is published, and
+            // the rest is for the actor alone.
             drop(alive);
             // Tasks of this system respond to callers, and the actor counts what is in its mailbox
             // before it ends. A disabled actor ends with its last address.

@@ -46,7 +46,8 @@ use uuid::Uuid;
 
 use crate::model::time::{DAY_MS, HOUR_MS};
 
-/// Readings that differ by less agree.
+/// Difference up to which two readings agree, in milliseconds: an hour. A time server corrects a
+/// clock by less.
 pub(crate) const SLACK_MS: i64 = HOUR_MS;
 /// Time that a clock must run in contradiction to the trusted one before it is trusted.
 const TRUSTED_AFTER_MS: i64 = DAY_MS;
@@ -62,7 +63,8 @@ pub(crate) struct Boot {
 }
 
 impl Boot {
-    /// `None`: the system does not tell.
+    /// Reads the time since boot and the id of the boot. `None`: the system has none. The id is
+    /// read once a process, because it cannot change while the process lives.
     #[cfg(target_os = "linux")]
     fn now() -> Option<Self> {
         use std::sync::OnceLock;
@@ -81,6 +83,8 @@ impl Boot {
                 since: 20_000,
             })
         });
+        // `CLOCK_BOOTTIME` counts while the machine sleeps. The monotonic clock of `Instant` stops,
+        // and a laptop that wakes would look like a clock that jumped.
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let since = time
             .tv_sec
@@ -127,6 +131,8 @@ impl Reading {
     fn proven_until(&self, later: &Self) -> Option<i64> {
         match (self.boot, later.boot) {
             (Some(one), Some(other)) if one.id == other.id => {
+                // A negative time within one boot comes from a container whose time is shifted. It
+                // proves nothing.
                 Some(other.since.saturating_sub(one.since)).filter(|proven| *proven >= 0)
             }
             _ => None,
@@ -141,6 +147,7 @@ impl Reading {
     /// Returns `true` if this reading explains the wall clock of `later`.
     fn explains(&self, later: &Self, allowance: i64) -> bool {
         let proven = self.proven_until(later).unwrap_or(0);
+        // A clock that went back by more than the slack is explained by nothing.
         (-SLACK_MS..=proven.saturating_add(allowance)).contains(&self.advance_until(later))
     }
 }
@@ -179,6 +186,8 @@ impl ClockState {
             return (advance <= allowance).then(|| Self::trusting(reading));
         };
         // The allowance holds for a day of the boot, however many advances use it up.
+        // Without this account, a clock that runs ahead by a little less than the allowance at each
+        // reading would be trusted without end.
         let regained = proven.saturating_mul(allowance) / DAY_MS;
         let before = self.unexplained.saturating_sub(regained).max(0);
         let unexplained = before.saturating_add(advance).saturating_sub(proven).max(0);
@@ -195,6 +204,7 @@ impl ClockState {
             .trusted
             .wall
             .saturating_add(self.trusted.proven_until(reading).unwrap_or(0));
+        // The earlier of the two clocks: a clock that was set back makes rows younger, never older.
         proven.min(reading.wall)
     }
 
@@ -223,6 +233,8 @@ impl RetentionClock {
         reading: Reading,
         allowance: i64,
     ) -> ClockState {
+        // Remembered in any case, so that the next call can tell a jump of this process from one
+        // before it.
         let last = self.last.replace(reading);
         let Some(stored) = stored else {
             return ClockState::trusting(reading);
@@ -244,6 +256,8 @@ impl RetentionClock {
         });
         let first = if is_ahead { ahead } else { behind };
         let first = first
+            // A reading earlier than the first doubted one ends its day of use: an even clock never
+            // goes back.
             .filter(|first| !jumped && reading.wall >= first.wall)
             .unwrap_or(reading);
         let is_explained = first.explains(&reading, allowance);

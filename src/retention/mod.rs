@@ -3,6 +3,18 @@
 //! The retention in force, and the state of its clock, are one row of the database: all loggers and
 //! commands that use the database agree about it. Only a running logger and `failure-logger purge`
 //! delete rows for their age.
+//!
+//! # Units
+//!
+//! Moments are Unix milliseconds in UTC, spans are milliseconds, and settings are days of 24 hours.
+//! 0 days keep rows for ever, so that a span of 0 must never become a cutoff of "now": [`cutoff`]
+//! is the one place that computes it.
+//!
+//! # Two clocks
+//!
+//! A record passes two clocks. The wall clock decides if its date lies in the future. The earlier
+//! one of wall clock and retention clock decides if it is too old. A wall clock that is wrong can
+//! therefore neither delete rows nor refuse records of the present.
 
 mod clock;
 
@@ -13,8 +25,9 @@ use crate::model::time::{DAY_MS, MINUTE_MS};
 pub(crate) use clock::{Boot, ClockState, Reading, RetentionClock};
 use clock::{MAX_ALLOWANCE_MS, SLACK_MS};
 
-/// Largest distance by which a record may be dated ahead of the clock. Clocks that a time server
-/// keeps differ by less.
+/// Largest distance by which a record may be dated ahead of the clock, in milliseconds. Clocks that
+/// a time server keeps differ by less. A later date is replaced: retention never reaches a row of
+/// the year 9999.
 pub(crate) const MAX_AHEAD_MS: i64 = 5 * MINUTE_MS;
 
 /// The ages at which rows are deleted.
@@ -38,6 +51,10 @@ impl Default for RetentionDays {
 impl RetentionDays {
     /// Returns the largest advance of the wall clock that is trusted without an explanation, in
     /// milliseconds.
+    ///
+    /// A tenth of the shorter retention, because a clock that is wrong by less than the allowance
+    /// deletes rows by that much too early. Rows that are kept for ever need no protection, hence
+    /// the filter.
     pub(crate) fn allowance(self) -> i64 {
         [self.failures, self.attempts]
             .into_iter()
@@ -85,8 +102,10 @@ impl Default for RetentionInForce {
 }
 
 impl RetentionInForce {
-    // Relaxed throughout: a caller that sees one new number beside an old one decides as it would
-    // have a moment before or after.
+    // Relaxed throughout, because each number is right by itself: a caller that sees a new one
+    // beside an old one decides as it would have a moment before or after. Only the writer stores
+    // them, under its lock, so that no older reading replaces a newer one.
+    /// Publishes a reading of the retention. `time` is in Unix milliseconds.
     pub(crate) fn publish(&self, days: RetentionDays, time: i64) {
         self.failures_days.store(days.failures, Ordering::Relaxed);
         self.attempts_days.store(days.attempts, Ordering::Relaxed);
@@ -103,7 +122,8 @@ impl RetentionInForce {
     /// Returns the date of a record that claims to be of the moment `at`, while the wall clock says
     /// `now`: `now` if the claim lies in the future.
     pub(crate) fn dated(&self, at: i64, now: i64) -> i64 {
-        // A wall clock behind the retention clock is wrong: the record's date is as likely as any.
+        // A wall clock behind the retention clock is wrong. The later one of both is the bound
+        // then, because a sender with a right clock must not have its dates replaced.
         let latest = now
             .max(self.time.load(Ordering::Relaxed))
             .saturating_add(MAX_AHEAD_MS);
@@ -111,6 +131,10 @@ impl RetentionInForce {
     }
 
     /// Returns the moment before which failures are too old, and the one before which attempts are.
+    ///
+    /// Both are `i64::MIN`, and nothing is too old, before the first reading of the database: a
+    /// record that is dropped cannot be brought back, and one that is kept too long is purged
+    /// later.
     pub(crate) fn cutoffs(&self, now: i64) -> (i64, i64) {
         let (time, days) = (self.time.load(Ordering::Relaxed).min(now), self.days());
         (cutoff(time, days.failures), cutoff(time, days.attempts))

@@ -1,4 +1,9 @@
 //! Attempts that were counted and are not written yet, by minute, strategy and outcome.
+//!
+//! While the store fails, buckets pile up. Their memory is bounded by resolution: above a number of
+//! bytes, attempts of a new minute are added to their hour, then to their day, and in the end to
+//! one bucket for all times. No count is dropped, because a count that is wrong is worse than one
+//! whose minute is unknown.
 
 use std::collections::HashMap;
 use std::mem::size_of;
@@ -10,7 +15,8 @@ use crate::rollup::{Bucket, SeriesId};
 
 /// Bytes of buckets at which minutes are given up: enough for 200,000 of them with one attempt each.
 const MANY_BYTES: usize = 32 << 20;
-/// Memory of a bucket without its values. A table has more places than entries.
+/// Bytes of a bucket without its values. Twice its size, because a hash table has more places than
+/// entries.
 const BUCKET_BYTES: usize = 2 * size_of::<(BucketKey, Counted)>();
 /// Values of a bucket up to this number are kept as they are: a sketch takes two kilobytes.
 const FEW_VALUES: usize = 16;
@@ -32,6 +38,7 @@ impl BucketKey {
         }
     }
 
+    /// Returns the key of the span of `span` milliseconds that contains this minute.
     fn within(self, span: i64) -> Self {
         Self {
             started_at: self.started_at - self.started_at.rem_euclid(span),
@@ -75,6 +82,7 @@ impl Buckets {
 
     /// Adds what `counts` says to its bucket.
     pub(crate) fn add(&mut self, key: BucketKey, counts: &Counts) {
+        // Counts are kept beyond any bound, and values up to half as much again as the bound.
         let keeps_values = self.bytes < self.many_bytes + self.many_bytes / 2;
         let key = self.fitting_key(key);
         let bucket = self.buckets.entry(key).or_insert_with(|| {
@@ -108,6 +116,7 @@ impl Buckets {
     /// is given up and no count. Buckets that are there stay as they are, so that nothing is ever
     /// rebuilt.
     fn fitting_key(&self, key: BucketKey) -> BucketKey {
+        // Each further eighth of the bound makes the spans longer.
         let eighths = 8 * self.bytes / self.many_bytes.max(1);
         if eighths < 8 || self.buckets.contains_key(&key) {
             return key;
@@ -155,6 +164,8 @@ impl From<Counted> for Bucket {
 }
 
 /// Values on their way to a sketch.
+///
+/// Most buckets have one value or few, and take no sketch of two kilobytes for them.
 #[derive(Default)]
 enum Values {
     #[default]

@@ -4,6 +4,15 @@
 //! thread only if all of them are taken. The reader swaps a list for an empty one, and reads it
 //! without a lock. Seal, count and sample change under one lock: an attempt that is counted is in a
 //! list, and none comes after the seal.
+//!
+//! Sample, count and seal change under the lock of one list because each pair of them must not
+//! part:
+//!
+//! - A sample without its count would be persisted before it was counted.
+//! - A count without its sample would be reported as unsaved by a shutdown.
+//! - A seal in between would fix a number that still changes.
+//!
+//! A lock of a list is the last in the order of locks, and no code of a caller runs under it.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -21,7 +30,7 @@ use crate::rollup::{Attempt, Series, SeriesId, lock};
 const LISTS: usize = 8;
 /// Samples of a list at most.
 const SAMPLES: usize = 16_384;
-/// The reader is woken when a list has as many samples.
+/// Samples of a list at which the reader is woken. The other half is for the time until it comes.
 const MANY_SAMPLES: usize = SAMPLES / 2;
 
 /// One attempt, on its way to its bucket.
@@ -83,14 +92,16 @@ pub(crate) struct Counter {
 }
 
 struct List {
-    /// Attempts that were let in. Changed under the lock and read without it.
+    /// Attempts that were let in. Changed under the lock of `waiting`, and read without it, so that
+    /// `stats` takes no lock.
     counted: AtomicU64,
     waiting: Mutex<Waiting>,
 }
 
 struct Waiting {
     samples: Vec<Sample>,
-    /// Attempts that found the list full: counted without latency and score.
+    /// Attempts that found the list full, by bucket: counted without latency and score. Bounded by
+    /// the number of series and minutes, however many attempts come.
     spilled: HashMap<BucketKey, u64>,
     sealed: bool,
 }
@@ -131,6 +142,7 @@ impl Counter {
             }
             waiting.samples.push(sample);
             list.count();
+            // Equal, not more: one caller wakes the reader, and those after it do not.
             if waiting.samples.len() == MANY_SAMPLES {
                 Pushed::CountedAndMany
             } else {
@@ -166,6 +178,8 @@ impl Counter {
         for list in &self.lists {
             let spilled = {
                 let mut waiting = lock(&list.waiting);
+                // The list keeps its capacity, because `spare` has the same: a push never
+                // allocates.
                 std::mem::swap(&mut waiting.samples, spare);
                 std::mem::take(&mut waiting.spilled)
             };
@@ -204,6 +218,8 @@ impl Counter {
             let list = list(nth);
             match list.waiting.try_lock() {
                 Ok(mut waiting) => return work(list, &mut waiting),
+                // No code under the lock can leave a list half changed, so that a poisoned one is
+                // used on.
                 Err(TryLockError::Poisoned(poisoned)) => {
                     return work(list, &mut poisoned.into_inner());
                 }
@@ -216,20 +232,24 @@ impl Counter {
 }
 
 impl List {
-    /// Behind the lock, so that nothing is added in between.
+    /// Counts one attempt. To be called under the lock of the list.
     fn count(&self) {
         self.count_many(1);
     }
 
     #[inline]
     fn count_many(&self, attempts: u64) {
+        // A load and a store in place of an addition: the lock lets one thread change the count at
+        // a time, and the pair takes a fraction of the time of a locked instruction.
         let counted = self.counted.load(Ordering::Relaxed);
-        // Released, so that a thread that sees an attempt persisted sees it counted.
+        // Released, and acquired by `counted`: a thread that sees an attempt persisted sees it
+        // counted.
         self.counted.store(counted + attempts, Ordering::Release);
     }
 }
 
-/// The list that the present thread tries first.
+/// Returns the list that the present thread tries first. Threads get different ones in turn, so
+/// that few of them meet on one list.
 fn first_list() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     const UNSET: usize = usize::MAX;

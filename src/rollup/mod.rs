@@ -1,5 +1,33 @@
 //! Counts every attempt: a caller pushes into a counter, and the writer adds the counters to one
 //! bucket for each minute, strategy and outcome.
+//!
+//! # From an attempt to a bucket
+//!
+//! 1. A caller pushes a sample of some bytes into a list of the counter (`counter`). It waits for
+//!    nothing.
+//! 2. [`Attempts::collect`] moves the samples into buckets in memory (`bucket`), at each tick and
+//!    whenever a list is half full.
+//! 3. [`Attempts::take`] makes deltas of the buckets, which a flush appends to a table in the
+//!    transaction of its failures.
+//! 4. The roll-up adds the deltas to their minutes, hours and days (`sums`).
+//!
+//! # Ids of deltas
+//!
+//! An insert may be repeated: the commit succeeded, and the process panicked before it knew. Each
+//! delta therefore gets an id when it is taken, and keeps it until its commit is acknowledged. The
+//! insert of an id that is in the table does nothing.
+//!
+//! This works only while the delta is in the table. The roll-up deletes deltas, so that it must
+//! leave those whose logger may repeat them: [`Owner`]. A logger rolls up its own deltas when none
+//! of them is in flight. It leaves those of another logger for an hour, unless that logger released
+//! them.
+//!
+//! # Order of locks
+//!
+//! `pending`, then `registry`, then a list of the counter. [`Attempts::take`] holds the first two
+//! at once. A function that locked `registry` first and then waited for `pending` would deadlock
+//! with it. [`Attempts::seal`] holds `registry` while it locks the lists. `refusal` is locked
+//! alone.
 
 mod bucket;
 mod counter;
@@ -25,19 +53,23 @@ use crate::rollup::sketch::Sketch;
 /// Name under which strategies beyond the limit are counted. A strategy with this very name is one
 /// of them.
 pub(crate) const OTHER_STRATEGIES: &str = "[other strategies]";
-/// Without failures to write, attempts are written this often.
+/// Interval in which attempts are written if there are no failures to write. Longer than the
+/// interval of flushes, because a transaction for attempts alone costs as much as one with
+/// failures.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// As many buckets are written without waiting for [`WRITE_EVERY`].
 const MANY_BUCKETS: usize = 4096;
 /// Buckets of one transaction at most: it takes some ten milliseconds.
 const BUCKETS_PER_TRANSACTION: usize = 2048;
 
-/// Rows that start a roll-up before its time: each costs a read a microsecond.
+/// Rows that start a roll-up before its time. A read visits each row that is not rolled up, at a
+/// microsecond each: so many cost it about a millisecond.
 const MANY_ROWS: u64 = 1024;
-/// A delta has sketches, and counts as so many rows.
+/// Rows that a delta counts as, because a read decodes its sketches.
 const ROWS_PER_DELTA: u64 = 4;
 
-/// Longer latencies count as an hour, so that none blurs all others.
+/// Longest latency, in milliseconds: an hour. A longer one counts as an hour, so that one broken
+/// clock of a client does not widen the sketch of a strategy.
 const LONGEST_LATENCY_MS: f64 = 3_600_000.0;
 /// Scores beyond this are no scores, but stand for something else.
 const LARGEST_SCORE: f32 = 1e6;
@@ -102,6 +134,9 @@ struct Settings {
     timeout_ms: AtomicU64,
     /// `true` once an attempt was counted, and not only failures.
     has_attempts: AtomicBool,
+    /// `true` if a value differs from the one that was taken last. It is set with `Release` after
+    /// the value, and taken with `Acquire` before the values are read: whichever value is missed
+    /// sets it once more.
     changed: AtomicBool,
 }
 
@@ -171,6 +206,8 @@ impl Series {
             has_attempts: _,
             changed,
         } = &self.settings;
+        // Cleared before the values are read. In the other order, a value that is set between the
+        // two would never be written.
         changed.swap(false, Ordering::AcqRel).then(|| {
             let threshold = f32::from_bits(threshold.load(Ordering::Relaxed));
             let timeout_ms = i64::try_from(timeout_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
@@ -221,7 +258,8 @@ impl Bucket {
 
 /// A bucket that waits to be written.
 pub(crate) struct Delta {
-    /// UUIDv7: makes a repeated insert harmless, as with records.
+    /// UUIDv7 of the moment in which the counts were taken. It makes a repeated insert harmless, as
+    /// with records, and orders deltas by age for the roll-up.
     pub(crate) id: Uuid,
     pub(crate) owner: Owner,
     /// Start of the minute, in Unix milliseconds.
@@ -237,14 +275,15 @@ pub(crate) struct Delta {
 pub(crate) struct Owner(u32);
 
 impl Owner {
-    /// As it is stored: never 0, which stands for deltas that are not repeated.
+    /// Returns the number as it is stored: never 0, which stands for deltas that no logger repeats.
     pub(crate) fn number(self) -> i64 {
         i64::from(self.0)
     }
 }
 
 impl Default for Owner {
-    /// An owner of its own.
+    /// Returns a random owner. Two loggers with the same number, one pair in four thousand million,
+    /// could roll up each other's deltas too early.
     fn default() -> Self {
         let (_, low) = Uuid::new_v4().as_u64_pair();
         #[expect(clippy::cast_possible_truncation, reason = "four random bytes")]
@@ -280,11 +319,16 @@ pub(crate) struct Attempts {
     behind: AtomicU64,
     /// Made with the first monitor: who has none does not pay for it.
     counter: OnceLock<Counter>,
+    /// Locked after `pending`.
     registry: Mutex<Registry>,
+    /// Locked before `registry`. Held while samples become buckets, which callers in a hot path do
+    /// not wait for.
     pending: Mutex<Pending>,
     /// Attempts that monitors counted and that are committed.
     persisted: AtomicU64,
+    /// Notified when a list is half full.
     many: Notify,
+    /// Set when the store rejects the counts, and cleared with the next counts that are committed.
     refusal: Mutex<Option<Refusal>>,
 }
 
@@ -315,12 +359,16 @@ struct Registry {
     beyond: Option<BoundedText<64>>,
     by_name: HashMap<BoundedText<64>, Arc<Series>>,
     by_id: Vec<Arc<Series>>,
-    /// An counter that is made later is sealed from its beginning.
+    /// `true` after the seal. A counter that is made later is sealed from its beginning: it would
+    /// otherwise count attempts after the report of the shutdown.
     sealed: bool,
 }
 
 impl Registry {
     /// Strategies that may still come.
+    ///
+    /// The series of the other strategies takes no place, so that `max` strategies have counts of
+    /// their own beside it.
     fn places(&self) -> usize {
         let own = self.by_id.len() - usize::from(self.by_name.contains_key(OTHER_STRATEGIES));
         self.max.saturating_sub(own)
@@ -353,11 +401,13 @@ struct Pending {
     buckets: Buckets,
     /// All attempts so far, by series and kind.
     totals: HashMap<(SeriesId, OutcomeKind), u64>,
-    /// Swapped for the lists of the counter.
+    /// An empty list that is swapped for those of the counter, so that a caller waits for a swap of
+    /// three words and not for the work on the samples.
     spare: Vec<Sample>,
     /// When buckets were last taken.
     taken_at: Instant,
-    /// Buckets were taken that are not committed yet.
+    /// `true` while buckets were taken and are not committed. A flush is due then, however few they
+    /// are.
     in_flight: bool,
 }
 
@@ -414,6 +464,8 @@ impl Attempts {
     /// Returns the series of the strategy `name`, for a monitor.
     pub(crate) fn series(&self, name: &BoundedText<64>) -> Arc<Series> {
         let mut registry = lock(&self.registry);
+        // Under the lock of the registry, which `seal` holds as well: otherwise a counter could be
+        // made from an unsealed registry after the seal had found no counter to seal.
         self.counter.get_or_init(|| Counter::new(registry.sealed));
         registry.series(name)
     }
@@ -429,6 +481,8 @@ impl Attempts {
             Pushed::Counted | Pushed::TooLate => {}
             Pushed::CountedAndMany => self.many.notify_one(),
             Pushed::Full => {
+                // The caller must not wait for the reader, and the attempt must be counted: only
+                // its latency and score are given up.
                 counter.spill(sample);
                 self.many.notify_one();
             }
@@ -485,7 +539,7 @@ impl Attempts {
         }
     }
 
-    /// Puts samples into their buckets, so that the counter is empty again.
+    /// Moves samples into their buckets, and so makes room in the lists.
     pub(crate) fn collect(&self) {
         if let Some(counter) = self.counter.get() {
             lock(&self.pending).collect(counter);
@@ -536,10 +590,10 @@ impl Attempts {
         !pending.in_flight && pending.buckets.len() == 0
     }
 
-    /// As much of what was collected as one transaction takes. Nothing else is taken before it is
-    /// committed.
+    /// Takes as many buckets as one transaction writes, and gives them their ids. To be called only
+    /// when the last batch is committed: a batch that is taken and not kept would be in no count.
     pub(crate) fn take(&self) -> AttemptBatch {
-        // In this order wherever both are locked.
+        // In this order wherever both are locked: see "Order of locks".
         let mut pending = lock(&self.pending);
         let registry = lock(&self.registry);
         pending.taken_at = Instant::now();
@@ -600,7 +654,8 @@ impl Attempts {
         lock(&self.refusal).clone()
     }
 
-    /// Says that `batch` is committed.
+    /// Says that `batch` is committed. To be called once for each batch, under the permit of its
+    /// commit.
     pub(crate) fn persisted(&self, batch: &AttemptBatch) {
         self.persisted.fetch_add(batch.attempts(), Ordering::AcqRel);
         self.behind
@@ -635,7 +690,8 @@ impl Attempts {
         self.behind.load(Ordering::Acquire) >= MANY_ROWS
     }
 
-    /// Notes that a roll-up of the written rows has begun.
+    /// Notes that a roll-up of the written rows begins. Set to 0 at the beginning and not at the
+    /// end: rows that are written meanwhile count towards the next one.
     pub(crate) fn begin_rollup(&self) {
         self.behind.store(0, Ordering::Release);
     }
@@ -658,7 +714,9 @@ impl Attempts {
 
     /// Attempts that monitors have counted, and how many of them are committed. Takes no lock.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        // First, because what is persisted was counted before.
+        // Read first: each persisted attempt was counted before, so that the later count includes
+        // it. In the other order the difference, which a shutdown reports as unsaved, could be
+        // negative.
         let persisted = self.persisted.load(Ordering::Acquire);
         (self.counter.get().map_or(0, Counter::counted), persisted)
     }

@@ -1,4 +1,7 @@
 //! The spans in which attempts are counted.
+//!
+//! Spans begin at multiples of their length since 1970, in UTC. A day therefore begins at midnight
+//! in UTC, and each minute lies within one hour and one day.
 
 use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS};
 
@@ -11,6 +14,7 @@ pub(crate) enum Resolution {
 }
 
 impl Resolution {
+    /// From the shortest to the longest.
     pub(crate) const ALL: [Self; 3] = [Self::Minute, Self::Hour, Self::Day];
 
     /// In milliseconds.
@@ -27,10 +31,13 @@ impl Resolution {
         self.span() / 1000
     }
 
+    /// Returns the start of the span that contains `at`, in Unix milliseconds. Moments before 1970
+    /// belong to the span that begins before them, hence the Euclidean remainder.
     pub(crate) const fn floor(self, at: i64) -> i64 {
         at.saturating_sub(at.rem_euclid(self.span()))
     }
 
+    /// Returns `at` if a span begins there, or the start of the next span.
     pub(crate) const fn ceil(self, at: i64) -> i64 {
         self.floor(at.saturating_add(self.span() - 1))
     }
@@ -40,6 +47,7 @@ impl Resolution {
         before.saturating_sub(self.span()).saturating_add(1)
     }
 
+    /// Returns the next shorter resolution. `None`: there is none.
     pub(crate) const fn finer(self) -> Option<Self> {
         match self {
             Self::Minute => None,

@@ -1,5 +1,9 @@
 //! A distribution in little space: mergeable, exact for few values, and otherwise with a relative
 //! error of half a percent.
+//!
+//! Both forms merge in any order with the same result, up to the relative error. The encoding is
+//! part of the file format: a change of [`RELATIVE_ERROR`], [`MAX_BINS`] or [`EXACT`] makes stored
+//! sketches unreadable, or unmergeable with new ones.
 
 use sketches_ddsketch::{Config, DDSketch};
 
@@ -8,9 +12,9 @@ const RELATIVE_ERROR: f64 = 0.005;
 /// Bins that `DDSketch` assumes for a decoded sketch: decoded and new ones can only be merged if
 /// they have the same.
 const MAX_BINS: u32 = 2048;
-/// More than the relative error of an f32.
+/// Relative margin of a bound that callers round to an `f32`, whose own error is 6e-8.
 const ROUNDING: f64 = 1e-6;
-/// Smaller values count as 0.
+/// Values whose absolute value is smaller count as 0.
 const SMALLEST: f64 = 1e-9;
 
 /// Values up to this number are kept as they are. They take no more memory than a sketch of them.
@@ -53,6 +57,7 @@ impl Sketch {
         }
     }
 
+    /// Adds all values of `other`.
     pub(crate) fn merge(&mut self, other: &Self) {
         match (&mut *self, other) {
             (_, Self::Exact(values)) => values.iter().for_each(|value| self.add(*value)),
@@ -200,6 +205,8 @@ impl Sketch {
     }
 
     /// The values, or the encoding of DataDog's libraries (`DDSketchWithExactSummaryStatistics`).
+    ///
+    /// Exact values begin with [`EXACT`], and are `f64` in little endian, in ascending order.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Exact(values) => std::iter::once(EXACT)

@@ -8,6 +8,9 @@ use crate::rollup::resolution::Resolution;
 use crate::rollup::sketch::Sketch;
 
 /// Attempts to be added to what the table has, by resolution, start, strategy and outcome.
+///
+/// A roll-up reads many deltas of the same minutes. Adding them here first means that each row of
+/// the table is read and written once a transaction.
 #[derive(Default)]
 pub(crate) struct Sums(pub(crate) HashMap<(Resolution, i64, String, String), Bucket>);
 
@@ -46,7 +49,8 @@ pub(crate) struct ReadBucket {
     pub(crate) top_score: ReadSketch,
 }
 
-/// A sketch as it was read: decoding it takes longer than reading.
+/// A sketch as it was read. It is decoded when a report asks for it, because decoding takes longer
+/// than reading, and many reports need the counts alone.
 pub(crate) enum ReadSketch {
     Encoded(Option<Vec<u8>>),
     Decoded(Sketch),
