@@ -1,5 +1,16 @@
 //! The commit gate: a transaction commits only with a permit, and no permit is given after the
 //! deadline of a shutdown.
+//!
+//! | state | entered by | left by |
+//! | --- | --- | --- |
+//! | open | the start, the drop of a permit | `enter`, `close` |
+//! | committing | `enter` | `Permit::counts`, the drop of the permit (rolled back), `close` after its timeout |
+//! | committed | `Permit::counts` | the drop of the permit |
+//! | closed | `close` | never |
+//!
+//! The decisive exchange is that of `counts` and `close`: both start from committing, and only one
+//! succeeds. If `counts` wins, `close` waits until the rows are accounted for. If `close` wins, the
+//! rows are in doubt, and the writer must not count them.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -29,8 +40,8 @@ impl CommitGate {
         entered.then(|| Permit(self))
     }
 
-    /// Closes the gate, after a commit that is on its way, for which it waits at most `timeout`:
-    /// how many rows are in doubt, because their commit was not done by then.
+    /// Closes the gate. Waits at most `timeout` for a commit that is under way. Returns the number
+    /// of rows that are in doubt, because their commit was not done by then.
     pub(crate) fn close(&self, timeout: Duration) -> usize {
         let deadline = Instant::now() + timeout;
         loop {
@@ -54,6 +65,8 @@ impl CommitGate {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
+    /// AcqRel: the thread that closes the gate sees what the writer accounted for before it dropped
+    /// its permit.
     fn advance(&self, from: u8, to: u8) -> bool {
         self.state
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
@@ -66,8 +79,8 @@ impl CommitGate {
 pub(crate) struct Permit<'g>(&'g CommitGate);
 
 impl Permit<'_> {
-    /// To be called after the commit: whether it counts. It does not if the gate was closed
-    /// during the commit, because the rows were reported as unsaved then.
+    /// To be called after the commit. Returns `true` if it counts. It does not if the gate was
+    /// closed during the commit, because the rows were reported as unsaved then.
     pub(crate) fn counts(&self) -> bool {
         self.0.advance(COMMITTING, COMMITTED)
     }

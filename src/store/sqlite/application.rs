@@ -47,6 +47,9 @@ impl ApplicationPool {
             .ok()
             .flatten()
             .ok_or_else(|| refused(lost(&path)))?;
+        // Recognised by what the customizer leaves on a connection, because r2d2 does not give its
+        // customizer away. An application that sets the same pragma without the functions keeps its
+        // own checkpoints.
         let is_customized = functions::are_registered(&mut conn)
             && autocheckpoint(&mut conn).map_err(unreadable)? == pool::APPLICATION_AUTOCHECKPOINT;
         drop(conn);

@@ -2,6 +2,24 @@
 //!
 //! A flush appends its counts as deltas to a small table, in the transaction of the failures. Every
 //! few seconds the roll-up adds the deltas to the buckets of their minute, hour and day.
+//!
+//! # Statements and their binds
+//!
+//! diesel binds by position. Statements with `?` take the values in the order in which they are
+//! written. Statements with numbers use a value twice, or share a condition: `settled!()` has `?1`
+//! and `?2` in both statements that contain it, so that the third number is the limit in one and
+//! the last id in the other.
+//!
+//! # Which deltas may be rolled up
+//!
+//! | delta | rolled up |
+//! | --- | --- |
+//! | of this logger (`owner = ?2`) | at once, unless one of its deltas is in flight |
+//! | released (`owner = 0`), or of a version without owners | at once |
+//! | of another logger | after [`SETTLED_AFTER`] by its id, which begins with its moment |
+//!
+//! The roll-up deletes what it has read in the same transaction. The write lock is held from its
+//! beginning, so that no delta comes between the read and the deletion.
 
 use std::time::Duration;
 
@@ -67,7 +85,8 @@ pub(crate) fn insert(
         timeout_ms,
     } in &batch.settings
     {
-        // Another process may have set what this process does not know.
+        // Another process may have set what this process does not know: NULL keeps what is stored.
+        // `?3` occurs twice, because `excluded` has the 0 that stands for it in a new row.
         diesel::sql_query(
             "INSERT INTO memory_retrieval_strategies VALUES (?1, ?2, coalesce(?3, 0), ?4, ?5) \
              ON CONFLICT (strategy) DO UPDATE SET \
@@ -136,6 +155,7 @@ fn roll_up_deltas(
         return Ok(true);
     };
     let all = i64::try_from(deltas.len()).is_ok_and(|count| count < DELTAS_PER_ROLL_UP);
+    // By the largest id that was read and the same condition: exactly the rows of `deltas`.
     diesel::sql_query(DELETE_SETTLED)
         .bind::<Binary, _>(settled.as_bytes().as_slice())
         .bind::<BigInt, _>(own.number())
@@ -169,6 +189,7 @@ fn write(sums: Sums, conn: &mut SqliteConnection) -> QueryResult<()> {
             .first(conn)
             .optional()?;
         if let Some(before) = before {
+            // Read, merge and write: SQL cannot add sketches. Correct only under the write lock.
             sum.merge(&before.decoded());
         }
         let counts = (
@@ -198,7 +219,8 @@ fn write(sums: Sums, conn: &mut SqliteConnection) -> QueryResult<()> {
     Ok(())
 }
 
-/// Deletes some buckets of `resolution` that ended before `before`: whether those were all.
+/// Deletes some buckets of `resolution` that ended before `before`, oldest first. Returns `true` if
+/// those were all.
 pub(crate) fn expire(
     conn: &mut SqliteConnection,
     resolution: Resolution,
@@ -343,6 +365,9 @@ const DELETE_SETTLED: &str = concat!(
 );
 const OLDEST: &str =
     "SELECT min(started_at) AS started_at FROM memory_retrieval_attempts WHERE resolution = ?";
+// The binds are resolution, moment, resolution, limit: the resolution occurs twice. The inner query
+// finds the moment up to which about that many buckets lie; all buckets of that moment are deleted
+// with it.
 const EXPIRE: &str = "DELETE FROM memory_retrieval_attempts WHERE resolution = ? AND started_at < ? AND started_at <= ( \
      SELECT max(started_at) FROM (SELECT started_at FROM memory_retrieval_attempts WHERE resolution = ? \
      ORDER BY started_at LIMIT ?))";
@@ -374,6 +399,8 @@ struct StoredDelta {
 }
 
 impl StoredBucket {
+    /// Returns the bucket with its sketches. A sketch that cannot be decoded is empty: the count
+    /// must not be dropped with it.
     fn decoded(&self) -> Bucket {
         let sketch = |bytes: &Option<Vec<u8>>| {
             bytes
@@ -403,11 +430,13 @@ impl StoredBucket {
     }
 }
 
+/// Returns the bytes of a sketch; NULL for an empty one, so that counts without latencies take no
+/// space.
 fn encoded(sketch: &Sketch) -> Option<Vec<u8>> {
     (sketch.count() > 0).then(|| sketch.encode())
 }
 
-/// SQLite's integers are signed.
+/// Returns a count as SQLite stores it: its integers are signed.
 fn stored(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -416,7 +445,8 @@ fn read_count(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
-/// The smallest UUIDv7 of a moment, in Unix milliseconds.
+/// Returns the smallest UUIDv7 of a moment, in Unix milliseconds: the moment stands in the first 48
+/// of 128 bits, hence the shift. Ids of earlier moments compare as smaller, byte by byte.
 fn id_at(moment: i64) -> Uuid {
     Uuid::from_u128(u128::from(moment.max(0).unsigned_abs()) << 80)
 }

@@ -5,6 +5,19 @@
 //! SQLite reuses the WAL from its start only when a checkpoint has caught up with the writer. A
 //! writer that never rests would never let it, so the writer finishes a checkpoint that is nearly
 //! done, and waits for one if the WAL has grown too long.
+//!
+//! # Watching for idle times
+//!
+//! The thread empties the WAL when there was no commit for [`IDLE_AFTER`], so that the database
+//! file alone is complete and small. It must not miss the last commit, and the writer must not wake
+//! it at each one:
+//!
+//! 1. The writer commits, counts the commit, and sets `is_watching`. If it was `false`, it wakes
+//!    the thread.
+//! 2. The thread clears `is_watching`, and then checkpoints.
+//!
+//! Either the thread's swap comes after the writer's, and the checkpoint sees the commit; or it
+//! comes before, and the writer finds `false` and wakes the thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -52,7 +65,7 @@ struct State {
     running: Mutex<()>,
     /// Pages that the last checkpoint could not copy.
     left: AtomicU64,
-    /// Number of commits; only its changes matter.
+    /// Number of commits. The thread compares two readings of it, and does not use its value.
     commits: AtomicU64,
     /// `true` while the thread looks for a time without commits; the writer then need not wake it.
     is_watching: AtomicBool,
@@ -98,6 +111,8 @@ impl Checkpointer {
             commits: AtomicU64::new(0),
             is_watching: AtomicBool::new(false),
         });
+        // One place: a request that finds it taken is dropped, because the thread comes to the WAL
+        // anyway.
         let (request, requests) = sync_channel(1);
         let thread = Builder::new()
             .name("failure-logger-checkpoint".into())
@@ -242,6 +257,9 @@ pub(crate) fn empty(conn: &mut SqliteConnection) {
 }
 
 /// `None`: there is no WAL, or another process is just checkpointing or recovering it.
+///
+/// The pragma returns three numbers: busy, pages in the WAL, and pages that are copied. The first
+/// one is left out, because the other two say the same.
 fn checkpoint(conn: &mut SqliteConnection, mode: Mode) -> Option<Pages> {
     #[derive(QueryableByName)]
     struct Outcome {

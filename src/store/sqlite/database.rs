@@ -1,4 +1,25 @@
 //! The SQLite store: how a database is opened, written and purged.
+//!
+//! # What may happen to the file
+//!
+//! Other processes delete, replace, restore and damage files. A connection to a file that has lost
+//! its name still works, and everything that it commits is gone with the process. The store
+//! therefore compares the identity of the file with the one it opened:
+//!
+//! - before a transaction, so that a job ends early;
+//! - after its statements and before its commit, in [`transact`], so that no commit is reported
+//!   that the file with the name does not have. What happens between that check and the commit,
+//!   some microseconds, cannot be seen.
+//!
+//! The journal is compared as well: without its name, commits would go to a file that no other
+//! process reads.
+//!
+//! # Locks
+//!
+//! The lock file ([`DatabaseFile::lock`]) keeps processes apart while one opens, migrates, restores
+//! or quarantines. SQLite's own write lock keeps transactions apart. Each transaction takes it at
+//! its beginning: a transaction that reads first and writes later fails at once if another process
+//! wrote in between, without the busy timeout.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,7 +71,8 @@ const REOPEN_INTERVAL: Duration = Duration::from_millis(10);
 const READERS_TIMEOUT: Duration = Duration::from_millis(500);
 /// The oldest version without the WAL corruption bug (sqlite.org/wal.html, "WAL-reset bug").
 const SAFE_SQLITE: (u32, u32, u32) = (3, 51, 3);
-/// Pages given back to the file system after each chunk of a purge: 2 MiB of 4 KiB pages.
+/// Pages given back to the file system after each chunk of a purge: 2 MiB of 4 KiB pages, so that a
+/// flush waits for some milliseconds at most.
 const VACUUM_PAGES: i64 = 512;
 
 /// A database that can be opened, and reopened when the file behind it has changed.
@@ -63,7 +85,8 @@ pub(crate) struct Database {
     pool_size: u32,
     /// `false`: the schema is used as it is.
     migrates: bool,
-    /// A database in memory lives as long as one connection to it.
+    /// A connection that keeps a database in memory alive, which ends with its last connection.
+    /// `None` for a file.
     keep_alive: Mutex<Option<SqliteConnection>>,
     known: Arc<Known>,
     /// The slot in which readers find the connections of the store.
@@ -169,8 +192,8 @@ impl Database {
         }
         *lock(&self.known.name) = Some(file.clone());
         let _lock = file.lock()?;
-        // By hand, because the pool hides why it cannot connect. It is closed before the pool opens
-        // its first one.
+        // By hand, because the pool hides why it cannot connect. The connection is closed before
+        // the pool opens its first one, so that no more are open than `pool_size`.
         let (mut conn, identity) = self.first_connection(&file)?;
         // A checkpoint that waits for a reader would keep other processes from writing.
         let _ = conn.batch_execute("PRAGMA busy_timeout = 0");
@@ -385,6 +408,10 @@ impl Database {
             .unwrap_or_default()
     }
 
+    /// Prepares a connection and brings the schema up to date. The order matters: what is not ours
+    /// is found before anything is written, and `auto_vacuum` and the journal mode are set before
+    /// the first table, because SQLite ignores them, or cannot change them in a transaction,
+    /// afterwards.
     fn set_up(&self, conn: &mut SqliteConnection) -> Result<(), StartError> {
         let path = || self.path();
         let unusable = |error: StoreError| match error {
@@ -561,6 +588,8 @@ fn read_damaged_schema(file: &DatabaseFile) -> Option<bool> {
     has_foreign_tables(&mut conn).ok()
 }
 
+/// Everything that does not belong to a table of ours, to SQLite or to diesel. Errs on the side of
+/// the application: a file that is taken for shared is never renamed.
 const FOREIGN: &str = "EXISTS (SELECT 1 FROM sqlite_schema \
      WHERE coalesce(tbl_name, '') NOT LIKE 'memory\\_retrieval\\_%' ESCAPE '\\' \
      AND coalesce(name, '') NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND coalesce(name, '') <> '__diesel_schema_migrations' \
@@ -816,6 +845,8 @@ impl SqliteStore {
             failpoint!("store-commit", |_| Err(StoreError::Retry(
                 "injected".into()
             )));
+            // The last step of the work. Earlier, a slow statement would hold up a shutdown that
+            // waits for the permit. Later, a commit could follow the report of a shutdown.
             permit = gate.enter(rows.len());
             if permit.is_some() {
                 Ok(())
@@ -855,6 +886,8 @@ impl Store for SqliteStore {
                 .map_err(|error| classify(&error))?;
         }
         match self.insert_all(rows, attempts, gate) {
+            // The transaction was rolled back as a whole, so that the rows go into a second one
+            // without the attempts.
             Err(InsertError::Attempts(cause)) => {
                 // None of them stays, because they come once more. The rows must not wait for them.
                 let inserted = self.insert_all(rows, &AttemptBatch::default(), gate);
@@ -1103,7 +1136,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Classifies an error of the tables of attempts or drops, which says nothing about the file.
+/// Classifies an error of the tables of attempts or drops. A table of these that is missing is no
+/// reason to reopen the file: records are stored without it, and a restart would be followed by the
+/// same error.
 fn classify_upkeep(error: &DieselError) -> StoreError {
     match classify(error) {
         StoreError::Reopen(cause) => StoreError::Split(cause),

@@ -1,5 +1,13 @@
 //! Deletion of what must not be kept: the failures of a conversation or a query, wherever the file
 //! has them.
+//!
+//! A deletion runs in chunks by id, so that a flush waits for some milliseconds at most. Each chunk
+//! deletes the statuses of the queries whose rows it deletes. `secure_delete` overwrites rows with
+//! zeros where they stood, but SQLite moves rows between pages, and a page that became free earlier
+//! may still have an old copy: only the rewrite at the end reaches those.
+//!
+//! Binds of both statements: `?1` after this id, `?2` up to this id, `?3` conversation or NULL,
+//! `?4` query or NULL. One of the last two is NULL, and its condition then holds for each row.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +28,8 @@ pub(crate) fn delete_chunk(
     so_far: Deleted,
 ) -> QueryResult<Deleted> {
     let newest = crate::store::sqlite::log::edge(conn)?.newest_id;
+    // By ids and not by matching rows: no index has conversations, and a chunk that searches until
+    // it has found enough rows could read the whole table under the write lock.
     let until = newest.min(so_far.after.saturating_add(IDS_PER_CHUNK));
     let (conversation, query) = match deletion {
         Deletion::Conversation(id) => (Some(id.as_str()), None),

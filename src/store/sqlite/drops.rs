@@ -1,4 +1,6 @@
 //! Dropped records by minute and reason. The counters in memory end with their process.
+//!
+//! The binds of [`add`] are minute, reason, records, in the order of the columns.
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};

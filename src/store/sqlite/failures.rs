@@ -1,4 +1,23 @@
 //! Failures by their ids and places: the statements of lists and tails.
+//!
+//! # Positions of the binds
+//!
+//! diesel binds the values of a raw statement by position, so that the order of the calls of `bind`
+//! is the numbering of `?1`, `?2` and so on, and nothing checks it but the tests. The macros share
+//! numbers between statements:
+//!
+//! | number | `MATCHES_*` | `STORED_WITHIN` |
+//! | --- | --- | --- |
+//! | 1, 2 | start of the places: moment, id | ids: after, up to |
+//! | 3, 4 | end of the places: moment, id | moments of the places: start, end |
+//! | 5 | rows at most | rows at most |
+//! | 6 to 11 | the filter, as in `that_match!` | the filter |
+//! | 12 | the newest id | id of the start |
+//! | 13 | | id of the end |
+//!
+//! The filter therefore keeps its numbers in both, and whatever a statement needs beyond it comes
+//! behind. `END_*` use 1 to 5 alone. A wrong order of two values with the same type compiles, runs,
+//! and returns wrong rows.
 
 use std::ops::Range;
 
@@ -38,6 +57,8 @@ pub(crate) fn window_end(
         id: i64,
     }
     let (sql, offset) = match direction {
+        // The end of a range is excluded and its start is included. Backwards, the last of the rows
+        // is the start of the window; forwards, the first row after them is its end.
         Direction::Backwards => (END_BACKWARDS, rows - 1),
         Direction::Forwards => (END_FORWARDS, rows),
     };
@@ -110,7 +131,9 @@ pub(crate) fn stored_within(
     Ok(rows.into_iter().map(FailureRow::stored).collect())
 }
 
-/// A list as SQL compares with it. `None`: the list is empty, and anything fits.
+/// Returns a list as a JSON array, which SQL reads by `json_each`: one bind for any number of
+/// values, so that the statement stays the same and prepared. `None`: the list is empty, and
+/// anything fits.
 fn one_of<'a>(texts: impl Iterator<Item = &'a str>) -> Option<String> {
     let texts: Vec<&str> = texts.collect();
     if texts.is_empty() {
@@ -133,6 +156,8 @@ macro_rules! columns {
          FROM memory_retrieval_failures "
     };
 }
+// Row values, such as `(a, b) >= (?, ?)`, use the index of `created_at`, whose entries end with the
+// id. A test compares the query plans.
 macro_rules! between {
     () => {
         "WHERE (created_at, id) >= (?1, ?2) AND (created_at, id) < (?3, ?4) "
@@ -149,6 +174,7 @@ macro_rules! that_match {
          AND (?11 IS NULL OR memory_retrieval_nearly_the_same(query_text, ?11)) "
     };
 }
+/// `?1`: the id, 16 bytes.
 const BY_EVENT_ID: &str = concat!(columns!(), "WHERE event_id = ?1");
 const END_BACKWARDS: &str = concat!(
     "SELECT created_at, id FROM memory_retrieval_failures ",
@@ -173,7 +199,8 @@ const MATCHES_FORWARDS: &str = concat!(
     "AND id <= ?12 ORDER BY created_at, id LIMIT ?5"
 );
 
-/// By id: rows that came late are few among those that came.
+/// By id, because rows that came late are few among those that came. The unary plus keeps SQLite
+/// from the index of `created_at`, which it would otherwise prefer.
 const STORED_WITHIN: &str = concat!(
     columns!(),
     "WHERE id > ?1 AND id <= ?2 AND (+created_at, id) >= (?3, ?12) AND (+created_at, id) < (?4, \

@@ -40,7 +40,8 @@ pub(crate) struct DatabaseFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity(u64, u64);
 
-/// Held while the database is created, migrated, restored or quarantined. Released when dropped.
+/// Held while the database is created, migrated, restored or quarantined. Released when dropped,
+/// and by the system when the process dies, so that a lock file that is left behind locks nothing.
 pub(crate) struct FileLock {
     _file: File,
 }

@@ -1,4 +1,8 @@
 //! Functions that reads add to SQL.
+//!
+//! The names are public: an application that uses the customizer of its pool finds both functions
+//! on its connections. A connection without them fails the reads that filter by text or group, so
+//! that each checkout for a read registers them if they are missing.
 
 use diesel::prelude::*;
 

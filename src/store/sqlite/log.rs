@@ -7,6 +7,8 @@ use uuid::Uuid;
 use crate::store::snapshot::LogEdge;
 use crate::store::sqlite::schema::memory_retrieval_failures as failures;
 
+/// Returns the identity of the log, and the largest id that a row has or had. A tail starts from
+/// that id: it must not go back when the newest rows are deleted.
 pub(crate) fn edge(conn: &mut SqliteConnection) -> QueryResult<LogEdge> {
     let StoredEdge {
         log_id,

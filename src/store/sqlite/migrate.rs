@@ -9,6 +9,33 @@
 //! The first versions of this crate recorded in diesel's table. [`run_migrations`] moves those
 //! versions to our table while ours is empty. Versions that stand in diesel's table later were
 //! recorded by an application that chains us. Its harness needs them there.
+//!
+//! # The migrations
+//!
+//! | version | change | care |
+//! | --- | --- | --- |
+//! | 11-23 | creates the failures | |
+//! | 11-24 | creates the counts | |
+//! | 11-25 | creates statuses and drops | |
+//! | 11-26 | removes `AUTOINCREMENT`, allows unmeasured numbers, adds log and retention | changes two definitions in the text of the schema, in time that does not grow with the rows |
+//! | 11-27 | renames the table of statuses | works beside views of users that still name the old one |
+//!
+//! A migration that was published is never changed: a database that ran it would not get the
+//! change, and one that did not run it would end up different. A new one has to work
+//!
+//! - on a file of any size, within the time that a start may take;
+//! - beside columns, indexes, triggers and views that users added;
+//! - in one transaction with all the others, so that a process that is killed leaves the old
+//!   schema;
+//! - twice, if an application reverts it: `down.sql` exists for that.
+//!
+//! # Two tables of versions
+//!
+//! An application that chains our migrations has them in diesel's table; a logger has them in ours.
+//! Both may start first, so that each migration asks our table and does nothing if it is recorded
+//! there. [`adopt`] fills our table from diesel's while it is empty, and never afterwards: versions
+//! that come into diesel's table later say what the harness of the application called, not what the
+//! schema is.
 
 use diesel::connection::{BoxableConnection, SimpleConnection};
 use diesel::migration::{
@@ -26,6 +53,7 @@ use crate::store::sqlite::schema::memory_retrieval_failures::dsl;
 
 const EMBEDDED: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
+/// Our table of versions, and diesel's. Both names are part of the file format.
 const TABLE: &str = "memory_retrieval_migrations";
 const DIESEL_TABLE: &str = "__diesel_schema_migrations";
 
@@ -129,7 +157,8 @@ pub struct Migrations(());
 ///
 /// The database is as it was, and the error says what to do.
 pub fn run_migrations(conn: &mut SqliteConnection) -> Result<(), MigrationError> {
-    // Under a lock, because two processes that migrate at once race (diesel issue 3707).
+    // Under a lock, because two processes that migrate at once race (diesel issue 3707): both read
+    // that a version is missing, and the second one fails when it creates the table.
     under_lock(conn, |conn| {
         Versions::read(conn)?;
         take_over(conn).map_err(|error| refusal(&error))?;
@@ -172,6 +201,8 @@ fn under_lock(
     })
 }
 
+/// Fails if the table of failures lacks a column that every version of ours has: another program
+/// created it.
 fn check_table(conn: &mut SqliteConnection) -> Result<(), MigrationError> {
     dsl::memory_retrieval_failures
         .select((dsl::event_id, dsl::created_at))
@@ -193,7 +224,8 @@ impl Versions {
         let needed = needed();
         let mut found = recorded(conn, TABLE)?;
         if found.is_empty() {
-            // Others are the application's.
+            // Other versions in diesel's table are the application's, and no sign of a newer
+            // logger.
             found = recorded(conn, DIESEL_TABLE)?;
             found.retain(|version| needed.contains(version));
         }
@@ -256,6 +288,9 @@ fn exists(conn: &mut SqliteConnection, table: &str) -> QueryResult<bool> {
 }
 
 /// Moves our versions from diesel's table to ours while ours is empty.
+///
+/// Only [`run_migrations`] deletes them from diesel's table. A chained source copies them, because
+/// the harness of the application, which runs it, needs them there.
 fn take_over(conn: &mut SqliteConnection) -> QueryResult<()> {
     let is_first = !exists(conn, TABLE)?
         || diesel::select(diesel::dsl::sql::<Bool>(

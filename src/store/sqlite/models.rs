@@ -1,4 +1,13 @@
 //! The statement that inserts rows.
+//!
+//! Order of the columns, order of [`push_values`] and order of the placeholders are one list in two
+//! places. The values have no names in the statement: a column that is added has to be added to
+//! both, at the same position. The insert is the hottest statement, which is why it is written by
+//! hand.
+//!
+//! Ids are given here and not by SQLite, because `AUTOINCREMENT` costs each transaction a page, and
+//! a plain `INTEGER PRIMARY KEY` uses the id of a deleted newest row once more. Cursors, tail
+//! positions and the roll-up rely on ids that only grow.
 
 use std::collections::HashSet;
 
@@ -13,7 +22,8 @@ use crate::store::row::{Counting, FEW_ROWS, Row};
 use crate::store::sqlite::schema::memory_retrieval_failures as failures;
 use crate::store::sqlite::uncounted;
 
-/// Rows of the largest statement: more gain nothing, and a statement takes 32,766 values at most.
+/// Rows of the largest statement. More gain nothing. SQLite takes 32,766 values in a statement,
+/// which are 2047 rows of 16 values.
 const ROWS_PER_STATEMENT: usize = 64;
 
 /// Result of an insert.
@@ -86,6 +96,8 @@ pub(crate) struct Ids {
     inserted: usize,
 }
 
+/// Inserts as many chunks of `N` rows as there are, and returns the rest. The id of a row that is
+/// left out as a duplicate may stay unused: ids have gaps, and no meaning but their order.
 fn insert_by<'r, const N: usize>(
     conn: &mut SqliteConnection,
     rows: &'r [Row],
@@ -118,6 +130,8 @@ impl Query for LargestId {
 impl QueryId for LargestId {
     type QueryId = Self;
 
+    // The type alone tells the statement, so that diesel finds the prepared one by it. It must not
+    // depend on a value: diesel would run the first statement for all values.
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
@@ -144,6 +158,7 @@ struct InsertRows<'r, const N: usize> {
 impl<const N: usize> RunQueryDsl<SqliteConnection> for InsertRows<'_, N> {}
 
 impl<const N: usize> QueryId for InsertRows<'_, N> {
+    // The number of rows is part of the type, and so of the key of the prepared statement.
     type QueryId = InsertRows<'static, N>;
 
     const HAS_STATIC_QUERY_ID: bool = true;

@@ -25,7 +25,8 @@ use crate::store::sqlite::errors::classify;
 use crate::store::sqlite::file::Identity;
 use crate::store::sqlite::functions;
 
-/// Longest wait of a statement for a lock.
+/// Longest wait of a statement for a lock. Transactions of loggers take milliseconds; one of
+/// another program that takes longer leads to `Retry`.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time that a query keeps the only connection of a pool from the writer.
 const LONGEST_TURN: Duration = Duration::from_secs(1);
@@ -94,6 +95,7 @@ pub(crate) fn build(
 ) -> Result<Pool, r2d2::PoolError> {
     r2d2::Pool::builder()
         .max_size(size)
+        // No connection is opened before it is needed: a command that writes once needs one.
         .min_idle(Some(0))
         // Connections to a file neither die nor age.
         .test_on_check_out(false)
@@ -204,6 +206,8 @@ impl Connections {
         deadline: Deadline,
     ) -> Result<Checkout, NoConnection> {
         let place = self.admit(purpose.class(), deadline)?;
+        // With the place in hand, and never the other way round: a caller that held a connection
+        // while it waited for a place would keep the writer waiting for that connection.
         let pool = lock(&self.pool).clone().ok_or(NoConnection::Closed)?;
         let timeout = match self.owner {
             Owner::Logger => deadline.left(),
@@ -214,7 +218,8 @@ impl Connections {
             .get_timeout(timeout)
             .map_err(|error| self.no_connection(&error))?;
         drop(pool);
-        // Behind the wait: it is the time with the connection that is limited.
+        // Computed after the wait, because the turn limits the time with the connection and not the
+        // wait for it.
         let deadline = if self.size == 1 {
             deadline.at_most(LONGEST_TURN)
         } else {
@@ -234,6 +239,7 @@ impl Connections {
         }
     }
 
+    /// Returns `true` if the connections lead to the file with this identity.
     pub(crate) fn leads_to(&self, identity: Option<Identity>) -> bool {
         self.identity == identity
     }
@@ -258,6 +264,9 @@ impl Connections {
 
     fn admit(self: &Arc<Self>, class: Class, deadline: Deadline) -> Result<Place, NoConnection> {
         let mut admission = lock(&self.admission);
+        // Readers and checkpoints are served by their tickets, in the order in which they came.
+        // Without tickets, whichever thread gets the lock first would pass, and under load the same
+        // one could wait until its deadline.
         let ticket = admission.queue(class);
         loop {
             if class == Class::Background && admission.closed {
@@ -381,12 +390,15 @@ impl Settings {
     }
 }
 
-/// Has the pool close the connection when it gets it back.
+/// Has the pool close the connection when it gets it back: r2d2 asks diesel if the transaction
+/// manager is broken.
 fn discard(conn: &mut SqliteConnection) {
     AnsiTransactionManager::transaction_manager_status_mut(conn).set_in_error();
 }
 
-/// A connection of the pool, which is restored and returned when this is dropped.
+/// A connection of the pool, which is restored and returned when this is dropped. The fields are
+/// dropped in their order: the connection goes back before the place is given up, so that the next
+/// one that gets the place finds a connection.
 pub(crate) struct Checkout {
     conn: PooledConnection<ConnectionManager<SqliteConnection>>,
     restore: Option<String>,
@@ -475,6 +487,7 @@ impl Admission {
         }
     }
 
+    /// Puts one more into the queue of its class. Returns its ticket.
     fn queue(&mut self, class: Class) -> u64 {
         self.last_ticket += 1;
         match class {
@@ -484,6 +497,7 @@ impl Admission {
         self.last_ticket
     }
 
+    /// Takes one out of its queue, admitted or not.
     fn leave_queue(&mut self, class: Class, ticket: u64) {
         match class {
             Class::Writer => self.writers_waiting = self.writers_waiting.saturating_sub(1),
@@ -507,6 +521,8 @@ impl Admission {
     }
 
     fn has_place(&self, class: Class) -> bool {
+        // In a pool of one place, writer and readers alternate while both wait. Without `last`, a
+        // writer under load would keep all readers out, or readers without a pause the writer.
         let is_alone = self.writers == 0 && self.background == 0;
         match class {
             Class::Writer if self.size == 1 => {
@@ -572,6 +588,7 @@ impl Slot {
         }
     }
 
+    /// Changes the state, and wakes the readers that wait for the end of `Closing`.
     fn set(&self, state: SlotState) {
         let before = std::mem::replace(&mut *lock(&self.state), state);
         self.changed.notify_all();

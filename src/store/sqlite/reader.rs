@@ -3,6 +3,20 @@
 //! Readers draw on the pool of the store while it is open. Without one they open connections of
 //! their own: beside a logger of another process, after the logger has ended, and while its store
 //! is reopened.
+//!
+//! # Why readers wait while a store closes
+//!
+//! SQLite completes the file and removes the journal when the last connection to it is closed. A
+//! reader that opened one in that moment would keep the journal alive, and the file without it
+//! would lack the last commits. While the store closes, readers therefore wait for its end
+//! ([`Slot`]).
+//!
+//! # A file that cannot be written
+//!
+//! SQLite needs to write the shared memory of a WAL even to read. A file in a folder that cannot be
+//! written is therefore opened as immutable, without locks, and only if it has no journal. Size and
+//! time of the file are compared before and after the read: if they differ, a writer was at work,
+//! and the result is an error.
 
 use std::ops::DerefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -207,7 +221,8 @@ impl SqliteReads {
                 conn.transaction(|conn| query(conn, turn))
             }));
             let result = result.unwrap_or_else(|_| {
-                // Of no use to others within a transaction.
+                // The connection is rolled back, because the next reader would find itself within
+                // the transaction of this one.
                 let _ = AnsiTransactionManager::rollback_transaction(conn);
                 Err(panicked())
             });
@@ -271,13 +286,15 @@ impl SqliteReads {
                 // The store is about to be reopened.
                 break;
             }
-            // They would be more connections than the pool has.
+            // Connections of the reader's own are closed while there is a pool: together they would
+            // be more than `pool_size`.
             self.idle
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clear();
             match connections.get(Purpose::Read, deadline) {
-                // It may have been opened just now.
+                // Checked once more, because the pool may have opened the connection just now,
+                // under a name that leads to another file since.
                 Ok(_) if source.identity()? != now => return Err(replaced()),
                 Ok(connection) => return Ok(ReadConnection::Pooled(connection)),
                 Err(NoConnection::Closed) => deadline.check()?,
@@ -288,6 +305,7 @@ impl SqliteReads {
         self.own_connection(source).map(ReadConnection::Own)
     }
 
+    /// Returns a connection of the reader's own, an idle one if it leads to the file of the name.
     fn own_connection(&self, source: &Source) -> Result<OwnConnection, ReadError> {
         let now = source.identity()?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,8 @@
 //! The table of the reference implementation.
+//!
+//! Columns are cast in SQL and read by their names. SQLite columns accept values of any type,
+//! whatever their declaration: without the casts, one row with a text in a number column would end
+//! the import.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,9 @@
 //! The row that says how long rows are kept, and what the retention clock trusts.
+//!
+//! A reading takes three columns, of which `.._at` is NULL if there is no reading. Boot and time
+//! since boot are written and read as a pair, because one without the other proves nothing. The
+//! tuples below have their elements by position: [`StoredReading`] is wall clock, boot, time since
+//! boot.
 
 use diesel::prelude::*;
 use uuid::Uuid;
@@ -6,6 +11,7 @@ use uuid::Uuid;
 use crate::retention::{Boot, ClockState, Reading, StoredRetention};
 use crate::store::sqlite::schema::memory_retrieval_retention::dsl;
 
+/// Wall clock in Unix milliseconds, id of the boot, milliseconds since it.
 type StoredReading = (Option<i64>, Option<String>, Option<i64>);
 
 /// A boot id that is no UUID is unknown: it proves nothing.
@@ -64,6 +70,8 @@ pub(crate) fn read(conn: &mut SqliteConnection) -> QueryResult<StoredRetention> 
     })
 }
 
+/// Replaces the row. To be called in the transaction that read it, because several processes update
+/// it.
 pub(crate) fn write(conn: &mut SqliteConnection, retention: &StoredRetention) -> QueryResult<()> {
     let StoredRetention {
         failures_days,

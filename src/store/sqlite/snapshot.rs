@@ -1,4 +1,7 @@
 //! The reads of a log, on one connection within a transaction.
+//!
+//! Columns are read by their names ([`QueryableByName`]), so that their order in a statement is
+//! free. Binds are by position: `?1` to `?3` of [`QUERIES`] are moment, id and limit.
 
 use std::ops::{ControlFlow, Range};
 

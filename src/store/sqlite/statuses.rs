@@ -1,4 +1,7 @@
 //! The statuses that people set for failing queries.
+//!
+//! `sequence` orders the changes and not `set_at`, because clocks go back. A later status of any
+//! text of a group holds for the whole group, so that the order decides what a person sees.
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool};

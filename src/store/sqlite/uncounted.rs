@@ -5,6 +5,12 @@
 //! `rolled_up_to`, in one transaction. Until then, readers count them from the rows. Ids only grow,
 //! and a row is deleted only after it was rolled up, so that each is counted once. A repeated
 //! `event_id` is not inserted, and so not counted.
+//!
+//! `rolled_up_to` is a high-water mark over ids. It may only move over rows that are counted: by
+//! the roll-up itself, or by [`skip_counted`] in the transaction that inserted rows whose counts
+//! stand in deltas. Two processes write one file, so that each move happens under the write lock,
+//! from the value that was read under it. A mark that moved too far would leave failures out of
+//! every rate; one that moved back would count them twice.
 
 use std::collections::HashMap;
 
@@ -41,6 +47,8 @@ pub(crate) fn roll_up(conn: &mut SqliteConnection, sums: &mut Sums) -> QueryResu
         .bind::<BigInt, _>(window)
         .bind::<BigInt, _>(ROWS_PER_ROLL_UP)
         .load(conn)?;
+    // A full page ends at its last row. A page that is not full has seen all of the window, also
+    // the rows that are counted elsewhere.
     let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows >= ROWS_PER_ROLL_UP);
     let to = rows
         .last()
@@ -175,7 +183,8 @@ struct Oldest {
 
 const ROWS: &str = "SELECT id, created_at, retrieval_strategy, failure_type, latency_ms, uncounted \
      FROM memory_retrieval_failures WHERE id > ?1 AND id <= ?2 AND uncounted IS NOT NULL ORDER BY id LIMIT ?3";
-// By their ids, of which there are few, and not by the index of their moments.
+// By their ids, of which there are few, and not by the index of their moments: the unary plus keeps
+// SQLite from it.
 const ROWS_BETWEEN: &str = "SELECT id, created_at, retrieval_strategy, failure_type, latency_ms, uncounted \
      FROM memory_retrieval_failures WHERE id > (SELECT rolled_up_to FROM memory_retrieval_log) \
      AND uncounted IS NOT NULL AND +created_at >= ?1 AND +created_at < ?2";
