@@ -51,6 +51,7 @@ const LEAST_DATABASE_BYTES: u64 = 1 << 20;
 /// years long, and this bound keeps every sum of settings far below.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Shared by clones of a configuration. Called by any thread of the application, several at once.
 type Redactor = Arc<dyn Fn(&mut RetrievalFailureRecord) + Send + Sync>;
 
 /// Settings of a logger. Defaults serve; nothing is checked before
@@ -71,10 +72,14 @@ type Redactor = Arc<dyn Fn(&mut RetrievalFailureRecord) + Send + Sync>;
 #[serde(default, deny_unknown_fields)]
 #[must_use = "a configuration does nothing until it is given to `FailureLogger::spawn`"]
 pub struct LoggerConfig {
+    /// As it was given; [`Location::parse`] reads it.
     pub(crate) database_url: String,
+    /// Records, those of the batch that is being written included.
     pub(crate) buffer_capacity: usize,
     /// `None`: an eighth of the buffer.
     pub(crate) mailbox_capacity: Option<usize>,
+    /// Records that wake a sleeping writer. At most the capacity of the buffer: a larger number would
+    /// never be reached.
     pub(crate) batch_size: usize,
     #[serde(rename = "flush_interval_ms", with = "milliseconds")]
     pub(crate) flush_interval: Duration,
@@ -82,8 +87,11 @@ pub struct LoggerConfig {
     pub(crate) retention_days: Option<u32>,
     /// `None`: as the database says.
     pub(crate) attempts_retention_days: Option<u32>,
+    /// Flushes between two purges.
     pub(crate) cleanup_every: u32,
+    /// Connections, at most.
     pub(crate) pool_size: u32,
+    /// Strategies that are counted by themselves.
     pub(crate) max_strategies: usize,
     /// 0: no bound.
     pub(crate) max_database_bytes: u64,
@@ -93,8 +101,11 @@ pub struct LoggerConfig {
     pub(crate) first_backoff: Duration,
     #[serde(rename = "longest_backoff_ms", with = "milliseconds")]
     pub(crate) longest_backoff: Duration,
+    /// `false`: the application updates the schema.
     pub(crate) migrate: bool,
+    /// `false`: there is no thread, no database and no count.
     pub(crate) enabled: bool,
+    /// Not part of a serialised configuration, because a closure has no text.
     #[serde(skip)]
     pub(crate) redactor: Option<Redactor>,
     /// `true` if the logger deletes old rows and writes its retention to the database. Commands
@@ -512,6 +523,12 @@ pub(crate) enum Location {
 }
 
 impl Location {
+    /// Returns the location that `url` names.
+    ///
+    /// # Errors
+    ///
+    /// The value is empty, contains a NUL, or has a scheme other than `sqlite`. The error repeats
+    /// the scheme alone, because a URL may carry a password.
     fn parse(url: &str) -> Result<Self, ConfigError> {
         let refuse = || {
             // A URL may carry a password: only its scheme is repeated.
@@ -549,6 +566,7 @@ mod milliseconds {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
+    /// Returns whole milliseconds, rounded down.
     pub(crate) fn whole(duration: &Duration) -> u64 {
         u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
     }

@@ -58,6 +58,7 @@ pub struct LoggerHandle {
     inner: Arc<Inner>,
 }
 
+/// Shared by all clones of a handle. Its drop is the end of the last clone.
 struct Inner {
     shared: Arc<Shared>,
     control: Addr<Control>,
@@ -197,6 +198,8 @@ impl FailureLogger {
         }
     }
 
+    /// Returns what a handle needs. The slot of the address is shared with all handles made before,
+    /// so that they find the address once the actor is started.
     fn inner(&mut self) -> Inner {
         let addr = self.address.upgrade().unwrap_or_default();
         self.address = Arc::downgrade(&addr);
@@ -589,6 +592,7 @@ impl Inner {
         }
     }
 
+    /// Begins a shutdown with a deadline after `timeout`, unless one has begun.
     fn close(&self, timeout: Duration) {
         self.shared.prepare_close();
         self.shared.close(Instant::now() + timeout);

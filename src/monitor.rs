@@ -438,7 +438,7 @@ impl<Limit> Drop for Watch<'_, Limit> {
         if self.running {
             let latency = self.started.elapsed();
             // A future may also be dropped because another one on this thread panics. It is then
-            // recorded as an error, because its own panic cannot be told from that.
+            // recorded as an error, because the two cases look the same from here.
             self.monitor.record(if std::thread::panicking() {
                 Outcome::failure(RetrievalFailureType::Error, self.query, latency)
                     .error(&"the retrieval panicked")

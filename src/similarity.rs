@@ -100,6 +100,7 @@ pub(crate) fn hash(text: &str) -> u64 {
 pub(crate) struct Folded(String);
 
 impl Folded {
+    /// Folds `part` once, so that a search does not fold it for each row.
     pub(crate) fn new(part: &str) -> Self {
         Self(folded(part))
     }

@@ -204,6 +204,8 @@ impl FailureLogger {
         Self::with_shared(Arc::new(Shared::new(config, writer)))
     }
 
+    /// Returns the actor of a logger with this state. It reserves the mailbox's part of the buffer,
+    /// because its address can be used from now on.
     pub(crate) fn with_shared(shared: Arc<Shared>) -> Self {
         // Used without its bound: a request that waits for its response must not be handed back.
         // The mailbox of the control actor exists from the beginning, so that a handle can send a

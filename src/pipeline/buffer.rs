@@ -136,8 +136,10 @@ impl Settled {
 /// The fate of every record so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Balance {
+    /// `persisted + buffered + dropped`, at any instant.
     pub(crate) received: u64,
     pub(crate) persisted: u64,
+    /// Accepted and not settled: in the queue, or in the batch that is being written.
     pub(crate) buffered: u64,
     pub(crate) dropped: DropCounts,
 }
@@ -407,6 +409,7 @@ impl Buffer {
         self.accepted.load(Ordering::Acquire) & !SEALED
     }
 
+    /// Returns the number of settled records, to be compared with a [`ticket`](Self::ticket).
     pub(crate) fn settled(&self) -> u64 {
         self.settled.total()
     }

@@ -291,6 +291,7 @@ impl Control {
         }
     }
 
+    /// Begins a flush. Maintenance has the next turn.
     fn flush(&mut self, ctx: &mut Context<Self>) {
         self.due = false;
         // Counted before the job begins: whatever came before this line is found by the job.
@@ -374,6 +375,8 @@ impl Control {
         }
     }
 
+    /// Ends a flush that committed everything it found. Decides in this order: requested flushes,
+    /// purges, the steps of a shutdown, and the next job.
     fn succeeded(&mut self, ctx: &mut Context<Self>) {
         self.healthy();
         self.retry_attempts(ctx);
@@ -597,6 +600,7 @@ impl Control {
         }
     }
 
+    /// Makes a purge due, if this logger applies the retention.
     fn schedule_purge(&mut self) {
         self.flushes_at_purge = self.shared.counters.flushes.load(Ordering::Acquire);
         self.purge_due = self.shared.config.applies_retention;
@@ -790,6 +794,8 @@ impl Waiter {
         matches!(self.covers, Covers::Ticket { jobs, .. } if jobs < begun)
     }
 
+    /// Returns the ticket of the buffer up to which records must be settled. `None`: the marker is
+    /// still in the mailbox.
     fn ticket(&self) -> Option<u64> {
         match self.covers {
             Covers::Marker(_) => None,

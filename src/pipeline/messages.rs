@@ -51,6 +51,7 @@ pub(crate) struct SetQueryStatus {
 #[derive(Debug)]
 pub(crate) struct DeleteFailures {
     pub(crate) deletion: Deletion,
+    /// The chunks that are done. The message goes back to its queue with it after each chunk.
     pub(crate) so_far: Deleted,
     pub(crate) reply: oneshot::Sender<Result<(Deleted, Erased), StoreError>>,
 }

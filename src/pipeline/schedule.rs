@@ -22,7 +22,9 @@ pub(crate) struct Situation {
     pub(crate) shutdown: Shutdown,
     /// A caller waits for a status to be set, or for a deletion.
     pub(crate) has_requests: bool,
+    /// A minute has passed since the last roll-up, or many rows wait for one.
     pub(crate) roll_up_is_due: bool,
+    /// An hour or `cleanup_every` flushes have passed since the last purge, or it has chunks left.
     pub(crate) purge_is_due: bool,
     /// If flushes and maintenance are both wanted, they take turns.
     pub(crate) turn: Turn,

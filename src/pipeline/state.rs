@@ -54,11 +54,16 @@ const NOT_REDACTED: &str = "[the redactor panicked]";
 /// The state of one logger.
 pub(crate) struct Shared {
     pub(crate) config: LoggerConfig,
+    /// Records between callers and the writer, and their counts.
     pub(crate) buffer: Buffer,
+    /// Attempts between monitors and the writer, and their counts.
     pub(crate) attempts: Attempts,
     pub(crate) counters: Counters,
+    /// Closed once, at the end of a shutdown.
     pub(crate) gate: CommitGate,
+    /// Reads of the database. They work on after the end of the logger.
     pub(crate) reads: Reads,
+    /// Published by the writer, and read by callers that date their records.
     pub(crate) retention: RetentionInForce,
     /// A hint for callers, which spares them the work on a record that is dropped anyway. A call
     /// that read it before a shutdown may still push until the buffer is sealed: the seal decides,
@@ -106,6 +111,7 @@ pub(crate) struct Writer {
     /// were collected once more under new ids, a commit whose acknowledgement was lost would count
     /// them twice.
     pub(crate) attempts: AttemptBatch,
+    /// Last reading of this process. A new incarnation continues with it.
     pub(crate) retention_clock: RetentionClock,
     /// `true` once the retention that this logger was configured with is in the database.
     pub(crate) retention_is_stored: bool,
@@ -129,16 +135,25 @@ impl Writer {
 
 /// Operational counters; the record balance itself is in [`Buffer`].
 pub(crate) struct Counters {
+    /// Transactions with records that were committed.
     pub(crate) flushes: AtomicU64,
+    /// Flush jobs that ended with an error of the store.
     pub(crate) failed_flushes: AtomicU64,
+    /// Rows that were deleted for their age or for the size of the database.
     pub(crate) purged: AtomicU64,
+    /// The part of `purged` that was deleted for the size of the database.
     pub(crate) purged_by_size: AtomicU64,
+    /// Records and attempts that were dated in the future and got the present moment.
     pub(crate) redated: AtomicU64,
+    /// Failures of either actor after which it was restarted.
     pub(crate) restarts: AtomicU64,
+    /// Records that were stored already under their `event_id`. They count as persisted, too.
     pub(crate) duplicates: AtomicU64,
     /// Unix milliseconds; 0: never.
     pub(crate) last_flush: AtomicU64,
+    /// Seconds of a transaction with records, from its begin to its accounting.
     pub(crate) flush_seconds: Histogram<10>,
+    /// Records of a transaction.
     pub(crate) flush_records: Histogram<7>,
     /// When records were committed last, or none waited, in milliseconds since `started`: an atomic
     /// has room for a number and not for an `Instant`.
@@ -195,6 +210,7 @@ impl Counters {
         self.unproven.store(true, Ordering::Release);
     }
 
+    /// Returns `true` if the store failed and has not proven since that it takes rows.
     pub(crate) fn is_unproven(&self) -> bool {
         self.unproven.load(Ordering::Acquire)
     }
@@ -204,6 +220,7 @@ impl Counters {
         self.beat_at.store(self.now(), Ordering::Release);
     }
 
+    /// Returns the time since records were committed last, or none waited.
     fn not_ready_for(&self) -> Duration {
         self.since(&self.ready_at)
     }
@@ -213,10 +230,13 @@ impl Counters {
         self.since(&self.beat_at)
     }
 
+    /// Returns milliseconds since `started`.
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Returns the time since `at`, a moment in milliseconds since `started`. Saturating, because
+    /// another thread may have stored a moment after the clock was read here.
     fn since(&self, at: &AtomicU64) -> Duration {
         self.started
             .elapsed()
@@ -496,6 +516,8 @@ impl Shared {
         at.map_or_else(|| Moment::now(clock::now()), |claimed| self.dated(claimed))
     }
 
+    /// Returns the moment of a record that claims to be of `claimed`, in Unix milliseconds: the
+    /// date that it gets, and if each retention would delete it at once.
     fn dated(&self, claimed: i64) -> Moment {
         let now = clock::now();
         let at = self.retention.dated(claimed, now);
@@ -593,6 +615,12 @@ impl Shared {
         self.take_into(record, moment, origin, Buffer::push)
     }
 
+    /// Takes a record by `push`, after the checks that cost least: the seal, the date, and then the
+    /// redactor.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::Closed`], [`DropReason::TooOld`], or that of `push`. Nothing is counted.
     #[inline]
     fn take_into(
         &self,
@@ -634,6 +662,8 @@ impl Shared {
         pushed
     }
 
+    /// Runs the redactor and pushes. The redactor comes before the buffer, so that no thread but
+    /// the caller's ever sees the text that it takes out.
     #[inline]
     fn redact_and_push(
         &self,
@@ -668,6 +698,7 @@ impl Shared {
         Ok(())
     }
 
+    /// Counts a drop, and returns it as the outcome of the call.
     pub(crate) fn count_drop(&self, reason: DropReason) -> LogOutcome {
         self.buffer.count_drop(reason);
         LogOutcome::Dropped(reason)
@@ -792,6 +823,8 @@ impl Shared {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = cause;
     }
 
+    /// Returns the text of the last failure, also if the store works again; empty before the first
+    /// one.
     pub(crate) fn last_failure(&self) -> String {
         self.failure
             .lock()

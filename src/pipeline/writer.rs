@@ -90,6 +90,7 @@ pub(crate) fn purge(shared: &Shared) -> Result<Progress, StoreError> {
     close_after(&mut writer, result)
 }
 
+/// Deletes a chunk by age, or, if none is left, a chunk by size.
 fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<Progress, StoreError> {
     // A batch that failed may be committed all the same. If its rows were deleted before it is
     // repeated, the repetition would not find their ids, and would insert and count them once more.
@@ -190,6 +191,7 @@ pub(crate) fn roll_up(shared: &Shared) -> Result<Progress, StoreError> {
     close_after(&mut writer, result)
 }
 
+/// Stores drops, and rolls up a chunk of attempts.
 fn roll_up_some(shared: &Shared, writer: &mut Writer) -> Result<Progress, StoreError> {
     let (days, time) = retention(shared, writer)?;
     // Each by itself: what the store refuses of one is no reason to leave the other.
@@ -198,6 +200,8 @@ fn roll_up_some(shared: &Shared, writer: &mut Writer) -> Result<Progress, StoreE
     drops.map(|()| progress)
 }
 
+/// Rolls up chunks for [`LONGEST_ROLL_UP`], and deletes a chunk of expired counts if this logger
+/// applies the retention.
 fn roll_up_attempts(
     shared: &Shared,
     writer: &mut Writer,

@@ -57,6 +57,7 @@ pub(crate) const MAX_ALLOWANCE_MS: i64 = 10 * DAY_MS;
 /// Time since a boot of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Boot {
+    /// Differs for each boot, so that times since two boots are never compared.
     pub(crate) id: Uuid,
     /// Milliseconds, sleep included.
     pub(crate) since: i64,
@@ -115,6 +116,7 @@ impl Boot {
 pub(crate) struct Reading {
     /// The wall clock, in Unix milliseconds.
     pub(crate) wall: i64,
+    /// `None`: the system does not tell. Only the allowance and a day of use then count.
     pub(crate) boot: Option<Boot>,
 }
 
@@ -167,6 +169,7 @@ pub(crate) struct ClockState {
 }
 
 impl ClockState {
+    /// Returns the state that trusts a reading without a doubt.
     pub(crate) fn trusting(trusted: Reading) -> Self {
         Self {
             trusted,

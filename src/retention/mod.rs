@@ -146,6 +146,7 @@ impl RetentionInForce {
 pub(crate) struct StoredRetention {
     /// `None`: no logger was configured with one.
     pub(crate) failures_days: Option<u32>,
+    /// `None`: no logger was configured with one.
     pub(crate) attempts_days: Option<u32>,
     /// `None`: the log is new.
     pub(crate) clock: Option<ClockState>,

@@ -24,12 +24,14 @@ const FEW_VALUES: usize = 16;
 /// The minute, strategy and outcome of a bucket; also a longer span that begins with the minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct BucketKey {
+    /// Unix milliseconds, UTC: the start of the minute, or of a longer span.
     pub(crate) started_at: i64,
     pub(crate) series: SeriesId,
     pub(crate) kind: OutcomeKind,
 }
 
 impl BucketKey {
+    /// Returns the key of the minute of `at`, in Unix milliseconds.
     pub(crate) fn new(at: i64, series: SeriesId, kind: OutcomeKind) -> Self {
         Self {
             started_at: at - at.rem_euclid(MINUTE_MS),
@@ -53,7 +55,9 @@ pub(crate) struct Counts {
     pub(crate) attempts: u64,
     /// Of these, failures that were logged without a monitor.
     pub(crate) unobserved: u64,
+    /// Milliseconds; `None`: not measured, or given up.
     pub(crate) latency_ms: Option<f64>,
+    /// `None`: there is none, or it was given up.
     pub(crate) top_score: Option<f64>,
 }
 

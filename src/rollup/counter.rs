@@ -40,6 +40,7 @@ pub(crate) struct Sample {
     pub(crate) kind: OutcomeKind,
     /// Unix milliseconds, UTC: the end of the attempt.
     pub(crate) at: i64,
+    /// `None`: not measured.
     pub(crate) latency: Option<Duration>,
     /// NaN: none.
     pub(crate) top_score: f32,
@@ -87,6 +88,8 @@ pub(crate) enum Drained {
     Spilled(u64),
 }
 
+/// The lists of all threads. Any thread may use any list; which one it takes decides nothing but
+/// the contention.
 pub(crate) struct Counter {
     lists: [CachePadded<List>; LISTS],
 }
@@ -98,6 +101,7 @@ struct List {
     waiting: Mutex<Waiting>,
 }
 
+/// The part of a list behind its lock.
 struct Waiting {
     samples: Vec<Sample>,
     /// Attempts that found the list full, by bucket: counted without latency and score. Bounded by
@@ -207,6 +211,8 @@ impl Counter {
             .sum()
     }
 
+    /// Runs `work` with the first list that is free, beginning with that of this thread. Waits for
+    /// a list only if all of them are taken.
     fn with_free_list<T>(&self, work: impl FnOnce(&List, &mut Waiting) -> T) -> T {
         let first = first_list();
         let list = |nth: usize| {

@@ -109,6 +109,7 @@ pub(crate) struct Attempt {
     pub(crate) kind: OutcomeKind,
     /// `None`: not measured.
     pub(crate) latency: Option<Duration>,
+    /// `None`: nothing was found, or the results have no scores.
     pub(crate) top_score: Option<f32>,
 }
 
@@ -148,6 +149,7 @@ pub(crate) struct StrategySettings {
     pub(crate) threshold: Option<f32>,
     /// `None`: this process does not know it.
     pub(crate) direction: Option<ScoreDirection>,
+    /// Milliseconds. `None`: the strategy has none, or this process does not know it.
     pub(crate) timeout_ms: Option<i64>,
 }
 
@@ -160,6 +162,8 @@ impl Series {
         Self { id, name, settings }
     }
 
+    /// Notes the present threshold. All monitors of a strategy share it, and the last one that sets
+    /// it wins.
     pub(crate) fn set_threshold(&self, threshold: f32) {
         let bits = threshold.to_bits();
         // Monitors are made again and again with the same settings, which are written once.
@@ -178,6 +182,7 @@ impl Series {
         }
     }
 
+    /// Notes the present timeout, in whole milliseconds and at least one: 0 stands for none.
     pub(crate) fn set_timeout(&self, timeout: Duration) {
         let ms = u64::try_from(timeout.as_millis())
             .unwrap_or(u64::MAX)
@@ -248,6 +253,7 @@ impl Bucket {
         }
     }
 
+    /// Adds all attempts of `other`.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.attempts += other.attempts;
         self.unobserved += other.unobserved;
@@ -295,6 +301,7 @@ impl Default for Owner {
 #[derive(Default)]
 pub(crate) struct AttemptBatch {
     pub(crate) deltas: Vec<Delta>,
+    /// Only those that changed since they were taken last.
     pub(crate) settings: Vec<StrategySettings>,
 }
 
@@ -303,6 +310,8 @@ impl AttemptBatch {
         self.deltas.is_empty() && self.settings.is_empty()
     }
 
+    /// Returns the attempts that monitors counted. Unobserved failures are left out, because the
+    /// records count them.
     fn attempts(&self) -> u64 {
         self.deltas
             .iter()
@@ -335,7 +344,9 @@ pub(crate) struct Attempts {
 /// The store takes records and refuses to count attempts. They wait, and cost no record.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
+    /// Text of the store.
     pub(crate) cause: String,
+    /// Doubles with each refusal in a row.
     pub(crate) pause: Duration,
     refused_at: Instant,
 }
@@ -397,6 +408,7 @@ impl Registry {
     }
 }
 
+/// Attempts that were collected and not taken, under one lock.
 struct Pending {
     buckets: Buckets,
     /// All attempts so far, by series and kind.
@@ -780,6 +792,8 @@ impl Unobserved<'_> {
 }
 
 impl Pending {
+    /// Moves everything from the lists of `counter` to the buckets. A latency or score that says
+    /// nothing of the strategy is left out, and its attempt is counted.
     fn collect(&mut self, counter: &Counter) {
         let Self {
             buckets,
@@ -816,6 +830,8 @@ impl Pending {
         });
     }
 
+    /// Adds a failure that was logged without a monitor, whose latency in milliseconds may be
+    /// unknown.
     fn add_unobserved(&mut self, key: BucketKey, latency_ms: Option<i64>) {
         *self.totals.entry((key.series, key.kind)).or_default() += 1;
         let latency_ms = measured(latency_ms);
@@ -839,6 +855,7 @@ fn measured(latency_ms: Option<i64>) -> Option<f64> {
         .map(|latency_ms| (latency_ms as f64).min(LONGEST_LATENCY_MS))
 }
 
+/// Returns milliseconds with their fraction, at most [`LONGEST_LATENCY_MS`].
 fn milliseconds(latency: Duration) -> f64 {
     (latency.as_secs_f64() * 1e3).min(LONGEST_LATENCY_MS)
 }

@@ -74,6 +74,8 @@ impl Sketch {
         }
     }
 
+    /// Returns the number of values. It is smaller than the number of attempts if some were not
+    /// measured.
     pub(crate) fn count(&self) -> u64 {
         match self {
             Self::Exact(values) => values.len() as u64,
@@ -104,6 +106,7 @@ impl Sketch {
         Some((value * scale).round() / scale)
     }
 
+    /// Returns the smallest value, exactly; `None` without values.
     pub(crate) fn min(&self) -> Option<f64> {
         match self {
             Self::Exact(values) => values.first().copied(),
@@ -111,6 +114,7 @@ impl Sketch {
         }
     }
 
+    /// Returns the largest value, exactly; `None` without values.
     pub(crate) fn max(&self) -> Option<f64> {
         match self {
             Self::Exact(values) => values.last().copied(),
@@ -242,6 +246,7 @@ fn sketch_of(values: &[f64]) -> Box<DDSketch> {
     sketch
 }
 
+/// Returns a sketch with the one configuration of this crate.
 fn empty() -> DDSketch {
     DDSketch::new(Config::new(RELATIVE_ERROR, MAX_BINS, SMALLEST))
 }

@@ -14,19 +14,26 @@ pub(crate) const FEW_ROWS: usize = 32;
 /// A record as it is stored: every value is one that the table accepts.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
+    /// Its sender's, or one of the batch.
     pub(crate) event_id: Uuid,
     pub(crate) conversation_id: Option<ConversationId>,
+    /// `None`: not measured.
     pub(crate) turn_index: Option<i64>,
     pub(crate) failure_type: RetrievalFailureType,
     pub(crate) retrieval_strategy: BoundedText<64>,
     pub(crate) query_text: BoundedText<512>,
+    /// Bytes of the query before it was cut.
     pub(crate) query_len: i64,
     pub(crate) top_score: Option<f32>,
     pub(crate) confidence_threshold: Option<f32>,
+    /// `None`: not measured.
     pub(crate) result_count: Option<i64>,
+    /// Whole milliseconds. `None`: not measured.
     pub(crate) latency_ms: Option<i64>,
+    /// JSON list, cut between two elements.
     pub(crate) edge_types: Option<BoundedText<1024>>,
     pub(crate) error_context: Option<BoundedText<256>>,
+    /// Unix milliseconds, UTC.
     pub(crate) created_at: i64,
     pub(crate) counting: Counting,
     /// A row of this id may be stored already: then it is not counted once more.

@@ -112,6 +112,8 @@ fn refused(cause: impl Into<String>) -> StartError {
     }
 }
 
+/// Says what to do about a file that the connections of the pool still have and the name no longer
+/// leads to.
 fn lost(path: &str) -> String {
     format!(
         "{path} was deleted or replaced after the pool was built; put the file back, or build a \
@@ -137,6 +139,7 @@ fn main_file(conn: &mut SqliteConnection) -> QueryResult<Option<String>> {
         .filter(|file| !file.is_empty()))
 }
 
+/// Returns the pages of the journal at which SQLite checkpoints by itself; 0: never.
 fn autocheckpoint(conn: &mut SqliteConnection) -> QueryResult<i64> {
     #[derive(QueryableByName)]
     struct Setting {

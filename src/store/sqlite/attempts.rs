@@ -138,6 +138,8 @@ pub(crate) fn roll_up(
     Ok(deltas && rows)
 }
 
+/// Moves a chunk of deltas into `sums`, and deletes them. Returns `true` if those were all that may
+/// be rolled up.
 fn roll_up_deltas(
     conn: &mut SqliteConnection,
     now: i64,
@@ -344,8 +346,10 @@ pub(crate) fn settings(conn: &mut SqliteConnection) -> QueryResult<Vec<StrategyS
 
 const BUCKETS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, latency, top_score \
      FROM memory_retrieval_attempts WHERE resolution = ? AND started_at >= ? AND started_at < ?";
+/// Without sketches, which are twenty times as large as the rest: an index covers these columns.
 const COUNTS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, NULL AS latency, NULL AS top_score \
      FROM memory_retrieval_attempts WHERE resolution = ? AND started_at >= ? AND started_at < ?";
+/// Scans the table, which the roll-up keeps small.
 const DELTAS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, latency, top_score \
      FROM memory_retrieval_attempts_recent WHERE started_at >= ? AND started_at < ?";
 macro_rules! settled {
@@ -441,6 +445,7 @@ fn stored(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
+/// Returns a count that was stored; 0 for a negative one, which only another program writes.
 fn read_count(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }

@@ -71,6 +71,7 @@ struct State {
     is_watching: AtomicBool,
 }
 
+/// A message from the writer to the thread.
 enum Request {
     /// There was a commit after a time without.
     Watch,
@@ -97,12 +98,18 @@ struct Pages {
 }
 
 impl Pages {
+    /// Returns the pages that are not in the database file yet.
     fn left(self) -> u64 {
         self.all.saturating_sub(self.copied)
     }
 }
 
 impl Checkpointer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread.
     pub(crate) fn start(connections: Arc<Connections>) -> std::io::Result<Self> {
         let state = Arc::new(State {
             connections,
@@ -242,6 +249,8 @@ impl State {
         self.checkpoint_with(&mut conn, mode)
     }
 
+    /// Checkpoints with `conn`, while no other checkpoint of this process runs. Notes the pages
+    /// that are left.
     fn checkpoint_with(&self, conn: &mut SqliteConnection, mode: Mode) -> Option<Pages> {
         let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let pages = checkpoint(conn, mode)?;

@@ -107,6 +107,7 @@ struct Known {
 }
 
 impl Database {
+    /// Returns the database at `location`. Nothing is opened before [`Backend::open`].
     pub(crate) fn new(location: &Location, pool_size: u32) -> Self {
         match location {
             Location::File(path) => {
@@ -143,6 +144,7 @@ impl Database {
         })
     }
 
+    /// Returns a database with either a file or the URL of one in memory.
     fn with(file: Option<DatabaseFile>, memory_url: String, pool_size: u32) -> Self {
         Self {
             file,
@@ -168,6 +170,14 @@ impl Database {
         self.pool_size
     }
 
+    /// Opens the file with a pool of the logger's own. The order keeps two processes, and the old
+    /// and the new file of a name, apart:
+    ///
+    /// 1. The journal of a file that lost its name is moved away, before SQLite finds it beside the
+    ///    new file.
+    /// 2. The lock file keeps other processes from creating or migrating meanwhile.
+    /// 3. One connection creates or migrates the file, and empties its journal.
+    /// 4. The pool opens its own connections as they are needed.
     fn open_own(&self) -> Result<SqliteStore, StartError> {
         let Some(file) = &self.file else {
             let conn = self.connect(&self.memory_url)?;
@@ -243,6 +253,7 @@ impl Database {
         Ok(self.opened(connections, None, checkpointer, file))
     }
 
+    /// Returns the open store, and lets readers use its connections.
     fn opened(
         &self,
         connections: Arc<Connections>,
@@ -387,6 +398,7 @@ impl Database {
         }
     }
 
+    /// Connects to a database in memory and creates its schema.
     fn connect(&self, url: &str) -> Result<SqliteConnection, StartError> {
         let mut conn =
             SqliteConnection::establish(url).map_err(|error| classify_text(&error.to_string()))?;
@@ -394,6 +406,7 @@ impl Database {
         Ok(conn)
     }
 
+    /// Returns the error of a file or folder that cannot be reached.
     fn inaccessible(&self, error: io::Error) -> StartError {
         StartError::Inaccessible {
             path: self.path(),
@@ -441,6 +454,7 @@ impl Database {
             conn.batch_execute(statement)
                 .map_err(|error| unusable(classify(&error)))
         };
+        // A connection of an application has its own busy timeout and pragmas, which stay.
         let is_own = self.application.is_none();
         if is_own {
             run(&format!(
@@ -603,6 +617,8 @@ impl fmt::Debug for Database {
     }
 }
 
+/// Returns a version as numbers, because "3.9" is smaller than "3.51" and its text is not. `None`:
+/// the text is no version.
 fn parse_version(version: &str) -> Option<(u32, u32, u32)> {
     let mut parts = version.split('.').map(|part| part.parse().ok());
     Some((parts.next()??, parts.next()??, parts.next()??))
@@ -613,6 +629,8 @@ const PURGE: &str = "DELETE FROM memory_retrieval_failures WHERE id IN ( \
      SELECT id FROM memory_retrieval_failures WHERE created_at >= ? AND created_at < ? \
      AND id <= (SELECT rolled_up_to FROM memory_retrieval_log) ORDER BY created_at LIMIT ?)";
 
+/// An open database. One writer uses it at a time; readers and checkpoints use its connections
+/// beside it.
 struct SqliteStore {
     connections: Arc<Connections>,
     /// One thread, on which a pool of the logger's own opens connections.
@@ -692,6 +710,8 @@ impl SqliteStore {
         self.threads.is_some()
     }
 
+    /// Notes a commit, so that the journal is checkpointed in time. To be called after every
+    /// transaction that wrote.
     fn committed(&self) {
         if let Some(checkpointer) = &self.checkpointer {
             checkpointer.committed();
@@ -779,6 +799,8 @@ impl Drop for SqliteStore {
             self.slot.closed();
             return;
         };
+        // A reader that takes longer keeps its connection, so that SQLite cannot complete the file
+        // at the end of the others. A checkpoint then brings all that was committed into the file.
         if !self.connections.close(READERS_TIMEOUT)
             && let Ok(mut conn) = self
                 .connections
@@ -902,6 +924,7 @@ impl Store for SqliteStore {
 
     fn takes_a_plain_row(&mut self) -> Result<(), StoreError> {
         let mut conn = self.connection()?;
+        // The result of the insert is kept apart, because the transaction itself always fails.
         let mut taken = None;
         // Always an error, because the row must not stay.
         let rolled_back = transact(&mut conn, |conn| {
@@ -933,6 +956,8 @@ impl Store for SqliteStore {
         failpoint!("store-purge", |_| Err(StoreError::Retry("injected".into())));
         let mut conn = self.connection_to_write()?;
         self.note_foreign_tables(&mut conn);
+        // Counts first: a row that is deleted before the roll-up has seen it would be missing from
+        // every rate. `PURGE` checks the same once more, by `rolled_up_to`.
         if count_before_purge(&mut conn, range.end)? {
             self.committed();
         }
@@ -970,7 +995,8 @@ impl Store for SqliteStore {
         let mut conn = self.connection_to_write()?;
         self.note_foreign_tables(&mut conn);
         count_before_purge(&mut conn, i64::MAX)?;
-        // Overwrites what is deleted with zeros.
+        // Overwrites what is deleted with zeros. Set for this deletion alone, because it makes
+        // every deletion write more.
         conn.batch_execute("PRAGMA secure_delete = ON")
             .map_err(|error| classify(&error))?;
         let deleted = transact(&mut conn, |conn| {
@@ -1187,6 +1213,7 @@ fn shrink_if_worthwhile(conn: &mut SqliteConnection) -> QueryResult<()> {
     Ok(())
 }
 
+/// Returns the error of a transaction that came after the end of a shutdown.
 fn closed() -> StoreError {
     StoreError::GiveUp("the deadline of the shutdown has passed".into())
 }

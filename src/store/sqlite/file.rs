@@ -74,6 +74,7 @@ impl DatabaseFile {
         }
     }
 
+    /// Returns the name as it was given, made absolute.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -246,11 +247,15 @@ impl DatabaseFile {
         Ok(Some(target))
     }
 
+    /// Returns the path of the lock file, beside the file that the name leads to: two links to one
+    /// database share one lock.
     fn lock_path(&self) -> PathBuf {
         with_suffix(&self.real, "-lock")
     }
 }
 
+/// Returns the identity of what the path leads to, by `stat`, which opens nothing. `None`: there is
+/// nothing.
 fn identity(path: &Path) -> io::Result<Option<Identity>> {
     let file = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -284,6 +289,7 @@ pub(crate) fn is_open_here(file: Identity) -> bool {
         .any(|descriptor| identity(&descriptor.path()).ok().flatten() == Some(file))
 }
 
+/// Returns the path as a URI of SQLite. A plain path could be taken for a URI or for `:memory:`.
 fn file_url(path: &Path) -> String {
     format!("file:{}", escaped(path))
 }
@@ -302,6 +308,8 @@ fn escaped(path: &Path) -> String {
     url
 }
 
+/// Returns the path with `suffix` behind its name. SQLite names the files beside a database so; it
+/// does not replace an extension.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

@@ -214,7 +214,9 @@ fn check_table(conn: &mut SqliteConnection) -> Result<(), MigrationError> {
 
 /// Versions of a schema, in ascending order.
 pub(crate) struct Versions {
+    /// Recorded in the database.
     pub(crate) found: Vec<String>,
+    /// Those of this program.
     pub(crate) needed: Vec<String>,
 }
 
@@ -235,6 +237,7 @@ impl Versions {
         Ok(Self { found, needed })
     }
 
+    /// Returns `true` if no migration is missing.
     pub(crate) fn are_current(&self) -> bool {
         self.needed
             .iter()
@@ -278,6 +281,7 @@ fn recorded(conn: &mut SqliteConnection, table: &str) -> Result<Vec<String>, Mig
     }
 }
 
+/// Returns `true` if the schema has anything with this name.
 fn exists(conn: &mut SqliteConnection, table: &str) -> QueryResult<bool> {
     diesel::select(
         diesel::dsl::sql::<Bool>("EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ")

@@ -142,6 +142,8 @@ impl QueryFragment<Sqlite> for LargestId {
     }
 }
 
+/// The trigger of the table notes the largest deleted id, so that a row and its id may go and no
+/// later row gets the id.
 pub(crate) const LARGEST_ID: &str = "SELECT max( \
      (SELECT largest_deleted_id FROM memory_retrieval_log), \
      coalesce((SELECT max(id) FROM memory_retrieval_failures), 0))";
@@ -182,6 +184,8 @@ impl<const N: usize> QueryFragment<Sqlite> for InsertRows<'_, N> {
     }
 }
 
+/// Binds the values of a row after its id, in the order of the columns in the statement. A value of
+/// another type at a position is stored as it is: SQLite accepts any type in any column.
 fn push_values<'b>(row: &'b Row, out: &mut AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
     push::<Binary, [u8]>(out, row.event_id.as_bytes())?;
     push_text(

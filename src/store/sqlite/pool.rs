@@ -60,6 +60,8 @@ impl r2d2::CustomizeConnection<SqliteConnection, r2d2::Error> for Customizer {
     }
 }
 
+/// Sets up a connection. The busy timeout comes first, because the statements after it may meet a
+/// lock.
 fn customize(conn: &mut SqliteConnection) -> QueryResult<()> {
     conn.batch_execute(&format!(
         "PRAGMA busy_timeout = {};{STATEMENTS}",
@@ -186,6 +188,7 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
+    /// Returns the connections of `pool`, which lead to the file `identity`; `None` in memory.
     pub(crate) fn new(pool: Pool, owner: Owner, identity: Option<Identity>) -> Arc<Self> {
         let size = pool.max_size();
         let admission = Mutex::new(Admission::new(size));
@@ -262,6 +265,12 @@ impl Connections {
         drop(pool);
     }
 
+    /// Waits for a place until the deadline. The place is given up when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`NoConnection::Closed`] for readers and checkpoints of a store that closes,
+    /// [`NoConnection::Busy`] when the deadline has passed.
     fn admit(self: &Arc<Self>, class: Class, deadline: Deadline) -> Result<Place, NoConnection> {
         let mut admission = lock(&self.admission);
         // Readers and checkpoints are served by their tickets, in the order in which they came.
@@ -291,6 +300,8 @@ impl Connections {
         }
     }
 
+    /// Returns the error of a pool: the last one of SQLite if it could not connect, or else that
+    /// all connections are in use.
     fn no_connection(&self, error: &r2d2::PoolError) -> NoConnection {
         match last_error(error) {
             Some(cause) => NoConnection::Failed(StoreError::Retry(cause)),
@@ -452,6 +463,7 @@ impl Drop for Place {
     }
 }
 
+/// The writer, or those that leave a place to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     Writer,
@@ -520,6 +532,7 @@ impl Admission {
         true
     }
 
+    /// Returns `true` if a place is free for `class`.
     fn has_place(&self, class: Class) -> bool {
         // In a pool of one place, writer and readers alternate while both wait. Without `last`, a
         // writer under load would keep all readers out, or readers without a pause the writer.
@@ -563,14 +576,17 @@ enum SlotState {
 }
 
 impl Slot {
+    /// Lets readers use the connections of a store that was opened.
     pub(crate) fn open(&self, connections: &Arc<Connections>) {
         self.set(SlotState::Open(Arc::clone(connections)));
     }
 
+    /// Keeps readers from opening connections until [`Self::closed`].
     pub(crate) fn closing(&self) {
         self.set(SlotState::Closing);
     }
 
+    /// Lets readers open connections of their own.
     pub(crate) fn closed(&self) {
         self.set(SlotState::Closed);
     }

@@ -193,6 +193,7 @@ struct Frozen {
 }
 
 impl SqliteReads {
+    /// Returns reads of `source`. Nothing is opened before the first one.
     pub(crate) fn new(source: Source) -> Self {
         Self {
             source,
@@ -362,6 +363,8 @@ fn is_read_only(cause: &str) -> bool {
     cause.contains("readonly") || cause.contains("unable to open")
 }
 
+/// Returns the error of a read that met a file in the moment of its replacement. The next read
+/// finds the new one.
 fn replaced() -> ReadError {
     ReadError::Store(StoreError::Reopen("the database file was replaced".into()))
 }

@@ -144,6 +144,8 @@ fn largest_id(conn: &mut SqliteConnection) -> QueryResult<i64> {
         .map(Option::unwrap_or_default)
 }
 
+/// Returns the id up to which all rows are counted. To be read under the write lock if it is
+/// changed afterwards.
 fn rolled_up_to(conn: &mut SqliteConnection) -> QueryResult<i64> {
     log::table.select(log::rolled_up_to).first(conn)
 }
