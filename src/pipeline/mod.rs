@@ -1,4 +1,20 @@
 //! From a call to a commit.
+//!
+//! Two actors and one blocking thread share one state. A record passes them in this order:
+//!
+//! | file | runs on | does |
+//! | --- | --- | --- |
+//! | `state` | the thread of the caller | checks the date, runs the redactor, pushes |
+//! | `buffer` | the thread of the caller | counts the record, enqueues it, wakes the writer if a batch is complete |
+//! | `actor` | the arbiter of the logger | takes records that other actors sent out of its mailbox, and pushes them |
+//! | `control` | the arbiter of the logger | owns timers, requests and the progress of a shutdown |
+//! | `schedule` | the arbiter of the logger | chooses the next job |
+//! | `writer` | a thread that may block | runs the job: commits, rolls up, purges |
+//! | `supervisor` | the arbiter of the logger | restarts `control`, and makes the report at the end |
+//!
+//! State that must not be lost is in `state`, which outlives each of the others: an actor may be
+//! dropped in any line, a job may panic in any line. `thread` and `backoff` serve the actors;
+//! `losses` and `retention` serve the writer; `manual_purge` is a purge without a logger.
 
 pub(crate) mod actor;
 pub(crate) mod backoff;

@@ -80,8 +80,13 @@ pub(crate) struct Shared {
     /// failure.
     drained: AtomicBool,
     /// `true` while the actor leaves its mailbox unread.
+    /// Shown by `stats`; nothing else depends on it.
     pub(crate) mailbox_is_full: AtomicBool,
     /// `true` once a shutdown has taken what was in the mailbox: what comes later is handed back.
+    ///
+    /// Set by the control actor, and read by the actor with each record. A record that the actor
+    /// takes just before it sees the change comes in, or meets the seal: it is counted once in both
+    /// cases.
     pub(crate) mailbox_has_ended: AtomicBool,
     /// At the end of a shutdown: the actor counts what is in its mailbox.
     pub(crate) mailbox_counted: Notify,
@@ -134,6 +139,10 @@ impl Writer {
 }
 
 /// Operational counters; the record balance itself is in [`Buffer`].
+///
+/// Each counter is read alone, so that no ordering between two of them matters. They are changed
+/// with `AcqRel` and read with `Acquire` all the same: a thread that sees a flush counted sees what
+/// the flush did, which costs nothing on common processors.
 pub(crate) struct Counters {
     /// Transactions with records that were committed.
     pub(crate) flushes: AtomicU64,

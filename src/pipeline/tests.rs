@@ -1,5 +1,10 @@
 //! The actor under a clock that the test moves: it jumps to the next timer once there is nothing
 //! else to do.
+//!
+//! A test that waits in real time is slow or flaky, and one that polls proves nothing about the
+//! moment. Here an hour passes in no time, and "59 seconds later nothing has happened" is exact.
+//! The clock stands while a job runs on a blocking thread, so that the time that SQLite takes does
+//! not count.
 
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -42,7 +47,7 @@ pub(crate) struct Fixture {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// Whatever happened.
+/// Each test ends in a legal combination of states, also one that is about something else.
 impl Drop for Fixture {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -129,6 +134,7 @@ async fn start(fixture: &Fixture) -> LoggerHandle {
     handle
 }
 
+/// `cleanup_every` counts flushes: without the hourly timer a quiet logger would never purge.
 #[test]
 fn old_rows_are_purged_every_hour_without_a_flush() {
     in_virtual_time(async {
@@ -151,6 +157,8 @@ fn old_rows_are_purged_every_hour_without_a_flush() {
     });
 }
 
+/// A record is counted before it is enqueued. A flush that finds the queue empty in between must
+/// come back for it, and not wait for the timer.
 #[test]
 fn flush_waits_for_a_record_that_is_counted_and_not_yet_queued() {
     in_virtual_time(async {
@@ -184,6 +192,8 @@ fn flush_waits_for_a_record_that_is_counted_and_not_yet_queued() {
     });
 }
 
+/// The seal comes after the first flush of a shutdown. The flush that was running may have
+/// collected the attempts already, so that one more has to follow.
 #[test]
 fn shutdown_writes_attempts_that_come_during_its_last_flush() {
     in_virtual_time(async {
@@ -217,6 +227,8 @@ fn shutdown_writes_attempts_that_come_during_its_last_flush() {
     });
 }
 
+/// Reads visit each row that is not rolled up: without the timer they would become slower with each
+/// hour.
 #[test]
 fn attempts_are_rolled_up_every_minute() {
     in_virtual_time(async {
@@ -240,6 +252,7 @@ fn attempts_are_rolled_up_every_minute() {
     });
 }
 
+/// The counters end with the process, and the table is all that is left of an outage.
 #[test]
 fn drops_are_stored_by_reason_every_minute() {
     in_virtual_time(async {
@@ -277,6 +290,7 @@ fn drops_are_stored_by_reason_every_minute() {
     });
 }
 
+/// A setting shorter than the limits of minutes and hours holds for those as well.
 #[test]
 fn counts_expire_by_their_resolution_and_the_setting() {
     // Ages in days: minutes, hours, and days, of which some are kept.
@@ -363,6 +377,8 @@ fn roll_up_waits_for_attempts_that_are_in_doubt() {
     assert_eq!(fixture.integer(counted), 1);
 }
 
+/// A list that is half full wakes the writer, which makes room long before the timer. Otherwise
+/// attempts would spill and lose their latencies.
 #[test]
 fn attempts_keep_their_latencies_however_long_the_interval() {
     // More than the lists of one thread hold, several times over.
@@ -402,6 +418,7 @@ fn attempts_keep_their_latencies_however_long_the_interval() {
     });
 }
 
+/// A purge without rows succeeds on a table that takes none. It must not make the logger healthy.
 #[test]
 fn failed_store_is_proven_by_a_row_and_not_by_an_empty_purge() {
     in_virtual_time(async {
@@ -433,6 +450,7 @@ fn failed_store_is_proven_by_a_row_and_not_by_an_empty_purge() {
     });
 }
 
+/// Without a probe the logger would stay unhealthy until the next record, which may come next week.
 #[test]
 fn store_that_failed_with_nothing_left_to_write_is_probed() {
     in_virtual_time(async {
@@ -457,6 +475,8 @@ fn store_that_failed_with_nothing_left_to_write_is_probed() {
     });
 }
 
+/// A supervisor of processes restarts a program whose event loop hangs. A store that fails is no
+/// reason to.
 #[test]
 fn heartbeat_ends_with_the_actor_and_not_with_a_failing_store() {
     in_virtual_time(async {
@@ -475,6 +495,7 @@ fn heartbeat_ends_with_the_actor_and_not_with_a_failing_store() {
     });
 }
 
+/// A fault a day must not add up to an unavailable logger after five days.
 #[cfg(feature = "failpoints")]
 #[test]
 fn faults_far_apart_are_no_failed_restarts() {

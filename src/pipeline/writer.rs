@@ -160,6 +160,7 @@ pub(crate) fn delete(
         count_in_flight(shared, &mut writer);
         write_in_flight(shared, &mut writer)?;
     }
+    // One chunk, or the rewrite of the file after the last one, which takes the time of a copy.
     let result = match writer.store.as_deref_mut() {
         Some(store) => store.delete(deletion, so_far),
         None => Err(StoreError::Reopen("no store".into())),

@@ -111,7 +111,7 @@ impl Boot {
     }
 }
 
-/// One look at the clocks.
+/// Both clocks, read at about the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
     /// The wall clock, in Unix milliseconds.
@@ -359,7 +359,7 @@ mod tests {
             self
         }
 
-        /// Time passes while the machine is off or, with `same_boot`, paused by its host.
+        /// Time passes while the machine is off. It boots with another id, and the process starts.
         fn off(&mut self, span: i64) -> &mut Self {
             self.now += span;
             self.boot = Boot {
@@ -369,6 +369,8 @@ mod tests {
             self.start()
         }
 
+        /// Time passes while a host pauses the virtual machine: the boot stays, and its time stands
+        /// still.
         fn pause(&mut self, span: i64) -> &mut Self {
             self.now += span;
             self
@@ -387,9 +389,9 @@ mod tests {
             }
         }
 
-        /// Looks at the clock, as a process with `process` does: how far behind the true time
-        /// retention is.
-        fn look_with(&mut self, mut process: RetentionClock) -> (i64, RetentionClock) {
+        /// Reads the clock as a process with the memory `process` does. Returns the milliseconds by
+        /// which retention is behind the true time.
+        fn read_clock_with(&mut self, mut process: RetentionClock) -> (i64, RetentionClock) {
             let reading = self.reading();
             let state = process.advance(self.stored, reading, self.allowance);
             let time = state.time_at(&reading);
@@ -405,19 +407,20 @@ mod tests {
             (self.now - time, process)
         }
 
-        fn look(&mut self) -> i64 {
-            let (behind, process) = self.look_with(self.process);
+        fn read_clock(&mut self) -> i64 {
+            let (behind, process) = self.read_clock_with(self.process);
             self.process = process;
             behind
         }
 
-        /// Runs for `span`, with a look each hour, and at the end: how far behind at its end.
+        /// Runs for `span`, with a reading each hour and at the end. Returns the milliseconds by which
+        /// retention is behind at the end.
         fn run(&mut self, span: i64) -> i64 {
-            self.look();
+            self.read_clock();
             for _ in 0..span / HOUR {
-                self.pass(HOUR).look();
+                self.pass(HOUR).read_clock();
             }
-            self.pass(span % HOUR).look()
+            self.pass(span % HOUR).read_clock()
         }
 
         /// The same for a clock that is wrong by `wrong` as long.
@@ -447,7 +450,7 @@ mod tests {
                 |m| {
                     largest(365, |_| {
                         m.run(8 * HOUR);
-                        m.pass(16 * HOUR).look()
+                        m.pass(16 * HOUR).read_clock()
                     })
                 },
                 0,
@@ -458,7 +461,7 @@ mod tests {
                 30,
                 |m| {
                     m.run(HOUR);
-                    m.pass(YEAR / 2).look()
+                    m.pass(YEAR / 2).read_clock()
                 },
                 0,
                 0,
@@ -469,10 +472,10 @@ mod tests {
                 |m| {
                     largest(52, |_| {
                         largest(5, |_| {
-                            m.off(16 * HOUR).look();
+                            m.off(16 * HOUR).read_clock();
                             m.run(8 * HOUR)
                         })
-                        .max(m.off(48 * HOUR).look())
+                        .max(m.off(48 * HOUR).read_clock())
                     })
                 },
                 0,
@@ -483,7 +486,9 @@ mod tests {
                 7,
                 |m| {
                     largest(52, |_| {
-                        m.start().run(MINUTE).max(m.pass(7 * DAY).start().look())
+                        m.start()
+                            .run(MINUTE)
+                            .max(m.pass(7 * DAY).start().read_clock())
                     })
                 },
                 0,
@@ -520,7 +525,7 @@ mod tests {
             (
                 "one look a year, of a program that ends at once: one run behind",
                 90,
-                |m| largest(9, |_| m.off(YEAR).look()),
+                |m| largest(9, |_| m.off(YEAR).read_clock()),
                 YEAR,
                 0,
             ),
@@ -571,13 +576,13 @@ mod tests {
                 "a jump ahead each minute, ever further",
                 30,
                 |m| {
-                    m.look();
+                    m.read_clock();
                     for jumps in 1..100 {
                         m.wrong = jumps * YEAR;
-                        m.pass(MINUTE).look();
+                        m.pass(MINUTE).read_clock();
                     }
                     m.wrong = 0;
-                    m.pass(MINUTE).look()
+                    m.pass(MINUTE).read_clock()
                 },
                 0,
                 0,
@@ -588,8 +593,8 @@ mod tests {
                 |m| {
                     m.wrong = YEAR;
                     largest(24 * 60 - 1, |_| {
-                        m.look();
-                        m.pass(MINUTE).start().look()
+                        m.read_clock();
+                        m.pass(MINUTE).start().read_clock()
                     });
                     m.wrong = 0;
                     m.start().run(HOUR)
@@ -614,7 +619,7 @@ mod tests {
                     largest(52, |_| {
                         m.off(7 * DAY);
                         m.wrong = 1_577_836_800_000 - m.now;
-                        m.look();
+                        m.read_clock();
                         m.pass(MINUTE / 2).wrong = 0;
                         m.run(MINUTE)
                     })
@@ -629,7 +634,7 @@ mod tests {
                     largest(52, |_| {
                         m.off(16 * HOUR);
                         m.wrong = 1_577_836_800_000 - m.now;
-                        m.look();
+                        m.read_clock();
                         m.pass(MINUTE / 2).wrong = 0;
                         m.run(8 * HOUR)
                     })
@@ -666,13 +671,13 @@ mod tests {
                 "a day further ahead at each of two starts, within seconds",
                 30,
                 |m| {
-                    m.look();
+                    m.read_clock();
                     for further in [0, DAY + 1000, 2 * DAY, 20 * DAY, 21 * DAY + 1] {
                         m.wrong = 4 * YEAR + further;
-                        m.pass(5000).start().look();
+                        m.pass(5000).start().read_clock();
                     }
                     m.wrong = 0;
-                    m.pass(5000).start().look()
+                    m.pass(5000).start().read_clock()
                 },
                 0,
                 0,
@@ -681,13 +686,13 @@ mod tests {
                 "a day further ahead each minute, in a crash loop, for half a day",
                 30,
                 |m| {
-                    m.look();
+                    m.read_clock();
                     for minutes in 0..12 * 60 {
                         m.wrong = 4 * YEAR + minutes * DAY;
-                        m.pass(MINUTE).start().look();
+                        m.pass(MINUTE).start().read_clock();
                     }
                     m.wrong = 0;
-                    m.start().look()
+                    m.start().read_clock()
                 },
                 0,
                 0,
@@ -697,11 +702,11 @@ mod tests {
                 30,
                 |m| {
                     m.wrong = YEAR;
-                    m.start().look();
+                    m.start().read_clock();
                     m.wrong = YEAR + 2 * HOUR;
-                    m.pass(22 * HOUR).start().look();
+                    m.pass(22 * HOUR).start().read_clock();
                     m.wrong = 0;
-                    m.pass(HOUR).start().look()
+                    m.pass(HOUR).start().read_clock()
                 },
                 0,
                 0,
@@ -713,10 +718,10 @@ mod tests {
                 |m| {
                     for steps in 1..=12 {
                         m.wrong = steps * 8 * DAY;
-                        m.pass(5000).start().look();
+                        m.pass(5000).start().read_clock();
                     }
                     m.wrong = 0;
-                    m.start().look()
+                    m.start().read_clock()
                 },
                 0,
                 8 * DAY,
@@ -727,10 +732,10 @@ mod tests {
                 |m| {
                     for minutes in 1..=120 {
                         m.wrong = minutes * HOUR;
-                        m.pass(MINUTE).look();
+                        m.pass(MINUTE).read_clock();
                     }
                     m.wrong = 0;
-                    m.look()
+                    m.read_clock()
                 },
                 0,
                 3 * DAY + 3 * DAY / 12,
@@ -741,9 +746,9 @@ mod tests {
                 |m| {
                     largest(100, |_| {
                         m.wrong = HOUR / 2;
-                        m.pass(MINUTE).look();
+                        m.pass(MINUTE).read_clock();
                         m.wrong = 0;
-                        m.pass(MINUTE).look()
+                        m.pass(MINUTE).read_clock()
                     })
                 },
                 0,
@@ -759,7 +764,7 @@ mod tests {
                         m.run(8 * HOUR);
                         m.pause(16 * HOUR);
                     }
-                    m.look()
+                    m.read_clock()
                 },
                 0,
                 0,
@@ -770,7 +775,7 @@ mod tests {
                 |m| {
                     largest(365, |_| {
                         m.run(8 * HOUR);
-                        m.pause(16 * HOUR).look()
+                        m.pause(16 * HOUR).read_clock()
                     })
                 },
                 0,
@@ -845,8 +850,8 @@ mod tests {
                 YEAR + (hour - 24) * YEAR
             };
             machine.pass(HOUR);
-            (_, one) = machine.look_with(one);
-            (_, other) = machine.look_with(other);
+            (_, one) = machine.read_clock_with(one);
+            (_, other) = machine.read_clock_with(other);
         }
         assert!(machine.early <= 0, "{}", machine.early);
     }

@@ -128,6 +128,8 @@ pub(crate) struct Series {
 #[derive(Default)]
 struct Settings {
     /// Bits of an `f32`; NaN: none.
+    ///
+    /// Relaxed, as the others: `changed` orders them.
     threshold: AtomicU32,
     /// 0: not set; 1: higher scores are better; 2: lower ones.
     direction: AtomicU8,
@@ -325,6 +327,8 @@ impl AttemptBatch {
 pub(crate) struct Attempts {
     pub(crate) owner: Owner,
     /// Rows that each read must visit because they are not rolled up: see [`MANY_ROWS`].
+    ///
+    /// A hint for the time of the next roll-up. A row that it misses is rolled up a minute later.
     behind: AtomicU64,
     /// Made with the first monitor: who has none does not pay for it.
     counter: OnceLock<Counter>,
@@ -334,6 +338,9 @@ pub(crate) struct Attempts {
     /// not wait for.
     pending: Mutex<Pending>,
     /// Attempts that monitors counted and that are committed.
+    ///
+    /// Changed after the commit. An attempt is in the counter before it is in a batch, so that this
+    /// is never larger than `counted`.
     persisted: AtomicU64,
     /// Notified when a list is half full.
     many: Notify,

@@ -42,7 +42,8 @@ impl Resolution {
         self.floor(at.saturating_add(self.span() - 1))
     }
 
-    /// Start of the spans that ended before `before` is earlier than this.
+    /// Returns the bound such that each span that begins earlier has ended at `before` or sooner. A
+    /// span is deleted as a whole, when the last of its attempts is too old.
     pub(crate) const fn ended_before(self, before: i64) -> i64 {
         before.saturating_sub(self.span()).saturating_add(1)
     }

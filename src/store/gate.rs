@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 #[derive(Default)]
 pub(crate) struct CommitGate {
     state: AtomicU8,
-    /// Rows of the transaction that is being committed.
+    /// Rows of the transaction that is being committed. `close` reads it after its timeout, to
+    /// report how many rows are in doubt.
     rows: AtomicUsize,
 }
 
@@ -88,6 +89,7 @@ impl Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
+        // Nothing changes if the gate was closed meanwhile: neither exchange begins with `CLOSED`.
         let _ = self.0.advance(COMMITTED, OPEN) || self.0.advance(COMMITTING, OPEN);
     }
 }

@@ -1,4 +1,24 @@
 //! All SQL of SQLite.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `database` | opens, prepares and writes a file: the `Backend` and the `Store` |
+//! | `reader`, `snapshot` | the connections of readers, and their reads |
+//! | `pool`, `checkpoint` | the connections, and the write-ahead log |
+//! | `file` | the file as the file system sees it |
+//! | `application`, `embed` | the pool of an application, and what it may use |
+//! | `migrate`, `schema` | the schema, and its versions |
+//! | `models`, `failures`, `uncounted`, `attempts`, `statuses`, `drops`, `retention`, `log`, `delete` | the statements of one table, or of one purpose |
+//! | `errors`, `functions` | errors by their remedy, and functions that SQL calls |
+//! | `backup`, `reference` | copies of a log, and the table of the reference |
+//!
+//! The functions with statements take a connection and return diesel's result. They begin no
+//! transaction and classify no error: `database` does both for writes and `reader` for reads, so
+//! that a transaction can have several of them and each error is classified once.
+//!
+//! Statements that diesel can check are written in its language. The others are text, because they
+//! need what it lacks (`json_each`, row values, hints for the planner) or because diesel would
+//! prepare them again at each call. Tests compare the query plans of those that read or delete rows.
 
 mod application;
 pub(crate) mod attempts;
