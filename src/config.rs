@@ -130,6 +130,14 @@ impl LoggerConfig {
     ///
     /// Setters called on the result take precedence.
     ///
+    /// ```no_run
+    /// use failure_logger::LoggerConfig;
+    ///
+    /// // The environment decides everything but the retention.
+    /// let config = LoggerConfig::from_env()?.retention_days(30);
+    /// # Ok::<(), failure_logger::error::ConfigError>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// A variable that cannot be parsed.
@@ -242,6 +250,13 @@ impl LoggerConfig {
     /// [`log`](crate::LoggerHandle::log) and monitors leave twice this number of places for what is
     /// sent to it, because a full mailbox is read on into the buffer. Default: an eighth of the
     /// buffer.
+    ///
+    /// ```
+    /// use failure_logger::LoggerConfig;
+    ///
+    /// // Of 8192 places, 1000 are kept for the mailbox once its address is in use.
+    /// let config = LoggerConfig::new("failures.db").buffer_capacity(8192).mailbox_capacity(500);
+    /// ```
     pub fn mailbox_capacity(mut self, records: usize) -> Self {
         self.mailbox_capacity = Some(records);
         self
@@ -355,6 +370,17 @@ impl LoggerConfig {
 
     /// Runs in the caller on each record before it is queued, to take out what must not be stored.
     /// If it panics, the panic is caught and the record's text is replaced. Default: none.
+    ///
+    /// ```
+    /// use failure_logger::LoggerConfig;
+    ///
+    /// let config = LoggerConfig::new(":memory:").redactor(|record| {
+    ///     if record.query_text.contains('@') {
+    ///         record.query_text = "[an address]".into();
+    ///     }
+    ///     record.error_context = None;
+    /// });
+    /// ```
     pub fn redactor(
         mut self,
         redact: impl Fn(&mut RetrievalFailureRecord) + Send + Sync + 'static,

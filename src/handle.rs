@@ -209,6 +209,20 @@ impl FailureLogger {
 
 /// Requests a handle to the logger, for callers that have only its address, such as that of the
 /// [system registry](SystemService::from_registry).
+///
+/// ```
+/// use actix::Actor as _;
+/// use failure_logger::{FailureLogger, GetHandle, LoggerConfig};
+///
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let addr = FailureLogger::new(LoggerConfig::new(":memory:"))?.start();
+/// let logger = addr.send(GetHandle).await?;
+/// assert!(logger.health().is_ok());
+/// # logger.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct GetHandle;
 
@@ -233,6 +247,8 @@ impl Handler<GetHandle> for FailureLogger {
 /// [`Unavailable`](DropReason::Unavailable).
 impl Default for FailureLogger {
     fn default() -> Self {
+        // actix asks for a service without a way to report an error. A panic here would reach
+        // whichever actor asked first, so that faults are states of the logger.
         let config = LoggerConfig::from_env().and_then(|config| Ok((config.validate()?, config)));
         match config {
             Err(error) => Self::unconfigured(&error),
@@ -264,12 +280,39 @@ impl LoggerHandle {
     /// system call unless the record completes a batch while the logger sleeps.
     ///
     /// The record's moment is that of the call.
+    ///
+    /// ```
+    /// # use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:"))?;
+    /// let record = RetrievalFailureRecord {
+    ///     conversation_id: Some("chat-42".into()),
+    ///     latency_ms: 12,
+    ///     ..RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "where is the key?")
+    /// };
+    /// assert_eq!(logger.log(record), LogOutcome::Queued);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn log(&self, record: RetrievalFailureRecord) -> LogOutcome {
         self.inner.shared.log(record, None, Origin::LOGGED)
     }
 
     /// Waits at most `timeout` for room in the buffer, then records a failed retrieval as
     /// [`log`](Self::log) does. Works on any runtime. The record's moment is that of its admission.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:"))?;
+    /// # futures_executor::block_on(async {
+    /// let record = RetrievalFailureRecord::new(RetrievalFailureType::Error, "bm25", "where is the key?");
+    /// match logger.log_within(record, Duration::from_secs(1)).await {
+    ///     LogOutcome::Queued => {}
+    ///     LogOutcome::Dropped(reason) => eprintln!("not logged: {reason}"),
+    /// }
+    /// # });
+    /// # assert_eq!(logger.stats().received, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn log_within(
         &self,
         record: RetrievalFailureRecord,
@@ -297,6 +340,17 @@ impl LoggerHandle {
     /// that was kept back. One that is older than the retention in force is dropped as
     /// [`TooOld`](crate::DropReason::TooOld); one that is dated more than five minutes ahead of the
     /// clock gets the moment of the call, and is counted in [`Stats::redated`].
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// # use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:"))?;
+    ///
+    /// let yesterday = SystemTime::now() - Duration::from_secs(24 * 60 * 60);
+    /// let record = RetrievalFailureRecord::new(RetrievalFailureType::Timeout, "graph", "who knows whom?");
+    /// assert_eq!(logger.log_at(record, yesterday), LogOutcome::Queued);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn log_at(&self, record: RetrievalFailureRecord, at: SystemTime) -> LogOutcome {
         self.inner
             .shared
@@ -305,6 +359,23 @@ impl LoggerHandle {
 
     /// The same for a record that may come more than once, because its sender repeats what was not
     /// acknowledged: it is stored once for each `event_id`, best a UUIDv7.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    ///
+    /// use uuid::Uuid;
+    /// # use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:"))?;
+    ///
+    /// let (at, event_id) = (SystemTime::now(), Uuid::now_v7());
+    /// for _attempt in 0..2 {
+    ///     let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "where is the key?");
+    ///     logger.log_once(record, at, event_id);
+    /// }
+    /// let stats = futures_executor::block_on(logger.shutdown())?.stats;
+    /// assert_eq!((stats.persisted, stats.duplicates), (2, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn log_once(
         &self,
         record: RetrievalFailureRecord,
@@ -367,6 +438,17 @@ impl LoggerHandle {
     /// Returns when everything that was logged before the call is committed, and what was sent to
     /// the actor before.
     ///
+    /// ```
+    /// # use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:"))?;
+    /// # futures_executor::block_on(async {
+    /// logger.log(RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "where is the key?"));
+    /// assert_eq!(logger.flush().await?.persisted, 1);
+    /// # Ok::<(), failure_logger::LoggerError>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The store failed: the records are kept and written later, so that it may be called again. In
@@ -399,6 +481,21 @@ impl LoggerHandle {
     /// Sets the status of a failing query: `query` is the [`key`](crate::report::QueryGroup::key)
     /// of a group, or any text of it, at most 512 characters. The database keeps it for the whole
     /// group: the status that was set last for any of its texts holds.
+    ///
+    /// ```
+    /// # use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:"))?;
+    /// # futures_executor::block_on(async {
+    /// use failure_logger::QueryStatus;
+    ///
+    /// logger.log(RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "Where is the key?"));
+    /// // Case and punctuation do not matter.
+    /// logger.set_query_status("where is the key", QueryStatus::Resolved).await?;
+    /// assert!(logger.set_query_status("something else", QueryStatus::Resolved).await.is_err());
+    /// # Ok::<(), failure_logger::error::ChangeError>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -448,6 +545,22 @@ impl LoggerHandle {
     /// SQLite rewrites the file without them, which takes the time and the disk space of a copy,
     /// and empties its journal. Backups are not reached. A record that its sender repeats under the
     /// same `event_id` is stored as a new one.
+    ///
+    /// ```
+    /// # use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("failures.db").to_string_lossy().into_owned();
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(path))?;
+    /// # futures_executor::block_on(async {
+    /// use failure_logger::Deletion;
+    ///
+    /// logger.log(RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "my password is 1234"));
+    /// let report = logger.delete(Deletion::Query("my password is 1234".into())).await?;
+    /// assert_eq!(report.rows, 1);
+    /// # Ok::<(), failure_logger::error::ChangeError>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -499,6 +612,8 @@ impl LoggerHandle {
             similar_to: Some(query.into()),
             ..FailureFilter::default()
         };
+        // Only a complete page without a row proves that there is none. A read that ran out of
+        // time, or failed, proves nothing.
         let is_absent = async || {
             let page = self.reader().list(filter(), PageRequest::newest(1)).await;
             page.is_ok_and(|page| page.complete && page.failures.is_empty())
@@ -508,6 +623,14 @@ impl LoggerHandle {
     }
 
     /// Returns the counters. Takes no lock and wakes no thread.
+    ///
+    /// ```
+    /// # use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:"))?;
+    /// let stats = logger.stats();
+    /// assert_eq!(stats.received, stats.persisted + stats.dropped.total() + stats.buffered);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stats(&self) -> Stats {
         self.inner.shared.stats()
     }

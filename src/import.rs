@@ -64,6 +64,14 @@ impl LoggerHandle {
     ///
     /// Rows keep their moments. Those older than the retention in force are left where they are.
     ///
+    /// ```no_run
+    /// # async fn run(logger: failure_logger::LoggerHandle) -> Result<(), failure_logger::import::ImportError> {
+    /// let report = logger.import_reference("reference.db").await?;
+    /// println!("stored {} of {} rows", report.stored, report.read);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// See [`ImportError`].

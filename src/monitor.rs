@@ -107,6 +107,21 @@ impl StrategyMonitor {
     /// Gives retrievals up after `limit`, and counts them as timeouts. Then
     /// [`observe`](StrategyMonitor::<Timeout>::observe) may return [`TimeoutOr::Timeout`], and
     /// [`judge`](StrategyMonitor::judge) says so of a retrieval that took longer.
+    ///
+    /// ```
+    /// # use failure_logger::{FailureLogger, LoggerConfig};
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:")).unwrap();
+    /// use std::time::Duration;
+    ///
+    /// use failure_logger::monitor::TimeoutOr;
+    ///
+    /// # futures_executor::block_on(async {
+    /// let semantic = logger.strategy("semantic").timeout(Duration::from_millis(5));
+    /// let never = std::future::pending::<Result<Vec<f32>, std::io::Error>>();
+    /// let result = semantic.observe("where is the key?", never).await;
+    /// assert!(matches!(result, Err(TimeoutOr::Timeout(_))));
+    /// # });
+    /// ```
     pub fn timeout(self, limit: Duration) -> StrategyMonitor<Timeout> {
         self.series.set_timeout(limit);
         let Self {
@@ -155,6 +170,27 @@ impl StrategyMonitor {
 
     /// Observes results whose type cannot implement [`Retrieved`], such as one of another crate:
     /// `found` describes a result.
+    ///
+    /// ```
+    /// # use failure_logger::{FailureLogger, LoggerConfig};
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:")).unwrap();
+    /// use failure_logger::monitor::Found;
+    ///
+    /// /// A type of another crate.
+    /// struct Page {
+    ///     documents: usize,
+    ///     best: f32,
+    /// }
+    ///
+    /// # futures_executor::block_on(async {
+    /// let search = async { Ok::<_, std::io::Error>(Page { documents: 3, best: 0.8 }) };
+    /// let semantic = logger.strategy("semantic");
+    /// let describe = |page: &Page| Found { result_count: page.documents, top_score: Some(page.best) };
+    /// let page = semantic.observe_by("where is the key?", search, describe).await?;
+    /// assert_eq!(page.documents, 3);
+    /// # Ok::<(), std::io::Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
@@ -323,6 +359,19 @@ impl<Limit> StrategyMonitor<Limit> {
     /// [`observe`](StrategyMonitor::observe) does, for [`record`](Self::record): for retrievals
     /// that are no futures. On a monitor with a timeout, a `latency` beyond it is a timeout,
     /// whatever the result.
+    ///
+    /// ```
+    /// # use failure_logger::{FailureLogger, LoggerConfig};
+    /// # let logger = FailureLogger::spawn(LoggerConfig::new(":memory:")).unwrap();
+    /// use std::time::Instant;
+    ///
+    /// let semantic = logger.strategy("semantic").confidence_threshold(0.3);
+    /// let started = Instant::now();
+    /// // A search that blocks.
+    /// let result = Ok::<_, std::io::Error>(vec![("key.txt", 0.8_f32)]);
+    /// semantic.record(semantic.judge("where is the key?", &result, started.elapsed()));
+    /// assert_eq!(logger.stats().attempts, 1);
+    /// ```
     #[inline]
     pub fn judge<'a, T: Retrieved, E: Display>(
         &self,
@@ -598,6 +647,29 @@ impl fmt::Debug for Outcome<'_> {
     note = "or, for a type of another crate, call `observe_by(query, retrieval, |found| Found {{ \
         .. }})`"
 )]
+///
+/// ```
+/// use failure_logger::ScoreDirection;
+/// use failure_logger::monitor::Retrieved;
+///
+/// struct Page {
+///     documents: Vec<(String, f32)>,
+/// }
+///
+/// impl Retrieved for Page {
+///     fn result_count(&self) -> usize {
+///         self.documents.len()
+///     }
+///
+///     fn top_score(&self, direction: ScoreDirection) -> Option<f32> {
+///         self.documents.top_score(direction)
+///     }
+/// }
+///
+/// let page = Page { documents: vec![("a".into(), 0.2), ("b".into(), 0.8)] };
+/// assert_eq!(page.top_score(ScoreDirection::HigherIsBetter), Some(0.8));
+/// assert_eq!(page.top_score(ScoreDirection::LowerIsBetter), Some(0.2));
+/// ```
 pub trait Retrieved {
     /// Number of results.
     fn result_count(&self) -> usize;
@@ -635,6 +707,24 @@ impl Retrieved for Found {
     note = "or, for a type of another crate, call `observe_by(query, retrieval, |found| Found {{ \
         .. }})`"
 )]
+///
+/// ```
+/// use failure_logger::ScoreDirection;
+/// use failure_logger::monitor::{Retrieved as _, Scored};
+///
+/// struct Document {
+///     score: f32,
+/// }
+///
+/// impl Scored for Document {
+///     fn score(&self) -> f32 {
+///         self.score
+///     }
+/// }
+///
+/// let found = vec![Document { score: 0.2 }, Document { score: 0.8 }];
+/// assert_eq!(found.top_score(ScoreDirection::HigherIsBetter), Some(0.8));
+/// ```
 pub trait Scored {
     /// The score; NaN if there is none.
     fn score(&self) -> f32;

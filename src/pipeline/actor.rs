@@ -478,6 +478,7 @@ impl Actor for FailureLogger {
             return Running::Stop;
         }
         self.is_ending = true;
+        // Continue, so that actix delivers what is left in the mailbox before it drops the actor.
         Running::Continue
     }
 }
@@ -494,6 +495,8 @@ impl Handler<RetrievalFailureRecord> for FailureLogger {
     fn handle(&mut self, record: RetrievalFailureRecord, ctx: &mut Context<Self>) -> Self::Result {
         if self.is_ending && !self.has_failed && self.shared.buffer.room() == Room::None {
             // The only writer that is left.
+            // On the thread of the arbiter, which blocks: no timer and no other task will run on it
+            // again.
             let flushed = catch_unwind(AssertUnwindSafe(|| writer::flush(&self.shared)));
             self.has_failed = !matches!(flushed, Ok(Ok(())));
         }
@@ -501,6 +504,8 @@ impl Handler<RetrievalFailureRecord> for FailureLogger {
         // accounted for before anything else can fail.
         let outcome = self.shared.accept_sent(record);
         self.next_read.records += 1;
+        // After the report nothing counts these records but the counter of drops. The actor ends
+        // after so many, because senders that never pause would keep it for ever.
         if outcome == LogOutcome::Dropped(DropReason::Closed) && self.shared.is_closed() {
             self.records_after_end += 1;
             if self.records_after_end >= MAX_RECORDS_AFTER_END {

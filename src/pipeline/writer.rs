@@ -352,6 +352,8 @@ fn ensure_open(writer: &mut Writer) -> Result<(), StoreError> {
 /// Closes the store after an error that asks for it, so that the next job reopens it, and
 /// quarantines a damaged file.
 fn close_after<T>(writer: &mut Writer, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    // Dropped before the file is renamed: its connections have the file open, and would still write
+    // to it under its new name.
     if let Err(StoreError::Reopen(_) | StoreError::Corrupt(_)) = result {
         writer.store = None;
     }
@@ -502,7 +504,10 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
             // There is no row that could be at fault.
             Err(StoreError::Split(cause)) if size == 0 => return Err(StoreError::Retry(cause)),
             Err(StoreError::Split(cause)) => {
-                // One row fails alone. It is at fault only if the store takes another.
+                // One row fails alone. It is at fault only if the store takes another one.
+                // A full disk or a trigger that refuses everything fails this row, too. Without the
+                // probe, such a fault would reject one record after the other until the buffer is
+                // empty.
                 if store.takes_a_plain_row().is_err() {
                     return Err(StoreError::Retry(cause));
                 }

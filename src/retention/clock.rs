@@ -242,6 +242,7 @@ impl RetentionClock {
         let Some(stored) = stored else {
             return ClockState::trusting(reading);
         };
+        // The usual case: the reading is explained, and all doubts end.
         if let Some(trusting) = stored.trust(reading, allowance) {
             return trusting;
         }
@@ -257,20 +258,28 @@ impl RetentionClock {
         let jumped = last.is_some_and(|last| {
             (last.wall > trusted.wall) == is_ahead && !last.explains(&reading, allowance)
         });
+        // The doubts about a clock that is ahead and about one that is behind are kept apart: a
+        // reading on one side says nothing about the other.
         let first = if is_ahead { ahead } else { behind };
         let first = first
             // A reading earlier than the first doubted one ends its day of use: an even clock never
             // goes back.
             .filter(|first| !jumped && reading.wall >= first.wall)
             .unwrap_or(reading);
+        // The doubted clock is measured against itself: it has to run evenly from its first doubted
+        // reading on, as a right clock would.
         let is_explained = first.explains(&reading, allowance);
         let (first, is_day_of_use) = match first.proven_until(&reading) {
             // The time since boot contradicts the clock: the doubt begins with this reading.
             Some(_) if !is_explained => (reading, false),
             Some(proven) => (first, proven >= TRUSTED_AFTER_MS - SLACK_MS),
+            // Across a boot nothing proves the day, and nothing contradicts it: the difference of
+            // the readings decides.
             None => (first, true),
         };
         if is_day_of_use && first.advance_until(&reading) >= TRUSTED_AFTER_MS {
+            // A day has passed. If the advance since the first doubted reading is not explained,
+            // that reading is trusted, and the present one begins a doubt of its own.
             return if is_explained {
                 ClockState::trusting(reading)
             } else {

@@ -398,6 +398,7 @@ impl Registry {
             return Arc::clone(series);
         }
         let name = match self.places() {
+            // A strategy that is really called so is counted with the others from the beginning.
             0 if name != OTHER_STRATEGIES => {
                 self.beyond.get_or_insert_with(|| name.into());
                 OTHER_STRATEGIES
@@ -627,6 +628,8 @@ impl Attempts {
                 bucket,
             )| {
                 let series = registry.by_id.get(series as usize)?;
+                // A strategy of which only failures are known has no rate. Its settings are written
+                // as soon as one attempt of a monitor is counted.
                 if bucket.attempts > bucket.unobserved {
                     series.note_attempts();
                 }

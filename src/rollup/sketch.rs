@@ -44,6 +44,7 @@ impl Sketch {
             return;
         }
         match self {
+            // Kept in order, so that ranks are positions. At most 32 values are moved.
             Self::Exact(values) if values.len() < MAX_EXACT => {
                 let place = values.partition_point(|other| *other <= value);
                 values.insert(place, value);
@@ -95,9 +96,12 @@ impl Sketch {
     /// The smallest value that `percent` % of all values do not exceed (nearest rank), with as many
     /// digits as are known: three, or those of thousandths if the values are exact.
     pub(crate) fn percentile(&self, percent: u8) -> Option<f64> {
+        // Nearest rank: rounded up, so that p50 of two values is the smaller one, and p100 the
+        // largest.
         let rank = (self.count() * u64::from(percent)).div_ceil(100).max(1) - 1;
         let value = (self.count() > 0).then(|| self.at_rank(rank))?;
         let decimals = match self {
+            // More digits than these would pretend an accuracy that the sketch does not have.
             Self::Exact(_) => 3.0,
             Self::Many(_) if value == 0.0 => 0.0,
             Self::Many(_) => 2.0 - value.abs().log10().floor(),
@@ -145,7 +149,8 @@ impl Sketch {
             }
             Self::Many(sketch) => sketch,
         };
-        // In the middle of what the sketch rounds down to `rank`.
+        // The sketch computes a rank from a quantile, and rounds it down. The middle between this
+        // rank and the next one cannot be rounded to a neighbour.
         let q = (rank as f64 + 0.5) / (self.count() as f64 - 1.0);
         let (Some(min), Some(max)) = (self.min(), self.max()) else {
             return f64::INFINITY;

@@ -4,6 +4,20 @@
 //! processes may write. A restore replaces the content of the tables within one write transaction,
 //! so that a leftover journal, a running service and other loggers all end up with the restored
 //! content, or the restore fails and changes nothing.
+//!
+//! # Steps of a restore
+//!
+//! 1. The backup is copied, so that it stays as it is, and the copy gets the present schema.
+//! 2. The target is opened once: a missing one is created, a leftover journal is recovered, and a
+//!    damaged file is quarantined.
+//! 3. One transaction replaces the rows of our tables by those of the copy. The file, its journal
+//!    and the tables of others stay, so that a running service continues with its connections.
+//! 4. The log gets a new `log_id`, so that cursors and tail positions of clients are not applied to
+//!    other rows. Its ids continue above the larger ones of both logs.
+//! 5. Foreign keys are checked at the end. If a row of an application refers to a failure that is
+//!    not there any more, the transaction is rolled back.
+//!
+//! The retention of the target stays: that of the backup could delete what was just restored.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -63,6 +77,7 @@ pub enum BackupError {
 
 /// Result of a restore.
 pub struct Restored {
+    /// Failures in the log after the restore.
     pub failures: u64,
     /// Path of the damaged file that had the name before.
     pub quarantined: Option<PathBuf>,
@@ -173,6 +188,7 @@ enum Source {
 }
 
 impl Source {
+    /// Connects in a way that leaves no journal beside the file.
     fn connect(self, path: &Path) -> Result<SqliteConnection, BackupError> {
         let file = DatabaseFile::new(path);
         match self {
@@ -285,6 +301,7 @@ fn publish(partial: &Path, target: &Path) -> Result<(), BackupError> {
             source,
         },
     };
+    // A link and not a rename: a rename would replace a file that has taken the name meanwhile.
     match fs::hard_link(partial, target) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(io_error(error)),
@@ -425,6 +442,7 @@ fn columns(conn: &mut SqliteConnection, table: &str) -> QueryResult<Vec<String>>
         .collect())
 }
 
+/// Connects, and waits for locks as long as the logger does.
 fn connect(url: &str, path: &Path) -> Result<SqliteConnection, BackupError> {
     let mut conn = SqliteConnection::establish(url).map_err(|error| BackupError::Store {
         path: path.into(),
@@ -441,6 +459,7 @@ fn connect(url: &str, path: &Path) -> Result<SqliteConnection, BackupError> {
     Ok(conn)
 }
 
+/// Returns the identity of the file; `None` if there is none or it cannot be reached.
 fn identity_of(path: &Path) -> Option<crate::store::sqlite::file::Identity> {
     DatabaseFile::new(path).identity().ok().flatten()
 }

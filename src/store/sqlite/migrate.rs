@@ -358,6 +358,7 @@ impl MigrationSource<Sqlite> for Migrations {
 struct Recording(Box<dyn Migration<Sqlite>>);
 
 impl Recording {
+    /// Returns the version: the date and number in the name of the folder, without its dashes.
     fn version(&self) -> String {
         self.0.name().version().to_string()
     }
@@ -391,6 +392,9 @@ impl Migration<Sqlite> for Recording {
 
     fn revert(&self, conn: &mut dyn BoxableConnection<Sqlite>) -> migration::Result<()> {
         if !self.record(conn)? {
+            // `record` returns `false` if the migration was recorded, and only then there is
+            // something to revert. If it was not, `record` has recorded it, which the deletion
+            // below takes back.
             self.0.revert(conn)?;
         }
         let version = self.version();
