@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Now, in Unix milliseconds, UTC; 0 before 1970.
+/// Returns the present moment, in Unix milliseconds, UTC; 0 before 1970.
 pub(crate) fn now() -> i64 {
     milliseconds_of(SystemTime::now()) + ahead()
 }
@@ -45,7 +45,7 @@ const fn ahead() -> i64 {
 /// The last moment that can be written down, a day before the end of the year 9999.
 pub(crate) const END_OF_TIME: i64 = 253_402_200_000_000;
 
-/// A moment in Unix milliseconds, UTC; 0 before 1970, and no later than the year 9999.
+/// Returns a moment in Unix milliseconds, UTC; 0 before 1970, and no later than the year 9999.
 pub(crate) fn milliseconds_of(moment: SystemTime) -> i64 {
     milliseconds(moment.duration_since(UNIX_EPOCH).unwrap_or_default()).min(END_OF_TIME)
 }

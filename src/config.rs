@@ -115,8 +115,8 @@ pub struct LoggerConfig {
 }
 
 impl LoggerConfig {
-    /// Default settings for the database at `database_url`: a path, `sqlite:PATH`, `sqlite://PATH`,
-    /// or `:memory:` for one that ends with the logger.
+    /// Returns default settings for the database at `database_url`: a path, `sqlite:PATH`,
+    /// `sqlite://PATH`, or `:memory:` for one that ends with the logger.
     pub fn new(database_url: impl Into<String>) -> Self {
         Self {
             database_url: database_url.into(),
@@ -239,17 +239,18 @@ impl LoggerConfig {
         Ok(config)
     }
 
-    /// Records held in memory at most, 1 to 1,048,576; more are refused. Default: 8192.
+    /// Sets the largest number of records in memory, 1 to 1,048,576. Further records are dropped.
+    /// Default: 8192.
     pub fn buffer_capacity(mut self, records: usize) -> Self {
         self.buffer_capacity = records;
         self
     }
 
-    /// Records in the actor's mailbox at most, 1 to the buffer's capacity; `try_send` hands back
-    /// more. Part of `buffer_capacity`: once the actor's address is in use,
-    /// [`log`](crate::LoggerHandle::log) and monitors leave twice this number of places for what is
-    /// sent to it, because a full mailbox is read on into the buffer. Default: an eighth of the
-    /// buffer.
+    /// Sets the largest number of records in the actor's mailbox, 1 to the buffer's capacity.
+    /// `try_send` hands further records back. The mailbox is part of `buffer_capacity`: once the
+    /// actor's address is in use, [`log`](crate::LoggerHandle::log) and monitors leave twice this
+    /// number of places for what is sent to it, because a full mailbox is read on into the buffer.
+    /// Default: an eighth of the buffer.
     ///
     /// ```
     /// use failure_logger::LoggerConfig;
@@ -276,8 +277,8 @@ impl LoggerConfig {
         (2 * self.mailbox_places()).min(self.buffer_capacity - 1)
     }
 
-    /// Records that are written at once, without waiting for the timer; at most the buffer's
-    /// capacity. Default: 256.
+    /// Sets the number of records that starts a flush without waiting for the timer; at most the
+    /// buffer's capacity. Default: 256.
     pub fn batch_size(mut self, records: usize) -> Self {
         self.batch_size = records;
         self
@@ -289,7 +290,7 @@ impl LoggerConfig {
         self
     }
 
-    /// Age at which rows are deleted, in days; 0 keeps everything.
+    /// Sets the age at which rows are deleted, in days; 0 keeps every row.
     ///
     /// The logger writes this to the database at its start, where every logger and command that
     /// uses the database finds it. Default: what the database says, which is 90 until a logger says
@@ -299,10 +300,10 @@ impl LoggerConfig {
         self
     }
 
-    /// Age at which counts of attempts are deleted, in days; 0 keeps them. Minutes are kept for at
-    /// most 7 days and hours for at most 90, because the days include them. Kept in the database
-    /// like [`retention_days`](Self::retention_days). Default: what the database says, at first
-    /// 400.
+    /// Sets the age at which counts of attempts are deleted, in days; 0 keeps them. Minutes are
+    /// kept for at most 7 days and hours for at most 90, because the days include them. Kept in the
+    /// database like [`retention_days`](Self::retention_days). Default: what the database says, at
+    /// first 400.
     pub fn attempts_retention_days(mut self, days: u32) -> Self {
         self.attempts_retention_days = Some(days);
         self
@@ -316,15 +317,15 @@ impl LoggerConfig {
         self
     }
 
-    /// Flushes between two purges; at least 1. Old rows are also purged at start and hourly.
-    /// Default: 500.
+    /// Sets the number of flushes between two purges; at least 1. Old rows are also purged at start
+    /// and hourly. Default: 500.
     pub fn cleanup_every(mut self, flushes: u32) -> Self {
         self.cleanup_every = flushes;
         self
     }
 
-    /// Connections to the database at most, once started, 1 to 64. They are opened as they are
-    /// needed. Default: 4.
+    /// Sets the largest number of connections to the database after the start, 1 to 64. They are
+    /// opened as they are needed. Default: 4.
     ///
     /// The writer, the [reader](crate::LoggerHandle::reader) of the same logger and checkpoints
     /// share them. Readers and checkpoints leave one to the writer. With 1 they take turns with it,
@@ -337,17 +338,17 @@ impl LoggerConfig {
         self
     }
 
-    /// Bytes of the database, at most: if it is larger, its oldest failures are deleted, however
-    /// young, and the file shrinks. Counts stay. The journal comes on top. 0: no bound. Without
-    /// effect on a database in which an application has tables. Default: 0.
+    /// Sets the largest size of the database, in bytes. If it is larger, its oldest failures are
+    /// deleted, however young, and the file shrinks. Counts stay. The journal comes on top. 0: no
+    /// bound. Without effect on a database in which an application has tables. Default: 0.
     pub fn max_database_bytes(mut self, bytes: u64) -> Self {
         self.max_database_bytes = bytes;
         self
     }
 
-    /// Strategies that are counted by themselves, 1 to 1024, by the order in which they come after
-    /// a start. The rest are counted together, as `[other strategies]`; their failures keep their
-    /// names in the log. Default: 64.
+    /// Sets the number of strategies that are counted by themselves, 1 to 1024, in the order in
+    /// which they come after a start. The rest are counted together, as `[other strategies]`; their
+    /// failures keep their names in the log. Default: 64.
     pub fn max_strategies(mut self, strategies: usize) -> Self {
         self.max_strategies = strategies;
         self
@@ -360,9 +361,9 @@ impl LoggerConfig {
         self
     }
 
-    /// The first and the longest pause between two attempts, after the store failed or the actor
-    /// had to be restarted; each pause is about twice the one before. 1 ms to 1 day.
-    /// Default: 50 ms and 5 s.
+    /// Sets the first and the longest pause between two attempts, after the store failed or the
+    /// actor had to be restarted; each pause is about twice the one before. 1 ms to 1 day. Default:
+    /// 50 ms and 5 s.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         (self.first_backoff, self.longest_backoff) = (first, longest);
         self
@@ -389,17 +390,19 @@ impl LoggerConfig {
         self
     }
 
-    /// `false`: never creates or changes the schema. A schema that is missing or too old is an
-    /// error then ([`StartError::SchemaTooOld`](crate::StartError::SchemaTooOld)); the application
-    /// updates it when it wants, by [`sqlite::run_migrations`](crate::sqlite::run_migrations).
-    /// Without effect on `:memory:`, which begins empty. Default: `true`, the logger updates the
-    /// schema when it opens the database.
+    /// Sets whether the logger may change the schema. `false`: it never creates or changes it. A
+    /// schema that is missing or too old is an error then
+    /// ([`StartError::SchemaTooOld`](crate::StartError::SchemaTooOld)); the application updates it
+    /// when it wants, by [`sqlite::run_migrations`](crate::sqlite::run_migrations). Without effect
+    /// on `:memory:`, which begins empty. Default: `true`, the logger updates the schema when it
+    /// opens the database.
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;
         self
     }
 
-    /// `false`: a handle that does nothing and opens nothing. Default: `true`.
+    /// Turns the logger off with `false`: its handle does nothing and opens nothing. Default:
+    /// `true`.
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
         self

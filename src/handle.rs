@@ -267,8 +267,8 @@ impl Default for FailureLogger {
 impl SystemService for FailureLogger {}
 
 impl LoggerHandle {
-    /// A handle that does nothing: there is no thread and no database. Records given to it are
-    /// dropped as [`Disabled`](crate::DropReason::Disabled), and not counted.
+    /// Returns a handle that does nothing: there is no thread and no database. Records given to it
+    /// are dropped as [`Disabled`](crate::DropReason::Disabled), and not counted.
     pub fn disabled() -> Self {
         let shared = Arc::new(Shared::disabled());
         Self {
@@ -336,8 +336,8 @@ impl LoggerHandle {
         self.log(record)
     }
 
-    /// The same for a retrieval that failed at another moment: one that another process reports, or
-    /// that was kept back. One that is older than the retention in force is dropped as
+    /// Records a retrieval that failed at another moment: one that another process reports, or that
+    /// was kept back. One that is older than the retention in force is dropped as
     /// [`TooOld`](crate::DropReason::TooOld); one that is dated more than five minutes ahead of the
     /// clock gets the moment of the call, and is counted in [`Stats::redated`].
     ///
@@ -357,8 +357,8 @@ impl LoggerHandle {
             .log(record, Some(clock::milliseconds_of(at)), Origin::LOGGED)
     }
 
-    /// The same for a record that may come more than once, because its sender repeats what was not
-    /// acknowledged: it is stored once for each `event_id`, best a UUIDv7.
+    /// Records a failure that may come more than once, because its sender repeats what was not
+    /// acknowledged. It is stored once for each `event_id`; prefer a UUIDv7.
     ///
     /// ```
     /// use std::time::SystemTime;
@@ -405,8 +405,8 @@ impl LoggerHandle {
             .offer(record, at.map(clock::milliseconds_of), origin)
     }
 
-    /// A monitor for the retrieval strategy `name` (cut to 64 characters), that counts every
-    /// attempt and logs those that fail.
+    /// Returns a monitor for the retrieval strategy `name` (cut to 64 characters), which counts
+    /// every attempt and logs those that fail.
     pub fn strategy(&self, name: &str) -> StrategyMonitor {
         StrategyMonitor::new(Arc::clone(&self.inner.shared), name)
     }
@@ -417,7 +417,7 @@ impl LoggerHandle {
         FailureReader::new(self.inner.shared.reads.clone())
     }
 
-    /// The actor's address, for other actors: `addr.try_send(record)`, or
+    /// Returns the actor's address, for other actors: `addr.try_send(record)`, or
     /// `addr.clone().recipient::<RetrievalFailureRecord>()`. It is closed before the actor is
     /// started, and after the end.
     ///
@@ -723,7 +723,7 @@ impl Inner {
     }
 }
 
-/// An address without an actor.
+/// Returns an address without an actor.
 fn closed_address<A: actix::Actor>() -> Addr<A> {
     Addr::new(mailbox(1).0)
 }

@@ -130,7 +130,7 @@ impl LoggerHandle {
 }
 
 impl ReferenceRow {
-    /// `None`: it cannot be stored.
+    /// Returns the record of the row, with its origin and moment. `None`: it cannot be stored.
     fn record(self) -> Option<(Origin, SystemTime, RetrievalFailureRecord)> {
         let created_at = self.created_at.and_then(|ms| u64::try_from(ms).ok())?;
         let text = |bytes: &Option<Vec<u8>>| {

@@ -214,8 +214,8 @@ impl StrategyMonitor {
 }
 
 impl StrategyMonitor<Timeout> {
-    /// The same as without a timeout; but a retrieval that takes longer is dropped, and is
-    /// [`TimeoutOr::Timeout`].
+    /// Observes `retrieval` as a monitor without a timeout does, except that a retrieval that takes
+    /// longer is dropped, and is [`TimeoutOr::Timeout`].
     ///
     /// A retrieval that blocks its thread cannot be dropped in time. If it returns after the limit,
     /// it is a timeout all the same: its result is dropped, so that what is counted is what the
@@ -240,8 +240,8 @@ impl StrategyMonitor<Timeout> {
         .await
     }
 
-    /// The same for results that cannot be [`Retrieved`], because their type is of another crate:
-    /// `found` says what there is to know of one.
+    /// Observes results whose type cannot implement [`Retrieved`], such as one of another crate:
+    /// `found` describes a result.
     ///
     /// # Errors
     ///
@@ -306,19 +306,19 @@ impl<Limit> StrategyMonitor<Limit> {
         self
     }
 
-    /// The conversation that failures belong to. Default: none.
+    /// Sets the conversation that failures belong to. Default: none.
     pub fn conversation(mut self, id: impl Into<ConversationId>) -> Self {
         self.context().conversation = Some(id.into());
         self
     }
 
-    /// The turn within the conversation. Default: unknown, NULL in the log.
+    /// Sets the turn within the conversation. Default: unknown, NULL in the log.
     pub fn turn(mut self, turn: i64) -> Self {
         self.context().turn = Some(turn);
         self
     }
 
-    /// JSON list of the graph edge types that are followed. Default: none.
+    /// Sets the graph edge types that are followed, as a JSON list. Default: none.
     pub fn edge_types(mut self, json: impl Into<BoundedText<1024>>) -> Self {
         self.context().edge_types = Some(json.into());
         self
@@ -409,7 +409,7 @@ impl<Limit> StrategyMonitor<Limit> {
         }
     }
 
-    /// `None`: the outcome is no failure.
+    /// Returns the record of a failure. `None`: the outcome is no failure.
     fn failure(&self, outcome: &Outcome<'_>) -> Option<Observed> {
         let context = self.context.as_deref();
         let turn = context.and_then(|context| context.turn);
@@ -553,17 +553,17 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// An attempt that found something good enough, after `latency`.
+    /// Returns the outcome of an attempt that found something good enough, after `latency`.
     pub fn success(latency: Duration) -> Self {
         Self::new(OutcomeKind::Success, "", latency)
     }
 
-    /// An attempt that failed, after `latency`; the query is logged.
+    /// Returns the outcome of an attempt that failed after `latency`. The query is logged.
     pub fn failure(failure: RetrievalFailureType, query: &'a str, latency: Duration) -> Self {
         Self::new(failure.into(), query, latency)
     }
 
-    /// An attempt that took longer than `limit`.
+    /// Returns the outcome of an attempt that took longer than `limit`.
     fn late(query: &'a str, latency: Duration, limit: Duration) -> Self {
         let error = Some(ErrorText::NoResultAfter(limit));
         Self {
@@ -577,7 +577,7 @@ impl<'a> Outcome<'a> {
         Self::new(OutcomeKind::Cancelled, "", latency)
     }
 
-    /// The best score that was found. NaN and infinities count as none. Default: none.
+    /// Sets the best score that was found. NaN and infinities count as none. Default: none.
     pub fn top_score(mut self, score: f32) -> Self {
         self.top_score = Some(score).filter(|score| score.is_finite());
         self
@@ -589,7 +589,7 @@ impl<'a> Outcome<'a> {
         self
     }
 
-    /// An attempt as its sender describes it.
+    /// Returns the outcome of an attempt as its sender describes it.
     #[cfg(feature = "http")]
     pub(crate) fn of(kind: OutcomeKind, query: &'a str, latency: Option<Duration>) -> Self {
         Self {
@@ -598,7 +598,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// Length in bytes of the original query. Default: that of the query.
+    /// Sets the length in bytes of the original query. Default: that of the query.
     #[cfg(feature = "http")]
     pub(crate) fn query_len(self, bytes: usize) -> Self {
         Self {
@@ -613,8 +613,9 @@ impl<'a> Outcome<'a> {
         self
     }
 
-    /// When the attempt ended. Default: now. Dates that the retention would delete at once, and
-    /// dates in the future, are treated as those of [`log_at`](crate::LoggerHandle::log_at).
+    /// Sets the moment at which the attempt ended. Default: now. Dates that the retention would
+    /// delete at once, and dates in the future, are treated as those of
+    /// [`log_at`](crate::LoggerHandle::log_at).
     pub fn at(mut self, moment: SystemTime) -> Self {
         self.at = Some(clock::milliseconds_of(moment));
         self
@@ -846,12 +847,12 @@ pub enum TimeoutOr<E> {
     Other(E),
 }
 
-/// Rounded, as the log keeps them.
+/// Returns milliseconds rounded to whole ones, as the log keeps them.
 fn whole_milliseconds(latency: Duration) -> u64 {
     u64::try_from((latency.as_micros() + 500) / 1000).unwrap_or(u64::MAX)
 }
 
-/// The first characters of what `error` says, without ever holding more.
+/// Returns the first 256 characters of the text of `error`, without ever holding much more.
 fn beginning(error: &dyn Display) -> BoundedText<256> {
     struct Bounded(String);
 

@@ -123,8 +123,8 @@ pub(crate) fn contains(text: &str, part: &str) -> bool {
             .any(|window| window.eq_ignore_ascii_case(part.as_bytes()))
 }
 
-/// Text in which upper and lower case, composed and decomposed letters, and wide and narrow ones
-/// are the same. Letter by letter, so that `ß` is `ss`, and each sigma is one.
+/// Returns text in which upper and lower case, composed and decomposed letters, and wide and narrow
+/// ones are the same. Letter by letter, so that `ß` is `ss`, and each sigma is one.
 fn folded(text: &str) -> String {
     text.nfkc()
         .flat_map(char::to_uppercase)

@@ -278,7 +278,7 @@ impl FailureLogger {
         ctx.address().do_send(MailboxEnd(self.next_read.end));
     }
 
-    /// Everything that was in the mailbox when its end was marked is taken.
+    /// Ends a read: everything that was in the mailbox when its end was marked is taken.
     fn reached_end(&mut self, ctx: &mut Context<Self>) {
         if self.intake == Intake::Ending {
             self.intake = Intake::Ended;
@@ -361,7 +361,7 @@ impl FailureLogger {
         self.wait(ctx, wait, |_, _| {});
     }
 
-    /// After some records, or some time, timers and other actors get a turn. actix empties the
+    /// Gives timers and other actors a turn after some records, or some time. actix empties the
     /// mailbox first, however fast others fill it.
     fn yield_turn(&mut self, ctx: &mut Context<Self>) {
         let (taken, began) = &mut self.turn;
@@ -426,7 +426,8 @@ impl FailureLogger {
 impl Actor for FailureLogger {
     type Context = Context<Self>;
 
-    /// The same as the default, except that the mailbox has its capacity from the first message on.
+    /// Starts the actor as actix does, except that the mailbox has its capacity from the first
+    /// message on.
     fn start(self) -> Addr<Self> {
         // `Actor::start` of actix begins with its own capacity of 16 and changes it with the first
         // poll. A sender that is faster than that poll would meet the wrong bound.
@@ -434,7 +435,7 @@ impl Actor for FailureLogger {
         Context::with_receiver(receiver).run(self)
     }
 
-    /// Also after a restart by actix's own supervisor.
+    /// Begins, also after a restart by actix's own supervisor.
     fn started(&mut self, ctx: &mut Context<Self>) {
         let addr = ctx.address();
         if let Some(address) = self.address.upgrade() {
@@ -471,8 +472,8 @@ impl Actor for FailureLogger {
         ctx.spawn(end);
     }
 
-    /// The event loop is being dropped: what is in the mailbox is taken, and committed when both
-    /// actors are dropped.
+    /// Ends because the event loop is being dropped: what is in the mailbox is taken, and committed
+    /// when both actors are dropped.
     fn stopping(&mut self, _: &mut Context<Self>) -> Running {
         if self.is_ending || self.shared.is_closed() {
             return Running::Stop;
@@ -525,7 +526,7 @@ impl Handler<MailboxMarker> for FailureLogger {
     type Result = ();
 
     fn handle(&mut self, MailboxMarker(reached): MailboxMarker, ctx: &mut Context<Self>) {
-        // Whoever does not wait any more needs no answer.
+        // A caller that stopped waiting has dropped its receiver.
         let _ = reached.send(());
         self.guard(ctx, |actor, ctx| match actor.intake {
             Intake::Ended => actor.wait_for_end(ctx),

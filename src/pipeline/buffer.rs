@@ -2,8 +2,8 @@
 //!
 //! A record is counted before it is enqueued, and every count only grows, so that any snapshot of
 //! the counters balances: what was accepted is settled (persisted, rejected, unsaved) or still
-//! held. A record that got lost on the way would not vanish from the books: it would stay
-//! `buffered` for ever, and `shutdown` would report it as unsaved.
+//! held. A record that got lost on the way would stay `buffered` for ever, and `shutdown` would
+//! report it as unsaved.
 //!
 //! # Counts
 //!
@@ -61,7 +61,8 @@ pub(crate) struct Buffer {
     /// Persisted and dropped ones among the accepted records. The writer changes it once a
     /// transaction.
     settled: CachePadded<Settled>,
-    /// Records that were turned away; changed by callers, but only when they lose a record.
+    /// Records that were dropped before they were accepted. Callers change it only when they lose a
+    /// record.
     dropped: CachePadded<Dropped>,
     /// `true` while the writer drains the buffer, or is already being woken; callers then skip the
     /// wake-up. It has a cache line of its own, because each call reads it and only the writer and
@@ -145,7 +146,8 @@ pub(crate) struct Balance {
 }
 
 impl Buffer {
-    /// A buffer for `capacity` records that wakes its writer when `batch_size` of them wait.
+    /// Returns a buffer for `capacity` records that wakes its writer when `batch_size` of them
+    /// wait.
     pub(crate) fn new(capacity: usize, batch_size: usize) -> Self {
         Self {
             queue: ArrayQueue::new(capacity),
@@ -181,7 +183,7 @@ impl Buffer {
         self.enqueue(entry, admission)
     }
 
-    /// The same for a record from the mailbox.
+    /// Takes a record from the mailbox, which may use the places above `call_limit`.
     pub(crate) fn push_sent(&self, entry: Entry) -> Result<(), DropReason> {
         let admission = self.admit_below(self.capacity)?;
         self.enqueue(entry, admission)
@@ -362,7 +364,7 @@ impl Buffer {
         self.queue.pop()
     }
 
-    /// Records that wait, without the batch that is being written.
+    /// Returns the number of records that wait, without the batch that is being written.
     pub(crate) fn waiting(&self) -> usize {
         self.queue.len()
     }
@@ -503,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn call_that_completes_a_batch_wakes_an_unattended_writer() {
+    fn call_that_completes_a_batch_wakes_a_sleeping_writer() {
         let buffer = Buffer::new(8, 2);
         buffer.push(entry()).unwrap();
         assert!(!buffer.writer_is_awake.load(Ordering::SeqCst));

@@ -186,7 +186,7 @@ impl Control {
         self.shared.attempts.due() && self.shared.attempts_refusal().is_none()
     }
 
-    /// One line an interval, never one a record.
+    /// Warns of drops: one line an interval, never one a record.
     fn report_drops(&mut self) {
         let dropped = self.shared.buffer.balance().dropped;
         let new_drops = dropped.total() - self.drops_reported;
@@ -204,7 +204,7 @@ impl Control {
         }
     }
 
-    /// One line an hour at most.
+    /// Warns of failures that were deleted for the size of the database: one line an hour at most.
     fn report_size_purge(&mut self) {
         let purged = self.shared.counters.purged_by_size.load(Ordering::Acquire);
         let is_due = self
@@ -222,7 +222,7 @@ impl Control {
         }
     }
 
-    /// One line an hour at most.
+    /// Warns of too many strategies: one line an hour at most.
     fn report_strategies(&mut self) {
         let is_due = self
             .strategies_reported
@@ -577,7 +577,7 @@ impl Control {
         outcome: Result<Result<(), StoreError>, JoinError>,
         ctx: &mut Context<Self>,
     ) {
-        // Whoever does not wait any more needs no answer.
+        // A caller that stopped waiting has dropped its receiver.
         match outcome {
             Ok(Ok(())) => {
                 let _ = reply.send(Ok(()));
@@ -732,7 +732,7 @@ impl Control {
             || matches!(self.closing, Some(Closing::Mailbox { .. }))
     }
 
-    /// Everything that was sent before marker `number` is in the buffer.
+    /// Notes that everything that was sent before marker `number` is in the buffer.
     fn reached(&mut self, number: u64, ctx: &mut Context<Self>) {
         self.marker_is_under_way = false;
         // Read after the marker came back: the mailbox keeps its order, so that each record in
@@ -775,7 +775,7 @@ impl Control {
                 }),
                 None => Ok(report),
             };
-            // Whoever does not wait any more needs no answer.
+            // A caller that stopped waiting has dropped its receiver.
             let _ = waiter.reply.send(result);
         }
     }
@@ -807,7 +807,7 @@ impl Waiter {
 impl Actor for Control {
     type Context = Context<Self>;
 
-    /// Also after a restart, which drops all timers.
+    /// Begins an incarnation. A restart drops all timers, so that they are set each time.
     fn started(&mut self, ctx: &mut Self::Context) {
         failpoint!("actor-started");
         ctx.run_interval(self.shared.config.flush_interval, Self::tick);
@@ -912,7 +912,7 @@ impl Supervised for Control {
 impl Handler<RoomWanted> for Control {
     type Result = ();
 
-    /// Nobody waits for the timer while the buffer is full.
+    /// Flushes at once: a full buffer must not wait for the timer.
     fn handle(&mut self, _: RoomWanted, ctx: &mut Context<Self>) {
         self.due = true;
         self.advance(ctx);
@@ -945,7 +945,7 @@ impl Handler<Flush> for Control {
 impl Handler<SetQueryStatus> for Control {
     type Result = ();
 
-    /// A job like the others: while the store fails, it is not tried for a status either.
+    /// Queues a job like the others: in a pause the store is not tried for a status either.
     fn handle(&mut self, request: SetQueryStatus, ctx: &mut Context<Self>) {
         if self.pause.is_some() {
             let _ = request

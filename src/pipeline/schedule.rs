@@ -242,7 +242,7 @@ mod tests {
             ),
         ] {
             assert_eq!(next(situation), expected, "{situation:?}");
-            // Whoever has the turn: nothing else is wanted.
+            // The turn does not matter, because nothing else is wanted.
             assert_eq!(
                 next(Situation {
                     turn: Turn::Maintenance,

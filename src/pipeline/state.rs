@@ -376,7 +376,7 @@ impl Shared {
         }
     }
 
-    /// The state of a logger that does nothing.
+    /// Returns the state of a logger that does nothing.
     pub(crate) fn disabled() -> Self {
         let config = LoggerConfig::default()
             .enabled(false)
@@ -427,7 +427,7 @@ impl Shared {
         LogOutcome::Queued
     }
 
-    /// The same for an attempt that ended at another time, or comes after the end.
+    /// Counts an attempt that ended at another time, or comes after the end.
     #[inline(never)]
     fn observe_dated(
         &self,
@@ -465,7 +465,8 @@ impl Shared {
         }
     }
 
-    /// Out of line, so that an attempt that is no failure does not pay for the record.
+    /// Takes a failure that a monitor saw. Out of line, so that an attempt that is no failure does
+    /// not pay for the record.
     #[inline(never)]
     fn accept_observed(&self, Observed { record, unmeasured }: Observed, moment: &Moment) {
         self.accept(
@@ -755,7 +756,7 @@ impl Shared {
         }
     }
 
-    /// Size of the database file; 0 in memory.
+    /// Returns the size of the database file in bytes, without its journal; 0 in memory.
     pub(crate) fn database_bytes(&self) -> u64 {
         self.reads
             .path()
@@ -949,7 +950,7 @@ impl Shared {
         RETRY_WHILE_CLOSING.min(self.config.shutdown_timeout / 4)
     }
 
-    /// Everything that was accepted is stored, and the store is closed.
+    /// Notes that everything that was accepted is committed, and the store is closed.
     pub(crate) fn drained(&self) {
         self.drained.store(true, Ordering::Release);
     }

@@ -538,7 +538,8 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
     }
 }
 
-/// They wait until the store takes them; records are written without them.
+/// Notes that the store rejects the attempts. They wait until it takes them; records are written
+/// without them.
 fn refuse_attempts(shared: &Shared, cause: String) {
     let refusal = shared.attempts.refused(
         cause,

@@ -94,8 +94,8 @@ impl Boot {
         Some(Self { id: id?, since })
     }
 
-    /// Time since the first call in this process, which stands for a boot: it explains what a
-    /// process sees while it runs.
+    /// Returns the time since the first call in this process, which stands for a boot: it explains
+    /// what a process sees while it runs.
     #[cfg(not(target_os = "linux"))]
     #[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
     fn now() -> Option<Self> {

@@ -116,9 +116,9 @@ impl Buckets {
             })
     }
 
-    /// The key itself, or that of a longer span if there is no memory for another bucket: resolution
-    /// is given up and no count. Buckets that are there stay as they are, so that nothing is ever
-    /// rebuilt.
+    /// Returns the key itself, or that of a longer span if there is no memory for another bucket:
+    /// resolution is given up and no count. Buckets that are there stay as they are, so that
+    /// nothing is ever rebuilt.
     fn fitting_key(&self, key: BucketKey) -> BucketKey {
         // Each further eighth of the bound makes the spans longer.
         let eighths = 8 * self.bytes / self.many_bytes.max(1);

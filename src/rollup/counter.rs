@@ -74,7 +74,7 @@ impl Sample {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pushed {
     Counted,
-    /// Counted, and the reader should look after the lists.
+    /// Counted, and the reader should empty the lists.
     CountedAndMany,
     /// Not counted: the list is full.
     Full,
@@ -128,8 +128,8 @@ impl Counter {
         }
     }
 
-    /// An empty list, to be swapped for one of the counter. Its pages take no memory before they are
-    /// used.
+    /// Returns an empty list, to be swapped for one of the counter. Its pages take no memory before
+    /// they are used.
     pub(crate) fn empty() -> Vec<Sample> {
         Vec::with_capacity(SAMPLES)
     }
@@ -203,7 +203,7 @@ impl Counter {
         }
     }
 
-    /// Attempts that were let in. Takes no lock.
+    /// Returns the number of attempts that were let in. Takes no lock.
     pub(crate) fn counted(&self) -> u64 {
         self.lists
             .iter()

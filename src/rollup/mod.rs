@@ -95,7 +95,7 @@ impl ScoreDirection {
         }
     }
 
-    /// The better one of two scores, none of which is NaN.
+    /// Returns the better one of two scores, none of which is NaN.
     pub(crate) fn better(self, one: f32, other: f32) -> f32 {
         match self {
             Self::HigherIsBetter => one.max(other),
@@ -201,7 +201,8 @@ impl Series {
         }
     }
 
-    /// None for those that are counted together: they have not one threshold.
+    /// Returns the settings if they changed since the last call. None for the strategies that are
+    /// counted together, which share no threshold.
     fn changed_settings(&self) -> Option<StrategySettings> {
         if *self.name == *OTHER_STRATEGIES {
             return None;
@@ -383,7 +384,7 @@ struct Registry {
 }
 
 impl Registry {
-    /// Strategies that may still come.
+    /// Returns the number of strategies that may still come.
     ///
     /// The series of the other strategies takes no place, so that `max` strategies have counts of
     /// their own beside it.
@@ -392,7 +393,7 @@ impl Registry {
         self.max.saturating_sub(own)
     }
 
-    /// The series of the strategy `name`, or of all the others if there are too many.
+    /// Returns the series of the strategy `name`, or of all the others if there are too many.
     fn series(&mut self, name: &str) -> Arc<Series> {
         if let Some(series) = self.by_name.get(name) {
             return Arc::clone(series);
@@ -463,7 +464,8 @@ impl Attempts {
         registry.max - registry.places()
     }
 
-    /// Strategies of which an attempt was counted since the start, and not failures alone.
+    /// Returns the strategies of which an attempt was counted since the start, and not failures
+    /// alone.
     #[cfg(feature = "http")]
     pub(crate) fn strategies_with_attempts(&self) -> Vec<String> {
         let has_attempts =
@@ -476,7 +478,7 @@ impl Attempts {
             .collect()
     }
 
-    /// The first strategy that found no place since the last call.
+    /// Returns the first strategy that found no place since the last call.
     pub(crate) fn take_beyond(&self) -> Option<BoundedText<64>> {
         lock(&self.registry).beyond.take()
     }
@@ -599,7 +601,7 @@ impl Attempts {
             || buckets > 0 && pending.taken_at.elapsed() >= WRITE_EVERY
     }
 
-    /// Buckets that wait to be taken.
+    /// Returns the number of buckets that wait to be taken.
     pub(crate) fn waiting(&self) -> usize {
         lock(&self.pending).buckets.len()
     }
@@ -734,7 +736,8 @@ impl Attempts {
         registry.by_id.iter().map(of).collect()
     }
 
-    /// Attempts that monitors have counted, and how many of them are committed. Takes no lock.
+    /// Returns the number of attempts that monitors have counted, and of those that are committed.
+    /// Takes no lock.
     pub(crate) fn counts(&self) -> (u64, u64) {
         // Read first: each persisted attempt was counted before, so that the later count includes
         // it. In the other order the difference, which a shutdown reports as unsaved, could be
@@ -857,8 +860,8 @@ impl Pending {
     }
 }
 
-/// The latency of a logged failure. 0 is what a record has that was built without one, and what
-/// older rows have.
+/// Returns the latency of a logged failure in milliseconds. 0 is what a record has that was built
+/// without one, and what older rows have.
 fn measured(latency_ms: Option<i64>) -> Option<f64> {
     latency_ms
         .filter(|latency_ms| *latency_ms > 0)

@@ -84,7 +84,7 @@ impl Sketch {
         }
     }
 
-    /// Memory that it takes, about.
+    /// Returns the bytes of memory that it takes, about.
     pub(crate) fn bytes(&self) -> usize {
         size_of::<Self>()
             + match self {
@@ -93,8 +93,8 @@ impl Sketch {
             }
     }
 
-    /// The smallest value that `percent` % of all values do not exceed (nearest rank), with as many
-    /// digits as are known: three, or those of thousandths if the values are exact.
+    /// Returns the smallest value that `percent` % of all values do not exceed (nearest rank), with
+    /// as many digits as are known: three, or those of thousandths if the values are exact.
     pub(crate) fn percentile(&self, percent: u8) -> Option<f64> {
         // Nearest rank: rounded up, so that p50 of two values is the smaller one, and p100 the
         // largest.
@@ -136,7 +136,8 @@ impl Sketch {
         self.ranks_where(|value| value <= limit)
     }
 
-    /// The value at a rank, from 0 to the count without 1: about as many values are smaller.
+    /// Returns the value at a rank, from 0 to the count without 1: about as many values are
+    /// smaller.
     pub(crate) fn at_rank(&self, rank: u64) -> f64 {
         let sketch = match self {
             Self::Exact(values) => {
@@ -163,7 +164,8 @@ impl Sketch {
             .clamp(min, max)
     }
 
-    /// A value that none of those from `rank` on is below, by as much as the sketch does not know.
+    /// Returns a value that none of those from `rank` on is below, by as much as the sketch does
+    /// not know.
     pub(crate) fn at_most(&self, rank: u64) -> f64 {
         let value = self.at_rank(rank);
         let error = self.relative_error();
@@ -178,7 +180,7 @@ impl Sketch {
         safe(edge.max(self.min().unwrap_or(edge)))
     }
 
-    /// A value that none of those up to `rank` is above.
+    /// Returns a value that none of those up to `rank` is above.
     pub(crate) fn at_least(&self, rank: u64) -> f64 {
         let value = self.at_rank(rank);
         let error = self.relative_error();
@@ -213,7 +215,8 @@ impl Sketch {
         low
     }
 
-    /// The values, or the encoding of DataDog's libraries (`DDSketchWithExactSummaryStatistics`).
+    /// Encodes the values, or the sketch in the encoding of DataDog's libraries
+    /// (`DDSketchWithExactSummaryStatistics`).
     ///
     /// Exact values begin with [`EXACT`], and are `f64` in little endian, in ascending order.
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -225,7 +228,7 @@ impl Sketch {
         }
     }
 
-    /// `None`: these bytes are no sketch of ours.
+    /// Decodes a sketch. `None`: these bytes are no sketch of ours.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         if let Some((&EXACT, values)) = bytes.split_first() {
             let (values, rest) = values.as_chunks::<8>();

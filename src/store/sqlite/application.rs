@@ -121,7 +121,7 @@ fn lost(path: &str) -> String {
     )
 }
 
-/// The file of the main database. `None`: it has none.
+/// Returns the file of the main database. `None`: it has none.
 fn main_file(conn: &mut SqliteConnection) -> QueryResult<Option<String>> {
     #[derive(QueryableByName)]
     struct Attached {

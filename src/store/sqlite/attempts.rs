@@ -246,7 +246,8 @@ pub(crate) fn delete_from(conn: &mut SqliteConnection, from: i64) -> QueryResult
         .map(drop)
 }
 
-/// Start of the oldest day with attempts, or of the oldest attempts that are not added up yet.
+/// Returns the start of the oldest day with attempts, or of the oldest attempts that are not rolled
+/// up yet, in Unix milliseconds.
 pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
     let recent: Option<i64> = recent::table
         .select(diesel::dsl::min(recent::started_at))
@@ -259,7 +260,7 @@ pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
         .min())
 }
 
-/// Start of the oldest span at one resolution.
+/// Returns the start of the oldest span at one resolution, in Unix milliseconds.
 pub(crate) fn oldest_at(
     conn: &mut SqliteConnection,
     resolution: Resolution,
@@ -420,7 +421,7 @@ impl StoredBucket {
         }
     }
 
-    /// `None`: an outcome of a newer version.
+    /// Returns the bucket as a report reads it. `None`: an outcome of a newer version.
     fn read(self) -> Option<ReadBucket> {
         Some(ReadBucket {
             kind: OutcomeKind::parse(&self.outcome)?,

@@ -387,7 +387,7 @@ fn replace_content(target: &DatabaseFile, content: &DatabaseFile) -> Result<(), 
     Ok(())
 }
 
-/// Rows that refer to rows that are not there.
+/// Returns the number of rows that refer to rows that are not there.
 fn dangling_references(conn: &mut SqliteConnection) -> QueryResult<i64> {
     diesel::select(diesel::dsl::sql::<BigInt>(
         "(SELECT count(*) FROM pragma_foreign_key_check)",
@@ -416,8 +416,8 @@ fn triggers(conn: &mut SqliteConnection) -> QueryResult<Vec<Trigger>> {
     diesel::sql_query(sql).load(conn)
 }
 
-/// Our tables whose rows are restored. The log's own row is changed by itself, and the retention in
-/// force is not a matter of the backup: it would delete what was just restored.
+/// Returns our tables whose rows are restored. The log's own row is changed by itself, and the
+/// retention in force is not a matter of the backup: it would delete what was just restored.
 fn tables(conn: &mut SqliteConnection) -> QueryResult<Vec<String>> {
     let sql = "SELECT name FROM main.sqlite_schema WHERE type = 'table' \
          AND name LIKE 'memory\\_retrieval\\_%' ESCAPE '\\' \
@@ -430,7 +430,7 @@ fn tables(conn: &mut SqliteConnection) -> QueryResult<Vec<String>> {
         .collect())
 }
 
-/// Columns that both have: an application may have added some.
+/// Returns the columns that both have: an application may have added some.
 fn columns(conn: &mut SqliteConnection, table: &str) -> QueryResult<Vec<String>> {
     let sql = "SELECT name FROM pragma_table_info(?1, 'main') \
          WHERE name IN (SELECT name FROM pragma_table_info(?1, 'restored'))";
@@ -476,7 +476,7 @@ impl Temporary {
         ))
     }
 
-    /// The folder of the copy that is restored, on the disk of the database.
+    /// Returns the folder of the copy that is restored, on the disk of the database.
     pub fn for_restore(location: &Path) -> Self {
         Self(with_suffix(
             location,
@@ -488,7 +488,8 @@ impl Temporary {
         &self.0
     }
 
-    /// Also at the end of the process, which drops nothing.
+    /// Removes the file or folder. To be called at the end of the process, too, which drops
+    /// nothing.
     pub fn remove(&self) {
         let _ = fs::remove_dir_all(&self.0);
         for suffix in ["", "-journal"] {

@@ -177,7 +177,8 @@ impl Checkpointer {
         }
     }
 
-    /// `false` if the thread has something to do already, after which it watches as well.
+    /// Sends a request. Returns `false` if the thread has something to do already, after which it
+    /// watches as well.
     fn request(&self, what: Request) -> bool {
         self.request
             .as_ref()
@@ -265,7 +266,7 @@ pub(crate) fn empty(conn: &mut SqliteConnection) {
     checkpoint(conn, Mode::Truncate);
 }
 
-/// `None`: there is no WAL, or another process is just checkpointing or recovering it.
+/// Checkpoints. `None`: there is no WAL, or another process is just checkpointing or recovering it.
 ///
 /// The pragma returns three numbers: busy, pages in the WAL, and pages that are copied. The first
 /// one is left out, because the other two say the same.

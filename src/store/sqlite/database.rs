@@ -117,7 +117,7 @@ impl Database {
         }
     }
 
-    /// A database of its own that ends with this value.
+    /// Returns a database in memory that ends with this value.
     pub(crate) fn in_memory() -> Self {
         // Shared, for otherwise each connection would have a database to itself.
         Self::with(
@@ -130,7 +130,7 @@ impl Database {
         )
     }
 
-    /// The database behind the pool of an application.
+    /// Returns the database behind the pool of an application.
     pub(crate) fn of_application(pool: Pool) -> Result<Self, StartError> {
         let application = ApplicationPool::new(pool)?;
         let database = Self::with(
@@ -158,8 +158,8 @@ impl Database {
         }
     }
 
-    /// `false`: opening it fails unless its schema is up to date. A database in memory begins
-    /// without one.
+    /// Sets whether opening may change the schema. `false`: opening fails unless it is up to date.
+    /// A database in memory begins without one.
     pub(crate) fn migrate(mut self, migrate: bool) -> Self {
         self.migrates = migrate || self.file.is_none() && self.application.is_none();
         self
@@ -594,7 +594,8 @@ fn has_foreign_tables(conn: &mut SqliteConnection) -> QueryResult<bool> {
     })
 }
 
-/// The same for a database whose schema cannot be parsed. `None` if it cannot even be read.
+/// Returns `true` if a database whose schema cannot be parsed has anything that is not ours. `None`
+/// if it cannot even be read.
 fn read_damaged_schema(file: &DatabaseFile) -> Option<bool> {
     let mut conn = SqliteConnection::establish(&file.read_only_url()).ok()?;
     // SQLite then serves the schema as a table like any other, whatever its texts say.
@@ -680,7 +681,7 @@ impl DerefMut for StoreConnection {
 }
 
 impl SqliteStore {
-    /// A connection, provided that it leads to the file that has the name now.
+    /// Returns a connection, provided that it leads to the file that has the name now.
     fn connection(&self) -> Result<StoreConnection, StoreError> {
         if self.file.journal == Journal::OfApplication {
             *lock(&self.file.known.journal) = None;

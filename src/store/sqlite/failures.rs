@@ -143,7 +143,7 @@ fn one_of<'a>(texts: impl Iterator<Item = &'a str>) -> Option<String> {
     }
 }
 
-/// The text that is searched for, as SQL compares it.
+/// Returns the text that is searched for, as SQL compares it.
 fn folded_text(filter: &FailureFilter) -> Option<String> {
     let text = filter.text.as_deref().filter(|text| !text.is_empty())?;
     Some(Folded::new(text).as_str().to_owned())
@@ -254,7 +254,7 @@ impl FailureRow {
         }
     }
 
-    /// `None`: a type of a newer version.
+    /// Returns the failure. `None`: a type of a newer version.
     fn read(self) -> Option<Failure> {
         Some(Failure {
             id: self.id,

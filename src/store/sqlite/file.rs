@@ -64,8 +64,8 @@ impl DatabaseFile {
         Self { path, real }
     }
 
-    /// The same name, with the file that it leads to now. One that leads nowhere leads to where it
-    /// led before.
+    /// Returns the same name, with the file that it leads to now. One that leads nowhere leads to
+    /// where it led before.
     pub(crate) fn resolved(&self) -> Self {
         let real = fs::canonicalize(&self.path).unwrap_or_else(|_| self.real.clone());
         Self {
@@ -79,8 +79,8 @@ impl DatabaseFile {
         &self.path
     }
 
-    /// For a connection that reads and writes. SQLite creates a missing file, with the mode of the
-    /// lock file; an existing one keeps its mode.
+    /// Returns the URL for a connection that reads and writes. SQLite creates a missing file, with
+    /// the mode of the lock file; an existing one keeps its mode.
     pub(crate) fn url(&self) -> io::Result<String> {
         let url = file_url(&self.real);
         // SQLite would also apply the mode to a file that exists and is empty.
@@ -90,18 +90,19 @@ impl DatabaseFile {
         })
     }
 
-    /// For a connection that only reads, and does not create the file.
+    /// Returns the URL for a connection that only reads, and does not create the file.
     pub(crate) fn read_only_url(&self) -> String {
         format!("{}?mode=ro", file_url(&self.real))
     }
 
-    /// For a connection that reads and writes, and does not create the file.
+    /// Returns the URL for a connection that reads and writes, and does not create the file.
     #[cfg(feature = "program")]
     pub(crate) fn read_write_url(&self) -> String {
         format!("{}?mode=rw", file_url(&self.real))
     }
 
-    /// For a connection that reads the file alone: without locks, and without the journal.
+    /// Returns the URL for a connection that reads the file alone: without locks, and without the
+    /// journal.
     pub(crate) fn immutable_url(&self) -> String {
         format!("{}?mode=ro&immutable=1", file_url(&self.real))
     }
@@ -294,7 +295,7 @@ fn file_url(path: &Path) -> String {
     format!("file:{}", escaped(path))
 }
 
-/// The path for a URL: everything that could be read as something else, byte by byte.
+/// Returns the path for a URL: everything that could be read as something else, byte by byte.
 fn escaped(path: &Path) -> String {
     let mut url = String::new();
     for byte in path.as_os_str().as_encoded_bytes() {

@@ -22,7 +22,7 @@ pub(crate) fn edge(conn: &mut SqliteConnection) -> QueryResult<LogEdge> {
     })
 }
 
-/// The same, also of a log that an earlier version wrote: such a log has no identity.
+/// Returns the same, also of a log that an earlier version wrote: such a log has no identity.
 pub(crate) fn edge_of_any(conn: &mut SqliteConnection) -> QueryResult<LogEdge> {
     edge(conn).or_else(|_| {
         let newest_id: Option<i64> = failures::table
@@ -36,7 +36,7 @@ pub(crate) fn edge_of_any(conn: &mut SqliteConnection) -> QueryResult<LogEdge> {
     })
 }
 
-/// The moment of the oldest row.
+/// Returns the moment of the oldest row, in Unix milliseconds.
 pub(crate) fn oldest_row(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
     failures::table
         .select(diesel::dsl::min(failures::created_at))

@@ -369,7 +369,8 @@ struct Settings {
 }
 
 impl Settings {
-    /// By statements that need no lock, whatever another process does with the file.
+    /// Reads the settings, by statements that need no lock, whatever another process does with the
+    /// file.
     fn read(conn: &mut SqliteConnection) -> QueryResult<Self> {
         #[derive(QueryableByName)]
         struct BusyTimeout {

@@ -64,7 +64,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// The file at `path`, which is not created if it is missing.
+    /// Returns the file at `path`, which is not created if it is missing.
     pub(crate) fn file(path: &Path) -> Self {
         let file = DatabaseFile::new(path);
         Self {
@@ -76,7 +76,7 @@ impl Source {
         }
     }
 
-    /// The database in memory that a logger of this process holds.
+    /// Returns the database in memory that a logger of this process holds.
     pub(crate) fn memory(url: &str) -> Self {
         Self {
             url: url.into(),
@@ -87,7 +87,7 @@ impl Source {
         }
     }
 
-    /// The same, of a logger of this process with a pool of so many connections.
+    /// Returns the same database, of a logger of this process with a pool of so many connections.
     pub(crate) fn of_store(self, slot: &Arc<Slot>, pool_size: u32) -> Self {
         let threads = THREADS.max((pool_size as usize).saturating_sub(NOT_FOR_READERS));
         let heavy_threads = if pool_size >= ENOUGH_CONNECTIONS {
@@ -274,7 +274,7 @@ impl SqliteReads {
         }
     }
 
-    /// A connection to the file that has the name now.
+    /// Returns a connection to the file that has the name now.
     fn connect(&self, deadline: Deadline) -> Result<ReadConnection, ReadError> {
         let source = &self.source;
         while let Some(connections) = source

@@ -27,7 +27,7 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    /// The file is opened with the first page.
+    /// Returns the file at `path`, which is opened with the first page.
     pub(crate) fn open(path: &Path) -> Self {
         let file = Arc::new(SqliteReads::new(Source::file(path)));
         Self {

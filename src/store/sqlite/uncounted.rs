@@ -129,14 +129,14 @@ pub(crate) fn read(
     Ok(())
 }
 
-/// The moment of the oldest row that the roll-up has not seen.
+/// Returns the moment, in Unix milliseconds, of the oldest row that the roll-up has not seen.
 pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
     diesel::sql_query(OLDEST)
         .get_result::<Oldest>(conn)
         .map(|oldest| oldest.created_at)
 }
 
-/// The largest id that any row has; 0 without one.
+/// Returns the largest id that any row has; 0 without one.
 fn largest_id(conn: &mut SqliteConnection) -> QueryResult<i64> {
     failures::table
         .select(diesel::dsl::max(failures::id))
@@ -167,7 +167,7 @@ struct UncountedRow {
 }
 
 impl UncountedRow {
-    /// The strategy under which the failure is counted.
+    /// Returns the strategy under which the failure is counted.
     fn strategy(&self) -> &str {
         if self.uncounted == AS_OTHER {
             OTHER_STRATEGIES
