@@ -641,6 +641,14 @@ impl LoggerHandle {
     /// # Errors
     ///
     /// The fault.
+    ///
+    /// | fault | meaning |
+    /// | --- | --- |
+    /// | [`Disabled`](Unhealthy::Disabled) | the settings turn the logger off |
+    /// | [`Unavailable`](Unhealthy::Unavailable) | restarts keep failing, or the settings are invalid |
+    /// | [`Stale`](Unhealthy::Stale) | nothing was committed for ten seconds and three intervals although records wait |
+    /// | [`AttemptsRefused`](Unhealthy::AttemptsRefused) | records are committed, and counts of attempts are not |
+    /// | [`Closed`](Unhealthy::Closed) | a shutdown has begun |
     pub fn health(&self) -> Result<(), Unhealthy> {
         self.inner.shared.health()
     }

@@ -225,6 +225,9 @@ impl Counters {
     }
 
     /// Notes that the event loop of the actor has a turn.
+    ///
+    /// A timer of the supervisor calls it each second. If it stops, something blocks the thread of
+    /// the arbiter, such as a handler of the application.
     pub(crate) fn beat(&self) {
         self.beat_at.store(self.now(), Ordering::Release);
     }
@@ -467,6 +470,8 @@ impl Shared {
 
     /// Takes a failure that a monitor saw. Out of line, so that an attempt that is no failure does
     /// not pay for the record.
+    ///
+    /// A drop is counted by its reason and not returned: the attempt counts in any case.
     #[inline(never)]
     fn accept_observed(&self, Observed { record, unmeasured }: Observed, moment: &Moment) {
         self.accept(

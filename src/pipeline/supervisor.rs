@@ -122,6 +122,9 @@ async fn mailbox_is_empty(records: &WeakRecipient<MailboxMarker>) {
 
 /// Runs the control actor until it has drained the buffer for a shutdown, or the shutdown's
 /// deadline has passed. Restarts it whenever it stops or panics.
+///
+/// The state of the actor survives a restart, and its mailbox as well: requests that callers sent
+/// during a pause are served by the next incarnation.
 pub(crate) async fn supervise(shared: &Shared, actor: &mut ContextFut<Control, Context<Control>>) {
     let mut restarts = Restarts::new(&shared.config);
     loop {
@@ -162,6 +165,9 @@ async fn deadline(shared: &Shared) {
 /// stops, or unstarted.
 ///
 /// Shared by the actor and its control actor; the last one drops it.
+///
+/// Runs in a drop, because a System that stops drops its actors without a turn in which they could
+/// wait. It blocks that thread until the records are committed, at most for the `shutdown_timeout`.
 pub(crate) struct DrainOnDrop(pub(crate) Arc<Shared>);
 
 impl Drop for DrainOnDrop {

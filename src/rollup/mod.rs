@@ -446,6 +446,8 @@ impl Default for Pending {
 
 impl Attempts {
     /// Counts `max_strategies` by themselves, and the rest together.
+    ///
+    /// The limit bounds memory, the rows of a minute and the label values of the metrics.
     pub(crate) fn new(max_strategies: usize) -> Self {
         let registry = Registry {
             max: max_strategies,
@@ -731,6 +733,8 @@ impl Attempts {
         let registry = lock(&self.registry);
         let of = |series: &Arc<Series>| {
             let total = |kind| pending.totals.get(&(series.id, kind)).copied().unwrap_or(0);
+            // By position: readers of the array zip it with `OutcomeKind::ALL`, and never use a
+            // number of their own.
             (series.name.clone(), OutcomeKind::ALL.map(total))
         };
         registry.by_id.iter().map(of).collect()

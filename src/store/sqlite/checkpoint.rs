@@ -138,6 +138,15 @@ impl Checkpointer {
 
     /// Has the WAL checkpointed if it is long. The writer calls it before a transaction, with its
     /// connection. Waits only if the WAL has grown too long.
+    ///
+    /// Four cases, by the pages of the WAL:
+    ///
+    /// - Long beyond `wait_at`: the writer checkpoints itself, or waits for the checkpoint that
+    ///   runs.
+    /// - Nearly copied: the writer copies the last pages, so that SQLite can begin the WAL from its
+    ///   start.
+    /// - A thousand pages more than after the last checkpoint: the thread gets a request.
+    /// - Otherwise nothing.
     pub(crate) fn before_transaction(&mut self, conn: &mut SqliteConnection) {
         let Some(pages) = checkpoint(conn, Mode::Count) else {
             return;

@@ -22,6 +22,9 @@ use crate::store::sqlite::schema::memory_retrieval_query_statuses::dsl as status
 const IDS_PER_CHUNK: i64 = 20_000;
 
 /// Deletes one chunk, after `so_far`. All rows must be rolled up, so that their counts stay.
+///
+/// `so_far.after` is the id up to which earlier chunks have looked. Rows that come while the
+/// deletion runs have larger ids, and are reached as well: the newest id is read in each chunk.
 pub(crate) fn delete_chunk(
     conn: &mut SqliteConnection,
     deletion: &Deletion,

@@ -25,9 +25,12 @@ use crate::store::sqlite::schema::{
     memory_retrieval_failures as failures, memory_retrieval_log as log,
 };
 
-/// `uncounted`: the failure is counted under its own strategy.
+/// Value of the column `uncounted`: the failure is counted under its own strategy. These numbers
+/// are part of the file format, and NULL stands for a failure that is counted elsewhere.
 pub(crate) const AS_ITS_STRATEGY: i64 = 1;
-/// `uncounted`: the failure is counted under [`OTHER_STRATEGIES`], because there were too many.
+/// Value of the column `uncounted`: the failure is counted under [`OTHER_STRATEGIES`], because
+/// there were too many strategies when it was written. The roll-up, which may run in another
+/// process, must not decide that once more.
 pub(crate) const AS_OTHER: i64 = 2;
 
 /// Rows that one transaction counts at most.
