@@ -869,8 +869,12 @@ _ENCODE = json.JSONEncoder(default=str, separators=(",", ":")).encode
 def _line(record: _Record) -> bytes:
     """Returns the record as a line of JSON, with an id that makes a retry harmless."""
     at = int(record[0] * 1000)
-    line: Dict[str, object] = {"event_id": _uuid7(at), "created_at": at, **record[-1]}
-    line[record[1]] = record[2]
+    line: Dict[str, object] = {**record[-1], record[1]: record[2]}
+    # A retry must have the same id and the same moment, also if the caller gave None.
+    if line.get("event_id") is None:
+        line["event_id"] = _uuid7(at)
+    if line.get("created_at") is None:
+        line["created_at"] = at
     for name, value in zip(_FIELDS, record[3:-1]):
         if value is not None:
             line[name] = value
