@@ -285,11 +285,10 @@ export class FailureLogger {
     while (this.#queue.length > 0) {
       const lines = this.#nextBatch(MAX_BEACON_BYTES);
       if (lines.length === 0) continue;
-      const first = beginning(lines);
-      const isSent = this.#sendBeacon(first);
-      this.#queue.unshift(...(isSent ? lines.slice(first.length) : lines));
+      const sent = this.#sendBeacon(lines);
+      this.#queue.unshift(...lines.slice(sent));
       // The page may come back. Until then nothing more has room.
-      if (!isSent) return;
+      if (sent === 0) return;
     }
   }
 
@@ -541,27 +540,37 @@ export class FailureLogger {
   }
 
   /**
+   * Hands lines to the browser, and returns the number that it took.
+   *
    * @param {Line[]} lines
-   * @returns {boolean} whether the browser took them
    */
   #sendBeacon(lines) {
+    const sent = beginning(lines, MAX_BEACON_BYTES - bytesOnTheWay);
+    if (sent.length === 0) return 0;
+    const body = bodyOf(sent);
     try {
-      const body = bodyOf(lines);
-      if (this.#headers.Authorization === undefined && typeof navigator.sendBeacon === "function") {
+      // A beacon has no header for a token. To another origin it has cookies, which the service
+      // does not allow.
+      const isSameOrigin = this.#origin === globalThis.location?.origin;
+      const isBeacon = isSameOrigin && this.#headers.Authorization === undefined;
+      if (isBeacon && typeof navigator.sendBeacon === "function") {
         const type = this.#headers["Content-Type"];
-        if (!navigator.sendBeacon(this.#url, new Blob([body], { type }))) return false;
+        if (!navigator.sendBeacon(this.#url, new Blob([body], { type }))) return 0;
       } else {
-        // A beacon has no header for the token.
+        const size = sent.reduce((sum, line) => sum + line.size + 1, 0);
+        bytesOnTheWay += size;
         const request = { method: "POST", headers: this.#headers, body, keepalive: true };
-        fetch(this.#url, { ...request, credentials: "omit" }).catch(() => {});
+        fetch(this.#url, { ...request, credentials: "omit" })
+          .catch((error) => this.warn(textOf(error)))
+          .finally(() => (bytesOnTheWay -= size));
       }
     } catch (error) {
       this.warn(textOf(error));
-      return false;
+      return 0;
     }
-    this.#unconfirmed += lines.length;
-    this.#settle(lines.length);
-    return true;
+    this.#unconfirmed += sent.length;
+    this.#settle(sent.length);
+    return sent.length;
   }
 
   /**
@@ -851,15 +860,15 @@ function bodyOf(lines) {
 }
 
 /**
- * Returns the first lines, as many as a beacon may have.
+ * Returns the first lines, up to a number of bytes.
  *
  * @param {Line[]} lines
+ * @param {number} bytes
  */
-function beginning(lines) {
+function beginning(lines, bytes) {
   let size = 0;
-  const end = lines.findIndex((line) => (size += line.size + 1) > MAX_BEACON_BYTES);
-  // A line alone may be too long: the browser then does not take it.
-  return end < 0 ? lines.slice() : lines.slice(0, Math.max(1, end));
+  const end = lines.findIndex((line) => (size += line.size + 1) > bytes);
+  return end < 0 ? lines.slice() : lines.slice(0, end);
 }
 
 /**
@@ -944,6 +953,9 @@ function isPromise(value) {
 function unref(timer) {
   /** @type {any} */ (timer)?.unref?.();
 }
+
+/** The bytes of requests that may outlive the page. */
+let bytesOnTheWay = 0;
 
 /** All clients that are not closed. @type {Set<FailureLogger>} */
 const clients = new Set();

@@ -18,7 +18,7 @@ import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
-import { test } from "node:test";
+import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 import { FailureLogger, describe } from "./failure-logger.mjs";
@@ -29,6 +29,10 @@ const BINARY = path.resolve(
 const MODULE = fileURLToPath(new URL("failure-logger.mjs", import.meta.url));
 /** Longer than anything that succeeds. */
 const PATIENT = 60_000;
+
+// The timers of a client do not keep a process alive: a test that waits for one must.
+const alive = setInterval(() => {}, PATIENT);
+after(() => clearInterval(alive));
 
 /** @typedef {import("node:test").TestContext} Context */
 /** @typedef {(body: string, response: http.ServerResponse) => unknown} Fault */
@@ -477,9 +481,11 @@ test("a page that is left hands its records to the browser", async (t) => {
   const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
   Object.defineProperty(globalThis, "navigator", { value: { sendBeacon }, configurable: true });
   globals.document = new EventTarget();
+  globals.location = { origin: front.url, href: front.url };
   globals.addEventListener = page.addEventListener.bind(page);
   t.after(() => {
     delete globals.document;
+    delete globals.location;
     delete globals.addEventListener;
     if (before) Object.defineProperty(globalThis, "navigator", before);
     else delete globals.navigator;
@@ -521,7 +527,10 @@ test("a page that is left hands its records to the browser", async (t) => {
     flushInterval: PATIENT,
     token: "needs-a-header-1",
   });
-  secret.log("no_hit", "semantic", "secret");
+  // More than may outlive the page: the rest waits for the page to come back.
+  for (let nth = 0; nth < 400; nth += 1) {
+    secret.log("no_hit", "semantic", `secret ${nth} ${"é".repeat(200)}`);
+  }
   const arrived = new Gate();
   front.faults.push(async (body, response) => {
     const { authorization } = front.headers[front.headers.length - 1];
@@ -529,12 +538,16 @@ test("a page that is left hands its records to the browser", async (t) => {
     arrived.open(authorization);
   });
   page.dispatchEvent(new Event("pagehide"));
-  assert.equal(secret.stats().unconfirmed, 1);
+  const { unconfirmed, queued } = secret.stats();
+  assert.ok(unconfirmed > 50 && queued > 50 && unconfirmed + queued === 400);
   assert.equal(await arrived.opened, "Bearer needs-a-header-1");
+  assert.equal(front.bodies[front.bodies.length - 1].length, unconfirmed);
+  assert.equal(await secret.flush(PATIENT), true);
+  assert.deepEqual([secret.stats().accepted, secret.stats().unconfirmed], [queued, unconfirmed]);
   await Promise.all([client.close(0), patient.close(0), secret.close(0)]);
 
   const rows = await service.failures();
-  assert.deepEqual([rows.length, distinct(rows, "query_text")], [403, 403]);
+  assert.deepEqual([rows.length, distinct(rows, "query_text")], [802, 802]);
 });
 
 /** What a retrieval returns or throws; the outcome; the text of the error in the log. */
