@@ -2,7 +2,7 @@
 /**
  * Tests of the client against the service itself.
  *
- *     FAILURE_LOGGER_TEST_BINARY=target/release/failure-logger node --test clients/js/
+ *     FAILURE_LOGGER_TEST_BINARY=target/release/failure-logger node --test clients/js/failure-logger.test.mjs
  *
  * Each test starts a service on a port and a database of its own. A front stands between the client
  * and the service where a test needs a fault at a certain moment. Tests wait for events, not for a
@@ -220,7 +220,8 @@ test("a lost response is retried and counted once", async (t) => {
   assert.equal(front.bodies.length, 3);
   assert.deepEqual(front.bodies[0], front.bodies[2]);
   assert.equal(distinct(front.bodies[0], "event_id"), 11);
-  for (const { event_id } of front.bodies[0]) {
+  for (const { event_id, created_at } of front.bodies[0]) {
+    assert.equal(typeof created_at, "number");
     assert.match(event_id, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
     assert.ok(
       Math.abs(parseInt(event_id.replace("-", "").slice(0, 12), 16) - Date.now()) < PATIENT,
@@ -508,6 +509,9 @@ test("a page that is left hands its records to the browser", async (t) => {
   release.open();
   // The service gets the batch that was under way twice.
   await released.opened;
+  client.log("no_hit", "semantic", "after the page came back");
+  assert.equal(await client.flush(PATIENT), true);
+  assert.deepEqual([client.stats().accepted, client.stats().queued], [1, 0]);
 
   // The page is hidden, not left: an ordinary request sends what waits.
   globals.document.visibilityState = "hidden";
@@ -547,7 +551,7 @@ test("a page that is left hands its records to the browser", async (t) => {
   await Promise.all([client.close(0), patient.close(0), secret.close(0)]);
 
   const rows = await service.failures();
-  assert.deepEqual([rows.length, distinct(rows, "query_text")], [802, 802]);
+  assert.deepEqual([rows.length, distinct(rows, "query_text")], [803, 803]);
 });
 
 /** What a retrieval returns or throws; the outcome; the text of the error in the log. */

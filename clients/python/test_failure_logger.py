@@ -416,7 +416,7 @@ class DropTest(ClientTest):
 
 class HangTest(ClientTest):
     def test_caller_never_waits_for_a_service_that_hangs(self) -> None:
-        front = self.front(None, "hang")
+        front = self.front(self.service(), "hang")
         client = self.client(front.url, capacity=100, timeout=3600)
         client.attempt("success", "semantic")
         self.assertTrue(front.arrived.wait(PATIENT))
