@@ -443,7 +443,17 @@ pub(super) async fn stats(settings: &Settings, stats: &Stats) -> Result<(), Comm
             )?;
         }
     }
-    write(format, &summary, &strategies, &strategy_columns())
+    write(format, &summary, &strategies, &strategy_columns())?;
+    let unknown = summary["total"]["unknown"].as_u64().unwrap_or(0);
+    if format == Format::Table && unknown > 0 {
+        let mut out = Output::new();
+        writeln!(
+            out,
+            "\n{unknown} attempts have an unknown outcome and are in no rate: their traces have no \
+             documents; switch on content capture"
+        )?;
+    }
+    Ok(())
 }
 
 /// Returns the time of the oldest failure in the log if the counts include older ones. Retention
@@ -748,6 +758,10 @@ pub(super) async fn check(settings: &Settings, check: &Check) -> Result<(), Comm
     let rate = rates["failure_rate"].as_f64();
     let result = match rate {
         Some(rate) => format!("{:.2} % of {attempts} attempts failed", 100.0 * rate),
+        None if count("unknown") > 0 => format!(
+            "no failure rate: {} attempts have an unknown outcome, and no success is known",
+            count("unknown")
+        ),
         None if attempts > 0 => {
             format!("no failure rate: {attempts} failures were logged without attempts")
         }

@@ -12,6 +12,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
+use utoipa::ToSchema;
 
 use super::body::{Body, media_type};
 use super::pending::{Arrival, Pending};
@@ -39,20 +40,17 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// docs/opentelemetry.md says which spans are retrievals and what their outcome is. All other spans
 /// are ignored.
 #[utoipa::path(post, path = "/v1/traces", operation_id = "report_traces", tag = "ingest",
-    request_body(content(
-        (Vec<u8> = "application/x-protobuf"),
-        (Object = "application/json"),
-    )),
+    request_body(content = TraceRequest, content_type = "application/json", description = "An `ExportTraceServiceRequest` of OTLP. Exporters send it in protobuf (`application/x-protobuf`)."),
     responses(
-        (status = 200, description = "The spans were processed. `partialSuccess` counts the retrievals that were rejected, or has a warning.", body = Object),
-        (status = 400, description = "The body is invalid. The spans before the fault were processed.", body = Object),
-        (status = 401, description = "The token is missing or unknown.", body = Object),
-        (status = 403, description = "The token lacks the scope `ingest`, or a web page of another origin sent the request.", body = Object),
-        (status = 405, description = "The path does not accept this method.", body = Object),
-        (status = 413, description = "The body is too large.", body = Object),
-        (status = 415, description = "The media type or encoding is not supported.", body = Object),
-        (status = 421, description = "The Host header names an unknown host.", body = Object),
-        (status = 503, description = "There is no room at present; see `Retry-After`.", body = Object),
+        (status = 200, description = "The spans were processed.", body = TraceResponse),
+        (status = 400, description = "The body is invalid. The spans before the fault were processed.", body = RpcStatus),
+        (status = 401, description = "The token is missing or unknown.", body = RpcStatus),
+        (status = 403, description = "The token lacks the scope, or a web page of another origin sent the request.", body = RpcStatus),
+        (status = 405, description = "The path does not accept this method; `Allow` lists the accepted ones.", body = RpcStatus),
+        (status = 413, description = "The body is too large.", body = RpcStatus),
+        (status = 415, description = "The media type or encoding is not supported.", body = RpcStatus),
+        (status = 421, description = "The Host header names an unknown host.", body = RpcStatus),
+        (status = 503, description = "There is no room at present; see `Retry-After`.", body = RpcStatus),
     ))]
 pub(crate) async fn traces(
     api: Data<Api>,
@@ -81,6 +79,47 @@ pub(crate) async fn traces(
             .body(partial.to_protobuf()),
         Encoding::Json => HttpResponse::Ok().json(partial.to_json()),
     })
+}
+
+/// The JSON of an export, as far as clients without a library of OpenTelemetry need it.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only described")]
+pub(crate) struct TraceRequest {
+    /// Spans by resource, each with `resource` and `scopeSpans`.
+    #[schema(value_type = Vec<Object>)]
+    resource_spans: Vec<serde_json::Value>,
+}
+
+/// The JSON of the response to an export.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only described")]
+pub(crate) struct TraceResponse {
+    /// Absent if all retrievals were accepted and have a known outcome.
+    #[schema(required = false)]
+    partial_success: Option<TracePartialSuccess>,
+}
+
+/// Rejected retrievals, or a warning.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only described")]
+pub(crate) struct TracePartialSuccess {
+    /// Number of rejected retrievals, in decimal digits. They must not be sent again.
+    rejected_spans: String,
+    /// Reason for the first rejection, or the warning.
+    error_message: String,
+}
+
+/// A `google.rpc.Status`, the form of errors of OTLP.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only described")]
+pub(crate) struct RpcStatus {
+    /// Code of gRPC, such as 3 for an invalid argument.
+    code: i32,
+    /// Cause of the error and its remedy.
+    message: String,
 }
 
 /// Rejects metrics and logs, whose exporters send them to the same address.
@@ -332,7 +371,7 @@ struct State {
 }
 
 /// Counters since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, ToSchema)]
 pub(crate) struct TraceCounts {
     /// Spans that were received, whatever they are.
     pub(crate) spans: u64,

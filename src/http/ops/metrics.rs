@@ -301,12 +301,15 @@ impl Scrape {
         }
         let mut family = out.0.encode_descriptor(
             "strategy_has_rate",
-            "1 if the strategy has reported attempts; 0 if it has only failures and thus no rate.",
+            "1 if the strategy has reported attempts; 0 if nothing but failures is known of it, and thus no rate.",
             None,
             MetricType::Gauge,
         )?;
-        for (name, _) in &totals {
-            let has_rate = i64::from(self.has_rate.contains(name));
+        for (name, by_kind) in &totals {
+            let total = |kind: OutcomeKind| by_kind.get(kind as usize).copied().unwrap_or(0);
+            // As in a summary: traces without documents show errors and hide successes.
+            let is_biased = total(OutcomeKind::Success) == 0 && total(OutcomeKind::Unknown) > 0;
+            let has_rate = i64::from(self.has_rate.contains(name) && !is_biased);
             family
                 .encode_family(&[("strategy", name.as_str())])?
                 .encode_gauge(&has_rate)?;
