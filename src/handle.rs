@@ -28,6 +28,7 @@ use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord};
 use crate::model::stats::{
     DeleteReport, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats,
 };
+use crate::model::time::Timestamp;
 use crate::monitor::StrategyMonitor;
 use crate::pipeline::actor::FailureLogger;
 use crate::pipeline::buffer::Room;
@@ -38,9 +39,9 @@ use crate::pipeline::supervisor::finish;
 use crate::pipeline::thread::Thread;
 use crate::report::{FailureReader, PageRequest};
 use crate::similarity::normalized;
+use crate::store;
 use crate::store::sqlite::embed as sqlite;
 use crate::store::write::Erased;
-use crate::{clock, store};
 
 /// Deadline of the shutdown that the drop of the last handle begins. The drop blocks for so long
 /// and [`REPORT_TIMEOUT`] at most.
@@ -354,7 +355,7 @@ impl LoggerHandle {
     pub fn log_at(&self, record: RetrievalFailureRecord, at: SystemTime) -> LogOutcome {
         self.inner
             .shared
-            .log(record, Some(clock::milliseconds_of(at)), Origin::LOGGED)
+            .log(record, Some(at.into()), Origin::LOGGED)
     }
 
     /// Records a failure that may come more than once, because its sender repeats what was not
@@ -384,7 +385,7 @@ impl LoggerHandle {
     ) -> LogOutcome {
         self.inner.shared.log(
             record,
-            Some(clock::milliseconds_of(at)),
+            Some(at.into()),
             Origin {
                 event_id: Some(event_id),
                 ..Origin::LOGGED
@@ -402,7 +403,7 @@ impl LoggerHandle {
     ) -> Result<(), DropReason> {
         self.inner
             .shared
-            .offer(record, at.map(clock::milliseconds_of), origin)
+            .offer(record, at.map(Timestamp::from), origin)
     }
 
     /// Returns a monitor for the retrieval strategy `name` (cut to 64 characters), which counts
@@ -523,7 +524,7 @@ impl LoggerHandle {
         let (reply, answer) = oneshot::channel();
         let change = StatusChange {
             status,
-            set_at: clock::now(),
+            set_at: Timestamp::now(),
         };
         self.inner.control.do_send(SetQueryStatus {
             query: normalized(query),

@@ -22,10 +22,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::clock;
 use crate::model::entry::{Observed, Unmeasured};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord};
+use crate::model::time::Timestamp;
 use crate::pipeline::state::Shared;
 use crate::rollup::{Attempt, ScoreDirection, Series};
 
@@ -517,7 +517,7 @@ pub struct Outcome<'a> {
     top_score: Option<f32>,
     result_count: Option<usize>,
     error: Option<ErrorText<'a>>,
-    at: Option<i64>,
+    at: Option<Timestamp>,
 }
 
 /// Details of a failure.
@@ -617,7 +617,7 @@ impl<'a> Outcome<'a> {
     /// delete at once, and dates in the future, are treated as those of
     /// [`log_at`](crate::LoggerHandle::log_at).
     pub fn at(mut self, moment: SystemTime) -> Self {
-        self.at = Some(clock::milliseconds_of(moment));
+        self.at = Some(moment.into());
         self
     }
 

@@ -3,12 +3,12 @@
 use uuid::Uuid;
 
 use crate::model::record::RetrievalFailureRecord;
+use crate::model::time::Timestamp;
 
 /// A record and the moment of the call that logged it.
 pub(crate) struct Entry {
     pub(crate) record: RetrievalFailureRecord,
-    /// Unix milliseconds, UTC.
-    pub(crate) logged_at: i64,
+    pub(crate) logged_at: Timestamp,
     pub(crate) origin: Origin,
 }
 

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::model::outcome::RetrievalFailureType;
-use crate::model::time::TimeRange;
+use crate::model::time::{TimeRange, Timestamp};
 
 /// A failure as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -92,19 +92,25 @@ impl FailureFilter {
 /// A place in the order of moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Place {
-    pub(crate) created_at: i64,
+    pub(crate) created_at: Timestamp,
     pub(crate) id: i64,
 }
 
 impl Place {
+    /// Before everything.
+    pub(crate) const BEGINNING: Self = Self {
+        created_at: Timestamp::MIN,
+        id: i64::MIN,
+    };
+
     /// After everything.
     pub(crate) const END: Self = Self {
-        created_at: i64::MAX,
+        created_at: Timestamp::MAX,
         id: i64::MAX,
     };
 
-    /// Before everything that happened at `moment`, in Unix milliseconds.
-    pub(crate) fn at(moment: i64) -> Self {
+    /// Before everything that happened at `moment`.
+    pub(crate) fn at(moment: Timestamp) -> Self {
         Self {
             created_at: moment,
             id: i64::MIN,
@@ -121,7 +127,7 @@ impl Place {
     pub(crate) fn previous(self) -> Self {
         match self.id {
             i64::MIN => Self {
-                created_at: self.created_at.saturating_sub(1),
+                created_at: self.created_at - 1,
                 id: i64::MAX,
             },
             id => Self { id: id - 1, ..self },

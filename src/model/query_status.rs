@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::time::Timestamp;
+
 /// Longest query whose status can be set, in characters: the longest that is stored.
 pub(crate) const MAX_QUERY_CHARACTERS: usize = 512;
 
@@ -46,9 +48,9 @@ impl fmt::Display for QueryStatus {
     }
 }
 
-/// A status, and the time at which it was set, in Unix milliseconds.
+/// A status, and the time at which it was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StatusChange {
     pub(crate) status: QueryStatus,
-    pub(crate) set_at: i64,
+    pub(crate) set_at: Timestamp,
 }

@@ -481,11 +481,12 @@ mod tests {
     use crate::model::entry::Origin;
     use crate::model::outcome::RetrievalFailureType;
     use crate::model::record::RetrievalFailureRecord;
+    use crate::model::time::Timestamp;
 
     fn entry() -> Entry {
         Entry {
             record: RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", "q"),
-            logged_at: 0,
+            logged_at: Timestamp::EPOCH,
             origin: Origin::LOGGED,
         }
     }

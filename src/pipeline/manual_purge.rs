@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::config::LoggerConfig;
 use crate::error::{StartError, StoreError};
-use crate::model::time::{DAY_MS, HOUR_MS, rfc3339};
+use crate::model::time::{DAY_MS, HOUR_MS, Timestamp, milliseconds};
 use crate::pipeline::retention::{InForce, purge_attempts, read, update};
 use crate::retention::{RetentionClock, RetentionDays, cutoff};
+use crate::store;
 use crate::store::write::{Progress, Store};
-use crate::{clock, store};
 
 /// Rows that are deleted at a time.
 const ROWS_PER_PURGE: u32 = 1000;
@@ -31,10 +31,11 @@ pub struct ManualPurge {
     store: Box<dyn Store>,
     expired: Expired,
     days: RetentionDays,
-    /// The retention clock, and the wall clock, in Unix milliseconds.
-    time: i64,
-    wall: i64,
-    range: Range<i64>,
+    /// The retention clock.
+    time: Timestamp,
+    /// The wall clock.
+    wall: Timestamp,
+    range: Range<Timestamp>,
 }
 
 impl ManualPurge {
@@ -58,9 +59,9 @@ impl ManualPurge {
         let InForce { days, time, wall } = in_force.map_err(StartError::Store)?;
         let range = match expired {
             // By the later clock, so that one that is behind makes nothing a row of the future.
-            Expired::Ahead => wall.max(time).saturating_add(DAY_MS)..i64::MAX,
-            Expired::ByRetention => i64::MIN..cutoff(time, days.failures),
-            Expired::OlderThan(age) => i64::MIN..time.saturating_sub(clock::milliseconds(age)),
+            Expired::Ahead => wall.max(time) + DAY_MS..Timestamp::MAX,
+            Expired::ByRetention => Timestamp::MIN..cutoff(time, days.failures),
+            Expired::OlderThan(age) => Timestamp::MIN..time - milliseconds(age),
         };
         Ok(Self {
             store,
@@ -80,9 +81,9 @@ impl ManualPurge {
     /// Returns the wall clock and the retention clock as text, if ages are counted by the latter
     /// because it does not trust the former.
     pub fn distrusted_clock(&self) -> Option<(String, String)> {
-        let is_behind = self.wall.saturating_sub(self.time) > HOUR_MS;
+        let is_behind = self.wall - self.time > HOUR_MS;
         (is_behind && !matches!(self.expired, Expired::Ahead))
-            .then(|| (rfc3339(self.wall), rfc3339(self.time)))
+            .then(|| (self.wall.to_string(), self.time.to_string()))
     }
 
     /// Returns the number of failures that the purge will delete.

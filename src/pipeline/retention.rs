@@ -5,7 +5,7 @@
 //! own settings at its start; the last one wins, and a log line says so.
 
 use crate::error::StoreError;
-use crate::model::time::rfc3339;
+use crate::model::time::Timestamp;
 use crate::retention::{
     ClockState, Reading, RetentionClock, RetentionDays, StoredRetention, cutoff,
 };
@@ -21,10 +21,10 @@ const HOURS_KEPT_DAYS: u32 = 90;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InForce {
     pub(crate) days: RetentionDays,
-    /// The time that decides how old rows are, in Unix milliseconds.
-    pub(crate) time: i64,
-    /// The wall clock, in Unix milliseconds.
-    pub(crate) wall: i64,
+    /// The time that decides how old rows are.
+    pub(crate) time: Timestamp,
+    /// The wall clock.
+    pub(crate) wall: Timestamp,
 }
 
 /// Reads the retention in force from `store` without a change.
@@ -83,7 +83,7 @@ pub(crate) fn update(
 pub(crate) fn purge_attempts(
     store: &mut dyn Store,
     days: RetentionDays,
-    time: i64,
+    time: Timestamp,
 ) -> Result<Progress, StoreError> {
     let kept = |most: u32| {
         if days.attempts == 0 {
@@ -134,11 +134,11 @@ fn log_days(before: &StoredRetention, after: &StoredRetention) {
     }
 }
 
-fn log_doubt(before: Option<ClockState>, after: &ClockState, wall: i64) {
+fn log_doubt(before: Option<ClockState>, after: &ClockState, wall: Timestamp) {
     if after.ahead.is_some() && after.ahead != before.and_then(|before| before.ahead) {
         tracing::warn!(
-            clock = rfc3339(wall),
-            trusted = rfc3339(after.trusted.wall),
+            clock = wall.to_string(),
+            trusted = after.trusted.wall.to_string(),
             "the clock moved on further than anything explains: old rows are kept until it was right for a day of use; \
              check the clock"
         );

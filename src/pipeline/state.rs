@@ -17,9 +17,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 #[cfg(feature = "http")]
@@ -31,16 +31,17 @@ use crate::model::entry::{Entry, Observed, Origin};
 use crate::model::histogram::Histogram;
 use crate::model::record::RetrievalFailureRecord;
 use crate::model::stats::{DropCounts, DropReason, LogOutcome, ShutdownReport, Stats};
+use crate::model::time::Timestamp;
 use crate::pipeline::buffer::Buffer;
 use crate::pipeline::losses::Losses;
 use crate::retention::{RetentionClock, RetentionInForce};
 use crate::rollup::{Attempt, AttemptBatch, Attempts, Refusal, Series};
+use crate::store;
 use crate::store::backend::Backend;
 use crate::store::gate::CommitGate;
 use crate::store::reads::Reads;
 use crate::store::row::Row;
 use crate::store::write::Store;
-use crate::{clock, store};
 
 /// Time of failing or hanging flushes after which the logger is stale.
 const STALE_AFTER: Duration = Duration::from_secs(10);
@@ -121,7 +122,7 @@ pub(crate) struct Writer {
     /// `true` once the retention that this logger was configured with is in the database.
     pub(crate) retention_is_stored: bool,
     /// Drops that are not stored yet, by minute.
-    pub(crate) drops: BTreeMap<i64, DropCounts>,
+    pub(crate) drops: BTreeMap<Timestamp, DropCounts>,
 }
 
 impl Writer {
@@ -158,8 +159,8 @@ pub(crate) struct Counters {
     pub(crate) restarts: AtomicU64,
     /// Records that were stored already under their `event_id`. They count as persisted, too.
     pub(crate) duplicates: AtomicU64,
-    /// Unix milliseconds; 0: never.
-    pub(crate) last_flush: AtomicU64,
+    /// Milliseconds of a [`Timestamp`]; 0: never.
+    pub(crate) last_flush: AtomicI64,
     /// Seconds of a transaction with records, from its begin to its accounting.
     pub(crate) flush_seconds: Histogram<10>,
     /// Records of a transaction.
@@ -184,7 +185,7 @@ impl Default for Counters {
             redated: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
-            last_flush: AtomicU64::new(0),
+            last_flush: AtomicI64::new(0),
             flush_seconds: Histogram::new([
                 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0,
             ]),
@@ -324,8 +325,7 @@ fn is_legal(phase: &Phase, admission: Admission, is_sealed: bool, gate_is_closed
 
 /// The moment of a record or attempt.
 struct Moment {
-    /// Unix milliseconds, UTC.
-    at: i64,
+    at: Timestamp,
     /// `true` if its caller gave another one, which lies in the future.
     redated: bool,
     /// `true` if the retention of failures would delete it at once.
@@ -336,7 +336,7 @@ struct Moment {
 
 impl Moment {
     /// Returns the moment of a call, which is neither too old nor in the future.
-    fn now(now: i64) -> Self {
+    fn now(now: Timestamp) -> Self {
         Self {
             at: now,
             redated: false,
@@ -389,11 +389,11 @@ impl Shared {
         Self::new(config, Writer::new(database, None))
     }
 
-    /// Takes a record from a handle; `at` is in Unix milliseconds, UTC, now by default.
+    /// Takes a record from a handle. `at`: the moment that its caller gives; `None`: now.
     pub(crate) fn log(
         &self,
         record: RetrievalFailureRecord,
-        at: Option<i64>,
+        at: Option<Timestamp>,
         origin: Origin,
     ) -> LogOutcome {
         match self.refusal() {
@@ -403,8 +403,8 @@ impl Shared {
         }
     }
 
-    /// Counts an attempt that a monitor saw end, and logs `failure` if it is one. `at` is in Unix
-    /// milliseconds, UTC, now by default. Returns [`TooOld`](DropReason::TooOld) for an attempt
+    /// Counts an attempt that a monitor saw end, and logs `failure` if it is one. `at`: the moment
+    /// that its caller gives; `None`: now. Returns [`TooOld`](DropReason::TooOld) for an attempt
     /// that is not counted.
     ///
     /// A failure between both retentions is counted, and dropped: the attempt would outlive it
@@ -413,7 +413,7 @@ impl Shared {
         &self,
         series: &Series,
         attempt: &Attempt,
-        at: Option<i64>,
+        at: Option<Timestamp>,
         failure: impl FnOnce() -> Option<Observed>,
     ) -> LogOutcome {
         if at.is_some() || self.refusal().is_some() {
@@ -422,7 +422,7 @@ impl Shared {
         // The fast path: an attempt that ends now needs no comparison with the retention. The
         // coarse clock costs a quarter of the exact one, and its error of some milliseconds matters
         // to no minute's count.
-        let now = clock::coarse_now();
+        let now = Timestamp::coarse_now();
         self.attempts.push(series, attempt, now);
         if let Some(failure) = failure() {
             self.accept_observed(failure, &Moment::now(now));
@@ -436,7 +436,7 @@ impl Shared {
         &self,
         series: &Series,
         attempt: &Attempt,
-        at: Option<i64>,
+        at: Option<Timestamp>,
         failure: Option<Observed>,
     ) -> LogOutcome {
         if self.refusal().is_some() {
@@ -495,7 +495,7 @@ impl Shared {
         &self,
         series: &Series,
         attempt: &Attempt,
-        at: Option<i64>,
+        at: Option<Timestamp>,
         Observed { record, unmeasured }: Observed,
         event_id: Option<Uuid>,
     ) -> Result<(), DropReason> {
@@ -526,15 +526,18 @@ impl Shared {
     /// Returns the moment of a record that its caller dates `at`, and what the retention makes of
     /// it. The one rule for dates, on every way in.
     #[inline]
-    fn moment(&self, at: Option<i64>) -> Moment {
+    fn moment(&self, at: Option<Timestamp>) -> Moment {
         // A call's own moment is right by definition, and costs no comparison.
-        at.map_or_else(|| Moment::now(clock::now()), |claimed| self.dated(claimed))
+        at.map_or_else(
+            || Moment::now(Timestamp::now()),
+            |claimed| self.dated(claimed),
+        )
     }
 
-    /// Returns the moment of a record that claims to be of `claimed`, in Unix milliseconds: the
-    /// date that it gets, and if each retention would delete it at once.
-    fn dated(&self, claimed: i64) -> Moment {
-        let now = clock::now();
+    /// Returns the moment of a record that claims to be of `claimed`: the date that it gets, and if
+    /// each retention would delete it at once.
+    fn dated(&self, claimed: Timestamp) -> Moment {
+        let now = Timestamp::now();
         let at = self.retention.dated(claimed, now);
         let (failures, attempts) = self.retention.cutoffs(now);
         Moment {
@@ -607,7 +610,7 @@ impl Shared {
     pub(crate) fn offer(
         &self,
         record: RetrievalFailureRecord,
-        at: Option<i64>,
+        at: Option<Timestamp>,
         origin: Origin,
     ) -> Result<(), DropReason> {
         let moment = self.moment(at);
@@ -756,8 +759,7 @@ impl Shared {
             attempts_persisted,
             duplicates: self.counters.duplicates.load(Ordering::Acquire),
             mailbox_full: self.mailbox_is_full.load(Ordering::Acquire),
-            last_flush: (last_flush > 0)
-                .then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(last_flush)),
+            last_flush: (last_flush > 0).then(|| Timestamp::from_millis(last_flush).into()),
         }
     }
 
@@ -822,12 +824,12 @@ impl Shared {
 
     /// Notes what was lost since this was done last, so that it is stored at its minute however
     /// late. Moves all that was noted to `writer`, if it is given.
-    pub(crate) fn note_losses(&self, writer: Option<&mut BTreeMap<i64, DropCounts>>) {
+    pub(crate) fn note_losses(&self, writer: Option<&mut BTreeMap<Timestamp, DropCounts>>) {
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         // The counters are read under the lock. Of two threads that read before it, the one with
         // the older counts could come second, and the difference to the newer ones would be
         // negative.
-        losses.note(clock::now(), self.buffer.balance().dropped);
+        losses.note(Timestamp::now(), self.buffer.balance().dropped);
         if let Some(writer) = writer {
             losses.move_to(writer);
         }

@@ -22,6 +22,7 @@ use crate::model::entry::{Entry, Origin};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::record::RetrievalFailureRecord;
 use crate::model::stats::DropReason;
+use crate::model::time::Timestamp;
 use crate::pipeline::actor::FailureLogger;
 use crate::pipeline::state::{Shared, Writer};
 use crate::pipeline::writer;
@@ -175,7 +176,7 @@ fn flush_waits_for_a_record_that_is_counted_and_not_yet_queued() {
                 .enqueue(
                     Entry {
                         record,
-                        logged_at: 0,
+                        logged_at: Timestamp::EPOCH,
                         origin: Origin::LOGGED,
                     },
                     admission,
@@ -216,7 +217,7 @@ fn shutdown_writes_attempts_that_come_during_its_last_flush() {
             fixture
                 .shared
                 .attempts
-                .push(&series, &ATTEMPT, crate::clock::now());
+                .push(&series, &ATTEMPT, Timestamp::now());
             lock.execute("ROLLBACK");
         };
         let (report, ()) = tokio::join!(logger.shutdown(), during_the_flush);
@@ -398,8 +399,8 @@ fn attempts_keep_their_latencies_however_long_the_interval() {
         let (mut attempts, mut latencies) = (0, 0);
         let span = Span {
             resolution: Resolution::Day,
-            from: 0,
-            to: i64::MAX,
+            from: Timestamp::EPOCH,
+            to: Timestamp::MAX,
         };
         let mut each = |bucket: ReadBucket| {
             attempts += bucket.attempts;

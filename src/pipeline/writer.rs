@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::clock;
 use crate::error::{StartError, StoreError};
 use crate::model::deletion::{Deleted, Deletion};
 use crate::model::query_status::StatusChange;
+use crate::model::time::Timestamp;
 use crate::pipeline::buffer::Buffer;
 use crate::pipeline::retention::{self, InForce};
 use crate::pipeline::state::{Shared, Writer};
@@ -103,7 +103,7 @@ fn purge_some(shared: &Shared, writer: &mut Writer) -> Result<Progress, StoreErr
         return Ok(Progress::Done);
     };
     if days.failures > 0 {
-        let deleted = store.purge(i64::MIN..cutoff(time, days.failures), ROWS_PER_PURGE)?;
+        let deleted = store.purge(Timestamp::MIN..cutoff(time, days.failures), ROWS_PER_PURGE)?;
         shared.counters.purged.fetch_add(deleted, Ordering::AcqRel);
         if deleted >= u64::from(ROWS_PER_PURGE) {
             return Ok(Progress::More);
@@ -133,7 +133,7 @@ fn purge_by_size(shared: &Shared, store: &mut dyn Store) -> Result<Progress, Sto
             .is_some_and(|now| now.all > max && now.all < all);
         return Ok(Progress::unless(is_left));
     }
-    let deleted = store.purge(i64::MIN..i64::MAX, ROWS_PER_SIZE_PURGE)?;
+    let deleted = store.purge(Timestamp::MIN..Timestamp::MAX, ROWS_PER_SIZE_PURGE)?;
     shared.counters.purged.fetch_add(deleted, Ordering::AcqRel);
     shared
         .counters
@@ -207,7 +207,7 @@ fn roll_up_attempts(
     shared: &Shared,
     writer: &mut Writer,
     days: RetentionDays,
-    time: i64,
+    time: Timestamp,
 ) -> Result<Progress, StoreError> {
     // The failed attempts may be committed already, and a retry writes them under the same ids. If
     // the roll-up deleted their deltas now, the retry would not find the ids, and would count them
@@ -277,7 +277,10 @@ pub(crate) fn begin_retention(shared: &Shared) {
 
 /// Returns the retention in force, and the time that decides how old rows are. Publishes both for
 /// callers, and updates the database if this logger applies the retention.
-fn retention(shared: &Shared, writer: &mut Writer) -> Result<(RetentionDays, i64), StoreError> {
+fn retention(
+    shared: &Shared,
+    writer: &mut Writer,
+) -> Result<(RetentionDays, Timestamp), StoreError> {
     let Writer {
         store: Some(store),
         retention_clock,
@@ -285,7 +288,7 @@ fn retention(shared: &Shared, writer: &mut Writer) -> Result<(RetentionDays, i64
         ..
     } = writer
     else {
-        return Ok((shared.retention.days(), i64::MIN));
+        return Ok((shared.retention.days(), Timestamp::MIN));
     };
     let config = &shared.config;
     let InForce { days, time, .. } = if config.applies_retention {
@@ -494,7 +497,7 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                     shared
                         .counters
                         .last_flush
-                        .store(clock::now().unsigned_abs(), Ordering::Release);
+                        .store(Timestamp::now().as_millis(), Ordering::Release);
                 }
                 size = writer.in_flight.len();
             }

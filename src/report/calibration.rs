@@ -2,10 +2,9 @@
 
 use serde::Serialize;
 
-use crate::clock;
 use crate::error::ReadError;
 use crate::model::outcome::OutcomeKind;
-use crate::model::time::TimeRange;
+use crate::model::time::{TimeRange, Timestamp};
 use crate::report::FailureReader;
 use crate::report::rates::{clipped, finest, for_each_bucket};
 use crate::rollup::ScoreDirection;
@@ -105,7 +104,7 @@ impl FailureReader {
     ) -> Result<Calibration, ReadError> {
         let strategy = strategy.into();
         let run = move |snapshot: &mut dyn Snapshot, deadline: Deadline| {
-            calibration(snapshot, &strategy, range, clock::now(), deadline)
+            calibration(snapshot, &strategy, range, Timestamp::now(), deadline)
         };
         self.reads.run(Lane::Quick, self.timeout, run).await
     }
@@ -115,7 +114,7 @@ fn calibration(
     snapshot: &mut dyn Snapshot,
     strategy: &str,
     range: TimeRange,
-    now: i64,
+    now: Timestamp,
     deadline: Deadline,
 ) -> Result<Calibration, ReadError> {
     let settings = snapshot

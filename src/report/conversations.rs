@@ -6,9 +6,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::clock;
 use crate::error::ReadError;
-use crate::model::time::{TimeRange, moment};
+use crate::model::time::{TimeRange, Timestamp};
 use crate::report::FailureReader;
 use crate::report::list::{ListCursor, ListRequest};
 use crate::report::scan::Scanned;
@@ -83,7 +82,7 @@ fn conversations(
     deadline: Deadline,
 ) -> Result<Conversations, ReadError> {
     // Failures, first and last.
-    let mut found: HashMap<String, (u64, i64, i64)> = HashMap::new();
+    let mut found: HashMap<String, (u64, Timestamp, Timestamp)> = HashMap::new();
     let mut too_many = false;
     let mut scanned = Scanned {
         range,
@@ -91,7 +90,7 @@ fn conversations(
         complete: true,
     };
     snapshot.conversations(
-        range.from..range.end(clock::now()),
+        range.from..range.end(Timestamp::now()),
         &mut |created_at, conversation_id| {
             if let Some(id) = conversation_id {
                 if found.len() >= MAX_CONVERSATIONS && !found.contains_key(&id) {
@@ -112,8 +111,8 @@ fn conversations(
         .map(|(conversation_id, (failures, first, last))| Conversation {
             conversation_id,
             failures,
-            first_seen: moment(first),
-            last_seen: moment(last),
+            first_seen: first.into(),
+            last_seen: last.into(),
         })
         .collect();
     conversations.sort_by(|one, other| {
@@ -146,8 +145,9 @@ mod tests {
     #[test]
     fn conversations_after_the_deadline_are_marked_incomplete() {
         let mut log = MemoryLog::default();
-        (1..=2000)
-            .for_each(|at| log.fail(at, |failure| failure.conversation_id = Some("c".into())));
+        (1..=2000).map(Timestamp::from_millis).for_each(|at| {
+            log.fail(at, |failure| failure.conversation_id = Some("c".into()));
+        });
         let mut found = |seconds| {
             let deadline = Deadline::after(std::time::Duration::from_secs(seconds));
             let found = conversations(&mut log, TimeRange::all(), 10.into(), deadline).unwrap();

@@ -5,10 +5,9 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::clock;
 use crate::error::ReadError;
 use crate::model::outcome::OutcomeKind;
-use crate::model::time::{TimeRange, moment};
+use crate::model::time::{TimeRange, Timestamp};
 use crate::report::FailureReader;
 use crate::report::rates::Latency;
 use crate::rollup::resolution::{Resolution, Span};
@@ -67,9 +66,9 @@ fn attempt_counts(
     let day = Resolution::Day;
     let (from, to) = (
         day.floor(range.from),
-        day.ceil(range.end(clock::now()).min(i64::MAX - day.span())),
+        day.ceil(range.end(Timestamp::now()).min(Timestamp::MAX - day.span())),
     );
-    let mut days: BTreeMap<(i64, String, u8), Counted> = BTreeMap::new();
+    let mut days: BTreeMap<(Timestamp, String, u8), Counted> = BTreeMap::new();
     let mut add = |bucket: ReadBucket| {
         let key = (
             day.floor(bucket.started_at),
@@ -100,8 +99,8 @@ fn attempt_counts(
     )?;
     snapshot.deltas(from..to, &mut add)?;
     let count =
-        |((at, retrieval_strategy, _), counted): ((i64, String, u8), Counted)| AttemptCount {
-            day: moment(at),
+        |((at, retrieval_strategy, _), counted): ((Timestamp, String, u8), Counted)| AttemptCount {
+            day: at.into(),
             retrieval_strategy,
             outcome: counted.outcome,
             attempts: counted.attempts,

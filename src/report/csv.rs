@@ -1,9 +1,8 @@
 //! Failures as comma-separated values that no spreadsheet runs.
 
-use crate::clock;
 use crate::error::ReadError;
 use crate::model::failure::Failure;
-use crate::model::time::rfc3339;
+use crate::model::time::Timestamp;
 
 /// Returns a line for each failure, under a line of names if `header`.
 pub(crate) fn lines<'f>(
@@ -63,7 +62,7 @@ fn cells(failure: &Failure) -> [String; COLUMNS.len()] {
         number(failure.latency_ms),
         text(&failure.edge_types),
         text(&failure.error_context),
-        rfc3339(clock::milliseconds_of(failure.created_at)),
+        Timestamp::from(failure.created_at).to_string(),
     ]
 }
 

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::clock;
 use crate::error::ReadError;
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
-use crate::model::time::{TimeRange, moment};
+use crate::model::time::{TimeRange, Timestamp};
 use crate::report::FailureReader;
 use crate::report::list::{read_hex, write_hex};
 use crate::store::reads::{Deadline, Lane};
@@ -120,7 +119,11 @@ impl fmt::Display for Cursor {
             u8::from(self.direction == Direction::Forwards),
         ]);
         bytes.extend(self.log_id.unwrap_or_default().as_bytes());
-        for number in [self.at.created_at, self.at.id, self.seen.unwrap_or(-1)] {
+        for number in [
+            self.at.created_at.as_millis(),
+            self.at.id,
+            self.seen.unwrap_or(-1),
+        ] {
             bytes.extend(number.to_be_bytes());
         }
         write_hex(f, &bytes)
@@ -142,7 +145,7 @@ impl FromStr for Cursor {
                 .map(|bytes| bytes.try_into().map(i64::from_be_bytes));
             let mut number = || numbers.next()?.ok();
             let at = Place {
-                created_at: number()?,
+                created_at: Timestamp::from_millis(number()?),
                 id: number()?,
             };
             Some(Self {
@@ -233,7 +236,7 @@ impl FailurePage {
             complete: ends.complete,
             searched_to: next
                 .filter(|_| !ends.complete)
-                .map(|next| moment(next.at.created_at)),
+                .map(|next| next.at.created_at.into()),
         }
     }
 }
@@ -401,9 +404,11 @@ fn tail(
     };
     // As many rows as one statement may look at.
     let until = edge.newest_id.min(after.saturating_add(LARGEST_WINDOW));
-    let within = filter.range.map_or(i64::MIN..i64::MAX, |range| {
-        range.from..range.end(clock::now())
-    });
+    let within = filter
+        .range
+        .map_or(Timestamp::MIN..Timestamp::MAX, |range| {
+            range.from..range.end(Timestamp::now())
+        });
     let places = Place::at(within.start)..Place::at(within.end);
     let rows = snapshot.stored_within(after..until, places, filter, limit)?;
     let end = rows
@@ -429,7 +434,10 @@ pub(crate) fn list(
     deadline: Deadline,
 ) -> Result<FailurePage, ReadError> {
     let range = filter.range.unwrap_or(TimeRange::all());
-    let (start, end) = (Place::at(range.from), Place::at(range.end(clock::now())));
+    let (start, end) = (
+        Place::at(range.from),
+        Place::at(range.end(Timestamp::now())),
+    );
     // First, so that a row that comes meanwhile is a newer one for the next page.
     let log = snapshot.log_of_any_version()?;
     let seen = match page.from {
@@ -608,10 +616,7 @@ fn late_rows(
 impl Cursor {
     /// Before everything, in any log.
     pub(crate) const BEGINNING: Self = Self {
-        at: Place {
-            created_at: i64::MIN,
-            id: i64::MIN,
-        },
+        at: Place::BEGINNING,
         seen: None,
         log_id: None,
         direction: Direction::Forwards,
@@ -629,7 +634,7 @@ mod tests {
     fn search_out_of_time_is_incomplete_and_resumes_either_way() {
         let mut log = MemoryLog::default();
         for nth in 1..=9000 {
-            log.fail(nth / 3, |failure| {
+            log.fail(Timestamp::from_millis(nth / 3), |failure| {
                 failure.turn_index = Some(nth);
                 failure.retrieval_strategy = match nth {
                     1 => "first".into(),

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use crate::model::query_status::{QueryStatus, StatusChange};
+use crate::model::time::Timestamp;
 use crate::rollup::ScoreDirection;
 use crate::similarity::{SIMILAR_SHARE, are_similar, hash, normalized, words};
 
@@ -32,8 +33,7 @@ type LastChange = (usize, StatusChange);
 /// A query that failed.
 pub(crate) struct FailedText<'r> {
     pub(crate) id: i64,
-    /// When, in Unix milliseconds.
-    pub(crate) at: i64,
+    pub(crate) at: Timestamp,
     pub(crate) text: &'r str,
     pub(crate) score: Option<f32>,
     pub(crate) direction: ScoreDirection,
@@ -46,13 +46,13 @@ pub(crate) struct FailedText<'r> {
 pub(crate) struct TextGroup {
     /// Failures of the whole log with the text, and the moment of the newest: groups are made by
     /// these, so that they are the same ones whichever failures are counted.
-    weight: (u64, i64),
+    weight: (u64, Timestamp),
     pub(crate) count: u64,
     /// Different texts that are counted here.
     pub(crate) texts: u64,
     pub(crate) newest_id: i64,
-    pub(crate) first_seen: i64,
-    pub(crate) last_seen: i64,
+    pub(crate) first_seen: Timestamp,
+    pub(crate) last_seen: Timestamp,
     pub(crate) best_score: Option<f32>,
     direction: ScoreDirection,
     pub(crate) trend: [u32; TREND],
@@ -90,8 +90,8 @@ impl Texts {
                     count: 0,
                     texts: 0,
                     newest_id: failed.id,
-                    first_seen: i64::MAX,
-                    last_seen: i64::MIN,
+                    first_seen: Timestamp::MAX,
+                    last_seen: Timestamp::MIN,
                     best_score: None,
                     direction: failed.direction,
                     trend: [0; TREND],
@@ -223,12 +223,12 @@ impl TextGroup {
     /// Returns a text that has a status, and did not fail.
     fn with_status(change: LastChange, words: Box<[u32]>) -> Self {
         Self {
-            weight: (0, i64::MIN),
+            weight: (0, Timestamp::MIN),
             count: 0,
             texts: 0,
             newest_id: 0,
-            first_seen: i64::MAX,
-            last_seen: i64::MIN,
+            first_seen: Timestamp::MAX,
+            last_seen: Timestamp::MIN,
             best_score: None,
             direction: ScoreDirection::default(),
             trend: [0; TREND],
@@ -283,7 +283,7 @@ mod tests {
     fn failed(id: i64, text: &str) -> FailedText<'_> {
         FailedText {
             id,
-            at: -id,
+            at: Timestamp::from_millis(-id),
             text,
             score: None,
             direction: ScoreDirection::default(),

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::clock;
 use crate::error::ReadError;
 use crate::model::failure::Place;
 use crate::model::outcome::RetrievalFailureType;
 use crate::model::query_status::QueryStatus;
-use crate::model::time::{TimeRange, moment};
+use crate::model::time::{TimeRange, Timestamp};
 use crate::report::FailureReader;
 use crate::report::grouping::{FailedText, TREND, TextGroup, Texts};
 use crate::report::list::{ListCursor, ListRequest};
@@ -125,7 +124,7 @@ impl FailureReader {
                     range,
                     filter: &filter,
                     page,
-                    now: clock::now(),
+                    now: Timestamp::now(),
                 },
                 &mut each_slice,
             )
@@ -168,7 +167,7 @@ impl FailureReader {
                     range,
                     filter: &filter,
                     page,
-                    now: clock::now(),
+                    now: Timestamp::now(),
                 },
                 &mut each_slice,
             )
@@ -247,7 +246,7 @@ struct Wanted<'a> {
     range: TimeRange,
     filter: &'a QueryFilter,
     page: ListRequest,
-    now: i64,
+    now: Timestamp,
 }
 
 /// A ranking, as far as failures were read.
@@ -295,7 +294,7 @@ fn top_queries(
         scanned,
         is_whole: false,
     };
-    let range_end = range.end(clock::now());
+    let range_end = range.end(Timestamp::now());
     let mut end = Place::END;
     let mut all = 0;
     loop {
@@ -385,8 +384,8 @@ impl Ranking<'_> {
                 example: query_text,
                 count: group.count,
                 texts: group.texts,
-                first_seen: moment(group.first_seen),
-                last_seen: moment(group.last_seen),
+                first_seen: group.first_seen.into(),
+                last_seen: group.last_seen.into(),
                 best_score: group.best_score,
                 trend: group.trend,
                 status,
@@ -407,10 +406,9 @@ impl Ranking<'_> {
 }
 
 /// In which of the parts of `range` a moment is.
-fn part_of(range: TimeRange, at: i64) -> usize {
-    let length = i128::from(range.to) - i128::from(range.from);
-    let since = i128::from(at) - i128::from(range.from);
-    let part = since * TREND as i128 / length.max(1);
+fn part_of(range: TimeRange, at: Timestamp) -> usize {
+    let (since, length) = (at - range.from, range.to - range.from);
+    let part = i128::from(since) * TREND as i128 / i128::from(length.max(1));
     usize::try_from(part).map_or(0, |part| part.min(TREND - 1))
 }
 
@@ -424,14 +422,14 @@ mod tests {
     fn ranking_after_its_deadline_is_marked_incomplete() {
         let (mut log, mut failures) = (MemoryLog::default(), 0);
         let mut ranked = |rows: i64| {
-            (1..=rows).for_each(|at| log.fail(failures + at, |_| {}));
+            (1..=rows).for_each(|at| log.fail(Timestamp::from_millis(failures + at), |_| {}));
             failures += rows;
             let filter = QueryFilter::default();
             let wanted = Wanted {
                 range: TimeRange::all(),
                 filter: &filter,
                 page: 10.into(),
-                now: 100_000,
+                now: Timestamp::from_millis(100_000),
             };
             let TopQueries {
                 partial,
@@ -458,14 +456,16 @@ mod tests {
         for nth in 1..=70_000 {
             let please = if nth % 3 == 0 { " please" } else { "" };
             let text = format!("how do i reset password number {}{please}", nth * nth % 97);
-            log.fail(nth / 5, |failure| failure.query_text = text);
+            log.fail(Timestamp::from_millis(nth / 5), |failure| {
+                failure.query_text = text;
+            });
         }
         let filter = QueryFilter::default();
         let wanted = Wanted {
             range: TimeRange::all(),
             filter: &filter,
             page: 1000.into(),
-            now: 100_000,
+            now: Timestamp::from_millis(100_000),
         };
         let counts = |ranking: &TopQueries| -> HashMap<String, u64> {
             ranking
@@ -523,14 +523,18 @@ mod tests {
         ) {
             let mut log = MemoryLog::default();
             for (at, text) in &rows {
-                log.fail(*at, |failure| failure.query_text = text.clone());
+                log.fail(Timestamp::from_millis(*at), |failure| failure.query_text = text.clone());
             }
             let mut cuts = cuts;
             cuts.sort_unstable_by(|one, other| other.cmp(one));
             let mut before: HashMap<String, u64> = HashMap::new();
             for from in cuts.into_iter().chain([0]) {
-                let (filter, range) = (QueryFilter::default(), TimeRange { from, to: 1000, until_now: false });
-                let wanted = Wanted { range, filter: &filter, page: 1000.into(), now: 1000 };
+                let now = Timestamp::from_millis(1000);
+                let (filter, range) = (
+                    QueryFilter::default(),
+                    TimeRange { from: Timestamp::from_millis(from), to: now, until_now: false },
+                );
+                let wanted = Wanted { range, filter: &filter, page: 1000.into(), now };
                 let ranking = top_queries(&mut log, &wanted, &mut |_, _| Ok(false)).unwrap();
                 let counts: HashMap<String, u64> =
                     ranking.groups.iter().map(|group| (group.key.clone(), group.count)).collect();

@@ -7,11 +7,10 @@ use std::time::SystemTime;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::clock;
 use crate::error::ReadError;
 use crate::model::outcome::{FailuresByType, OutcomeKind, RetrievalFailureType};
 use crate::model::stats::DropCounts;
-use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS, TimeRange, moment};
+use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS, TimeRange, Timestamp};
 use crate::report::FailureReader;
 use crate::rollup::resolution::{Resolution, Span};
 use crate::rollup::sketch::Sketch;
@@ -215,7 +214,7 @@ impl FailureReader {
     pub async fn summary(&self, range: TimeRange) -> Result<Summary, ReadError> {
         self.reads
             .run(Lane::Quick, self.timeout, move |snapshot, deadline| {
-                summary(snapshot, range, clock::now(), deadline)
+                summary(snapshot, range, Timestamp::now(), deadline)
             })
             .await
     }
@@ -248,7 +247,7 @@ impl FailureReader {
         strategies: Vec<String>,
     ) -> Result<Timeseries, ReadError> {
         let run = move |snapshot: &mut dyn Snapshot, deadline: Deadline| {
-            timeseries(snapshot, range, &strategies, clock::now(), deadline)
+            timeseries(snapshot, range, &strategies, Timestamp::now(), deadline)
         };
         self.reads.run(Lane::Quick, self.timeout, run).await
     }
@@ -257,7 +256,7 @@ impl FailureReader {
 fn summary(
     snapshot: &mut dyn Snapshot,
     range: TimeRange,
-    now: i64,
+    now: Timestamp,
     deadline: Deadline,
 ) -> Result<Summary, ReadError> {
     let range = clipped(snapshot, range, now)?;
@@ -279,7 +278,7 @@ fn summary(
     })?;
     let length = finest.ceil(covered.to) - covered.from;
     let before = TimeRange {
-        from: covered.from.saturating_sub(length),
+        from: covered.from - length,
         to: covered.from,
         until_now: false,
     };
@@ -325,7 +324,7 @@ fn summary(
         total: total.rates(is_known),
         previous: previous.rates(is_known),
         strategies,
-        rows_since: snapshot.oldest_failure()?.map(moment),
+        rows_since: snapshot.oldest_failure()?.map(Into::into),
         dropped: snapshot.drops(covered.from..covered.to)?,
         previous_dropped: snapshot.drops(before.from..before.to)?,
         log_id: snapshot.log_of_any_version()?.log_id,
@@ -357,7 +356,7 @@ fn timeseries(
     snapshot: &mut dyn Snapshot,
     range: TimeRange,
     strategies: &[String],
-    now: i64,
+    now: Timestamp,
     deadline: Deadline,
 ) -> Result<Timeseries, ReadError> {
     let range = clipped(snapshot, range, now)?;
@@ -365,7 +364,7 @@ fn timeseries(
     let finest = finest(range, now).span();
     let fits = |step: &i64| *step >= finest && length / step <= MAX_STEPS;
     let step = STEPS.into_iter().find(fits).unwrap_or(28 * DAY_MS);
-    let from = range.from - range.from.rem_euclid(step);
+    let from = range.from.floor(step);
     let steps = ((range.to - from).div_euclid(step)
         + i64::from((range.to - from).rem_euclid(step) > 0))
     .max(1);
@@ -385,7 +384,7 @@ fn timeseries(
         .into_iter()
         .rev()
         .find(|resolution| step % resolution.span() == 0);
-    let to = if until_now { i64::MAX } else { range.to };
+    let to = if until_now { Timestamp::MAX } else { range.to };
     let span = Span {
         resolution: resolution.unwrap_or(Resolution::Minute),
         from: range.from,
@@ -466,11 +465,11 @@ impl StrategyPoints {
 pub(crate) fn clipped(
     snapshot: &mut dyn Snapshot,
     range: TimeRange,
-    now: i64,
+    now: Timestamp,
 ) -> Result<TimeRange, ReadError> {
     // A millisecond more, to include the present one.
-    let to = range.to.min(now.saturating_add(1));
-    let from = if to.saturating_sub(range.from) > LONGEST_MS {
+    let to = range.to.min(now + 1);
+    let from = if to - range.from > LONGEST_MS {
         snapshot
             .oldest_attempt()?
             .unwrap_or(to - DAY_MS)
@@ -488,12 +487,10 @@ pub(crate) fn clipped(
 }
 
 /// The smallest spans that are there for all of `range`, and few enough.
-pub(crate) fn finest(range: TimeRange, now: i64) -> Resolution {
-    if range.from < now.saturating_sub(HOURS_SINCE) {
+pub(crate) fn finest(range: TimeRange, now: Timestamp) -> Resolution {
+    if range.from < now - HOURS_SINCE {
         Resolution::Day
-    } else if range.from < now.saturating_sub(MINUTES_SINCE)
-        || range.to - range.from > 2 * MINUTES_UP_TO
-    {
+    } else if range.from < now - MINUTES_SINCE || range.to - range.from > 2 * MINUTES_UP_TO {
         Resolution::Hour
     } else {
         Resolution::Minute
@@ -505,7 +502,7 @@ pub(crate) fn for_each_bucket(
     snapshot: &mut dyn Snapshot,
     range: TimeRange,
     finest: Resolution,
-    now: i64,
+    now: Timestamp,
     deadline: Deadline,
     each: impl FnMut(ReadBucket),
 ) -> Result<TimeRange, ReadError> {
@@ -514,7 +511,7 @@ pub(crate) fn for_each_bucket(
     }
     let from = finest.floor(range.from);
     let to = if range.reaches(now) {
-        Resolution::Day.floor(i64::MAX)
+        Resolution::Day.floor(Timestamp::MAX)
     } else {
         finest.ceil(range.to)
     };
@@ -536,7 +533,13 @@ pub(crate) fn for_each_bucket(
 }
 
 /// Parts `from..to`, multiples of `finest`, into as few spans as there are.
-fn cover(from: i64, to: i64, resolution: Resolution, finest: Resolution, spans: &mut Vec<Span>) {
+fn cover(
+    from: Timestamp,
+    to: Timestamp,
+    resolution: Resolution,
+    finest: Resolution,
+    spans: &mut Vec<Span>,
+) {
     if from >= to {
         return;
     }
@@ -661,7 +664,7 @@ impl Counts {
         }
     }
 
-    fn point(&self, at: i64, known: Known) -> TimePoint {
+    fn point(&self, at: Timestamp, known: Known) -> TimePoint {
         let Rates {
             attempts,
             failures,
@@ -669,7 +672,7 @@ impl Counts {
             ..
         } = self.rates(known);
         TimePoint {
-            at: moment(at),
+            at: at.into(),
             attempts,
             failures,
             types: FailuresByType::new(|failure| self.of(failure.into()).0),
@@ -701,8 +704,8 @@ mod tests {
 
     #[test]
     fn a_range_is_covered_once_by_the_largest_spans_that_fit() {
-        let from = DAY_MS - 2 * HOUR_MS - 3 * MINUTE_MS;
-        let to = 4 * DAY_MS + HOUR_MS + MINUTE_MS;
+        let from = Timestamp::EPOCH + DAY_MS - 2 * HOUR_MS - 3 * MINUTE_MS;
+        let to = Timestamp::EPOCH + 4 * DAY_MS + HOUR_MS + MINUTE_MS;
         let mut spans = Vec::new();
         cover(from, to, Resolution::Day, Resolution::Minute, &mut spans);
         let mut at = from;
@@ -724,7 +727,7 @@ mod tests {
 
     #[test]
     fn resolution_is_the_finest_that_is_kept_for_the_whole_range() {
-        const NOW: i64 = 20_000 * DAY_MS;
+        const NOW: Timestamp = Timestamp::from_millis(20_000 * DAY_MS);
         use Resolution::{Day, Hour, Minute};
         // Minutes are kept for 7 days and hours for 90; a range of minutes is at most twice
         // MINUTES_UP_TO long.
@@ -754,7 +757,7 @@ mod tests {
 
     #[test]
     fn timeseries_covers_its_range_and_the_step_that_it_ends_in() {
-        const NOW: i64 = 20_000 * DAY_MS;
+        const NOW: Timestamp = Timestamp::from_millis(20_000 * DAY_MS);
         let minute = |nth| {
             (
                 Resolution::Minute,
@@ -832,15 +835,22 @@ mod tests {
 
     #[test]
     fn reading_after_the_deadline_is_an_error() {
-        let minute = |nth| (Resolution::Minute, nth * MINUTE_MS, OutcomeKind::Success, 1);
+        let minute = |nth| {
+            (
+                Resolution::Minute,
+                Timestamp::EPOCH + nth * MINUTE_MS,
+                OutcomeKind::Success,
+                1,
+            )
+        };
         let mut log = MemoryLog {
             buckets: (0..600).map(minute).collect(),
             ..MemoryLog::default()
         };
         let spans = [Span {
             resolution: Resolution::Minute,
-            from: 0,
-            to: HOUR_MS * 10,
+            from: Timestamp::EPOCH,
+            to: Timestamp::EPOCH + 10 * HOUR_MS,
         }];
         let mut buckets = |seconds| {
             let deadline = Deadline::after(std::time::Duration::from_secs(seconds));

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::model::time::TimeRange;
+use crate::model::time::{TimeRange, Timestamp};
 use crate::store::reads::Deadline;
 use std::ops::ControlFlow;
 
@@ -29,7 +29,7 @@ pub struct Scanned {
 impl Scanned {
     /// Counts a failure of the moment `at`, the newest first. Ends the read once it is one of too
     /// many, or `deadline` has passed.
-    pub(crate) fn next(&mut self, at: i64, deadline: Deadline) -> ControlFlow<()> {
+    pub(crate) fn next(&mut self, at: Timestamp, deadline: Deadline) -> ControlFlow<()> {
         self.failures += 1;
         if self.failures == MAX_ROWS
             || (self.failures.is_multiple_of(ROWS_PER_LOOK) && deadline.passed())
@@ -49,8 +49,8 @@ mod tests {
 
     fn scanned(milliseconds: i64, timeout: Duration) -> Scanned {
         let range = TimeRange {
-            from: 1000,
-            to: 1000 + milliseconds,
+            from: Timestamp::from_millis(1000),
+            to: Timestamp::from_millis(1000 + milliseconds),
             until_now: false,
         };
         let (mut scanned, deadline) = (
@@ -61,9 +61,9 @@ mod tests {
             },
             Deadline::after(timeout),
         );
-        let _ = (range.from..range.to)
+        let _ = (0..milliseconds)
             .rev()
-            .try_for_each(|at| scanned.next(at, deadline));
+            .try_for_each(|after| scanned.next(range.from + after, deadline));
         scanned
     }
 
@@ -71,7 +71,10 @@ mod tests {
     fn scan_after_its_deadline_ends_and_names_the_part_it_read() {
         let scanned = scanned(5000, Duration::ZERO);
         assert_eq!((scanned.failures, scanned.complete), (1024, false));
-        assert_eq!((scanned.range.from, scanned.range.to), (6000 - 1024, 6000));
+        assert_eq!(
+            [scanned.range.from, scanned.range.to],
+            [6000 - 1024, 6000].map(Timestamp::from_millis)
+        );
     }
 
     #[test]
@@ -82,7 +85,7 @@ mod tests {
                 (scanned.failures, scanned.complete),
                 (rows.min(1_000_000).unsigned_abs(), complete)
             );
-            assert_eq!(scanned.range.from, 1000 + i64::from(!complete));
+            assert_eq!(scanned.range.from.as_millis(), 1000 + i64::from(!complete));
         }
     }
 }

@@ -44,7 +44,7 @@
 
 use uuid::Uuid;
 
-use crate::model::time::{DAY_MS, HOUR_MS};
+use crate::model::time::{DAY_MS, HOUR_MS, Timestamp};
 
 /// Difference up to which two readings agree, in milliseconds: an hour. A time server corrects a
 /// clock by less.
@@ -106,7 +106,7 @@ impl Boot {
             LazyLock::new(|| (Uuid::new_v4(), Instant::now()));
         Some(Self {
             id: PROCESS.0,
-            since: crate::clock::milliseconds(PROCESS.1.elapsed()),
+            since: crate::model::time::milliseconds(PROCESS.1.elapsed()),
         })
     }
 }
@@ -114,8 +114,8 @@ impl Boot {
 /// Both clocks, read at about the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
-    /// The wall clock, in Unix milliseconds.
-    pub(crate) wall: i64,
+    /// The wall clock.
+    pub(crate) wall: Timestamp,
     /// `None`: the system does not tell. Only the allowance and a day of use then count.
     pub(crate) boot: Option<Boot>,
 }
@@ -123,7 +123,7 @@ pub(crate) struct Reading {
 impl Reading {
     pub(crate) fn now() -> Self {
         Self {
-            wall: crate::clock::now(),
+            wall: Timestamp::now(),
             boot: Boot::now(),
         }
     }
@@ -143,7 +143,7 @@ impl Reading {
 
     /// Returns the advance of the wall clock until `later`, in milliseconds.
     fn advance_until(&self, later: &Self) -> i64 {
-        later.wall.saturating_sub(self.wall)
+        later.wall - self.wall
     }
 
     /// Returns `true` if this reading explains the wall clock of `later`.
@@ -200,13 +200,9 @@ impl ClockState {
         })
     }
 
-    /// Returns the time that decides how old rows are, in Unix milliseconds, at a reading that this
-    /// state includes.
-    pub(crate) fn time_at(&self, reading: &Reading) -> i64 {
-        let proven = self
-            .trusted
-            .wall
-            .saturating_add(self.trusted.proven_until(reading).unwrap_or(0));
+    /// Returns the time that decides how old rows are, at a reading that this state includes.
+    pub(crate) fn time_at(&self, reading: &Reading) -> Timestamp {
+        let proven = self.trusted.wall + self.trusted.proven_until(reading).unwrap_or(0);
         // The earlier of the two clocks: a clock that was set back makes rows younger, never older.
         proven.min(reading.wall)
     }
@@ -215,7 +211,7 @@ impl ClockState {
     /// as a tenth of the allowance, so that a quiet logger writes hardly ever.
     pub(crate) fn must_follow(&self, newer: &Self, allowance: i64) -> bool {
         let boot = |state: &Self| state.trusted.boot.map(|boot| boot.id);
-        let age = newer.trusted.wall.abs_diff(self.trusted.wall);
+        let age = (newer.trusted.wall - self.trusted.wall).unsigned_abs();
         (self.ahead, self.behind, boot(self)) != (newer.ahead, newer.behind, boot(newer))
             || age >= (allowance / 10).clamp(HOUR_MS, DAY_MS).unsigned_abs()
     }
@@ -315,7 +311,7 @@ mod tests {
     /// A simulated machine with its clocks and one process.
     struct Machine {
         /// The true time.
-        now: i64,
+        now: Timestamp,
         /// Error of the wall clock.
         wrong: i64,
         boot: Boot,
@@ -331,7 +327,8 @@ mod tests {
     const HOUR: i64 = HOUR_MS;
     const DAY: i64 = DAY_MS;
     const YEAR: i64 = 365 * DAY_MS;
-    const NOW: i64 = 1_790_000_000_000;
+    const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
+    const DEAD_BATTERY: Timestamp = Timestamp::from_millis(1_577_836_800_000);
 
     impl Machine {
         /// With a database that was in use until now.
@@ -363,14 +360,14 @@ mod tests {
 
         /// Time passes while the machine runs or sleeps.
         fn pass(&mut self, span: i64) -> &mut Self {
-            self.now += span;
+            self.now = self.now + span;
             self.boot.since += span;
             self
         }
 
         /// Time passes while the machine is off. It boots with another id, and the process starts.
         fn off(&mut self, span: i64) -> &mut Self {
-            self.now += span;
+            self.now = self.now + span;
             self.boot = Boot {
                 id: Uuid::from_u128(self.boot.id.as_u128() + 1),
                 since: 20_000,
@@ -381,7 +378,7 @@ mod tests {
         /// Time passes while a host pauses the virtual machine: the boot stays, and its time stands
         /// still.
         fn pause(&mut self, span: i64) -> &mut Self {
-            self.now += span;
+            self.now = self.now + span;
             self
         }
 
@@ -627,7 +624,7 @@ mod tests {
                 |m| {
                     largest(52, |_| {
                         m.off(7 * DAY);
-                        m.wrong = 1_577_836_800_000 - m.now;
+                        m.wrong = DEAD_BATTERY - m.now;
                         m.read_clock();
                         m.pass(MINUTE / 2).wrong = 0;
                         m.run(MINUTE)
@@ -642,7 +639,7 @@ mod tests {
                 |m| {
                     largest(52, |_| {
                         m.off(16 * HOUR);
-                        m.wrong = 1_577_836_800_000 - m.now;
+                        m.wrong = DEAD_BATTERY - m.now;
                         m.read_clock();
                         m.pass(MINUTE / 2).wrong = 0;
                         m.run(8 * HOUR)
@@ -655,7 +652,7 @@ mod tests {
                 "a week in 2020, then right: a day of use",
                 30,
                 |m| {
-                    m.run_wrong(1_577_836_800_000 - NOW, 7 * DAY);
+                    m.run_wrong(DEAD_BATTERY - NOW, 7 * DAY);
                     m.run(DAY)
                 },
                 0,
@@ -816,7 +813,7 @@ mod tests {
                 30,
                 |m| {
                     m.stored = Some(ClockState::trusting(Reading {
-                        wall: 0,
+                        wall: Timestamp::EPOCH,
                         boot: None,
                     }));
                     assert!(m.run(DAY - HOUR) > 50 * YEAR);
@@ -877,7 +874,14 @@ mod tests {
 
     #[test]
     fn extreme_readings_never_overflow_or_pass_the_wall_clock() {
-        let walls = [i64::MIN, -1, 0, NOW, crate::clock::END_OF_TIME, i64::MAX];
+        let walls = [
+            Timestamp::MIN,
+            Timestamp::EPOCH - 1,
+            Timestamp::EPOCH,
+            NOW,
+            Timestamp::END_OF_TIME,
+            Timestamp::MAX,
+        ];
         let boots = [None, Some(0), Some(i64::MIN), Some(i64::MAX)];
         let readings: Vec<Reading> = walls
             .into_iter()

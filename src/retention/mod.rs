@@ -6,9 +6,8 @@
 //!
 //! # Units
 //!
-//! Moments are Unix milliseconds in UTC, spans are milliseconds, and settings are days of 24 hours.
-//! 0 days keep rows for ever, so that a span of 0 must never become a cutoff of "now": [`cutoff`]
-//! is the one place that computes it.
+//! Spans are milliseconds, and settings are days of 24 hours. 0 days keep rows for ever, so that a
+//! span of 0 must never become a cutoff of "now": [`cutoff`] is the one place that computes it.
 //!
 //! # Two clocks
 //!
@@ -21,7 +20,7 @@ mod clock;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use crate::config::{DEFAULT_ATTEMPTS_RETENTION_DAYS, DEFAULT_RETENTION_DAYS};
-use crate::model::time::{DAY_MS, MINUTE_MS};
+use crate::model::time::{DAY_MS, MINUTE_MS, Timestamp};
 pub(crate) use clock::{Boot, ClockState, Reading, RetentionClock};
 use clock::{MAX_ALLOWANCE_MS, SLACK_MS};
 
@@ -70,13 +69,12 @@ fn span(days: u32) -> i64 {
     i64::from(days) * DAY_MS
 }
 
-/// Returns the moment before which rows kept for `days` are too old, in Unix milliseconds; `days` =
-/// 0 keeps all.
-pub(crate) fn cutoff(now: i64, days: u32) -> i64 {
+/// Returns the moment before which rows kept for `days` are too old; `days` = 0 keeps all.
+pub(crate) fn cutoff(now: Timestamp, days: u32) -> Timestamp {
     if days == 0 {
-        i64::MIN
+        Timestamp::MIN
     } else {
-        now.saturating_sub(span(days))
+        now - span(days)
     }
 }
 
@@ -86,7 +84,7 @@ pub(crate) fn cutoff(now: i64, days: u32) -> i64 {
 pub(crate) struct RetentionInForce {
     failures_days: AtomicU32,
     attempts_days: AtomicU32,
-    /// Unix milliseconds; `i64::MIN`: not read yet, nothing is too old.
+    /// Milliseconds of a [`Timestamp`]; `MIN`: not read yet, nothing is too old.
     time: AtomicI64,
 }
 
@@ -96,7 +94,7 @@ impl Default for RetentionInForce {
         Self {
             failures_days: AtomicU32::new(failures),
             attempts_days: AtomicU32::new(attempts),
-            time: AtomicI64::new(i64::MIN),
+            time: AtomicI64::new(Timestamp::MIN.as_millis()),
         }
     }
 }
@@ -105,11 +103,11 @@ impl RetentionInForce {
     // Relaxed throughout, because each number is right by itself: a caller that sees a new one
     // beside an old one decides as it would have a moment before or after. Only the writer stores
     // them, under its lock, so that no older reading replaces a newer one.
-    /// Publishes a reading of the retention. `time` is in Unix milliseconds.
-    pub(crate) fn publish(&self, days: RetentionDays, time: i64) {
+    /// Publishes a reading of the retention.
+    pub(crate) fn publish(&self, days: RetentionDays, time: Timestamp) {
         self.failures_days.store(days.failures, Ordering::Relaxed);
         self.attempts_days.store(days.attempts, Ordering::Relaxed);
-        self.time.store(time, Ordering::Relaxed);
+        self.time.store(time.as_millis(), Ordering::Relaxed);
     }
 
     pub(crate) fn days(&self) -> RetentionDays {
@@ -121,23 +119,25 @@ impl RetentionInForce {
 
     /// Returns the date of a record that claims to be of the moment `at`, while the wall clock says
     /// `now`: `now` if the claim lies in the future.
-    pub(crate) fn dated(&self, at: i64, now: i64) -> i64 {
+    pub(crate) fn dated(&self, at: Timestamp, now: Timestamp) -> Timestamp {
         // A wall clock behind the retention clock is wrong. The later one of both is the bound
         // then, because a sender with a right clock must not have its dates replaced.
-        let latest = now
-            .max(self.time.load(Ordering::Relaxed))
-            .saturating_add(MAX_AHEAD_MS);
+        let latest = now.max(self.time()) + MAX_AHEAD_MS;
         if at > latest { now } else { at }
     }
 
     /// Returns the moment before which failures are too old, and the one before which attempts are.
     ///
-    /// Both are `i64::MIN`, and nothing is too old, before the first reading of the database: a
-    /// record that is dropped cannot be brought back, and one that is kept too long is purged
-    /// later.
-    pub(crate) fn cutoffs(&self, now: i64) -> (i64, i64) {
-        let (time, days) = (self.time.load(Ordering::Relaxed).min(now), self.days());
+    /// Both are [`Timestamp::MIN`], and nothing is too old, before the first reading of the
+    /// database: a record that is dropped cannot be brought back, and one that is kept too long is
+    /// purged later.
+    pub(crate) fn cutoffs(&self, now: Timestamp) -> (Timestamp, Timestamp) {
+        let (time, days) = (self.time().min(now), self.days());
         (cutoff(time, days.failures), cutoff(time, days.attempts))
+    }
+
+    fn time(&self) -> Timestamp {
+        Timestamp::from_millis(self.time.load(Ordering::Relaxed))
     }
 }
 
@@ -166,11 +166,10 @@ impl StoredRetention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::END_OF_TIME;
 
     const DAY: i64 = DAY_MS;
     const YEAR: i64 = 365 * DAY;
-    const NOW: i64 = 1_790_000_000_000;
+    const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
     #[test]
     fn allowance_is_a_tenth_of_the_shorter_retention_within_limits() {
@@ -195,7 +194,7 @@ mod tests {
         let force = RetentionInForce::default();
         assert_eq!(
             force.cutoffs(NOW),
-            (i64::MIN, i64::MIN),
+            (Timestamp::MIN, Timestamp::MIN),
             "before the first reading"
         );
         force.publish(
@@ -212,22 +211,29 @@ mod tests {
             NOW,
             "the wall clock is a year behind"
         );
-        assert_eq!(force.cutoffs(NOW), (NOW - 30 * DAY, i64::MIN));
+        assert_eq!(force.cutoffs(NOW), (NOW - 30 * DAY, Timestamp::MIN));
         assert_eq!(
             force.cutoffs(NOW + YEAR),
-            (NOW - 30 * DAY, i64::MIN),
+            (NOW - 30 * DAY, Timestamp::MIN),
             "the wall clock is a year ahead"
         );
         assert_eq!(
             force.cutoffs(NOW - YEAR),
-            (NOW - YEAR - 30 * DAY, i64::MIN),
+            (NOW - YEAR - 30 * DAY, Timestamp::MIN),
             "the wall clock is a year behind"
         );
     }
 
     #[test]
     fn extreme_dates_overflow_nothing() {
-        let walls = [i64::MIN, -1, 0, NOW, END_OF_TIME, i64::MAX];
+        let walls = [
+            Timestamp::MIN,
+            Timestamp::EPOCH - 1,
+            Timestamp::EPOCH,
+            NOW,
+            Timestamp::END_OF_TIME,
+            Timestamp::MAX,
+        ];
         let force = RetentionInForce::default();
         for wall in walls {
             force.publish(
@@ -239,7 +245,7 @@ mod tests {
             );
             for at in walls {
                 assert!(force.dated(at, NOW) <= at.max(NOW));
-                assert_eq!(force.cutoffs(at).1, i64::MIN);
+                assert_eq!(force.cutoffs(at).1, Timestamp::MIN);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::mem::size_of;
 
 use crate::model::outcome::OutcomeKind;
-use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS};
+use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS, Timestamp};
 use crate::rollup::sketch::Sketch;
 use crate::rollup::{Bucket, SeriesId};
 
@@ -24,17 +24,17 @@ const FEW_VALUES: usize = 16;
 /// The minute, strategy and outcome of a bucket; also a longer span that begins with the minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct BucketKey {
-    /// Unix milliseconds, UTC: the start of the minute, or of a longer span.
-    pub(crate) started_at: i64,
+    /// The start of the minute, or of a longer span.
+    pub(crate) started_at: Timestamp,
     pub(crate) series: SeriesId,
     pub(crate) kind: OutcomeKind,
 }
 
 impl BucketKey {
-    /// Returns the key of the minute of `at`, in Unix milliseconds.
-    pub(crate) fn new(at: i64, series: SeriesId, kind: OutcomeKind) -> Self {
+    /// Returns the key of the minute of `at`.
+    pub(crate) fn new(at: Timestamp, series: SeriesId, kind: OutcomeKind) -> Self {
         Self {
-            started_at: at - at.rem_euclid(MINUTE_MS),
+            started_at: at.floor(MINUTE_MS),
             series,
             kind,
         }
@@ -43,7 +43,7 @@ impl BucketKey {
     /// Returns the key of the span of `span` milliseconds that contains this minute.
     fn within(self, span: i64) -> Self {
         Self {
-            started_at: self.started_at - self.started_at.rem_euclid(span),
+            started_at: self.started_at.floor(span),
             ..self
         }
     }
@@ -227,8 +227,12 @@ impl From<Values> for Sketch {
 mod tests {
     use super::*;
 
-    fn key(at: i64) -> BucketKey {
-        BucketKey::new(at, 0, OutcomeKind::Success)
+    fn key(milliseconds: i64) -> BucketKey {
+        BucketKey::new(
+            Timestamp::from_millis(milliseconds),
+            0,
+            OutcomeKind::Success,
+        )
     }
 
     fn one(latency_ms: f64, top_score: f64) -> Counts {
@@ -293,7 +297,10 @@ mod tests {
         for series in 0..16 {
             for minute in 0..10_080 {
                 buckets.add(
-                    BucketKey::new(minute * MINUTE_MS, series, OutcomeKind::Success),
+                    BucketKey {
+                        series,
+                        ..key(minute * MINUTE_MS)
+                    },
                     &one(1.0, 0.5),
                 );
             }
@@ -330,7 +337,7 @@ mod tests {
         for (key, bucket) in buckets.take(usize::MAX) {
             attempts += bucket.attempts;
             unobserved += bucket.unobserved;
-            minutes += u64::from(key.started_at % HOUR_MS != 0);
+            minutes += u64::from(key.started_at != key.started_at.floor(HOUR_MS));
         }
         assert_eq!((attempts, unobserved), (2 * ATTEMPTS + 200_000, ATTEMPTS));
         assert!(minutes > 1000, "{minutes} minutes were there before");

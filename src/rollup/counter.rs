@@ -23,6 +23,7 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use crate::model::outcome::OutcomeKind;
+use crate::model::time::Timestamp;
 use crate::rollup::bucket::BucketKey;
 use crate::rollup::{Attempt, Series, SeriesId, lock};
 
@@ -38,8 +39,8 @@ const MANY_SAMPLES: usize = SAMPLES / 2;
 pub(crate) struct Sample {
     pub(crate) series: SeriesId,
     pub(crate) kind: OutcomeKind,
-    /// Unix milliseconds, UTC: the end of the attempt.
-    pub(crate) at: i64,
+    /// The end of the attempt.
+    pub(crate) at: Timestamp,
     /// `None`: not measured.
     pub(crate) latency: Option<Duration>,
     /// NaN: none.
@@ -54,7 +55,7 @@ impl Sample {
             latency,
             top_score,
         }: &Attempt,
-        at: i64,
+        at: Timestamp,
     ) -> Self {
         Self {
             series: series.id,
@@ -275,11 +276,11 @@ fn first_list() -> usize {
 mod tests {
     use super::*;
 
-    fn sample(at: i64) -> Sample {
+    fn sample(milliseconds: i64) -> Sample {
         Sample {
             series: 0,
             kind: OutcomeKind::Success,
-            at,
+            at: Timestamp::from_millis(milliseconds),
             latency: None,
             top_score: f32::NAN,
         }
@@ -322,7 +323,7 @@ mod tests {
         let mut samples = 0;
         counter.drain(&mut Counter::empty(), |key, drained| match drained {
             Drained::Sample(_) => samples += 1,
-            Drained::Spilled(attempts) => keys.push((key.started_at, attempts)),
+            Drained::Spilled(attempts) => keys.push((key.started_at.as_millis(), attempts)),
         });
         assert_eq!((samples, keys), (SAMPLES, vec![(60_000, 1)]));
         assert_eq!(

@@ -48,6 +48,7 @@ use self::bucket::{BucketKey, Buckets, Counts};
 use self::counter::{Counter, Drained, Pushed, Sample};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::record::BoundedText;
+use crate::model::time::Timestamp;
 use crate::rollup::sketch::Sketch;
 
 /// Name under which strategies beyond the limit are counted. A strategy with this very name is one
@@ -271,8 +272,8 @@ pub(crate) struct Delta {
     /// with records, and orders deltas by age for the roll-up.
     pub(crate) id: Uuid,
     pub(crate) owner: Owner,
-    /// Start of the minute, in Unix milliseconds.
-    pub(crate) started_at: i64,
+    /// Start of the minute.
+    pub(crate) started_at: Timestamp,
     pub(crate) strategy: BoundedText<64>,
     pub(crate) kind: OutcomeKind,
     pub(crate) bucket: Bucket,
@@ -496,7 +497,7 @@ impl Attempts {
 
     /// Counts an attempt that ends now.
     #[inline]
-    pub(crate) fn push(&self, series: &Series, attempt: &Attempt, now: i64) {
+    pub(crate) fn push(&self, series: &Series, attempt: &Attempt, now: Timestamp) {
         let Some(counter) = self.counter.get() else {
             return;
         };
@@ -515,7 +516,7 @@ impl Attempts {
 
     /// Counts an attempt that ended at another time. If the counter is full, it is emptied first, so
     /// that the attempt keeps its latency and score.
-    pub(crate) fn add(&self, series: &Series, attempt: &Attempt, at: i64) {
+    pub(crate) fn add(&self, series: &Series, attempt: &Attempt, at: Timestamp) {
         let Some(counter) = self.counter.get() else {
             return;
         };
@@ -535,7 +536,7 @@ impl Attempts {
         &self,
         strategy: &str,
         kind: OutcomeKind,
-        at: i64,
+        at: Timestamp,
         observed: u64,
         unobserved: u64,
     ) {
@@ -755,8 +756,7 @@ impl Attempts {
 pub(crate) struct UncountedFailure<'r> {
     pub(crate) strategy: &'r str,
     pub(crate) failure: RetrievalFailureType,
-    /// Unix milliseconds, UTC.
-    pub(crate) at: i64,
+    pub(crate) at: Timestamp,
     pub(crate) latency_ms: Option<i64>,
 }
 

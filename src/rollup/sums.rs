@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::model::outcome::OutcomeKind;
+use crate::model::time::Timestamp;
 use crate::rollup::Bucket;
 use crate::rollup::resolution::Resolution;
 use crate::rollup::sketch::Sketch;
@@ -12,11 +13,11 @@ use crate::rollup::sketch::Sketch;
 /// A roll-up reads many deltas of the same minutes. Adding them here first means that each row of
 /// the table is read and written once a transaction.
 #[derive(Default)]
-pub(crate) struct Sums(pub(crate) HashMap<(Resolution, i64, String, String), Bucket>);
+pub(crate) struct Sums(pub(crate) HashMap<(Resolution, Timestamp, String, String), Bucket>);
 
 impl Sums {
     /// Adds `part` to the minute, the hour and the day of `at`.
-    pub(crate) fn add(&mut self, at: i64, strategy: &str, outcome: &str, part: &Bucket) {
+    pub(crate) fn add(&mut self, at: Timestamp, strategy: &str, outcome: &str, part: &Bucket) {
         for resolution in Resolution::ALL {
             let key = (
                 resolution,
@@ -40,7 +41,7 @@ impl Sums {
 
 /// A bucket as it is read: whose it is, when it began, and what it counts.
 pub(crate) struct ReadBucket {
-    pub(crate) started_at: i64,
+    pub(crate) started_at: Timestamp,
     pub(crate) strategy: String,
     pub(crate) kind: OutcomeKind,
     pub(crate) attempts: u64,
@@ -67,7 +68,7 @@ impl ReadSketch {
 
 impl ReadBucket {
     pub(crate) fn new(
-        started_at: i64,
+        started_at: Timestamp,
         strategy: String,
         kind: OutcomeKind,
         bucket: Bucket,

@@ -4,13 +4,12 @@ use std::ops::{ControlFlow, Range};
 
 use uuid::Uuid;
 
-use crate::clock;
 use crate::error::ReadError;
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::query_status::StatusChange;
 use crate::model::stats::DropCounts;
-use crate::model::time::moment;
+use crate::model::time::Timestamp;
 #[cfg(feature = "program")]
 use crate::retention::StoredRetention;
 use crate::rollup::resolution::{Resolution, Span};
@@ -23,12 +22,12 @@ use crate::store::snapshot::{FailedQuery, LogEdge, Snapshot, StoredFailure};
 pub(crate) struct MemoryLog {
     pub(crate) failures: Vec<Failure>,
     /// Resolution, start, outcome and number of attempts of the strategy `s`.
-    pub(crate) buckets: Vec<(Resolution, i64, OutcomeKind, u64)>,
+    pub(crate) buckets: Vec<(Resolution, Timestamp, OutcomeKind, u64)>,
 }
 
 impl MemoryLog {
-    /// Adds a failure of a moment, in Unix milliseconds, which may be changed first.
-    pub(crate) fn fail(&mut self, at: i64, change: impl FnOnce(&mut Failure)) {
+    /// Adds a failure of the moment `at`, which may be changed first.
+    pub(crate) fn fail(&mut self, at: Timestamp, change: impl FnOnce(&mut Failure)) {
         let mut failure = Failure {
             id: i64::try_from(self.failures.len()).unwrap() + 1,
             event_id: Uuid::from_u128(self.failures.len() as u128),
@@ -44,7 +43,7 @@ impl MemoryLog {
             latency_ms: None,
             edge_types: None,
             error_context: None,
-            created_at: moment(at),
+            created_at: at.into(),
         };
         change(&mut failure);
         self.failures.push(failure);
@@ -67,7 +66,7 @@ impl MemoryLog {
 
 fn place(failure: &Failure) -> Place {
     Place {
-        created_at: clock::milliseconds_of(failure.created_at),
+        created_at: failure.created_at.into(),
         id: failure.id,
     }
 }
@@ -113,7 +112,7 @@ impl Snapshot for MemoryLog {
         self.log()
     }
 
-    fn oldest_failure(&mut self) -> Result<Option<i64>, ReadError> {
+    fn oldest_failure(&mut self) -> Result<Option<Timestamp>, ReadError> {
         Ok(self.failures.iter().map(|row| place(row).created_at).min())
     }
 
@@ -184,11 +183,9 @@ impl Snapshot for MemoryLog {
         limit: u64,
         each: &mut dyn FnMut(FailedQuery) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
-        let first = Place {
-            created_at: i64::MIN,
-            id: i64::MIN,
-        };
-        let found = self.within(Direction::Backwards, first..before).into_iter();
+        let found = self
+            .within(Direction::Backwards, Place::BEGINNING..before)
+            .into_iter();
         let _ = found
             .take(usize::try_from(limit).unwrap())
             .try_for_each(|row| {
@@ -205,8 +202,8 @@ impl Snapshot for MemoryLog {
 
     fn conversations(
         &mut self,
-        range: Range<i64>,
-        each: &mut dyn FnMut(i64, Option<String>) -> ControlFlow<()>,
+        range: Range<Timestamp>,
+        each: &mut dyn FnMut(Timestamp, Option<String>) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         let found = self.within(
             Direction::Backwards,
@@ -224,7 +221,7 @@ impl Snapshot for MemoryLog {
         _: bool,
         each: &mut dyn FnMut(ReadBucket) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
-        let wanted = |(resolution, at, ..): &&(Resolution, i64, OutcomeKind, u64)| {
+        let wanted = |(resolution, at, ..): &&(Resolution, Timestamp, OutcomeKind, u64)| {
             *resolution == span.resolution && (span.from..span.to).contains(at)
         };
         let _ = self
@@ -247,13 +244,13 @@ impl Snapshot for MemoryLog {
 
     fn deltas(
         &mut self,
-        _: Range<i64>,
+        _: Range<Timestamp>,
         _: &mut dyn FnMut(ReadBucket) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         Ok(())
     }
 
-    fn oldest_attempt(&mut self) -> Result<Option<i64>, ReadError> {
+    fn oldest_attempt(&mut self) -> Result<Option<Timestamp>, ReadError> {
         Ok(self.buckets.iter().map(|(_, at, ..)| *at).min())
     }
 
@@ -265,7 +262,7 @@ impl Snapshot for MemoryLog {
         Ok(Vec::new())
     }
 
-    fn drops(&mut self, _: Range<i64>) -> Result<DropCounts, ReadError> {
+    fn drops(&mut self, _: Range<Timestamp>) -> Result<DropCounts, ReadError> {
         Ok(DropCounts::default())
     }
 

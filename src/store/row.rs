@@ -5,6 +5,7 @@ use uuid::Uuid;
 use crate::model::entry::{Entry, Origin};
 use crate::model::outcome::RetrievalFailureType;
 use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord, whole_json_list};
+use crate::model::time::Timestamp;
 use crate::rollup::UncountedFailure;
 
 /// Rows of transactions up to this number are counted from their rows. Readers must look at those
@@ -33,8 +34,7 @@ pub(crate) struct Row {
     /// JSON list, cut between two elements.
     pub(crate) edge_types: Option<BoundedText<1024>>,
     pub(crate) error_context: Option<BoundedText<256>>,
-    /// Unix milliseconds, UTC.
-    pub(crate) created_at: i64,
+    pub(crate) created_at: Timestamp,
     pub(crate) counting: Counting,
     /// A row of this id may be stored already: then it is not counted once more.
     pub(crate) is_repeatable: bool,
@@ -145,7 +145,7 @@ impl Row {
             Uuid::now_v7(),
             Entry {
                 record,
-                logged_at: 0,
+                logged_at: Timestamp::EPOCH,
                 origin: Origin {
                     is_observed: true,
                     ..Origin::LOGGED

@@ -8,6 +8,7 @@ use crate::error::ReadError;
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::query_status::StatusChange;
 use crate::model::stats::DropCounts;
+use crate::model::time::Timestamp;
 #[cfg(feature = "program")]
 use crate::retention::StoredRetention;
 use crate::rollup::StrategySettings;
@@ -25,8 +26,8 @@ pub(crate) trait Snapshot {
     /// `log_id`.
     fn log_of_any_version(&mut self) -> Result<LogEdge, ReadError>;
 
-    /// Returns the moment of the oldest failure, in Unix milliseconds.
-    fn oldest_failure(&mut self) -> Result<Option<i64>, ReadError>;
+    /// Returns the moment of the oldest failure.
+    fn oldest_failure(&mut self) -> Result<Option<Timestamp>, ReadError>;
 
     /// Returns the failure with this id.
     fn failure(&mut self, event_id: Uuid) -> Result<Option<Failure>, ReadError>;
@@ -73,12 +74,11 @@ pub(crate) trait Snapshot {
         each: &mut dyn FnMut(FailedQuery) -> ControlFlow<()>,
     ) -> Result<(), ReadError>;
 
-    /// Gives `each` the moments, in Unix milliseconds, and conversations of failures in `range`,
-    /// the newest first.
+    /// Gives `each` the moments and conversations of failures in `range`, the newest first.
     fn conversations(
         &mut self,
-        range: Range<i64>,
-        each: &mut dyn FnMut(i64, Option<String>) -> ControlFlow<()>,
+        range: Range<Timestamp>,
+        each: &mut dyn FnMut(Timestamp, Option<String>) -> ControlFlow<()>,
     ) -> Result<(), ReadError>;
 
     /// Gives `each` the counts within `span` that are rolled up, with or without their sketches.
@@ -89,15 +89,15 @@ pub(crate) trait Snapshot {
         each: &mut dyn FnMut(ReadBucket) -> ControlFlow<()>,
     ) -> Result<(), ReadError>;
 
-    /// Gives `each` the counts within `range`, in Unix milliseconds, that are not rolled up.
+    /// Gives `each` the counts within `range` that are not rolled up.
     fn deltas(
         &mut self,
-        range: Range<i64>,
+        range: Range<Timestamp>,
         each: &mut dyn FnMut(ReadBucket) -> ControlFlow<()>,
     ) -> Result<(), ReadError>;
 
-    /// Returns the moment from which on attempts are counted, in Unix milliseconds.
-    fn oldest_attempt(&mut self) -> Result<Option<i64>, ReadError>;
+    /// Returns the moment from which on attempts are counted.
+    fn oldest_attempt(&mut self) -> Result<Option<Timestamp>, ReadError>;
 
     /// Returns how each strategy was judged last.
     fn strategies(&mut self) -> Result<Vec<StrategySettings>, ReadError>;
@@ -106,8 +106,8 @@ pub(crate) trait Snapshot {
     /// first.
     fn statuses(&mut self) -> Result<Vec<(String, StatusChange)>, ReadError>;
 
-    /// Returns the records that were dropped in `range`, in Unix milliseconds.
-    fn drops(&mut self, range: Range<i64>) -> Result<DropCounts, ReadError>;
+    /// Returns the records that were dropped in `range`.
+    fn drops(&mut self, range: Range<Timestamp>) -> Result<DropCounts, ReadError>;
 
     /// Returns the retention that the log contains.
     #[cfg(feature = "program")]

@@ -16,7 +16,7 @@ use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::query_status::{QueryStatus, StatusChange};
 use crate::model::record::RetrievalFailureRecord;
 use crate::model::stats::{DropCounts, DropReason};
-use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS};
+use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS, Timestamp};
 use crate::retention::StoredRetention;
 use crate::rollup::resolution::{Resolution, Span};
 use crate::rollup::{AttemptBatch, Bucket, Delta, Owner, ScoreDirection, StrategySettings};
@@ -71,13 +71,13 @@ macro_rules! store_suite {
 }
 pub(crate) use store_suite;
 
-const NOW: i64 = 1_790_000_000_000;
+const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
 fn record(query: &str) -> RetrievalFailureRecord {
     RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "s", query)
 }
 
-fn row_of(record: RetrievalFailureRecord, at: i64, origin: Origin) -> Row {
+fn row_of(record: RetrievalFailureRecord, at: Timestamp, origin: Origin) -> Row {
     Row::new(
         Uuid::now_v7(),
         Entry {
@@ -89,7 +89,7 @@ fn row_of(record: RetrievalFailureRecord, at: i64, origin: Origin) -> Row {
 }
 
 /// A row that is counted elsewhere.
-fn row(query: &str, at: i64) -> Row {
+fn row(query: &str, at: Timestamp) -> Row {
     row_of(
         record(query),
         at,
@@ -122,10 +122,7 @@ fn read<T: Send + 'static>(
 }
 
 fn everywhere() -> Range<Place> {
-    Place {
-        created_at: i64::MIN,
-        id: i64::MIN,
-    }..Place::END
+    Place::BEGINNING..Place::END
 }
 
 /// All failures that `filter` lets through, the oldest first.
@@ -370,8 +367,8 @@ pub(crate) fn filter_lets_through_what_each_of_its_fields_names(fixture: &Fixtur
     records[3].error_context = Some("no key".into());
     let rows: Vec<Row> = records
         .into_iter()
-        .zip(NOW..)
-        .map(|(record, at)| row_of(record, at, Origin::LOGGED))
+        .zip(0..)
+        .map(|(record, nth)| row_of(record, NOW + nth, Origin::LOGGED))
         .collect();
     insert(&mut *store, &rows);
     let reads = fixture.backend.reads();
@@ -550,7 +547,7 @@ pub(crate) fn queries_and_conversations_come_newest_first(fixture: &Fixture) {
     );
 }
 
-fn delta(owner: Owner, at: i64, kind: OutcomeKind, attempts: u64) -> Delta {
+fn delta(owner: Owner, at: Timestamp, kind: OutcomeKind, attempts: u64) -> Delta {
     let mut bucket = Bucket {
         attempts,
         ..Bucket::default()
@@ -573,8 +570,8 @@ fn counted(reads: &Reads, resolution: Resolution) -> (u64, u64) {
         snapshot.buckets(
             Span {
                 resolution,
-                from: 0,
-                to: i64::MAX,
+                from: Timestamp::EPOCH,
+                to: Timestamp::MAX,
             },
             true,
             &mut |bucket| {
@@ -582,7 +579,7 @@ fn counted(reads: &Reads, resolution: Resolution) -> (u64, u64) {
                 ControlFlow::Continue(())
             },
         )?;
-        snapshot.deltas(0..i64::MAX, &mut |bucket| {
+        snapshot.deltas(Timestamp::EPOCH..Timestamp::MAX, &mut |bucket| {
             rest += bucket.attempts;
             ControlFlow::Continue(())
         })?;
@@ -618,8 +615,8 @@ pub(crate) fn attempts_are_counted_once_before_and_after_the_roll_up(fixture: &F
         snapshot.buckets(
             Span {
                 resolution: Resolution::Hour,
-                from: 0,
-                to: i64::MAX,
+                from: Timestamp::EPOCH,
+                to: Timestamp::MAX,
             },
             true,
             &mut |bucket| {
@@ -761,9 +758,9 @@ pub(crate) fn retention_is_changed_in_one_transaction(fixture: &Fixture) {
 pub(crate) fn statuses_are_replaced_and_keep_their_order(fixture: &Fixture) {
     let mut store = fixture.backend.open().unwrap();
     for (query, status, set_at) in [
-        ("a", QueryStatus::Resolved, 3),
-        ("b", QueryStatus::Ignored, 2),
-        ("a", QueryStatus::Open, 1),
+        ("a", QueryStatus::Resolved, NOW + 3),
+        ("b", QueryStatus::Ignored, NOW + 2),
+        ("a", QueryStatus::Open, NOW + 1),
     ] {
         store
             .set_query_status(query, StatusChange { status, set_at })
@@ -777,14 +774,14 @@ pub(crate) fn statuses_are_replaced_and_keep_their_order(fixture: &Fixture) {
                 "b".to_owned(),
                 StatusChange {
                     status: QueryStatus::Ignored,
-                    set_at: 2
+                    set_at: NOW + 2
                 }
             ),
             (
                 "a".to_owned(),
                 StatusChange {
                     status: QueryStatus::Open,
-                    set_at: 1
+                    set_at: NOW + 1
                 }
             ),
         ]
@@ -812,13 +809,14 @@ pub(crate) fn drops_add_up_and_expire(fixture: &Fixture) {
         ]))
         .unwrap();
     let reads = fixture.backend.reads();
-    let within = |range: Range<i64>| read(&reads, move |snapshot| snapshot.drops(range.clone()));
-    let all = within(0..i64::MAX);
+    let within =
+        |range: Range<Timestamp>| read(&reads, move |snapshot| snapshot.drops(range.clone()));
+    let all = within(Timestamp::EPOCH..Timestamp::MAX);
     assert_eq!((all.buffer_full, all.rejected, all.total()), (7, 1, 8));
     assert_eq!(within(minute..minute + MINUTE_MS).total(), 7);
-    assert_eq!(within(minute + 1..i64::MAX).total(), 1);
+    assert_eq!(within(minute + 1..Timestamp::MAX).total(), 1);
     store.expire_drops(minute + DAY_MS).unwrap();
-    assert_eq!(within(0..i64::MAX).total(), 1);
+    assert_eq!(within(Timestamp::EPOCH..Timestamp::MAX).total(), 1);
 }
 
 pub(crate) fn deletion_keeps_the_counts(fixture: &Fixture) {
@@ -846,7 +844,7 @@ pub(crate) fn deletion_keeps_the_counts(fixture: &Fixture) {
             "b",
             StatusChange {
                 status: QueryStatus::Ignored,
-                set_at: 1,
+                set_at: NOW,
             },
         )
         .unwrap();
@@ -888,7 +886,7 @@ pub(crate) fn log_keeps_its_identity_and_its_newest_id(fixture: &Fixture) {
     while store.roll_up(Some(Owner::default())).unwrap() == Progress::More {}
     let full = log();
     assert_eq!((full.log_id, full.newest_id > 1), (empty.log_id, true));
-    assert_eq!(store.purge(i64::MIN..i64::MAX, 10).unwrap(), 2);
+    assert_eq!(store.purge(Timestamp::MIN..Timestamp::MAX, 10).unwrap(), 2);
     assert_eq!(log().newest_id, full.newest_id, "no id is used twice");
     insert(&mut *store, &[row("c", NOW)]);
     assert!(log().newest_id > full.newest_id);

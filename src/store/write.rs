@@ -7,6 +7,7 @@ use crate::error::StoreError;
 use crate::model::deletion::{Deleted, Deletion};
 use crate::model::query_status::StatusChange;
 use crate::model::stats::DropCounts;
+use crate::model::time::Timestamp;
 use crate::retention::StoredRetention;
 use crate::rollup::resolution::Resolution;
 use crate::rollup::{AttemptBatch, Owner};
@@ -34,14 +35,14 @@ pub(crate) trait Store: Send {
 
     /// Returns how many rows are dated within `range`.
     #[cfg(feature = "program")]
-    fn count_within(&mut self, range: Range<i64>) -> Result<u64, StoreError>;
+    fn count_within(&mut self, range: Range<Timestamp>) -> Result<u64, StoreError>;
 
     /// Deletes at most `limit` rows dated within `range`, oldest first. Returns how many.
-    fn purge(&mut self, range: Range<i64>, limit: u32) -> Result<u64, StoreError>;
+    fn purge(&mut self, range: Range<Timestamp>, limit: u32) -> Result<u64, StoreError>;
 
     /// Deletes the counts of attempts in spans that begin at `from` or later.
     #[cfg(feature = "program")]
-    fn purge_attempts_from(&mut self, from: i64) -> Result<(), StoreError>;
+    fn purge_attempts_from(&mut self, from: Timestamp) -> Result<(), StoreError>;
 
     /// Reads the retention in force and the state of its clock.
     fn retention(&mut self) -> Result<StoredRetention, StoreError>;
@@ -61,13 +62,14 @@ pub(crate) trait Store: Send {
     fn release(&mut self, owner: Owner) -> Result<(), StoreError>;
 
     /// Deletes one chunk of the attempts whose span ended before a moment, at one resolution.
-    fn expire(&mut self, resolution: Resolution, before: i64) -> Result<Progress, StoreError>;
+    fn expire(&mut self, resolution: Resolution, before: Timestamp)
+    -> Result<Progress, StoreError>;
 
-    /// Adds to what was lost, by the beginning of the minute in Unix milliseconds.
-    fn count_drops(&mut self, drops: &BTreeMap<i64, DropCounts>) -> Result<(), StoreError>;
+    /// Adds to what was lost, by the beginning of the minute.
+    fn count_drops(&mut self, drops: &BTreeMap<Timestamp, DropCounts>) -> Result<(), StoreError>;
 
     /// Forgets what was lost before a moment.
-    fn expire_drops(&mut self, before: i64) -> Result<(), StoreError>;
+    fn expire_drops(&mut self, before: Timestamp) -> Result<(), StoreError>;
 
     /// Sets the status of a query, which is given in lower case and without punctuation.
     fn set_query_status(&mut self, query: &str, change: StatusChange) -> Result<(), StoreError>;

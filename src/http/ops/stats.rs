@@ -5,7 +5,6 @@ use actix_web::web::Data;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::clock;
 use crate::http::Api;
 use crate::http::ingest::rejections::RejectCounts;
 use crate::http::ingest::traces::TraceCounts;
@@ -13,7 +12,7 @@ use crate::http::ops::health;
 use crate::http::problem::{Problem, ScopedProblems};
 use crate::http::read::{json, streams};
 use crate::model::stats::DropCounts;
-use crate::model::time::rfc3339;
+use crate::model::time::Timestamp;
 
 /// Counters of the logger since its start, and its health.
 #[derive(Serialize, ToSchema)]
@@ -51,8 +50,8 @@ pub(crate) struct ServiceStats {
     /// Commits of a batch that failed. The batch stays in memory for a retry.
     failed_flushes: u64,
     /// Time of the last commit of a batch.
-    #[schema(format = DateTime)]
-    last_flush: Option<String>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_flush: Option<Timestamp>,
     /// Old rows that were deleted.
     purged: u64,
     /// Rows among `purged` that were deleted because the database exceeded `max_database_bytes`.
@@ -94,9 +93,7 @@ pub(crate) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
         max_strategies: shared.config.max_strategies as u64,
         flushes: stats.flushes,
         failed_flushes: stats.failed_flushes,
-        last_flush: stats
-            .last_flush
-            .map(|at| rfc3339(clock::milliseconds_of(at))),
+        last_flush: stats.last_flush.map(Timestamp::from),
         purged: stats.purged,
         purged_by_size: stats.purged_by_size,
         redated: stats.redated,

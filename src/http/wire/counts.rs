@@ -1,12 +1,12 @@
 //! Lines of `export --attempts`. Each line has the number of attempts of one day, strategy and
 //! outcome.
 
-use crate::clock;
 use crate::handle::LoggerHandle;
 use crate::http::wire::moment::parse_moment;
 use crate::http::wire::value::Value;
 use crate::http::wire::{Fields, Rejected, outcomes};
 use crate::model::outcome::OutcomeKind;
+use crate::model::time::Timestamp;
 
 /// Maximum number of attempts on one line. Sums of thousands of such lines do not overflow.
 const MAX_ATTEMPTS: u64 = 1 << 50;
@@ -16,7 +16,7 @@ const MAX_ATTEMPTS: u64 = 1 << 50;
 pub struct CountLine {
     strategy: String,
     kind: OutcomeKind,
-    day: i64,
+    day: Timestamp,
     observed: u64,
     unobserved: u64,
 }
@@ -84,11 +84,10 @@ impl CountLine {
         let moment = day.text_ref().and_then(parse_moment);
         let moment =
             moment.ok_or_else(|| Rejected::invalid("day", day, "a day such as 2026-11-24"))?;
-        let day = clock::milliseconds_of(moment);
         Ok(Self {
             strategy,
             kind,
-            day,
+            day: moment.into(),
             observed: all - unobserved,
             unobserved,
         })

@@ -24,6 +24,7 @@ use crate::model::entry::{Origin, Unmeasured};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::record::RetrievalFailureRecord;
 use crate::model::stats::DropReason;
+use crate::model::time::Timestamp;
 use crate::monitor::Outcome;
 use crate::rollup::ScoreDirection;
 pub(crate) use repair::repaired;
@@ -376,10 +377,9 @@ impl Sent {
             SentKind::Failure(_) => ("retention_days", days.failures),
             SentKind::Attempt(_) => ("attempts_retention_days", days.attempts),
         };
-        let created_at = self.created_at.map_or(0, crate::clock::milliseconds_of);
+        let created_at = self.created_at.map_or(Timestamp::EPOCH, Timestamp::from);
         let text = format!(
-            "created_at = {}: older than {setting} = {days}; send a later date, or increase {setting}",
-            crate::model::time::rfc3339(created_at)
+            "created_at = {created_at}: older than {setting} = {days}; send a later date, or increase {setting}"
         );
         Rejected::of_field("created_at", RejectReason::TooOld, text)
     }
@@ -389,8 +389,8 @@ impl Sent {
         let Some(created_at) = self.created_at else {
             return false;
         };
-        let (now, retention) = (crate::clock::now(), &logger.shared().retention);
-        let at = retention.dated(crate::clock::milliseconds_of(created_at), now);
+        let (now, retention) = (Timestamp::now(), &logger.shared().retention);
+        let at = retention.dated(created_at.into(), now);
         let (failures, attempts) = retention.cutoffs(now);
         match self.kind {
             SentKind::Failure(_) => at < failures,

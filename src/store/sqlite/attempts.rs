@@ -28,6 +28,7 @@ use diesel::sql_types::{BigInt, Binary, Bool, Float, Integer, Nullable, Text};
 use uuid::Uuid;
 
 use crate::model::outcome::OutcomeKind;
+use crate::model::time::{Timestamp, milliseconds};
 use crate::rollup::resolution::{Resolution, Span};
 use crate::rollup::sketch::Sketch;
 use crate::rollup::sums::{ReadBucket, ReadSketch, Sums};
@@ -52,7 +53,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(60 * 60);
 pub(crate) fn insert(
     conn: &mut SqliteConnection,
     batch: &AttemptBatch,
-    now: i64,
+    now: Timestamp,
 ) -> QueryResult<()> {
     for Delta {
         id,
@@ -67,7 +68,7 @@ pub(crate) fn insert(
             .values((
                 recent::delta_id.eq(id.as_bytes().as_slice()),
                 recent::owner.eq(owner.number()),
-                recent::started_at.eq(started_at),
+                recent::started_at.eq(started_at.as_millis()),
                 recent::strategy.eq(strategy.as_str()),
                 recent::outcome.eq(kind.as_str()),
                 recent::attempts.eq(stored(bucket.attempts)),
@@ -128,7 +129,7 @@ pub(crate) fn has_deltas_of(conn: &mut SqliteConnection, owner: Owner) -> QueryR
 /// added up as well; `None` leaves all that was appended as it is.
 pub(crate) fn roll_up(
     conn: &mut SqliteConnection,
-    now: i64,
+    now: Timestamp,
     own: Option<Owner>,
 ) -> QueryResult<bool> {
     let mut sums = Sums::default();
@@ -142,12 +143,11 @@ pub(crate) fn roll_up(
 /// be rolled up.
 fn roll_up_deltas(
     conn: &mut SqliteConnection,
-    now: i64,
+    now: Timestamp,
     own: Owner,
     sums: &mut Sums,
 ) -> QueryResult<bool> {
-    let settled =
-        id_at(now.saturating_sub(i64::try_from(SETTLED_AFTER.as_millis()).unwrap_or(i64::MAX)));
+    let settled = id_at(now - milliseconds(SETTLED_AFTER));
     let deltas: Vec<StoredDelta> = diesel::sql_query(SETTLED_DELTAS)
         .bind::<Binary, _>(settled.as_bytes().as_slice())
         .bind::<BigInt, _>(own.number())
@@ -165,7 +165,7 @@ fn roll_up_deltas(
         .execute(conn)?;
     for StoredDelta { bucket: delta, .. } in deltas {
         sums.add(
-            delta.started_at,
+            Timestamp::from_millis(delta.started_at),
             &delta.strategy,
             &delta.outcome,
             &delta.decoded(),
@@ -177,6 +177,7 @@ fn roll_up_deltas(
 /// Adds `sums` to what the table has.
 fn write(sums: Sums, conn: &mut SqliteConnection) -> QueryResult<()> {
     for ((resolution, started_at, strategy, outcome), mut sum) in sums.0 {
+        let started_at = started_at.as_millis();
         let before: Option<StoredBucket> = attempts::table
             .find((resolution.seconds(), started_at, &strategy, &outcome))
             .select((
@@ -226,7 +227,7 @@ fn write(sums: Sums, conn: &mut SqliteConnection) -> QueryResult<()> {
 pub(crate) fn expire(
     conn: &mut SqliteConnection,
     resolution: Resolution,
-    before: i64,
+    before: Timestamp,
 ) -> QueryResult<bool> {
     let expired = diesel::sql_query(EXPIRE)
         .bind::<BigInt, _>(resolution.seconds())
@@ -239,36 +240,37 @@ pub(crate) fn expire(
 
 /// Deletes what was counted in spans that begin at `from` or later.
 #[cfg(feature = "program")]
-pub(crate) fn delete_from(conn: &mut SqliteConnection, from: i64) -> QueryResult<()> {
-    diesel::delete(attempts::table.filter(attempts::started_at.ge(from))).execute(conn)?;
-    diesel::delete(recent::table.filter(recent::started_at.ge(from)))
+pub(crate) fn delete_from(conn: &mut SqliteConnection, from: Timestamp) -> QueryResult<()> {
+    diesel::delete(attempts::table.filter(attempts::started_at.ge(from.as_millis())))
+        .execute(conn)?;
+    diesel::delete(recent::table.filter(recent::started_at.ge(from.as_millis())))
         .execute(conn)
         .map(drop)
 }
 
 /// Returns the start of the oldest day with attempts, or of the oldest attempts that are not rolled
-/// up yet, in Unix milliseconds.
-pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
+/// up yet.
+pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<Timestamp>> {
     let recent: Option<i64> = recent::table
         .select(diesel::dsl::min(recent::started_at))
         .first(conn)?;
     let uncounted = uncounted::oldest(conn)?;
     Ok(oldest_at(conn, Resolution::Day)?
         .into_iter()
-        .chain(recent)
+        .chain(recent.map(Timestamp::from_millis))
         .chain(uncounted)
         .min())
 }
 
-/// Returns the start of the oldest span at one resolution, in Unix milliseconds.
+/// Returns the start of the oldest span at one resolution.
 pub(crate) fn oldest_at(
     conn: &mut SqliteConnection,
     resolution: Resolution,
-) -> QueryResult<Option<i64>> {
+) -> QueryResult<Option<Timestamp>> {
     let oldest = diesel::sql_query(OLDEST)
         .bind::<BigInt, _>(resolution.seconds())
         .get_result::<Edge>(conn)?;
-    Ok(oldest.started_at)
+    Ok(oldest.started_at.map(Timestamp::from_millis))
 }
 
 #[derive(QueryableByName)]
@@ -301,8 +303,8 @@ pub(crate) fn read(
 /// Reads the deltas that are not rolled up, for all of `from..to` at any resolution.
 pub(crate) fn read_recent(
     conn: &mut SqliteConnection,
-    from: i64,
-    to: i64,
+    from: Timestamp,
+    to: Timestamp,
     mut each: impl FnMut(ReadBucket) -> bool,
 ) -> QueryResult<()> {
     let buckets = diesel::sql_query(DELTAS)
@@ -425,7 +427,7 @@ impl StoredBucket {
     fn read(self) -> Option<ReadBucket> {
         Some(ReadBucket {
             kind: OutcomeKind::parse(&self.outcome)?,
-            started_at: self.started_at,
+            started_at: Timestamp::from_millis(self.started_at),
             strategy: self.strategy,
             attempts: read_count(self.attempts),
             unobserved: read_count(self.unobserved),
@@ -451,10 +453,10 @@ fn read_count(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
-/// Returns the smallest UUIDv7 of a moment, in Unix milliseconds: the moment stands in the first 48
-/// of 128 bits, hence the shift. Ids of earlier moments compare as smaller, byte by byte.
-fn id_at(moment: i64) -> Uuid {
-    Uuid::from_u128(u128::from(moment.max(0).unsigned_abs()) << 80)
+/// Returns the smallest UUIDv7 of a moment: its Unix milliseconds stand in the first 48 of 128
+/// bits, hence the shift. Ids of earlier moments compare as smaller, byte by byte.
+fn id_at(moment: Timestamp) -> Uuid {
+    Uuid::from_u128(u128::from(moment.as_millis().max(0).unsigned_abs()) << 80)
 }
 
 #[cfg(test)]
@@ -464,14 +466,14 @@ mod tests {
     use super::*;
     use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS};
 
-    const NOW: i64 = 1_790_000_000_000;
+    const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
     fn database() -> SqliteConnection {
         crate::store::migrated()
     }
 
     /// Attempts at some moments, each with a latency that tells it from the others.
-    fn batch(moments: &[i64]) -> AttemptBatch {
+    fn batch(moments: &[Timestamp]) -> AttemptBatch {
         let deltas = moments.iter().enumerate().map(|(nth, at)| {
             let mut bucket = Bucket {
                 attempts: 1,
@@ -507,14 +509,14 @@ mod tests {
                 conn,
                 Span {
                     resolution,
-                    from: 0,
-                    to: i64::MAX,
+                    from: Timestamp::EPOCH,
+                    to: Timestamp::MAX,
                 },
                 true,
                 &mut add,
             )
             .unwrap();
-            read_recent(conn, 0, i64::MAX, &mut add).unwrap();
+            read_recent(conn, Timestamp::EPOCH, Timestamp::MAX, &mut add).unwrap();
             (attempts, latencies)
         })
     }
@@ -522,7 +524,7 @@ mod tests {
     #[test]
     fn adding_up_changes_no_count_at_any_resolution() {
         let mut conn = database();
-        let moments: Vec<i64> = (0..5000).map(|nth| NOW - nth * 20_000).collect();
+        let moments: Vec<Timestamp> = (0..5000).map(|nth| NOW - nth * 20_000).collect();
         insert(&mut conn, &batch(&moments), NOW).unwrap();
         assert_eq!(totals(&mut conn), [(5000, 5000); 3]);
         let mut rounds = 1;
@@ -564,7 +566,7 @@ mod tests {
     fn logger_rolls_up_its_own_rows_and_leaves_recent_foreign_ones() {
         let mut conn = database();
         let (own, others) = (Owner::default(), Owner::default());
-        let now = crate::clock::now();
+        let now = Timestamp::now();
         for (owner, moments) in [(own, 0..3), (others, 3..5)] {
             let mut batch = batch(&moments.map(|nth| NOW - nth).collect::<Vec<_>>());
             batch
@@ -598,7 +600,7 @@ mod tests {
             .iter_mut()
             .for_each(|delta| delta.id = Uuid::now_v7());
         insert(&mut conn, &batch, NOW).unwrap();
-        let later = crate::clock::now() + 2 * HOUR_MS;
+        let later = Timestamp::now() + 2 * HOUR_MS;
         assert!(roll_up(&mut conn, later, Some(Owner::default())).unwrap());
         assert_eq!(
             (has_deltas(&mut conn), totals(&mut conn)),
@@ -624,7 +626,7 @@ mod tests {
     #[test]
     fn old_spans_go_at_their_resolution_only() {
         let mut conn = database();
-        let days: Vec<i64> = (0..10).map(|day| NOW - day * DAY_MS).collect();
+        let days: Vec<Timestamp> = (0..10).map(|day| NOW - day * DAY_MS).collect();
         insert(&mut conn, &batch(&days), NOW).unwrap();
         roll_up(&mut conn, NOW, Some(Owner::default())).unwrap();
         expire(&mut conn, Resolution::Minute, NOW - 3 * DAY_MS).unwrap();

@@ -37,12 +37,12 @@ use diesel::sql_types::{BigInt, Integer};
 use scheduled_thread_pool::ScheduledThreadPool;
 use uuid::Uuid;
 
-use crate::clock;
 use crate::config::Location;
 use crate::error::{MigrationError, StartError, StoreError};
 use crate::model::deletion::{Deleted, Deletion};
 use crate::model::query_status::StatusChange;
 use crate::model::stats::DropCounts;
+use crate::model::time::Timestamp;
 use crate::retention::StoredRetention;
 use crate::rollup::resolution::Resolution;
 use crate::rollup::{AttemptBatch, Owner};
@@ -857,7 +857,7 @@ impl SqliteStore {
         let (mut permit, mut inserted, mut refused) = (None, models::InsertedRows::default(), None);
         transact(&mut conn, |conn| {
             inserted = models::insert_new(conn, rows).map_err(|error| classify(&error))?;
-            attempts::insert(conn, attempts, clock::now()).map_err(|error| {
+            attempts::insert(conn, attempts, Timestamp::now()).map_err(|error| {
                 let error = classify(&error);
                 // No fault of the rows or the file.
                 if let StoreError::Split(cause) | StoreError::Reopen(cause) = &error {
@@ -940,12 +940,12 @@ impl Store for SqliteStore {
     }
 
     #[cfg(feature = "program")]
-    fn count_within(&mut self, range: Range<i64>) -> Result<u64, StoreError> {
+    fn count_within(&mut self, range: Range<Timestamp>) -> Result<u64, StoreError> {
         let rows: i64 = dsl::memory_retrieval_failures
             .filter(
                 dsl::created_at
-                    .ge(range.start)
-                    .and(dsl::created_at.lt(range.end)),
+                    .ge(range.start.as_millis())
+                    .and(dsl::created_at.lt(range.end.as_millis())),
             )
             .count()
             .get_result(&mut *self.connection()?)
@@ -953,7 +953,7 @@ impl Store for SqliteStore {
         Ok(u64::try_from(rows).unwrap_or(0))
     }
 
-    fn purge(&mut self, range: Range<i64>, limit: u32) -> Result<u64, StoreError> {
+    fn purge(&mut self, range: Range<Timestamp>, limit: u32) -> Result<u64, StoreError> {
         failpoint!("store-purge", |_| Err(StoreError::Retry("injected".into())));
         let mut conn = self.connection_to_write()?;
         self.note_foreign_tables(&mut conn);
@@ -983,7 +983,7 @@ impl Store for SqliteStore {
     }
 
     #[cfg(feature = "program")]
-    fn purge_attempts_from(&mut self, from: i64) -> Result<(), StoreError> {
+    fn purge_attempts_from(&mut self, from: Timestamp) -> Result<(), StoreError> {
         self.write(|conn| attempts::delete_from(conn, from).map_err(|error| classify(&error)))
     }
 
@@ -995,7 +995,7 @@ impl Store for SqliteStore {
         let is_own = self.is_own();
         let mut conn = self.connection_to_write()?;
         self.note_foreign_tables(&mut conn);
-        count_before_purge(&mut conn, i64::MAX)?;
+        count_before_purge(&mut conn, Timestamp::MAX)?;
         // Overwrites what is deleted with zeros. Set for this deletion alone, because it makes
         // every deletion write more.
         conn.batch_execute("PRAGMA secure_delete = ON")
@@ -1090,7 +1090,7 @@ impl Store for SqliteStore {
         }
         drop(conn);
         let is_done = self.write(|conn| {
-            attempts::roll_up(conn, clock::now(), own).map_err(|error| classify_upkeep(&error))
+            attempts::roll_up(conn, Timestamp::now(), own).map_err(|error| classify_upkeep(&error))
         })?;
         Ok(Progress::unless(!is_done))
     }
@@ -1104,7 +1104,11 @@ impl Store for SqliteStore {
         self.write(|conn| attempts::release(conn, owner).map_err(|error| classify_upkeep(&error)))
     }
 
-    fn expire(&mut self, resolution: Resolution, before: i64) -> Result<Progress, StoreError> {
+    fn expire(
+        &mut self,
+        resolution: Resolution,
+        before: Timestamp,
+    ) -> Result<Progress, StoreError> {
         let mut conn = self.connection()?;
         // Not worth a lock that others wait for.
         let oldest =
@@ -1119,7 +1123,7 @@ impl Store for SqliteStore {
         Ok(Progress::unless(!is_done))
     }
 
-    fn count_drops(&mut self, drops: &BTreeMap<i64, DropCounts>) -> Result<(), StoreError> {
+    fn count_drops(&mut self, drops: &BTreeMap<Timestamp, DropCounts>) -> Result<(), StoreError> {
         self.write(|conn| {
             drops
                 .iter()
@@ -1128,7 +1132,7 @@ impl Store for SqliteStore {
         })
     }
 
-    fn expire_drops(&mut self, before: i64) -> Result<(), StoreError> {
+    fn expire_drops(&mut self, before: Timestamp) -> Result<(), StoreError> {
         let mut conn = self.connection()?;
         // Not worth a lock that others wait for.
         if !drops::any_expired(&mut conn, before).map_err(|error| classify_upkeep(&error))? {
@@ -1175,11 +1179,11 @@ fn classify_upkeep(error: &DieselError) -> StoreError {
 
 /// Rolls up rows from before `before` that are not counted yet: a purge leaves the others as they
 /// are. Returns `true` if there were any.
-fn count_before_purge(conn: &mut StoreConnection, before: i64) -> Result<bool, StoreError> {
+fn count_before_purge(conn: &mut StoreConnection, before: Timestamp) -> Result<bool, StoreError> {
     let mut any = false;
     while uncounted::has_rows_before(conn, before).map_err(|error| classify(&error))? {
         let rolled_up = transact(conn, |conn| {
-            attempts::roll_up(conn, clock::now(), None).map_err(|error| classify_upkeep(&error))
+            attempts::roll_up(conn, Timestamp::now(), None).map_err(|error| classify_upkeep(&error))
         });
         match rolled_up {
             Ok(false) => any = true,
@@ -1357,7 +1361,7 @@ mod tests {
                 "q",
                 StatusChange {
                     status: QueryStatus::Resolved,
-                    set_at: 1,
+                    set_at: Timestamp::EPOCH,
                 },
             )
             .unwrap();
@@ -1427,7 +1431,7 @@ mod tests {
                     "r",
                     StatusChange {
                         status: QueryStatus::Ignored,
-                        set_at: 2,
+                        set_at: Timestamp::EPOCH,
                     },
                 )
                 .unwrap();

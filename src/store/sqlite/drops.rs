@@ -6,11 +6,16 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
 
 use crate::model::stats::DropCounts;
+use crate::model::time::Timestamp;
 use crate::rollup::resolution::Resolution;
 use crate::store::sqlite::schema::memory_retrieval_drops::dsl;
 
-/// Adds `drops` to the minute of `at`, in Unix milliseconds.
-pub(crate) fn add(conn: &mut SqliteConnection, at: i64, drops: &DropCounts) -> QueryResult<()> {
+/// Adds `drops` to the minute of `at`.
+pub(crate) fn add(
+    conn: &mut SqliteConnection,
+    at: Timestamp,
+    drops: &DropCounts,
+) -> QueryResult<()> {
     for (reason, records) in drops
         .by_reason()
         .into_iter()
@@ -28,28 +33,34 @@ pub(crate) fn add(conn: &mut SqliteConnection, at: i64, drops: &DropCounts) -> Q
     Ok(())
 }
 
-/// Forgets what was lost before a moment, in Unix milliseconds. After a long outage a row stands
-/// for a whole day.
-pub(crate) fn expire(conn: &mut SqliteConnection, before: i64) -> QueryResult<usize> {
+/// Forgets what was lost before a moment. After a long outage a row stands for a whole day.
+pub(crate) fn expire(conn: &mut SqliteConnection, before: Timestamp) -> QueryResult<usize> {
     diesel::delete(
         dsl::memory_retrieval_drops
-            .filter(dsl::started_at.lt(Resolution::Day.ended_before(before))),
+            .filter(dsl::started_at.lt(Resolution::Day.ended_before(before).as_millis())),
     )
     .execute(conn)
 }
 
 /// Returns `true` if `expire` would delete rows, also rows with a reason of a newer version.
-pub(crate) fn any_expired(conn: &mut SqliteConnection, before: i64) -> QueryResult<bool> {
+pub(crate) fn any_expired(conn: &mut SqliteConnection, before: Timestamp) -> QueryResult<bool> {
     let expired = dsl::memory_retrieval_drops
-        .filter(dsl::started_at.lt(Resolution::Day.ended_before(before)));
+        .filter(dsl::started_at.lt(Resolution::Day.ended_before(before).as_millis()));
     diesel::select(diesel::dsl::exists(expired)).get_result(conn)
 }
 
-/// Returns the dropped records of the minutes that begin from `from` up to `to`, in Unix
-/// milliseconds.
-pub(crate) fn within(conn: &mut SqliteConnection, from: i64, to: i64) -> QueryResult<DropCounts> {
+/// Returns the dropped records of the minutes that begin from `from` up to `to`.
+pub(crate) fn within(
+    conn: &mut SqliteConnection,
+    from: Timestamp,
+    to: Timestamp,
+) -> QueryResult<DropCounts> {
     let stored: Vec<(String, i64)> = dsl::memory_retrieval_drops
-        .filter(dsl::started_at.ge(from).and(dsl::started_at.lt(to)))
+        .filter(
+            dsl::started_at
+                .ge(from.as_millis())
+                .and(dsl::started_at.lt(to.as_millis())),
+        )
         .select((dsl::reason, dsl::records))
         .load(conn)?;
     let mut drops = DropCounts::default();
@@ -67,7 +78,7 @@ mod tests {
     #[test]
     fn drops_are_forgotten_when_the_day_from_their_row_has_ended() {
         let mut conn = crate::store::migrated();
-        let start = 1_000 * MINUTE_MS;
+        let start = Timestamp::from_millis(1_000 * MINUTE_MS);
         add(
             &mut conn,
             start + 5,
@@ -79,7 +90,9 @@ mod tests {
         .unwrap();
         let mut left = |before| {
             expire(&mut conn, before).unwrap();
-            within(&mut conn, 0, i64::MAX).unwrap().too_old
+            within(&mut conn, Timestamp::EPOCH, Timestamp::MAX)
+                .unwrap()
+                .too_old
         };
         assert_eq!(
             [start + 6, start + DAY_MS - 1, start + DAY_MS].map(&mut left),

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::outcome::RetrievalFailureType;
-use crate::model::time::moment;
+use crate::model::time::Timestamp;
 use crate::similarity::Folded;
 use crate::store::snapshot::StoredFailure;
 
@@ -70,7 +70,10 @@ pub(crate) fn window_end(
         .bind::<BigInt, _>(offset)
         .get_result(conn)
         .optional()?;
-    Ok(end.map(|End { created_at, id }| Place { created_at, id }))
+    Ok(end.map(|End { created_at, id }| Place {
+        created_at: Timestamp::from_millis(created_at),
+        id,
+    }))
 }
 
 /// Returns the first `limit` failures within `places`, and with an id up to `newest_id`, that
@@ -247,7 +250,7 @@ impl FailureRow {
     fn stored(self) -> StoredFailure {
         StoredFailure {
             place: Place {
-                created_at: self.created_at,
+                created_at: Timestamp::from_millis(self.created_at),
                 id: self.id,
             },
             failure: self.read(),
@@ -271,7 +274,7 @@ impl FailureRow {
             latency_ms: self.latency_ms,
             edge_types: self.edge_types,
             error_context: self.error_context,
-            created_at: moment(self.created_at),
+            created_at: Timestamp::from_millis(self.created_at).into(),
         })
     }
 }

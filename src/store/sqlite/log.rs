@@ -4,6 +4,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary};
 use uuid::Uuid;
 
+use crate::model::time::Timestamp;
 use crate::store::snapshot::LogEdge;
 use crate::store::sqlite::schema::memory_retrieval_failures as failures;
 
@@ -36,11 +37,12 @@ pub(crate) fn edge_of_any(conn: &mut SqliteConnection) -> QueryResult<LogEdge> {
     })
 }
 
-/// Returns the moment of the oldest row, in Unix milliseconds.
-pub(crate) fn oldest_row(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
-    failures::table
+/// Returns the moment of the oldest row.
+pub(crate) fn oldest_row(conn: &mut SqliteConnection) -> QueryResult<Option<Timestamp>> {
+    let oldest: Option<i64> = failures::table
         .select(diesel::dsl::min(failures::created_at))
-        .first(conn)
+        .first(conn)?;
+    Ok(oldest.map(Timestamp::from_millis))
 }
 
 /// Both maxima are at the edge of a B-tree.

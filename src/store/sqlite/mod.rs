@@ -48,6 +48,20 @@ pub(crate) mod snapshot;
 pub(crate) mod statuses;
 mod uncounted;
 
+use diesel::serialize::{IsNull, Output, Result, ToSql};
+use diesel::sql_types::BigInt;
+use diesel::sqlite::Sqlite;
+
+use crate::model::time::Timestamp;
+
+/// Binds a moment as the columns have it: in Unix milliseconds.
+impl ToSql<BigInt, Sqlite> for Timestamp {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> Result {
+        out.set_value(self.as_millis());
+        Ok(IsNull::No)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use diesel::connection::SimpleConnection as _;

@@ -8,6 +8,7 @@
 use diesel::prelude::*;
 use uuid::Uuid;
 
+use crate::model::time::Timestamp;
 use crate::retention::{Boot, ClockState, Reading, StoredRetention};
 use crate::store::sqlite::schema::memory_retrieval_retention::dsl;
 
@@ -20,13 +21,16 @@ fn reading((wall, boot, since): StoredReading) -> Option<Reading> {
         .and_then(|id| id.parse::<Uuid>().ok())
         .zip(since)
         .map(|(id, since)| Boot { id, since });
-    wall.map(|wall| Reading { wall, boot })
+    wall.map(|wall| Reading {
+        wall: Timestamp::from_millis(wall),
+        boot,
+    })
 }
 
 fn stored(reading: Option<Reading>) -> StoredReading {
     let boot = reading.and_then(|reading| reading.boot);
     (
-        reading.map(|reading| reading.wall),
+        reading.map(|reading| reading.wall.as_millis()),
         boot.map(|boot| boot.id.to_string()),
         boot.map(|boot| boot.since),
     )
@@ -121,7 +125,7 @@ mod tests {
             "a new log"
         );
         let at = |wall, since| Reading {
-            wall,
+            wall: Timestamp::from_millis(wall),
             boot: Some(Boot {
                 id: Uuid::from_u128(7),
                 since,
@@ -142,7 +146,7 @@ mod tests {
                 failures_days: None,
                 attempts_days: Some(1),
                 clock: Some(ClockState::trusting(Reading {
-                    wall: -1,
+                    wall: Timestamp::from_millis(-1),
                     boot: None,
                 })),
             },

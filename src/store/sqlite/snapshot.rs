@@ -14,6 +14,7 @@ use crate::error::ReadError;
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::query_status::StatusChange;
 use crate::model::stats::DropCounts;
+use crate::model::time::Timestamp;
 #[cfg(feature = "program")]
 use crate::retention::StoredRetention;
 use crate::rollup::StrategySettings;
@@ -33,7 +34,7 @@ impl Snapshot for SqliteConnection {
         Ok(log::edge_of_any(self)?)
     }
 
-    fn oldest_failure(&mut self) -> Result<Option<i64>, ReadError> {
+    fn oldest_failure(&mut self) -> Result<Option<Timestamp>, ReadError> {
         Ok(log::oldest_row(self)?)
     }
 
@@ -106,7 +107,10 @@ impl Snapshot for SqliteConnection {
                 query_text,
                 top_score,
             } = row?;
-            let place = Place { created_at, id };
+            let place = Place {
+                created_at: Timestamp::from_millis(created_at),
+                id,
+            };
             if each(FailedQuery {
                 place,
                 failure_type,
@@ -124,8 +128,8 @@ impl Snapshot for SqliteConnection {
 
     fn conversations(
         &mut self,
-        range: Range<i64>,
-        each: &mut dyn FnMut(i64, Option<String>) -> ControlFlow<()>,
+        range: Range<Timestamp>,
+        each: &mut dyn FnMut(Timestamp, Option<String>) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         #[derive(QueryableByName)]
         struct Row {
@@ -143,7 +147,7 @@ impl Snapshot for SqliteConnection {
                 created_at,
                 conversation_id,
             } = row?;
-            if each(created_at, conversation_id).is_break() {
+            if each(Timestamp::from_millis(created_at), conversation_id).is_break() {
                 break;
             }
         }
@@ -163,7 +167,7 @@ impl Snapshot for SqliteConnection {
 
     fn deltas(
         &mut self,
-        range: Range<i64>,
+        range: Range<Timestamp>,
         each: &mut dyn FnMut(ReadBucket) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         Ok(attempts::read_recent(
@@ -174,7 +178,7 @@ impl Snapshot for SqliteConnection {
         )?)
     }
 
-    fn oldest_attempt(&mut self) -> Result<Option<i64>, ReadError> {
+    fn oldest_attempt(&mut self) -> Result<Option<Timestamp>, ReadError> {
         Ok(attempts::oldest(self)?)
     }
 
@@ -186,7 +190,7 @@ impl Snapshot for SqliteConnection {
         Ok(statuses::all(self)?)
     }
 
-    fn drops(&mut self, range: Range<i64>) -> Result<DropCounts, ReadError> {
+    fn drops(&mut self, range: Range<Timestamp>) -> Result<DropCounts, ReadError> {
         Ok(drops::within(self, range.start, range.end)?)
     }
 

@@ -7,6 +7,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool};
 
 use crate::model::query_status::{QueryStatus, StatusChange};
+use crate::model::time::Timestamp;
 use crate::store::sqlite::schema::memory_retrieval_query_statuses::dsl;
 
 /// Statuses that are kept; the oldest are deleted.
@@ -26,7 +27,7 @@ pub(crate) fn set(
         .get_result(conn)?;
     let values = (
         dsl::status.eq(change.status.as_str()),
-        dsl::set_at.eq(change.set_at),
+        dsl::set_at.eq(change.set_at.as_millis()),
         dsl::sequence.eq(last.unwrap_or(0).saturating_add(1)),
     );
     // Not REPLACE, which would empty columns that users added.
@@ -65,7 +66,7 @@ pub(crate) fn all(conn: &mut SqliteConnection) -> QueryResult<Vec<(String, Statu
                 query,
                 StatusChange {
                     status: QueryStatus::parse(&status)?,
-                    set_at,
+                    set_at: Timestamp::from_millis(set_at),
                 },
             ))
         });
@@ -89,7 +90,7 @@ mod tests {
         for set_at in MAX_STATUSES..MAX_STATUSES + 3 {
             let change = StatusChange {
                 status: QueryStatus::Resolved,
-                set_at,
+                set_at: Timestamp::from_millis(set_at),
             };
             set(&mut conn, &format!("query {set_at}"), change).unwrap();
         }
@@ -111,7 +112,7 @@ mod tests {
                 query,
                 StatusChange {
                     status: QueryStatus::Ignored,
-                    set_at,
+                    set_at: Timestamp::from_millis(set_at),
                 },
             )
             .unwrap();
@@ -129,7 +130,7 @@ mod tests {
         let mut conn = migrated();
         let change = StatusChange {
             status: QueryStatus::Ignored,
-            set_at: 0,
+            set_at: Timestamp::EPOCH,
         };
         set(&mut conn, &"😀".repeat(1024), change).unwrap();
         assert!(set(&mut conn, &"x".repeat(1025), change).is_err());

@@ -18,6 +18,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
 use crate::model::outcome::OutcomeKind;
+use crate::model::time::Timestamp;
 use crate::rollup::resolution::Resolution;
 use crate::rollup::sums::{ReadBucket, Sums};
 use crate::rollup::{Bucket, OTHER_STRATEGIES};
@@ -60,7 +61,8 @@ pub(crate) fn roll_up(conn: &mut SqliteConnection, sums: &mut Sums) -> QueryResu
     for row in rows {
         let mut bucket = Bucket::default();
         bucket.add_unobserved(row.latency_ms);
-        sums.add(row.created_at, row.strategy(), &row.failure_type, &bucket);
+        let at = Timestamp::from_millis(row.created_at);
+        sums.add(at, row.strategy(), &row.failure_type, &bucket);
     }
     diesel::update(log::table)
         .set(log::rolled_up_to.eq(to))
@@ -92,18 +94,18 @@ pub(crate) fn has_rows(conn: &mut SqliteConnection) -> QueryResult<bool> {
 }
 
 /// Returns `true` if there are rows from before `before` that the roll-up has not seen.
-pub(crate) fn has_rows_before(conn: &mut SqliteConnection, before: i64) -> QueryResult<bool> {
+pub(crate) fn has_rows_before(conn: &mut SqliteConnection, before: Timestamp) -> QueryResult<bool> {
     Ok(oldest(conn)?.is_some_and(|oldest| oldest < before))
 }
 
 /// Gives `each` what is counted from rows in `from..to`. It ends the reading by returning `false`.
 pub(crate) fn read(
     conn: &mut SqliteConnection,
-    from: i64,
-    to: i64,
+    from: Timestamp,
+    to: Timestamp,
     each: &mut impl FnMut(ReadBucket) -> bool,
 ) -> QueryResult<()> {
-    let mut buckets: HashMap<(i64, String, OutcomeKind), Bucket> = HashMap::new();
+    let mut buckets: HashMap<(Timestamp, String, OutcomeKind), Bucket> = HashMap::new();
     let rows = diesel::sql_query(ROWS_BETWEEN)
         .bind::<BigInt, _>(from)
         .bind::<BigInt, _>(to)
@@ -115,7 +117,7 @@ pub(crate) fn read(
             continue;
         };
         let key = (
-            Resolution::Minute.floor(row.created_at),
+            Resolution::Minute.floor(Timestamp::from_millis(row.created_at)),
             row.strategy().to_owned(),
             kind,
         );
@@ -132,11 +134,11 @@ pub(crate) fn read(
     Ok(())
 }
 
-/// Returns the moment, in Unix milliseconds, of the oldest row that the roll-up has not seen.
-pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<i64>> {
+/// Returns the moment of the oldest row that the roll-up has not seen.
+pub(crate) fn oldest(conn: &mut SqliteConnection) -> QueryResult<Option<Timestamp>> {
     diesel::sql_query(OLDEST)
         .get_result::<Oldest>(conn)
-        .map(|oldest| oldest.created_at)
+        .map(|oldest| oldest.created_at.map(Timestamp::from_millis))
 }
 
 /// Returns the largest id that any row has; 0 without one.
@@ -227,6 +229,7 @@ mod tests {
             *values += bucket.latency().map_or(0, |latency| latency.count());
             true
         };
+        let [from, to] = [from, to].map(Timestamp::from_millis);
         read(conn, from, to, &mut each).unwrap();
         let mut found: Vec<_> = found
             .into_iter()
@@ -257,9 +260,16 @@ mod tests {
             [(OTHER_STRATEGIES.into(), 1, 1, 1)],
             "within the range only"
         );
-        assert_eq!(oldest(&mut conn).unwrap(), Some(60_000));
         assert_eq!(
-            [59_999, 60_000, 60_001].map(|at| has_rows_before(&mut conn, at).unwrap()),
+            oldest(&mut conn).unwrap(),
+            Some(Timestamp::from_millis(60_000))
+        );
+        assert_eq!(
+            [59_999, 60_000, 60_001].map(|at| has_rows_before(
+                &mut conn,
+                Timestamp::from_millis(at)
+            )
+            .unwrap()),
             [false, false, true]
         );
         let mut sums = Sums::default();
