@@ -99,6 +99,8 @@ fn span(nth: u64, bytes: usize) -> Span {
     let mut span = Span {
         trace_id: [&nth.to_be_bytes()[..], &[7; 8]].concat(),
         span_id: PLACEHOLDER.into(),
+        // A parent that is no retrieval, as in most applications: retrievals wait for it.
+        parent_span_id: vec![5; 8],
         name: "VectorIndexRetriever.retrieve".into(),
         start_time_unix_nano: now - 12_000_000,
         end_time_unix_nano: now,

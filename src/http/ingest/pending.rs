@@ -29,7 +29,7 @@ const MAX_RECENT: usize = 262_144;
 pub(crate) struct Pending {
     waiting: HashMap<SpanId, Waiting>,
     /// Waiting retrievals by their parents.
-    children: HashMap<SpanId, Vec<SpanId>>,
+    children: HashMap<SpanId, VecDeque<SpanId>>,
     /// In the order of arrival. May contain spans that do not wait any more.
     order: VecDeque<(Instant, SpanId)>,
     counted: Recent,
@@ -86,7 +86,7 @@ impl Pending {
             (Role::Retriever, None) => arrival.ready.push(self.release(span)),
             (Role::Reranker, None) => arrival.is_part = true,
             (_, Some(parent)) => {
-                self.children.entry(parent).or_default().push(span.id);
+                self.children.entry(parent).or_default().push_back(span.id);
                 self.order.push_back((now, span.id));
                 let waiting = Waiting {
                     since: now,
@@ -196,8 +196,8 @@ impl Pending {
         let (Role::Reranker, Some(parent)) = (span.role, span.parent) else {
             return false;
         };
-        let siblings = self.children.get(&parent).map_or(&[][..], Vec::as_slice);
-        let before = siblings.iter().filter_map(|id| {
+        let siblings = self.children.get(&parent).into_iter().flatten();
+        let before = siblings.filter_map(|id| {
             let sibling = &self.waiting.get(id)?.retrieval;
             let is_before = sibling.role == Role::Retriever && sibling.ended_at <= span.started_at;
             is_before.then_some((sibling.ended_at, *id))
@@ -216,7 +216,10 @@ impl Pending {
         if let Some(parent) = retrieval.parent
             && let Some(children) = self.children.get_mut(&parent)
         {
-            children.retain(|child| *child != id);
+            // The oldest child goes first, so that one parent of many children costs no more.
+            if let Some(at) = children.iter().position(|child| *child == id) {
+                children.remove(at);
+            }
             if children.is_empty() {
                 self.children.remove(&parent);
             }
