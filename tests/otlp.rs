@@ -205,6 +205,22 @@ async fn what_waits_for_its_parent_is_counted_by_a_shutdown() {
 }
 
 #[actix_web::test]
+async fn span_within_a_retriever_is_a_part_in_either_order() {
+    let service = Service::new(HttpOptions::default());
+    let within = |id: u64, parent: u64| {
+        let mut inner = retriever(id, "q", &[0.4]);
+        inner.parent_span_id = parent.to_be_bytes().into();
+        inner
+    };
+    accepted(&service, body(vec![within(2, 1)])).await;
+    accepted(&service, body(vec![retriever(1, "q", &[0.4])])).await;
+    accepted(&service, body(vec![within(3, 1)])).await;
+    let traces = traces_of_stats(&service).await;
+    let counts = json!([traces["retrievals"], traces["parts"], traces["waiting"]]);
+    assert_eq!(counts, json!([1, 2, 0]));
+}
+
+#[actix_web::test]
 async fn traces_of_real_applications_are_classified() {
     // Without a threshold, a low score is a success. Qdrant's spans have no documents.
     let expected = [
@@ -404,6 +420,27 @@ async fn full_buffer_is_503_and_a_retry_loses_nothing() {
     let report = service.logger.shutdown().await.expect("a shutdown");
     assert!(report.stats.is_balanced());
     assert_eq!(service.db.rows(), 20);
+}
+
+#[actix_web::test]
+async fn retrieval_that_found_no_room_is_counted_without_a_retry() {
+    let db = TestDb::new();
+    let logger = common::spawn(db.config().buffer_capacity(4).batch_size(1));
+    let service = Service::of(db, logger, HttpOptions::default());
+    let lock = Lock::new(&service.db);
+    let export = body((1..=20).map(|id| retriever(id, "q", &[])).collect());
+    let (status, _, _) = send(&service, &[("content-type", PROTOBUF)], export).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(traces_of_stats(&service).await["waiting"], 1);
+    drop(lock);
+    let counted = async {
+        while traces_of_stats(&service).await["waiting"] != 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let timeout = std::time::Duration::from_secs(20);
+    let result = actix_web::rt::time::timeout(timeout, counted).await;
+    assert!(result.is_ok(), "it still waits");
 }
 
 #[actix_web::test]

@@ -52,6 +52,8 @@ pub(crate) struct Arrival {
     pub(crate) is_duplicate: bool,
     /// `true` if the span is a part of an attempt that is counted with another span.
     pub(crate) is_part: bool,
+    /// Number of waiting spans that became part of this one.
+    pub(crate) joined: u64,
 }
 
 impl Pending {
@@ -67,7 +69,7 @@ impl Pending {
             return arrival;
         }
         for id in self.children.remove(&span.id).unwrap_or_default() {
-            self.join_child(id, &mut span);
+            arrival.joined += u64::from(self.join_child(id, &mut span));
         }
         if span.role == Role::Retriever && self.counted_parents.contains(span.id) {
             self.counted.insert(span.id);
@@ -153,22 +155,25 @@ impl Pending {
             .insert(retrieval.id, Waiting { since, retrieval });
     }
 
-    /// Makes a waiting span part of its parent, which has just arrived.
-    fn join_child(&mut self, id: SpanId, parent: &mut Retrieval) {
+    /// Makes a waiting span part of its parent, which has just arrived. Returns `false` if it stays
+    /// an attempt of its own.
+    fn join_child(&mut self, id: SpanId, parent: &mut Retrieval) -> bool {
         let role = self.waiting.get(&id).map(|child| child.retrieval.role);
         match (parent.role, role) {
             (Role::Retriever, Some(role)) => {
-                if let Some(Waiting { retrieval, .. }) = self.waiting.remove(&id) {
+                let child = self.waiting.remove(&id);
+                if let Some(Waiting { retrieval, .. }) = &child {
                     self.counted.insert(id);
                     match role {
-                        Role::Retriever => parent.absorb(&retrieval),
-                        Role::Reranker => parent.rerank(&retrieval),
+                        Role::Retriever => parent.absorb(retrieval),
+                        Role::Reranker => parent.rerank(retrieval),
                     }
                 }
+                child.is_some()
             }
             // A search within a reranker is an attempt of its own; it waits no longer for a parent.
-            (Role::Reranker, Some(_)) => {}
-            (_, None) => {}
+            (Role::Reranker, Some(_)) => false,
+            (_, None) => false,
         }
     }
 

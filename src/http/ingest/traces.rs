@@ -272,6 +272,7 @@ impl Export<'_> {
             ready,
             is_duplicate,
             is_part,
+            joined: _,
         } = traces.arrive(retrieval);
         if is_unknown && !is_duplicate && !is_part {
             self.unknown += 1;
@@ -287,6 +288,8 @@ impl Export<'_> {
                 Err(problem) => {
                     // The spans are known by now, so that a retry would not count them.
                     traces.put_back([retrieval].into_iter().chain(ready));
+                    // The client may not retry. The next arrival starts the thread if this fails.
+                    traces.start_release();
                     return Err(problem);
                 }
             }
@@ -458,27 +461,36 @@ impl Traces {
         let must_release = !state.pending.is_empty();
         drop(state);
         for (counter, counts) in [
-            (&self.duplicates, arrival.is_duplicate),
-            (&self.parts, arrival.is_part),
+            (&self.duplicates, u64::from(arrival.is_duplicate)),
+            (&self.parts, u64::from(arrival.is_part) + arrival.joined),
         ] {
-            counter.fetch_add(u64::from(counts), Ordering::Relaxed);
+            counter.fetch_add(counts, Ordering::Relaxed);
         }
-        // SeqCst: see `release`.
-        if must_release && !self.is_releasing.swap(true, Ordering::SeqCst) {
-            let traces = Arc::downgrade(self);
-            let thread = std::thread::Builder::new()
-                .name("failure-logger-traces".into())
-                .spawn(move || release(&traces));
-            if let Err(error) = thread {
-                self.is_releasing.store(false, Ordering::SeqCst);
-                tracing::error!(%error, "cannot start a thread: retrievals of traces are counted \
-                    without waiting for the spans around them");
-                arrival
-                    .ready
-                    .extend(std::iter::from_fn(|| self.state().pending.pop()));
-            }
+        if must_release && !self.start_release() {
+            arrival
+                .ready
+                .extend(std::iter::from_fn(|| self.state().pending.pop()));
         }
         arrival
+    }
+
+    /// Starts the thread that counts the retrievals that have waited long enough, unless it runs.
+    /// Returns `false` if it cannot start.
+    fn start_release(self: &Arc<Self>) -> bool {
+        // SeqCst: see `release`.
+        if self.is_releasing.swap(true, Ordering::SeqCst) {
+            return true;
+        }
+        let traces = Arc::downgrade(self);
+        let thread = std::thread::Builder::new()
+            .name("failure-logger-traces".into())
+            .spawn(move || release(&traces));
+        if let Err(error) = &thread {
+            self.is_releasing.store(false, Ordering::SeqCst);
+            tracing::error!(%error, "cannot start a thread: retrievals of traces are counted \
+                without waiting for the spans around them");
+        }
+        thread.is_ok()
     }
 
     /// Keeps retrievals that could not be submitted. They are submitted next.
