@@ -11,7 +11,7 @@ use failure_logger::sqlite::diesel::connection::{SimpleConnection as _, Transact
 use failure_logger::sqlite::diesel::prelude::*;
 use failure_logger::sqlite::{CustomizeConnection, Pool, diesel, r2d2};
 use failure_logger::{
-    FailureLogger, LogOutcome, LoggerConfig, LoggerError, LoggerHandle, PageRequest,
+    Deletion, FailureLogger, LogOutcome, LoggerConfig, LoggerError, LoggerHandle, PageRequest,
     RetrievalFailureRecord, StartError,
 };
 
@@ -704,5 +704,32 @@ fn pool_size_overrides_the_setting_and_is_logged() {
             assert_eq!(end(&logger, &db), (0..10).collect::<Vec<_>>());
         });
         assert_eq!(log.contains("pool_size=2 setting=4"), is_said, "{log}");
+    }
+}
+
+#[test]
+fn deletion_leaves_the_settings_of_the_application_s_connection() {
+    #[derive(QueryableByName)]
+    struct Setting {
+        #[diesel(sql_type = diesel::sql_types::Integer)]
+        secure_delete: i32,
+    }
+    let db = TestDb::new();
+    let pool = pool(&db, 1, Kind::Plain);
+    for (setting, number) in [("OFF", 0), ("ON", 1), ("FAST", 2)] {
+        let set = format!("PRAGMA secure_delete = {setting}");
+        pool.get().unwrap().batch_execute(&set).unwrap();
+        let logger = FailureLogger::with_pool(LoggerConfig::default(), pool.clone())
+            .unwrap()
+            .start_on_thread()
+            .unwrap();
+        logger.log(no_hit(1));
+        let deletion = Deletion::Query("where is the key?".into());
+        assert_eq!(block_on(logger.delete(deletion)).unwrap().rows, 1);
+        block_on(logger.shutdown()).unwrap();
+        let Setting { secure_delete } = diesel::sql_query("PRAGMA secure_delete")
+            .get_result(&mut pool.get().unwrap())
+            .unwrap();
+        assert_eq!(secure_delete, number, "{setting}");
     }
 }

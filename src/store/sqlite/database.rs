@@ -996,38 +996,28 @@ impl Store for SqliteStore {
         let mut conn = self.connection_to_write()?;
         self.note_foreign_tables(&mut conn);
         count_before_purge(&mut conn, Timestamp::MAX)?;
-        // Overwrites what is deleted with zeros. Set for this deletion alone, because it makes
-        // every deletion write more.
-        conn.batch_execute("PRAGMA secure_delete = ON")
-            .map_err(|error| classify(&error))?;
-        let deleted = transact(&mut conn, |conn| {
-            delete::delete_chunk(conn, deletion, so_far).map_err(|error| classify(&error))
-        });
-        let deleted = match deleted {
-            Ok(deleted) if deleted.is_done => {
-                let erased = if is_own {
-                    delete::erase(&mut conn)
-                } else {
-                    delete::empty_journal(&mut conn)
-                };
-                let erased = erased.map_err(|error| classify(&error))?;
-                Ok((
-                    deleted,
-                    match (erased, is_own) {
-                        (false, _) => Erased::NotInTheJournal,
-                        (true, true) => Erased::Everywhere,
-                        (true, false) => Erased::NotInFreePages,
-                    },
-                ))
+        let deleted = delete::with_secure_delete(&mut conn, |conn| {
+            let deleted = transact(conn, |conn| {
+                delete::delete_chunk(conn, deletion, so_far).map_err(|error| classify(&error))
+            })?;
+            if !deleted.is_done {
+                return Ok((deleted, Erased::NotYet));
             }
-            deleted => deleted.map(|deleted| (deleted, Erased::NotYet)),
-        };
-        let reset = conn
-            .batch_execute("PRAGMA secure_delete = OFF")
-            .map_err(|error| classify(&error));
+            let erased = if is_own {
+                delete::erase(conn)
+            } else {
+                delete::empty_journal(conn)
+            };
+            let erased = match (erased.map_err(|error| classify(&error))?, is_own) {
+                (false, _) => Erased::NotInTheJournal,
+                (true, true) => Erased::Everywhere,
+                (true, false) => Erased::NotInFreePages,
+            };
+            Ok((deleted, erased))
+        });
         drop(conn);
         self.committed();
-        reset.and(deleted)
+        deleted
     }
 
     fn size(&mut self) -> Result<Option<Size>, StoreError> {

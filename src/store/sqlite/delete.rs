@@ -10,12 +10,15 @@
 //! `?4` query or NULL. One of the last two is NULL, and its condition then holds for each row.
 
 use std::collections::BTreeSet;
+use std::ops::DerefMut;
 
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 
+use crate::error::StoreError;
 use crate::model::deletion::{Deleted, Deletion};
 use crate::similarity::normalized;
+use crate::store::sqlite::errors::classify;
 use crate::store::sqlite::schema::memory_retrieval_query_statuses::dsl as statuses;
 
 /// Ids that one transaction looks at: the write lock is held for some milliseconds.
@@ -67,6 +70,40 @@ pub(crate) fn delete_chunk(
         after: until,
         is_done: until >= newest,
     })
+}
+
+/// Runs `work` on a connection that overwrites what it deletes with zeros. Afterwards, the
+/// connection has its own setting again: it may be an application's. The setting is on for a
+/// deletion alone, because it makes every deletion write more.
+pub(crate) fn with_secure_delete<C, T>(
+    conn: &mut C,
+    work: impl FnOnce(&mut C) -> Result<T, StoreError>,
+) -> Result<T, StoreError>
+where
+    C: DerefMut<Target = SqliteConnection>,
+{
+    use diesel::connection::SimpleConnection as _;
+
+    #[derive(QueryableByName)]
+    struct Setting {
+        #[diesel(sql_type = Integer)]
+        secure_delete: i32,
+    }
+    let failed = |error: diesel::result::Error| classify(&error);
+    let Setting { secure_delete } = diesel::sql_query("PRAGMA secure_delete")
+        .get_result(&mut **conn)
+        .map_err(failed)?;
+    conn.batch_execute("PRAGMA secure_delete = ON")
+        .map_err(failed)?;
+    let result = work(conn);
+    // By its words, because the number 2 would set it to ON.
+    let setting = ["OFF", "ON", "FAST"]
+        .get(usize::try_from(secure_delete).unwrap_or_default())
+        .unwrap_or(&"OFF");
+    let reset = conn
+        .batch_execute(&format!("PRAGMA secure_delete = {setting}"))
+        .map_err(failed);
+    reset.and(result)
 }
 
 /// Rewrites the file without the deleted rows, and empties the journal. Returns `false` if a reader
