@@ -42,7 +42,7 @@ async fn log(service: &Service, query: &str) {
     service.logger.flush().await.expect("flush");
 }
 
-/// What a route answers, asked beside the browser.
+/// Returns the response of a route to a request that the browser does not send.
 async fn ask(service: &Service, path: &str) -> Value {
     let url = service.url(path);
     let (send, answer) = tokio::sync::oneshot::channel();
@@ -237,7 +237,7 @@ async fn pages_lead_to_older_failures_and_back() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
-async fn a_failure_opens_in_full_with_its_history_and_its_conversation() {
+async fn failure_opens_in_full_with_its_history_and_conversation() {
     let service = searched().await;
     let browser = Browser::open(service.url(""), DESK).await;
     browser.goto("/?page=failures&type=error").await;
@@ -334,7 +334,7 @@ async fn the_live_tail_shows_what_is_posted_and_a_pause_holds_it_back() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
-async fn what_hostile_people_ask_is_shown_and_changes_nothing() {
+async fn hostile_queries_are_shown_as_text_and_change_nothing() {
     let service = Service::new(HttpOptions::default());
     let crabs = "\u{1f980}".repeat(512);
     let queries = [
@@ -767,7 +767,7 @@ async fn nothing_is_asked_for_while_nobody_looks() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
-async fn where_there_is_nothing_or_nobody_answers_it_is_said_what_to_do() {
+async fn empty_page_or_absent_service_shows_what_to_do() {
     let service = Service::new(HttpOptions::default());
     let browser = Browser::open(service.url(""), DESK).await;
     for (page, said) in [
@@ -879,7 +879,7 @@ async fn a_long_search_shows_how_far_it_is_and_can_be_stopped() {
         .goto(&service.url("/?page=failures&text=needle"))
         .await
         .expect("a page");
-    // What is found is there before the end.
+    // The page shows found failures before the search ends.
     browser
         .until("document.querySelector('.progress').innerText.includes('1 found')")
         .await;
@@ -969,7 +969,7 @@ async fn people_who_cannot_see_or_use_a_mouse_are_not_shut_out() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
-async fn what_is_empty_is_not_everything_and_what_is_hidden_narrows_nothing() {
+async fn empty_query_is_a_filter_and_a_hidden_filter_is_none() {
     let service = Service::new(HttpOptions::default());
     log(&service, "").await;
     for query in ["one", "two", "three"] {
@@ -978,7 +978,7 @@ async fn what_is_empty_is_not_everything_and_what_is_hidden_narrows_nothing() {
     let browser = Browser::open(service.url(""), DESK).await;
     browser.goto("/?page=failures&text=tw").await;
     assert_eq!(browser.texts("main tbody tr").await.len(), 1);
-    // The overview shows all, and so does what it leads to.
+    // The overview counts all failures, and its link leads to a list of all failures.
     browser.keys("body", "1").await;
     browser
         .until("document.querySelectorAll('.tile .value').length === 6")
@@ -987,7 +987,7 @@ async fn what_is_empty_is_not_everything_and_what_is_hidden_narrows_nothing() {
     browser
         .until("document.querySelectorAll('main tbody tr').length === 4")
         .await;
-    // What was typed for one page does not reach another.
+    // The text that a person typed on one page does not filter another page.
     browser.keys("input[name=text]", "on").await;
     browser
         .eval("document.querySelector('nav a[href*=queries]').click()")

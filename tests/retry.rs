@@ -1,4 +1,4 @@
-//! A failing store is tried as often as the backoff permits, whatever callers do.
+//! The logger tries a failing store as often as the backoff permits, whatever callers do.
 
 mod common;
 
@@ -13,7 +13,8 @@ use failure_logger::{GetHandle, LoggerConfig, LoggerError, LoggerHandle, QuerySt
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// Returns settings with every occasion to try: a timer, full batches, a purge after each flush.
+/// Returns settings that start jobs as often as possible: a short timer, batches of one record, and
+/// a purge after each flush.
 fn busy_config(db: &TestDb) -> LoggerConfig {
     db.config()
         .flush_interval(Duration::from_millis(1))
@@ -33,7 +34,7 @@ fn jobs() -> Arc<AtomicU64> {
     jobs
 }
 
-/// Returns when the actor has seen its timer and all messages that were sent to it.
+/// Waits until the actor has handled its timer and all messages that were sent to it.
 fn settle(logger: &LoggerHandle) {
     for _ in 0..20 {
         block_on(logger.addr().send(GetHandle)).unwrap();
@@ -44,7 +45,7 @@ fn settle(logger: &LoggerHandle) {
 fn failing_store_is_tried_once_a_pause_whatever_callers_do() {
     let db = FaultDb::new();
     let logger = spawn(busy_config(&db));
-    // The purge after the start is done, or counted before the fault.
+    // Waits until the purge after the start is over, so that its job does not count below.
     eventually("an idle store", || {
         let seen = jobs();
         settle(&logger);
@@ -118,7 +119,8 @@ fn restart_of_the_actor_does_not_end_a_pause() {
     fail::cfg("store-insert", "return").unwrap();
     logger.log(no_hit(0));
     let _ = block_on(logger.flush());
-    // The next pause has at least three seconds, that of the supervisor a millisecond.
+    // The pause of the writer is at least three seconds now, and that of the supervisor a
+    // millisecond.
     eventually("a long pause", || logger.stats().failed_flushes == 13);
     let tries = jobs();
     fail::cfg("actor-tick", "1*panic->off").unwrap();
@@ -189,7 +191,7 @@ fn shutdowns_shorten_a_pause_and_do_not_remove_it() {
         };
         assert_eq!(report.unsaved, 1);
     }
-    // Two seconds have room for this many tries, 187 to 250 ms apart.
+    // A shutdown of two seconds makes at most 13 tries, because they are 187 to 250 ms apart.
     let tries = tries.load(Ordering::Acquire);
     assert!((1..=13).contains(&tries), "{tries} tries");
 }

@@ -263,8 +263,8 @@ fn observe(logger: &LoggerHandle, n: u64) {
     );
 }
 
-/// How long each question takes over the last 30 days, and over a shorter time where they depend
-/// on the number of failures.
+/// Measures each read over the last 30 days. Also measures reads over a shorter time if their
+/// duration depends on the number of failures.
 async fn read(db: &str, n: usize) -> Result<(), Box<dyn std::error::Error>> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let reader = FailureReader::open(db).timeout(Duration::from_secs(60));
