@@ -553,7 +553,7 @@ fn refuse_attempts(shared: &Shared, cause: String) {
     tracing::warn!(
         cause,
         pause_ms,
-        "the store refuses to count attempts, which are kept; records are stored"
+        "the store rejects the counts of attempts; keeping the counts, and storing records"
     );
     shared.failed(format!("attempts cannot be counted: {cause}"));
 }

@@ -350,7 +350,8 @@ pub(crate) struct Attempts {
     refusal: Mutex<Option<Refusal>>,
 }
 
-/// The store takes records and refuses to count attempts. They wait, and cost no record.
+/// State while the store takes records and rejects the counts of attempts. The counts wait, and no
+/// record is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     /// Text of the store.

@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn heavy_queries_leave_quick_ones_their_threads_and_their_queue() {
+    fn heavy_reads_leave_quick_ones_their_threads_and_queue() {
         let pool = reads();
         let (gate, closed) = channel::<()>();
         let closed = Arc::new(Mutex::new(closed));
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn query_whose_future_is_dropped_finds_its_deadline_passed() {
+    fn read_whose_future_is_dropped_finds_its_deadline_passed() {
         let pool = reads();
         let ((begin, begun), (end, ended)) = (channel(), channel());
         let mut query = Box::pin(pool.run(Lane::Quick, LONG, move |_, deadline| {

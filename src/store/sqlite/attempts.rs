@@ -10,7 +10,7 @@
 //! and `?2` in both statements that contain it, so that the third number is the limit in one and
 //! the last id in the other.
 //!
-//! # Which deltas may be rolled up
+//! # Deltas that may be rolled up
 //!
 //! | delta | rolled up |
 //! | --- | --- |

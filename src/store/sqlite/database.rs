@@ -1,25 +1,25 @@
-//! The SQLite store: how a database is opened, written and purged.
+//! The SQLite store: opens, writes and purges a database.
 //!
-//! # What may happen to the file
+//! # Changes of the file by other processes
 //!
-//! Other processes delete, replace, restore and damage files. A connection to a file that has lost
-//! its name still works, and everything that it commits is gone with the process. The store
+//! Other processes delete, replace, restore and damage files. A connection to a file that was
+//! deleted or replaced still works, but its commits are lost when the process ends. The store
 //! therefore compares the identity of the file with the one it opened:
 //!
 //! - before a transaction, so that a job ends early;
-//! - after its statements and before its commit, in [`transact`], so that no commit is reported
-//!   that the file with the name does not have. What happens between that check and the commit,
-//!   some microseconds, cannot be seen.
+//! - after its statements and before its commit, in [`transact`], so that the store reports no
+//!   commit that the file with the name lacks. The store cannot notice a change in the microseconds
+//!   between this check and the commit.
 //!
-//! The journal is compared as well: without its name, commits would go to a file that no other
-//! process reads.
+//! The store also compares the identity of the journal, because commits to a journal that was
+//! removed would go to a file that no other process reads.
 //!
 //! # Locks
 //!
 //! The lock file ([`DatabaseFile::lock`]) keeps processes apart while one opens, migrates, restores
 //! or quarantines. SQLite's own write lock keeps transactions apart. Each transaction takes it at
-//! its beginning: a transaction that reads first and writes later fails at once if another process
-//! wrote in between, without the busy timeout.
+//! its beginning: a transaction that reads first and writes later fails at once, without the busy
+//! timeout, if another process wrote in between.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -77,7 +77,7 @@ const VACUUM_PAGES: i64 = 512;
 
 /// A database that can be opened, and reopened when the file behind it has changed.
 pub(crate) struct Database {
-    /// `None`: the database lives in memory, under `memory_url`.
+    /// `None`: the database is in memory, at `memory_url`.
     file: Option<DatabaseFile>,
     memory_url: String,
     /// The pool of an application. `None`: each store has one of its own.
@@ -85,8 +85,8 @@ pub(crate) struct Database {
     pool_size: u32,
     /// `false`: the schema is used as it is.
     migrates: bool,
-    /// A connection that keeps a database in memory alive, which ends with its last connection.
-    /// `None` for a file.
+    /// A connection that is never closed, because SQLite deletes a database in memory with its last
+    /// connection. `None` for a file.
     keep_alive: Mutex<Option<SqliteConnection>>,
     known: Arc<Known>,
     /// The slot in which readers find the connections of the store.
@@ -96,13 +96,13 @@ pub(crate) struct Database {
 /// Facts about the file behind a database. The store keeps them up to date.
 #[derive(Default)]
 struct Known {
-    /// The name, with the file that it led to when it was opened last.
+    /// The name, with the file that it led to at the last open.
     name: Mutex<Option<DatabaseFile>>,
     /// The file that was opened last, or could not be opened because it is damaged.
     file: Mutex<Option<Identity>>,
     /// Its journal, once there is one.
     journal: Mutex<Option<Identity>>,
-    /// `true` if others have tables in it. `None` until its schema was read.
+    /// `true` if another application has tables in the file. `None` until its schema was read.
     has_foreign_tables: Mutex<Option<bool>>,
 }
 
@@ -119,7 +119,7 @@ impl Database {
 
     /// Returns a database in memory that ends with this value.
     pub(crate) fn in_memory() -> Self {
-        // Shared, for otherwise each connection would have a database to itself.
+        // Shared, because otherwise each connection would have its own database.
         Self::with(
             None,
             format!(
@@ -158,31 +158,32 @@ impl Database {
         }
     }
 
-    /// Sets whether opening may change the schema. `false`: opening fails unless it is up to date.
-    /// A database in memory begins without one.
+    /// Sets if an open may change the schema. An open that may not change it fails unless the
+    /// schema is up to date. A database in memory always gets its schema, because it begins without
+    /// one.
     pub(crate) fn migrate(mut self, migrate: bool) -> Self {
         self.migrates = migrate || self.file.is_none() && self.application.is_none();
         self
     }
 
-    /// Connections that there are at most.
+    /// Returns the maximum number of connections.
     pub(crate) fn pool_size(&self) -> u32 {
         self.pool_size
     }
 
-    /// Opens the file with a pool of the logger's own. The order keeps two processes, and the old
-    /// and the new file of a name, apart:
+    /// Opens the file with a pool of the logger's own. The order of its steps keeps two processes
+    /// apart, and the old file of a name from the new one:
     ///
-    /// 1. The journal of a file that lost its name is moved away, before SQLite finds it beside the
-    ///    new file.
-    /// 2. The lock file keeps other processes from creating or migrating meanwhile.
+    /// 1. The function renames the journal of a file that was deleted or replaced, before SQLite
+    ///    finds that journal beside the new file.
+    /// 2. It holds the lock file, so that no other process creates or migrates at the same time.
     /// 3. One connection creates or migrates the file, and empties its journal.
-    /// 4. The pool opens its own connections as they are needed.
+    /// 4. The pool opens its connections when they are needed.
     fn open_own(&self) -> Result<SqliteStore, StartError> {
         let Some(file) = &self.file else {
             let conn = self.connect(&self.memory_url)?;
             *lock(&self.keep_alive) = Some(conn);
-            // A database in memory has no journal, but must be held on to.
+            // A database in memory has no journal. `keep_alive` holds its connection.
             return Ok(self.store(self.memory_url.clone(), None)?);
         };
         self.move_orphaned_journal()?;
@@ -202,8 +203,9 @@ impl Database {
         }
         *lock(&self.known.name) = Some(file.clone());
         let _lock = file.lock()?;
-        // By hand, because the pool hides why it cannot connect. The connection is closed before
-        // the pool opens its first one, so that no more are open than `pool_size`.
+        // Opened without the pool, because the pool hides the cause if it cannot connect. This
+        // connection is closed before the pool opens its first one, so that at most `pool_size` are
+        // open.
         let (mut conn, identity) = self.first_connection(&file)?;
         // A checkpoint that waits for a reader would keep other processes from writing.
         let _ = conn.batch_execute("PRAGMA busy_timeout = 0");
@@ -213,8 +215,8 @@ impl Database {
         Ok(self.store(url, Some((file, identity)))?)
     }
 
-    /// Brings the schema up to date over a connection of the application's pool. All else stays as
-    /// it is.
+    /// Opens the file with the application's pool. Brings the schema up to date, and changes
+    /// nothing else.
     fn open_pool(&self, application: &ApplicationPool) -> Result<SqliteStore, StartError> {
         let ApplicationPool {
             pool,
@@ -230,7 +232,7 @@ impl Database {
         let mut conn = connections
             .get(Purpose::Write, Deadline::after(WRITER_TIMEOUT))
             .map_err(StoreError::from)?;
-        // With a connection in hand, so that the file is open.
+        // The check comes after `get`, so that a connection has the file open.
         application.check_identity()?;
         self.set_up(&mut conn)?;
         let has_wal = application::has_wal(&mut conn).map_err(|error| classify(&error))?;
@@ -297,8 +299,8 @@ impl Database {
         Ok(self.opened(connections, Some(threads), checkpointer, file))
     }
 
-    /// If the file was deleted or replaced while this process had it open, its journal is still
-    /// there, and SQLite would bring it into the file that has the name now.
+    /// Renames the journal of a file that was deleted or replaced while this process had it open.
+    /// SQLite would otherwise apply this journal to the file that has the name now.
     fn move_orphaned_journal(&self) -> Result<(), StartError> {
         let (name, last_file) = (lock(&self.known.name).clone(), *lock(&self.known.file));
         let journal = lock(&self.known.journal).take();
@@ -319,8 +321,9 @@ impl Database {
         Ok(())
     }
 
-    /// If several processes open a new database at once, SQLite rejects some of them without a
-    /// wait, because the switch to WAL needs the file alone. This function waits in its place.
+    /// Returns the first connection, and the identity of its file. If several processes open a new
+    /// database at once, SQLite rejects some of them without a wait, because the switch to WAL
+    /// needs exclusive access. This function therefore retries for [`BUSY_TIMEOUT`].
     fn first_connection(
         &self,
         file: &DatabaseFile,
@@ -355,7 +358,7 @@ impl Database {
         }
     }
 
-    /// Connects to the file that has the name, and returns which one that is.
+    /// Connects to the file that has the name. Returns the connection and the identity of the file.
     fn connect_to(&self, file: &DatabaseFile) -> Result<(SqliteConnection, Identity), StartError> {
         let identity = || file.identity().map_err(StoreError::reopen);
         let replaced =
@@ -368,7 +371,7 @@ impl Database {
         let url = file.url().map_err(|error| self.inaccessible(error))?;
         let mut conn =
             SqliteConnection::establish(&url).map_err(|error| classify_text(&error.to_string()))?;
-        // SQLite has created it by now.
+        // SQLite has created a missing file by now.
         let opened = identity()?.ok_or_else(replaced)?;
         if before.is_some_and(|before| before != opened) {
             return Err(replaced().into());
@@ -381,7 +384,7 @@ impl Database {
         Ok((conn, opened))
     }
 
-    /// Refuses a file that is no database, although a journal beside it may hold one.
+    /// Fails if the file is no database, even if the journal beside it contains one.
     fn check_header(&self, file: &DatabaseFile) -> Result<(), StartError> {
         let read = SqliteConnection::establish(&file.immutable_url())
             .map_err(|error| error.to_string())
@@ -393,7 +396,7 @@ impl Database {
             Err(cause) if cause.contains(NOT_A_DATABASE) => {
                 Err(StartError::NotADatabase { path: self.path() })
             }
-            // Everything else is seen with the journal.
+            // The connection with the journal reports every other error.
             _ => Ok(()),
         }
     }
@@ -421,10 +424,10 @@ impl Database {
             .unwrap_or_default()
     }
 
-    /// Prepares a connection and brings the schema up to date. The order matters: what is not ours
-    /// is found before anything is written, and `auto_vacuum` and the journal mode are set before
-    /// the first table, because SQLite ignores them, or cannot change them in a transaction,
-    /// afterwards.
+    /// Prepares a connection and brings the schema up to date. The order matters. The function
+    /// recognises tables that are not the logger's before it writes. It sets `auto_vacuum` and the
+    /// journal mode before the first table exists. Afterwards SQLite ignores `auto_vacuum`, and
+    /// cannot change the journal mode in the transaction of a migration.
     fn set_up(&self, conn: &mut SqliteConnection) -> Result<(), StartError> {
         let path = || self.path();
         let unusable = |error: StoreError| match error {
@@ -462,8 +465,8 @@ impl Database {
                 BUSY_TIMEOUT.as_millis()
             ))?;
         }
-        // Before anything is written: what is not ours stays as it is. A table that does not exist
-        // yet is made by the migrations.
+        // This read comes before any write, so that a table of this name that is not the logger's
+        // stays as it is. If the table does not exist, the migrations create it.
         if let Err(StartError::Store(StoreError::Reopen(cause))) =
             run("SELECT event_id, created_at FROM memory_retrieval_failures LIMIT 0")
             && !cause.starts_with("no such table")
@@ -488,9 +491,9 @@ impl Database {
             conn.batch_execute(statement)
                 .map_err(|error| unusable(classify(&error)))
         };
-        // The application decides how its own file is kept.
+        // If an application has tables in the file, it chooses the vacuum and the journal mode.
         if is_own && !foreign {
-            // Before WAL, and before the first table: it is ignored afterwards.
+            // Comes before WAL and before the first table, because SQLite ignores it afterwards.
             run("PRAGMA auto_vacuum = INCREMENTAL")?;
             run("PRAGMA journal_mode = WAL")?;
         }
@@ -555,8 +558,8 @@ impl Backend for Database {
         if file.identity().map_err(io_error)? != Some(damaged) {
             return Ok(Quarantine::NotNeeded);
         }
-        // If not even the schema can be read, the last reading of it decides. A file of which
-        // nothing is known may hold tables of others.
+        // If the schema cannot be read, the last successful read of it decides. If there was none,
+        // the file counts as shared, because another application may have tables in it.
         let foreign = read_damaged_schema(&file)
             .or_else(|| *lock(&self.known.has_foreign_tables))
             .unwrap_or(true);
@@ -568,7 +571,7 @@ impl Backend for Database {
     }
 }
 
-/// Returns `true` if the schema has anything that is not ours.
+/// Returns `true` if the schema has an object of another application.
 fn has_foreign_tables(conn: &mut SqliteConnection) -> QueryResult<bool> {
     let mut holds = |condition: &str| {
         diesel::select(diesel::dsl::sql::<diesel::sql_types::Bool>(condition))
@@ -577,7 +580,7 @@ fn has_foreign_tables(conn: &mut SqliteConnection) -> QueryResult<bool> {
     if holds(FOREIGN)? {
         return Ok(true);
     }
-    // Loggers of the first versions created diesel's table, too.
+    // The first versions of the logger created diesel's table, too.
     if !holds("EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '__diesel_schema_migrations')")? {
         return Ok(false);
     }
@@ -587,24 +590,26 @@ fn has_foreign_tables(conn: &mut SqliteConnection) -> QueryResult<bool> {
     ))
     .or_else(|error| {
         match classify(&error) {
-            // Another table of that name.
+            // The table of this name is not diesel's.
             StoreError::Reopen(_) | StoreError::Split(_) => Ok(true),
             StoreError::Retry(_) | StoreError::Corrupt(_) | StoreError::GiveUp(_) => Err(error),
         }
     })
 }
 
-/// Returns `true` if a database whose schema cannot be parsed has anything that is not ours. `None`
-/// if it cannot even be read.
+/// Returns `true` if a database whose schema cannot be parsed has an object of another application.
+/// Returns `None` if the schema cannot even be read.
 fn read_damaged_schema(file: &DatabaseFile) -> Option<bool> {
     let mut conn = SqliteConnection::establish(&file.read_only_url()).ok()?;
-    // SQLite then serves the schema as a table like any other, whatever its texts say.
+    // With this pragma, SQLite reads the schema as an ordinary table, and does not parse its
+    // statements.
     conn.batch_execute("PRAGMA writable_schema = ON").ok()?;
     has_foreign_tables(&mut conn).ok()
 }
 
-/// Everything that does not belong to a table of ours, to SQLite or to diesel. Errs on the side of
-/// the application: a file that is taken for shared is never renamed.
+/// Condition that is true if the schema has an object that belongs neither to a table of the
+/// logger, nor to SQLite, nor to diesel. In doubt it is true, because the logger never renames a
+/// shared file.
 const FOREIGN: &str = "EXISTS (SELECT 1 FROM sqlite_schema \
      WHERE coalesce(tbl_name, '') NOT LIKE 'memory\\_retrieval\\_%' ESCAPE '\\' \
      AND coalesce(name, '') NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND coalesce(name, '') <> '__diesel_schema_migrations' \
@@ -618,20 +623,20 @@ impl fmt::Debug for Database {
     }
 }
 
-/// Returns a version as numbers, because "3.9" is smaller than "3.51" and its text is not. `None`:
-/// the text is no version.
+/// Returns a version as numbers, because version 3.9 is lower than 3.51, and its text is not.
+/// Returns `None` if the text is no version.
 fn parse_version(version: &str) -> Option<(u32, u32, u32)> {
     let mut parts = version.split('.').map(|part| part.parse().ok());
     Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
-// A row that the roll-up has not seen may not be counted yet.
+// Deletes only rows that a roll-up has seen, because other rows may not be counted yet.
 const PURGE: &str = "DELETE FROM memory_retrieval_failures WHERE id IN ( \
      SELECT id FROM memory_retrieval_failures WHERE created_at >= ? AND created_at < ? \
      AND id <= (SELECT rolled_up_to FROM memory_retrieval_log) ORDER BY created_at LIMIT ?)";
 
-/// An open database. One writer uses it at a time; readers and checkpoints use its connections
-/// beside it.
+/// An open database. One writer uses it at a time. Readers and checkpoints use its connections at
+/// the same time.
 struct SqliteStore {
     connections: Arc<Connections>,
     /// One thread, on which a pool of the logger's own opens connections.
@@ -649,14 +654,14 @@ struct OpenFile {
     known: Arc<Known>,
 }
 
-/// The process that may remove the journal while the store is open.
+/// The program that may remove the journal while the store is open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Journal {
-    /// Only the store, whose connections stay open.
+    /// Only the store. It keeps its connections open.
     Own,
     /// SQLite, between two transactions, when the application's pool has closed all connections.
     OfApplication,
-    /// The application's file has none that stays.
+    /// None, because the file of the application is not in WAL mode.
     None,
 }
 
@@ -681,7 +686,7 @@ impl DerefMut for StoreConnection {
 }
 
 impl SqliteStore {
-    /// Returns a connection, provided that it leads to the file that has the name now.
+    /// Returns a connection. Fails unless the file that it has open has the name now.
     fn connection(&self) -> Result<StoreConnection, StoreError> {
         if self.file.journal == Journal::OfApplication {
             *lock(&self.file.known.journal) = None;
@@ -697,7 +702,7 @@ impl SqliteStore {
     }
 
     /// Returns the connection for a transaction that writes. Waits for a checkpoint first, because
-    /// the permit of the commit must not wait for one.
+    /// the commit must not wait for one while it holds its permit.
     fn connection_to_write(&mut self) -> Result<StoreConnection, StoreError> {
         let mut conn = self.connection()?;
         if let Some(checkpointer) = &mut self.checkpointer {
@@ -711,8 +716,8 @@ impl SqliteStore {
         self.threads.is_some()
     }
 
-    /// Notes a commit, so that the journal is checkpointed in time. To be called after every
-    /// transaction that wrote.
+    /// Reports a commit to the checkpointer, so that a checkpoint follows in time. Every
+    /// transaction that wrote must call this.
     fn committed(&self) {
         if let Some(checkpointer) = &self.checkpointer {
             checkpointer.committed();
@@ -730,8 +735,8 @@ impl SqliteStore {
         Ok(done)
     }
 
-    /// Notes whether others have tables in the file by now: a file that they share is never
-    /// renamed.
+    /// Notes if another application has tables in the file by now, because the logger never renames
+    /// a shared file.
     fn note_foreign_tables(&self, conn: &mut SqliteConnection) {
         if let Ok(foreign) = has_foreign_tables(conn) {
             *lock(&self.file.known.has_foreign_tables) = Some(foreign);
@@ -740,8 +745,7 @@ impl SqliteStore {
 }
 
 impl OpenFile {
-    /// Fails if another file has the name now, or none: writes to this one would succeed, and be
-    /// lost.
+    /// Fails if the file was deleted or replaced, because writes to it would succeed and be lost.
     fn has_the_name(&self) -> Result<(), StoreError> {
         let Some(file) = &self.file else {
             return Ok(());
@@ -752,8 +756,8 @@ impl OpenFile {
             Ok(None) => return Err(StoreError::Reopen("the database file was deleted".into())),
             Err(error) => return Err(StoreError::reopen(error)),
         }
-        // A commit to a journal without a name would be lost with the process. Closing the store
-        // writes it into the database.
+        // A commit to a journal that was removed would be lost when the process ends. The error
+        // leads to a close of the store, which brings the journal into the database.
         let mut journal = lock(&self.known.journal);
         match (*journal, file.journal_identity().ok().flatten()) {
             _ if self.journal == Journal::None => {}
@@ -768,7 +772,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Notes the journal of a transaction that has begun: until its end it must stay.
+    /// Notes the journal of the transaction that has begun. The check before its commit fails if
+    /// this journal was removed.
     fn note_journal(&self) -> Result<(), StoreError> {
         if self.journal == Journal::OfApplication {
             let journal = self
@@ -787,10 +792,11 @@ impl OpenFile {
 }
 
 impl Drop for SqliteStore {
-    /// Closes the connections before it returns, so that the file is complete. A query that takes
-    /// longer than that keeps its connection, whose end completes the file.
+    /// Closes the connections before it returns, so that the file is complete. A read that takes
+    /// longer keeps its connection. SQLite then completes the file when that connection closes.
     fn drop(&mut self) {
-        // A connection that a reader opens now would keep SQLite from completing the file.
+        // Readers open no connection from here on, because it would keep SQLite from completing the
+        // file.
         self.slot.closing();
         let Some(threads) = &self.threads else {
             // The application's pool stays open, and so do its connections.
@@ -800,8 +806,8 @@ impl Drop for SqliteStore {
             self.slot.closed();
             return;
         };
-        // A reader that takes longer keeps its connection, so that SQLite cannot complete the file
-        // at the end of the others. A checkpoint then brings all that was committed into the file.
+        // If a reader keeps its connection, SQLite does not complete the file when the other
+        // connections close. A checkpoint then brings all committed rows into the file.
         if !self.connections.close(READERS_TIMEOUT)
             && let Ok(mut conn) = self
                 .connections
@@ -812,8 +818,8 @@ impl Drop for SqliteStore {
         }
         self.checkpointer = None;
         self.connections.end();
-        // The thread that opens connections holds the pool for a moment longer. It has one thread,
-        // so that a job behind that one ends after it.
+        // A job that opens connections may hold the pool for a moment longer. `threads` has one
+        // thread, so that this second job runs after that one.
         let (done, wait) = channel::<()>();
         threads.execute(move || drop(done));
         let _ = wait.recv();
@@ -859,7 +865,7 @@ impl SqliteStore {
             inserted = models::insert_new(conn, rows).map_err(|error| classify(&error))?;
             attempts::insert(conn, attempts, Timestamp::now()).map_err(|error| {
                 let error = classify(&error);
-                // No fault of the rows or the file.
+                // This error is not the fault of the rows or the file.
                 if let StoreError::Split(cause) | StoreError::Reopen(cause) = &error {
                     refused = Some(cause.clone());
                 }
@@ -868,8 +874,9 @@ impl SqliteStore {
             failpoint!("store-commit", |_| Err(StoreError::Retry(
                 "injected".into()
             )));
-            // The last step of the work. Earlier, a slow statement would hold up a shutdown that
-            // waits for the permit. Later, a commit could follow the report of a shutdown.
+            // The permit is the last step before the commit. If it came earlier, a shutdown that
+            // waits for the permit would wait for slow statements. If it came later, a commit could
+            // follow the report of a shutdown.
             permit = gate.enter(rows.len());
             if permit.is_some() {
                 Ok(())
@@ -912,7 +919,8 @@ impl Store for SqliteStore {
             // The transaction was rolled back as a whole, so that the rows go into a second one
             // without the attempts.
             Err(InsertError::Attempts(cause)) => {
-                // None of them stays, because they come once more. The rows must not wait for them.
+                // No attempt of the transaction is inserted, because the writer retries all of
+                // them. The rows do not wait for that.
                 let inserted = self.insert_all(rows, &AttemptBatch::default(), gate);
                 Ok(Inserted {
                     refused: Some(cause),
@@ -927,7 +935,7 @@ impl Store for SqliteStore {
         let mut conn = self.connection()?;
         // The result of the insert is kept apart, because the transaction itself always fails.
         let mut taken = None;
-        // Always an error, because the row must not stay.
+        // The closure always fails, so that the row is rolled back.
         let rolled_back = transact(&mut conn, |conn| {
             taken = Some(
                 models::insert(conn, &[Row::plain()])
@@ -957,8 +965,8 @@ impl Store for SqliteStore {
         failpoint!("store-purge", |_| Err(StoreError::Retry("injected".into())));
         let mut conn = self.connection_to_write()?;
         self.note_foreign_tables(&mut conn);
-        // Counts first: a row that is deleted before the roll-up has seen it would be missing from
-        // every rate. `PURGE` checks the same once more, by `rolled_up_to`.
+        // The roll-up comes first, because every rate would lack a row that was deleted before it.
+        // `PURGE` checks the same by `rolled_up_to`.
         if count_before_purge(&mut conn, range.end)? {
             self.committed();
         }
@@ -1072,7 +1080,7 @@ impl Store for SqliteStore {
     fn roll_up(&mut self, own: Option<Owner>) -> Result<Progress, StoreError> {
         let mut conn = self.connection()?;
         self.note_foreign_tables(&mut conn);
-        // Not worth a lock that others wait for.
+        // Reads first, so that the write lock is taken only if there is work.
         let any = attempts::has_deltas(&mut conn)
             .and_then(|any| Ok(any || uncounted::has_rows(&mut conn)?));
         if !any.map_err(|error| classify_upkeep(&error))? {
@@ -1100,7 +1108,7 @@ impl Store for SqliteStore {
         before: Timestamp,
     ) -> Result<Progress, StoreError> {
         let mut conn = self.connection()?;
-        // Not worth a lock that others wait for.
+        // Reads first, so that the write lock is taken only if there is work.
         let oldest =
             attempts::oldest_at(&mut conn, resolution).map_err(|error| classify_upkeep(&error))?;
         if oldest.is_none_or(|oldest| oldest >= resolution.ended_before(before)) {
@@ -1124,7 +1132,7 @@ impl Store for SqliteStore {
 
     fn expire_drops(&mut self, before: Timestamp) -> Result<(), StoreError> {
         let mut conn = self.connection()?;
-        // Not worth a lock that others wait for.
+        // Reads first, so that the write lock is taken only if there is work.
         if !drops::any_expired(&mut conn, before).map_err(|error| classify_upkeep(&error))? {
             return Ok(());
         }
@@ -1157,9 +1165,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Classifies an error of the tables of attempts or drops. A table of these that is missing is no
-/// reason to reopen the file: records are stored without it, and a restart would be followed by the
-/// same error.
+/// Classifies an error of the tables of attempts or drops. If such a table is missing, the store
+/// does not reopen the file: it stores records without the table, and would meet the same error
+/// after a restart.
 fn classify_upkeep(error: &DieselError) -> StoreError {
     match classify(error) {
         StoreError::Reopen(cause) => StoreError::Split(cause),
@@ -1167,8 +1175,8 @@ fn classify_upkeep(error: &DieselError) -> StoreError {
     }
 }
 
-/// Rolls up rows from before `before` that are not counted yet: a purge leaves the others as they
-/// are. Returns `true` if there were any.
+/// Rolls up the rows from before `before` that are not counted yet, because a purge deletes only
+/// counted rows. Returns `true` if there were any.
 fn count_before_purge(conn: &mut StoreConnection, before: Timestamp) -> Result<bool, StoreError> {
     let mut any = false;
     while uncounted::has_rows_before(conn, before).map_err(|error| classify(&error))? {
@@ -1181,7 +1189,7 @@ fn count_before_purge(conn: &mut StoreConnection, before: Timestamp) -> Result<b
             Err(StoreError::Split(cause)) => {
                 tracing::warn!(
                     cause,
-                    "the store refuses to count attempts; their failures are not purged"
+                    "the store rejects the counts of attempts; their failures are not purged"
                 );
                 break;
             }
@@ -1191,8 +1199,9 @@ fn count_before_purge(conn: &mut StoreConnection, before: Timestamp) -> Result<b
     Ok(any)
 }
 
-/// Gives some free pages back to the file system, if they are more than an eighth of the file:
-/// inserts use the others again, and moving pages into their place writes several times as much.
+/// Gives free pages back to the file system if they are more than an eighth of the file. Leaves
+/// that eighth to later inserts, because moving other pages into its place would write several
+/// times as much.
 fn shrink_if_worthwhile(conn: &mut SqliteConnection) -> QueryResult<()> {
     let spare: i64 = diesel::select(diesel::dsl::sql::<BigInt>(
         "(SELECT freelist_count FROM pragma_freelist_count) - (SELECT page_count FROM \
@@ -1213,9 +1222,10 @@ fn closed() -> StoreError {
     StoreError::GiveUp("the deadline of the shutdown has passed".into())
 }
 
-/// Runs `work` in a transaction that holds the write lock from its beginning: one that turns from
-/// reading to writing is refused at once when another writes. Every transaction of the store is one
-/// of these, and is rolled back if the file has lost its name by its end.
+/// Runs `work` in a transaction that holds the write lock from its beginning, because SQLite
+/// rejects a transaction that reads first and writes later if another one wrote in between. Every
+/// transaction of the store runs here. It is rolled back if the file was deleted or replaced by its
+/// end.
 fn transact<T>(
     conn: &mut StoreConnection,
     work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
@@ -1250,7 +1260,7 @@ pub(crate) fn migrated() -> SqliteConnection {
     conn
 }
 
-/// Waits until `done` says yes.
+/// Waits until `done` returns `true`.
 #[cfg(test)]
 pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
@@ -1287,7 +1297,7 @@ mod tests {
     use crate::store::snapshot::Snapshot;
 
     #[test]
-    fn errors_are_told_apart_by_what_to_do_about_them() {
+    fn errors_are_classified_by_their_remedy() {
         for text in [
             "database is locked",
             "database table is locked: t",
@@ -1387,7 +1397,7 @@ mod tests {
         });
         begun.recv().unwrap();
         drop(store);
-        // The query sees all that was committed, and so does the file; only its journal stays.
+        // The read sees every committed row, and so does a reader of the file alone.
         let copy = path.with_extension("copy");
         std::fs::copy(&path, &copy).unwrap();
         assert_eq!(statuses(&crate::store::reads_of(&copy)), Ok(1));
@@ -1398,8 +1408,8 @@ mod tests {
 
     #[test]
     fn read_that_panics_costs_neither_connection_nor_journal() {
-        // With one connection, its end would be that of the journal, for which the store is
-        // reopened.
+        // With a pool of one connection, the end of that connection would remove the journal, and
+        // the store would be reopened.
         for pool_size in [1, 4] {
             let (_folder, path, mut store, readers) = store_and_readers(pool_size);
             let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
@@ -1409,7 +1419,7 @@ mod tests {
             )
             .unwrap();
             drop(conn);
-            // In the middle of a statement.
+            // The read panics in the middle of a statement.
             let read = |snapshot: &mut dyn Snapshot, _| {
                 snapshot.queries(Place::END, 1, &mut |_| panic!("injected"))
             };
@@ -1430,7 +1440,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_that_never_pause_let_the_store_close() {
+    fn reads_that_never_pause_let_the_store_close() {
         let (_folder, path, store, readers) = store_and_readers(4);
         let over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -1451,11 +1461,12 @@ mod tests {
         assert_eq!(
             journal_bytes(&path),
             0,
-            "it was gone before any reader came back"
+            "a reader came back before the journal was removed"
         );
     }
 
-    /// Returns the store of an application's pool, with our customizer on request.
+    /// Returns the store of an application's pool, with the logger's customizer if `customize` is
+    /// `true`.
     fn application_store(journal_mode: &str, customize: bool) -> (tempfile::TempDir, SqliteStore) {
         let folder = tempfile::tempdir().unwrap();
         let url = folder.path().join("x.db").to_str().unwrap().to_owned();
