@@ -15,8 +15,8 @@
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Lets the writer commit until a shutdown closes it. What was not committed by then never will
-/// be, so that the shutdown can tell exactly what was saved.
+/// Lets the writer commit until a shutdown closes it. No transaction commits afterwards, so that
+/// the report of the shutdown has the exact number of persisted records.
 #[derive(Default)]
 pub(crate) struct CommitGate {
     state: AtomicU8,
@@ -31,13 +31,15 @@ const COMMITTED: u8 = 2;
 const CLOSED: u8 = 3;
 
 impl CommitGate {
-    /// Permission to commit `rows`, unless the gate is closed.
+    /// Returns the permission to commit `rows` rows. `None`: the gate is closed, or another
+    /// transaction has the permit.
     pub(crate) fn enter(&self, rows: usize) -> Option<Permit<'_>> {
         let entered = self.advance(OPEN, COMMITTING);
         if entered {
             self.rows.store(rows, Ordering::Release);
         }
-        // Not before it is entered: a permit that is dropped opens the gate.
+        // `then` makes a permit only if the exchange succeeded, because the drop of a permit opens
+        // the gate.
         entered.then(|| Permit(self))
     }
 
@@ -66,8 +68,8 @@ impl CommitGate {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
-    /// AcqRel: the thread that closes the gate sees what the writer accounted for before it dropped
-    /// its permit.
+    /// Changes the state if it is `from`. AcqRel, so that the thread that closes the gate sees the
+    /// counts that the writer changed before it dropped its permit.
     fn advance(&self, from: u8, to: u8) -> bool {
         self.state
             .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
@@ -76,12 +78,13 @@ impl CommitGate {
 }
 
 /// Permission to commit and to account for what was committed.
-#[must_use = "the gate stays shut for others while the permit lives"]
+#[must_use = "no other transaction can commit while the permit exists"]
 pub(crate) struct Permit<'g>(&'g CommitGate);
 
 impl Permit<'_> {
-    /// To be called after the commit. Returns `true` if it counts. It does not if the gate was
-    /// closed during the commit, because the rows were reported as unsaved then.
+    /// Notes that the transaction is committed. Returns `true` if the caller must count its rows as
+    /// persisted. Returns `false` if the gate was closed during the commit, because the shutdown
+    /// has reported the rows as unsaved.
     pub(crate) fn counts(&self) -> bool {
         self.0.advance(COMMITTING, COMMITTED)
     }
@@ -99,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_closed_gate_lets_nobody_commit() {
+    fn closed_gate_commits_nothing() {
         let gate = CommitGate::default();
         drop(gate.enter(1).unwrap());
         assert_eq!(gate.close(Duration::ZERO), 0);
