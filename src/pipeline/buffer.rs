@@ -1,17 +1,17 @@
 //! The bounded buffer and the accounting.
 //!
-//! A record is counted before it is enqueued, and every count only grows, so that any snapshot of
-//! the counters balances: what was accepted is settled (persisted, rejected, unsaved) or still
-//! held. A record that got lost on the way would stay `buffered` for ever, and `shutdown` would
-//! report it as unsaved.
+//! A caller counts its record before it enqueues the record, and every count only grows. Any
+//! snapshot of the counters therefore balances: an accepted record is settled (persisted, rejected
+//! or unsaved) or still held. A record that was counted and never enqueued would stay `buffered`,
+//! and `shutdown` would report it as unsaved.
 //!
 //! # Counts
 //!
 //! | count | changed by | meaning |
 //! | --- | --- | --- |
-//! | `accepted` | callers | records that were let in |
+//! | `accepted` | callers | records that were admitted |
 //! | `settled` | the writer, and the end of a shutdown | accepted records with a final state: persisted, rejected or unsaved |
-//! | `dropped` | callers | records that were never let in |
+//! | `dropped` | callers | records that were not admitted |
 //!
 //! Three equations follow. `received = accepted + dropped`. `buffered = accepted - settled`. The
 //! queue has at most `buffered` records, because the writer takes a record out before it settles
@@ -28,14 +28,14 @@
 //!
 //! All four operations are `SeqCst`, so that they have one order that both threads agree about. In
 //! any such order the thread that writes second reads what the other one wrote. With `Acquire` and
-//! `Release` alone, each side may read the old value of the other one: the caller takes the writer
-//! for awake, the writer takes the batch for incomplete, and the batch waits for the timer.
+//! `Release` alone, each side may read the old value of the other one. The caller then finds the
+//! writer awake, the writer finds the batch incomplete, and the batch waits for the timer.
 //!
 //! # Room
 //!
-//! A task that waits for room and the writer that makes room have the same problem. They solve it
-//! by two `SeqCst` fences, because the writer passes its fence once a transaction and callers pass
-//! none.
+//! A task that waits for room, and the writer that makes room, must not miss each other either.
+//! Each of them executes a `SeqCst` fence between its write and its read. A fence is cheap here,
+//! because the writer executes one in each transaction, and a call executes none.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -51,18 +51,18 @@ use crate::model::stats::{DropCounts, DropReason};
 pub(crate) struct Buffer {
     queue: ArrayQueue<Entry>,
     capacity: u64,
-    /// Records held at most if they come from a call. The places above are for those in the
-    /// mailbox.
+    /// Number of held records at which the buffer admits no record of a call. The places above it
+    /// are for records from the mailbox.
     call_limit: AtomicU64,
     batch_size: usize,
-    /// Records that were let in, and whether the buffer is [`SEALED`]. The only counter that
-    /// callers contend for.
+    /// Number of admitted records, and the bit [`SEALED`]. It is the only counter that all callers
+    /// change.
     accepted: CachePadded<AtomicU64>,
-    /// Persisted and dropped ones among the accepted records. The writer changes it once a
+    /// Counts of accepted records that have a final state. The writer changes them once in each
     /// transaction.
     settled: CachePadded<Settled>,
-    /// Records that were dropped before they were accepted. Callers change it only when they lose a
-    /// record.
+    /// Records that were dropped before they were accepted. A caller changes it only if its record
+    /// is dropped.
     dropped: CachePadded<Dropped>,
     /// `true` while the writer drains the buffer, or is already being woken; callers then skip the
     /// wake-up. It has a cache line of its own, because each call reads it and only the writer and
@@ -88,15 +88,15 @@ pub(crate) enum Room {
 
 /// Bit of `accepted` that is set when the buffer is sealed. Seal and count share one word, because
 /// a caller must see the seal in the very step in which it counts its record. With a flag beside
-/// the count, a caller could pass the flag, a shutdown could seal the buffer and report the count,
-/// and the caller would then add a record that no report has.
+/// the count, a caller could find the flag unset, a shutdown could then seal the buffer and report
+/// the count, and the caller would add a record that no report has.
 const SEALED: u64 = 1 << 63;
 
 /// Proof that a record is counted, and permission to enqueue it. The counts are those of the moment
 /// of the admission: [`Buffer::enqueue`] compares them with later ones.
 pub(crate) struct Admission {
-    /// Records that were let in by then, this one included. If `accepted` still has this value, no
-    /// other caller was admitted since.
+    /// Number of admitted records at that moment, this one included. If `accepted` still has this
+    /// value, no other record has been admitted since.
     accepted: u64,
     /// Upper bound of the records in the buffer at that moment, this one included. The writer may
     /// have settled some of them meanwhile.
@@ -134,7 +134,7 @@ impl Settled {
     }
 }
 
-/// The fate of every record so far.
+/// Counts of all records so far, by their state, at one instant.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Balance {
     /// `persisted + buffered + dropped`, at any instant.
@@ -164,7 +164,8 @@ impl Buffer {
         }
     }
 
-    /// Keeps `places` for records in the mailbox. Returns `true` if they were not kept before.
+    /// Reserves `places` places for records from the mailbox. Returns `true` if that changes the
+    /// number of reserved places.
     pub(crate) fn reserve(&self, places: usize) -> bool {
         let limit = self.capacity.saturating_sub(places as u64);
         // Relaxed, because the limit protects no other data: a call that still reads the old limit
@@ -175,7 +176,8 @@ impl Buffer {
             && self.call_limit.swap(limit, Ordering::AcqRel) != limit
     }
 
-    /// Takes `entry`. Wakes the writer if it completes a batch while the writer sleeps.
+    /// Admits and enqueues `entry`. Wakes the writer if `entry` completes a batch while the writer
+    /// sleeps.
     ///
     /// The bound includes the batch that is being written.
     pub(crate) fn push(&self, entry: Entry) -> Result<(), DropReason> {
@@ -183,7 +185,8 @@ impl Buffer {
         self.enqueue(entry, admission)
     }
 
-    /// Takes a record from the mailbox, which may use the places above `call_limit`.
+    /// Admits and enqueues a record from the mailbox. The record may use the places above
+    /// `call_limit`.
     pub(crate) fn push_sent(&self, entry: Entry) -> Result<(), DropReason> {
         let admission = self.admit_below(self.capacity)?;
         self.enqueue(entry, admission)
@@ -192,23 +195,23 @@ impl Buffer {
     /// Puts an admitted record into the queue.
     pub(crate) fn enqueue(&self, entry: Entry, admission: Admission) -> Result<(), DropReason> {
         if self.queue.push(entry).is_err() {
-            // Cannot happen: the queue has a slot for each admitted record, as `Settled::total`
-            // explains. The count is taken back all the same, so that a mistake in it would cost a
-            // record and not the balance.
+            // Cannot happen, because the queue has a slot for each admitted record: see
+            // `Settled::total`. If a mistake in this file made it happen, the record would be
+            // dropped, and the counts would still balance.
             self.accepted.fetch_sub(1, Ordering::AcqRel);
             return Err(DropReason::BufferFull);
         }
-        // Records are pushed in another order than they are admitted in, so that the call that
-        // completes a batch need not be the one that was admitted last. It is the one whose push is
-        // the last of the batch in the order of the queue's tail. No wake-up is missed, because
+        // Callers may push in another order than that of their admissions. A batch is completed by
+        // the call whose push is the last of the batch in the order of the queue's tail. This call
+        // need not be the one that was admitted last. No wake-up is missed, because
         // - the queue changes its tail, and reads it in `len`, by SeqCst operations, as this file
         //   does with `writer_is_awake`. Either `try_sleep` sees this push after it has cleared
-        //   `writer_is_awake`, or this load sees it cleared;
+        //   `writer_is_awake`, or the load below finds `writer_is_awake` cleared;
         // - the call whose push is the last one sees the pushes before it in `len`;
-        // - a call that was the last one to be admitted, and still is, with fewer than a batch
-        //   held, has not completed a batch, because no more records wait than were held. The
-        //   change of the tail makes the admission of every earlier push visible to the load of
-        //   `accepted`.
+        // - the condition skips `waiting` only if this call was admitted with fewer than a batch of
+        //   held records, and no call has been admitted since. Fewer than a batch of records wait
+        //   then, because each of them was held. The change of the tail makes the admission of
+        //   every earlier push visible to the load of `accepted`.
         //
         // The comparison with `held` comes before `waiting`, because most calls end there:
         // `waiting` reads two cache lines that the writer and other callers change.
@@ -223,8 +226,8 @@ impl Buffer {
     }
 
     /// Wakes the writer, unless it drains the buffer already. The load comes before the swap, so
-    /// that calls beside an awake writer share the cache line. Of several callers that see `false`,
-    /// the swap lets one notify.
+    /// that calls share the cache line while the writer is awake. If several callers load `false`,
+    /// only the one whose swap returns `false` notifies the writer.
     pub(crate) fn wake(&self) {
         if !self.writer_is_awake.load(Ordering::SeqCst)
             && !self.writer_is_awake.swap(true, Ordering::SeqCst)
@@ -246,9 +249,9 @@ impl Buffer {
     /// Counts one more record if the buffer has fewer than `limit`.
     ///
     /// The bound is exact although two counters are read. The exchange succeeds only if no record
-    /// was admitted since `accepted` was read. The settled records can only have become more
-    /// meanwhile, so that the computed `held` is never too small. A caller that lost a race
-    /// computes it once more.
+    /// was admitted since `accepted` was read. The number of settled records can only have grown
+    /// meanwhile, so that the computed `held` is never too small. If the exchange fails, the caller
+    /// computes `held` once more.
     fn admit_below(&self, limit: u64) -> Result<Admission, DropReason> {
         let mut accepted = self.accepted.load(Ordering::Acquire);
         loop {
@@ -280,16 +283,16 @@ impl Buffer {
         }
     }
 
-    /// Returns `true` if there is room now. A 64th of the places is left out, because the
-    /// concurrent callers of a service that see the same answer all push afterwards.
+    /// Returns `true` if there is room now. Leaves out a 64th of the places, because several
+    /// requests may get `true` at the same time, and all of them push afterwards.
     #[cfg(feature = "http")]
     pub(crate) fn has_room(&self) -> bool {
         let limit = self.call_limit.load(Ordering::Relaxed);
         self.ticket().saturating_sub(self.settled()) < limit - limit / 64
     }
 
-    /// Returns for which records there is room now. A sealed buffer keeps no record waiting: it
-    /// refuses all.
+    /// Returns the records for which there is room now. A sealed buffer returns [`Room::ForAll`],
+    /// because a push into it fails at once, so that no task need wait.
     pub(crate) fn room(&self) -> Room {
         let settled = self.settled();
         let held = self.ticket().saturating_sub(settled);
@@ -335,8 +338,8 @@ impl Buffer {
         fence(Ordering::SeqCst);
         if self.room_wanted.load(Ordering::Relaxed) {
             // Cleared before the notification. A task that sets the flag after this store stays
-            // registered with it. In the other order this store would erase the wish of a task that
-            // came after the notification.
+            // registered with it. In the other order, this store would clear the flag of a task
+            // that registers after the notification, and that task would miss the next room.
             self.room_wanted.store(false, Ordering::Relaxed);
             self.room.notify_waiters();
         }
@@ -351,15 +354,15 @@ impl Buffer {
             DropReason::Unavailable => &self.dropped.unavailable,
             DropReason::TooOld => &self.dropped.too_old,
             DropReason::Closed => &self.dropped.closed,
-            // Not here: a disabled logger counts nothing, the writer settles what the store
-            // rejects, and what a shutdown gives up.
+            // Not counted here: a disabled logger counts nothing, `rejected` counts unstorable
+            // rows, and `abandon` counts unsaved records.
             DropReason::Disabled | DropReason::Rejected | DropReason::Unsaved => return,
         };
         counter.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Takes the oldest record out of the queue. The record stays `buffered` until the caller
-    /// settles it: it moves to the batch that outlives a panic of the writer.
+    /// Takes the oldest record out of the queue. The caller moves it to the batch, which outlives a
+    /// panic of the writer. The record counts as `buffered` until the caller settles it.
     pub(crate) fn pop(&self) -> Option<Entry> {
         self.queue.pop()
     }
@@ -369,8 +372,8 @@ impl Buffer {
         self.queue.len()
     }
 
-    /// Settles `records` that were committed. To be called while the permit of their commit is
-    /// held, so that a shutdown cannot give them up in between.
+    /// Settles `records` that were committed. The caller must hold the permit of their commit, so
+    /// that a shutdown cannot settle them as unsaved at the same time.
     pub(crate) fn persisted(&self, records: u64) {
         self.settle(&self.settled.persisted, records);
     }
@@ -380,32 +383,32 @@ impl Buffer {
         self.settle(&self.settled.rejected, records);
     }
 
-    /// Lets no record in any more. The number of accepted records is fixed when this returns. Tasks
-    /// that wait for room are notified: [`Self::room`] of a sealed buffer is [`Room::ForAll`], so
-    /// that they end, try to push and learn that the buffer is closed.
+    /// Ends the admission of records. The number of accepted records is fixed when this returns.
+    /// Also notifies the tasks that wait for room. [`Self::room`] of a sealed buffer is
+    /// [`Room::ForAll`], so that these tasks try to push, and get [`DropReason::Closed`].
     pub(crate) fn seal(&self) {
         self.accepted.fetch_or(SEALED, Ordering::AcqRel);
         self.signal_room();
     }
 
-    /// Returns `true` if the buffer is sealed. Only a shortcut before expensive work: a record that
-    /// passes it may still be refused by [`Self::admit`].
+    /// Returns `true` if the buffer is sealed. A caller may use it to skip expensive work.
+    /// [`Self::admit`] decides, and may still return [`DropReason::Closed`].
     pub(crate) fn is_sealed(&self) -> bool {
         self.accepted.load(Ordering::Acquire) & SEALED != 0
     }
 
-    /// Settles everything that is held as unsaved. Returns the number of records.
+    /// Settles all held records as unsaved. Returns their number.
     ///
-    /// To be called only when the buffer is sealed and the commit gate is closed. Before the seal a
-    /// record could come in after the count. Before the gate is closed the writer could commit a
-    /// record that is given up here, and settle it a second time.
+    /// The caller must have sealed the buffer and closed the commit gate. Before the seal, another
+    /// record could be admitted after the count. Before the gate is closed, the writer could commit
+    /// a record of this count, and settle it a second time.
     pub(crate) fn abandon(&self) -> u64 {
         let held = self.balance().buffered;
         self.settled.unsaved.fetch_add(held, Ordering::AcqRel);
         held
     }
 
-    /// Returns the number of records admitted so far. All records logged before are settled once
+    /// Returns the number of records admitted so far. All of these records are settled once
     /// [`settled`](Self::settled) reaches this number, because the queue keeps their order.
     pub(crate) fn ticket(&self) -> u64 {
         self.accepted.load(Ordering::Acquire) & !SEALED
@@ -447,26 +450,26 @@ impl Buffer {
         }
     }
 
-    /// Says that the writer drains the buffer, so that callers need not wake it. To be called
+    /// Marks the writer as awake, so that callers do not wake it. The control actor calls this
     /// before a job begins.
     pub(crate) fn stay_awake(&self) {
         self.writer_is_awake.store(true, Ordering::SeqCst);
     }
 
-    /// Says that the writer waits for its timer or a wake-up. Returns `false` if it must flush
-    /// instead, because a batch was completed while callers took it for awake. It counts as awake
-    /// then.
+    /// Marks the writer as asleep, until its timer or a wake-up. Returns `false`, and marks it as
+    /// awake, if a batch waits whose last caller found the writer awake. The writer must flush this
+    /// batch, because no caller wakes it for the batch.
     pub(crate) fn try_sleep(&self) -> bool {
         self.writer_is_awake.store(false, Ordering::SeqCst);
-        // Read after the store, and both SeqCst: a caller that still found the writer awake has not
-        // woken it, and its record is in the queue by now. If the swap finds `true`, another caller
-        // has completed the batch since the store, and its notification waits in `wake`: the writer
-        // may sleep, and wakes at once.
+        // The length is read after the store, and both are SeqCst. The length therefore includes
+        // the record of each caller that found the writer awake. If the swap returns `true`, a
+        // caller has woken the writer since the store. Its notification waits in `wake`, so that
+        // the writer may sleep, and wakes at once.
         self.waiting() < self.batch_size || self.writer_is_awake.swap(true, Ordering::SeqCst)
     }
 
-    /// Waits until a caller completes a batch. At most one notification is kept, which is enough: a
-    /// woken writer drains all that waits.
+    /// Waits until a caller completes a batch. `wake` holds at most one notification. One is
+    /// enough, because a woken writer drains all records that wait.
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;
     }
@@ -547,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_admission_wakes_nobody_before_the_others_are_pushed() {
+    fn last_admission_wakes_no_writer_before_the_others_push() {
         let buffer = Buffer::new(8, 2);
         let (first, last) = (buffer.admit().unwrap(), buffer.admit().unwrap());
         buffer.enqueue(entry(), last).unwrap();
@@ -559,11 +562,11 @@ mod tests {
         assert!(buffer.writer_is_awake.load(Ordering::SeqCst));
     }
 
-    /// Runs every order of admissions and pushes of three callers, with the writer leaving anywhere
-    /// in between.
+    /// Runs every order of admissions and pushes of three callers. The writer goes to sleep at any
+    /// point in between.
     #[test]
     fn no_order_of_admissions_and_pushes_loses_the_wake_up() {
-        // Steps of caller 0 to 2, of which the first admits and the second pushes; 3 is the writer.
+        // Callers 0 to 2 have two steps each: the first admits, the second pushes. 3 is the writer.
         fn orders(left: [u8; 4], order: &mut Vec<usize>, run: &mut impl FnMut(&[usize])) {
             if left == [0; 4] {
                 run(order);
@@ -654,10 +657,7 @@ mod tests {
             buffer.persisted(1);
         }
         let end = buffer.balance();
-        assert_eq!(
-            end.buffered, 0,
-            "nothing got lost between the counter and the queue"
-        );
+        assert_eq!(end.buffered, 0, "a record is counted and not in the queue");
         assert_eq!(
             end.persisted + end.dropped.buffer_full,
             CALLERS as u64 * CALLS
