@@ -1,18 +1,19 @@
-//! Attempts on their way to their buckets: they wait in a few lists, each behind a lock of its own.
+//! Lists in which attempts wait for their buckets. Each of the few lists has its own lock.
 //!
 //! A caller appends a sample of a few bytes to the first list that is free, and waits for another
-//! thread only if all of them are taken. The reader swaps a list for an empty one, and reads it
-//! without a lock. Seal, count and sample change under one lock: an attempt that is counted is in a
-//! list, and none comes after the seal.
+//! thread only if all of them are taken. The reader,
+//! [`Attempts::collect`](super::Attempts::collect), swaps a list for an empty one, and reads it
+//! without a lock.
 //!
-//! Sample, count and seal change under the lock of one list because each pair of them must not
-//! part:
+//! The samples, the count and the seal of a list change under its lock, so that other threads never
+//! see one of them change without the others:
 //!
-//! - A sample without its count would be persisted before it was counted.
-//! - A count without its sample would be reported as unsaved by a shutdown.
-//! - A seal in between would fix a number that still changes.
+//! - A sample without its count could be persisted before it is counted.
+//! - A shutdown would report a count without its sample as unsaved.
+//! - A shutdown that sealed a list in between would report a number that still changes.
 //!
-//! A lock of a list is the last in the order of locks, and no code of a caller runs under it.
+//! The lock of a list comes last in the order of locks, and no code of an application runs under
+//! it.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -27,14 +28,16 @@ use crate::model::time::Timestamp;
 use crate::rollup::bucket::BucketKey;
 use crate::rollup::{Attempt, Series, SeriesId, lock};
 
-/// Lists: more than threads that are likely to count in the same microsecond. A power of two.
+/// Number of lists: more than the threads that are likely to count in the same microsecond. A power
+/// of two.
 const LISTS: usize = 8;
-/// Samples of a list at most.
+/// Maximum number of samples in a list.
 const SAMPLES: usize = 16_384;
-/// Samples of a list at which the reader is woken. The other half is for the time until it comes.
+/// Number of samples in a list at which a caller wakes the reader. The other half of the list has
+/// room for attempts that end before the reader takes the samples.
 const MANY_SAMPLES: usize = SAMPLES / 2;
 
-/// One attempt, on its way to its bucket.
+/// One attempt that no bucket has counted yet.
 #[derive(Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) series: SeriesId,
@@ -83,21 +86,21 @@ pub(crate) enum Pushed {
     TooLate,
 }
 
-/// An entry of the counter.
+/// One part of a drained list: a sample, or a number of attempts without one.
 pub(crate) enum Drained {
     Sample(Sample),
     Spilled(u64),
 }
 
-/// The lists of all threads. Any thread may use any list; which one it takes decides nothing but
-/// the contention.
+/// The lists of all threads. Any thread may use any list: the choice affects nothing but the
+/// contention.
 pub(crate) struct Counter {
     lists: [CachePadded<List>; LISTS],
 }
 
 struct List {
-    /// Attempts that were let in. Changed under the lock of `waiting`, and read without it, so that
-    /// `stats` takes no lock.
+    /// Number of counted attempts. It changes under the lock of `waiting`. `stats` reads it without
+    /// a lock.
     counted: AtomicU64,
     waiting: Mutex<Waiting>,
 }
@@ -129,8 +132,8 @@ impl Counter {
         }
     }
 
-    /// Returns an empty list, to be swapped for one of the counter. Its pages take no memory before
-    /// they are used.
+    /// Returns an empty list for [`drain`](Self::drain). Its pages take no memory before they are
+    /// used.
     pub(crate) fn empty() -> Vec<Sample> {
         Vec::with_capacity(SAMPLES)
     }
@@ -147,7 +150,7 @@ impl Counter {
             }
             waiting.samples.push(sample);
             list.count();
-            // Equal, not more: one caller wakes the reader, and those after it do not.
+            // `==` and not `>=`, so that only one caller wakes the reader.
             if waiting.samples.len() == MANY_SAMPLES {
                 Pushed::CountedAndMany
             } else {
@@ -166,7 +169,7 @@ impl Counter {
         });
     }
 
-    /// Counts attempts that were counted elsewhere before, without their latencies and scores.
+    /// Adds attempts that another log has counted, without their latencies and scores.
     #[cfg(feature = "program")]
     pub(crate) fn add_many(&self, key: BucketKey, attempts: u64) {
         self.with_free_list(|list, waiting| {
@@ -177,14 +180,13 @@ impl Counter {
         });
     }
 
-    /// Gives `each` everything that waits: samples, and numbers of attempts without one. `spare` is
-    /// empty, before and afterwards.
+    /// Empties the lists. Calls `each` with every sample, and with every number of attempts that
+    /// have no sample. `spare` must be empty, and is empty afterwards.
     pub(crate) fn drain(&self, spare: &mut Vec<Sample>, mut each: impl FnMut(BucketKey, Drained)) {
         for list in &self.lists {
             let spilled = {
                 let mut waiting = lock(&list.waiting);
-                // The list keeps its capacity, because `spare` has the same: a push never
-                // allocates.
+                // `spare` has the capacity of a full list, so that a later push allocates nothing.
                 std::mem::swap(&mut waiting.samples, spare);
                 std::mem::take(&mut waiting.spilled)
             };
@@ -197,14 +199,14 @@ impl Counter {
         }
     }
 
-    /// Lets nothing in any more.
+    /// Seals every list: later attempts are not counted.
     pub(crate) fn seal(&self) {
         for list in &self.lists {
             lock(&list.waiting).sealed = true;
         }
     }
 
-    /// Returns the number of attempts that were let in. Takes no lock.
+    /// Returns the number of counted attempts. Takes no lock.
     pub(crate) fn counted(&self) -> u64 {
         self.lists
             .iter()
@@ -212,8 +214,8 @@ impl Counter {
             .sum()
     }
 
-    /// Runs `work` with the first list that is free, beginning with that of this thread. Waits for
-    /// a list only if all of them are taken.
+    /// Runs `work` with the first unlocked list, beginning with that of this thread. Waits for a
+    /// list only if all of them are locked.
     fn with_free_list<T>(&self, work: impl FnOnce(&List, &mut Waiting) -> T) -> T {
         let first = first_list();
         let list = |nth: usize| {
@@ -225,8 +227,8 @@ impl Counter {
             let list = list(nth);
             match list.waiting.try_lock() {
                 Ok(mut waiting) => return work(list, &mut waiting),
-                // No code under the lock can leave a list half changed, so that a poisoned one is
-                // used on.
+                // A poisoned list is still valid, because no code under the lock can leave a list
+                // half changed.
                 Err(TryLockError::Poisoned(poisoned)) => {
                     return work(list, &mut poisoned.into_inner());
                 }
@@ -239,18 +241,18 @@ impl Counter {
 }
 
 impl List {
-    /// Counts one attempt. To be called under the lock of the list.
+    /// Counts one attempt. The caller must hold the lock of the list.
     fn count(&self) {
         self.count_many(1);
     }
 
     #[inline]
     fn count_many(&self, attempts: u64) {
-        // A load and a store in place of an addition: the lock lets one thread change the count at
-        // a time, and the pair takes a fraction of the time of a locked instruction.
+        // A load and a store are enough, because only the thread that holds the lock changes the
+        // count. They take a fraction of the time of an atomic addition.
         let counted = self.counted.load(Ordering::Relaxed);
-        // Released, and acquired by `counted`: a thread that sees an attempt persisted sees it
-        // counted.
+        // Pairs with the Acquire in `counted`: a thread that sees an attempt as persisted also sees
+        // it as counted.
         self.counted.store(counted + attempts, Ordering::Release);
     }
 }
@@ -261,7 +263,7 @@ fn first_list() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     const UNSET: usize = usize::MAX;
     thread_local! {
-        // Constant, so that reading it needs no look at its initialization.
+        // `const`, so that a read needs no check of the initialization.
         static FIRST: Cell<usize> = const { Cell::new(UNSET) };
     }
     FIRST.with(|first| {
@@ -316,7 +318,7 @@ mod tests {
         assert_eq!(
             counter.counted(),
             SAMPLES as u64,
-            "what is refused is not counted"
+            "a push into a full list is not counted"
         );
         counter.spill(sample(60_001));
         let mut keys = Vec::new();
@@ -333,7 +335,7 @@ mod tests {
         assert_eq!(
             counter.push(sample(0)),
             Pushed::Counted,
-            "there is room again"
+            "a drained list has room"
         );
     }
 
