@@ -11,7 +11,7 @@
 //!
 //! With the first half alone, a slow retrieval would be a timeout on an idle runtime and a success
 //! on a busy one. With the second half alone, a retrieval that never returns would never be
-//! counted. The same comparison stands in [`StrategyMonitor::judge`], for retrievals that are no
+//! counted. [`StrategyMonitor::judge`] makes the same comparison, for retrievals that are no
 //! futures.
 
 use std::fmt::{self, Display, Write as _};
@@ -29,9 +29,9 @@ use crate::model::time::Timestamp;
 use crate::pipeline::state::Shared;
 use crate::rollup::{Attempt, ScoreDirection, Series};
 
-/// Watches the retrievals of one strategy. Made by
-/// [`LoggerHandle::strategy`](crate::LoggerHandle::strategy); cheap to clone, and of use from any
-/// thread and any runtime.
+/// Watches the retrievals of one strategy.
+/// [`LoggerHandle::strategy`](crate::LoggerHandle::strategy) returns it. It is cheap to clone, and
+/// works on any thread and any runtime.
 ///
 /// ```
 /// # use failure_logger::{FailureLogger, LoggerConfig};
@@ -49,34 +49,33 @@ use crate::rollup::{Attempt, ScoreDirection, Series};
 /// # }).unwrap();
 /// ```
 ///
-/// A monitor does not keep the logger running: hold on to its handle.
+/// A monitor does not keep the logger running. Keep a handle for as long as the monitor is in use.
 ///
-/// The parameter says whether retrievals are given up after some time: see
-/// [`timeout`](StrategyMonitor::timeout).
+/// The type parameter says if the monitor has a [`timeout`](StrategyMonitor::timeout).
 #[derive(Clone)]
 pub struct StrategyMonitor<Limit = NoTimeout> {
     shared: Arc<Shared>,
-    /// Its counters; those of `[other strategies]` beyond the limit.
+    /// The counters of the strategy, or, beyond `max_strategies`, those of `[other strategies]`.
     series: Arc<Series>,
     /// Name of the strategy in the records of its failures.
     name: BoundedText<64>,
     threshold: Option<f32>,
     direction: ScoreDirection,
-    /// `None`: retrievals take as long as they take.
+    /// `None`: retrievals may take any time.
     timeout: Option<Duration>,
-    /// The type tells if `observe` can return a timeout, so that callers without one match on no
-    /// error that cannot occur.
+    /// The type decides if `observe` can return a timeout, so that callers of a monitor without a
+    /// timeout need not match on that error.
     limit: PhantomData<Limit>,
     /// Fields of failures that are set rarely. Behind an `Arc`, so that a clone of a monitor copies a
     /// pointer and no text. `None`: no field is set.
     context: Option<Arc<Context>>,
 }
 
-/// Retrievals take as long as they take.
+/// Type parameter of a monitor without a timeout.
 #[derive(Debug, Clone, Copy)]
 pub enum NoTimeout {}
 
-/// Retrievals are given up after some time.
+/// Type parameter of a monitor with a timeout.
 #[derive(Debug, Clone, Copy)]
 pub enum Timeout {}
 
@@ -104,9 +103,10 @@ impl StrategyMonitor {
         }
     }
 
-    /// Gives retrievals up after `limit`, and counts them as timeouts. Then
-    /// [`observe`](StrategyMonitor::<Timeout>::observe) may return [`TimeoutOr::Timeout`], and
-    /// [`judge`](StrategyMonitor::judge) says so of a retrieval that took longer.
+    /// Sets the time after which a retrieval is dropped and counted as a timeout.
+    /// [`observe`](StrategyMonitor::<Timeout>::observe) of the returned monitor may return
+    /// [`TimeoutOr::Timeout`], and its [`judge`](StrategyMonitor::judge) returns a timeout for a
+    /// longer latency.
     ///
     /// ```
     /// # use failure_logger::{FailureLogger, LoggerConfig};
@@ -149,12 +149,12 @@ impl StrategyMonitor {
     ///
     /// An `Err` is an error. An empty result is a no-hit. A best score on the wrong side of the
     /// threshold is a low confidence. Any other result is a success. A success costs less than a
-    /// microsecond and no allocation. A future that is dropped before it is done is counted as
-    /// cancelled, which is neither.
+    /// microsecond and no allocation. If the caller drops the future before it is done, the attempt
+    /// counts as cancelled, which is neither a success nor a failure.
     ///
     /// # Errors
     ///
-    /// Those of `retrieval`, unchanged. The first 256 characters of their text are stored.
+    /// Those of `retrieval`, unchanged. The log has the first 256 characters of their text.
     pub async fn observe<T, E, F>(&self, query: &str, retrieval: F) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
@@ -168,8 +168,8 @@ impl StrategyMonitor {
         .await
     }
 
-    /// Observes results whose type cannot implement [`Retrieved`], such as one of another crate:
-    /// `found` describes a result.
+    /// Observes a retrieval whose result cannot implement [`Retrieved`], such as a type of another
+    /// crate. `found` describes the result.
     ///
     /// ```
     /// # use failure_logger::{FailureLogger, LoggerConfig};
@@ -214,15 +214,15 @@ impl StrategyMonitor {
 }
 
 impl StrategyMonitor<Timeout> {
-    /// Observes `retrieval` as a monitor without a timeout does, except that a retrieval that takes
-    /// longer is dropped, and is [`TimeoutOr::Timeout`].
+    /// Observes `retrieval` as a monitor without a timeout does. If the retrieval takes longer than
+    /// the timeout, drops it and returns [`TimeoutOr::Timeout`].
     ///
-    /// A retrieval that blocks its thread cannot be dropped in time. If it returns after the limit,
-    /// it is a timeout all the same: its result is dropped, so that what is counted is what the
-    /// caller sees.
+    /// A retrieval that blocks its thread cannot be dropped in time. If it returns too late, the
+    /// monitor drops its result and returns [`TimeoutOr::Timeout`], so that the count agrees with
+    /// what the caller sees.
     ///
-    /// The time is measured by a thread that all monitors share, so that any runtime will do. It
-    /// is not asked if the retrieval is done at once.
+    /// A thread that all monitors share measures the time, so that the monitor works on any
+    /// runtime. A retrieval that is ready at its first poll starts no timer.
     ///
     /// # Errors
     ///
@@ -240,8 +240,8 @@ impl StrategyMonitor<Timeout> {
         .await
     }
 
-    /// Observes results whose type cannot implement [`Retrieved`], such as one of another crate:
-    /// `found` describes a result.
+    /// Observes a retrieval whose result cannot implement [`Retrieved`], such as a type of another
+    /// crate. `found` describes the result.
     ///
     /// # Errors
     ///
@@ -259,16 +259,15 @@ impl StrategyMonitor<Timeout> {
         let watch = Watch::start(self, query);
         let mut retrieval = pin!(retrieval);
         let mut timer = None;
-        // Of this type, every monitor has one.
+        // Every monitor of this type has a timeout.
         let limit = self.timeout.unwrap_or(Duration::MAX);
         let result = std::future::poll_fn(|cx| {
-            // The retrieval comes first: a result that is there at the limit counts, if the latency
-            // below says so. A retrieval that is ready at once needs no timer.
+            // The retrieval is polled first: a result that is ready at the limit counts, unless its
+            // latency is above the limit. A retrieval that is ready at once needs no timer.
             if let Poll::Ready(result) = retrieval.as_mut().poll(cx) {
                 return Poll::Ready(Some(result));
             }
-            // The first poll may have taken time. Counted from here, the timer would fire that much
-            // too late.
+            // The timer gets the rest of the limit, because the first poll may have taken time.
             let rest = || limit.saturating_sub(watch.started.elapsed());
             let timer = timer.get_or_insert_with(|| futures_timer::Delay::new(rest()));
             pin!(timer).poll(cx).map(|()| None)
@@ -290,16 +289,17 @@ impl StrategyMonitor<Timeout> {
 }
 
 impl<Limit> StrategyMonitor<Limit> {
-    /// Sets the score that separates good results. Default: none, every result is good enough.
+    /// Sets the threshold: the score that the best result must reach. Default: none, so that any
+    /// result is a success.
     ///
-    /// The database keeps it as the present threshold of the strategy, for calibration.
+    /// The database stores it as the current threshold of the strategy, for calibration.
     pub fn confidence_threshold(mut self, threshold: f32) -> Self {
         self.threshold = Some(threshold);
         self.series.set_threshold(threshold);
         self
     }
 
-    /// Sets the direction in which scores are better. Default: higher, as with similarities.
+    /// Sets if higher or lower scores are better. Default: higher, as with similarities.
     pub fn score_direction(mut self, direction: ScoreDirection) -> Self {
         self.direction = direction;
         self.series.set_direction(direction);
@@ -355,10 +355,9 @@ impl<Limit> StrategyMonitor<Limit> {
         }
     }
 
-    /// Returns the outcome of a retrieval that gave `result`, judged as
-    /// [`observe`](StrategyMonitor::observe) does, for [`record`](Self::record): for retrievals
-    /// that are no futures. On a monitor with a timeout, a `latency` beyond it is a timeout,
-    /// whatever the result.
+    /// Returns the outcome that [`observe`](StrategyMonitor::observe) would record for `result`. A
+    /// caller passes it to [`record`](Self::record) if the retrieval is no future. If the monitor
+    /// has a timeout, a longer `latency` is a timeout, whatever the result.
     ///
     /// ```
     /// # use failure_logger::{FailureLogger, LoggerConfig};
@@ -456,9 +455,10 @@ impl<Limit: fmt::Debug> fmt::Debug for StrategyMonitor<Limit> {
     }
 }
 
-/// Measures an attempt. If it is dropped while it runs, the future was dropped by its owner or
-/// panicked: it records the attempt as cancelled, or as an error. Without it, attempts that a
-/// caller gives up would be in no count, and those are often the slow ones.
+/// Measures an attempt. If it is dropped before [`stop`](Self::stop), the caller dropped the
+/// future, or the retrieval panicked. It then records the attempt as cancelled or as an error.
+/// Otherwise no count would have the attempts that callers cancel, and those are often the slow
+/// ones.
 struct Watch<'m, Limit> {
     monitor: &'m StrategyMonitor<Limit>,
     query: &'m str,
@@ -523,14 +523,14 @@ pub struct Outcome<'a> {
 /// Details of a failure.
 #[derive(Clone, Copy)]
 enum ErrorText<'a> {
-    /// By the backend.
+    /// Error that the retrieval returned.
     Said(&'a dyn Display),
-    /// There was no result after this time.
+    /// Limit that passed without a result.
     NoResultAfter(Duration),
 }
 
 impl<'a> Outcome<'a> {
-    /// Returns the counted part.
+    /// Returns the fields that are counted.
     #[inline]
     fn attempt(&self) -> Attempt {
         Attempt {
@@ -553,7 +553,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// Returns the outcome of an attempt that found something good enough, after `latency`.
+    /// Returns the outcome of an attempt that succeeded after `latency`.
     pub fn success(latency: Duration) -> Self {
         Self::new(OutcomeKind::Success, "", latency)
     }
@@ -672,10 +672,10 @@ impl fmt::Debug for Outcome<'_> {
 /// assert_eq!(page.top_score(ScoreDirection::LowerIsBetter), Some(0.2));
 /// ```
 pub trait Retrieved {
-    /// Number of results.
+    /// Returns the number of results.
     fn result_count(&self) -> usize;
 
-    /// The best of their scores, if they have any.
+    /// Returns the best of their scores, if they have any.
     fn top_score(&self, direction: ScoreDirection) -> Option<f32>;
 }
 
@@ -727,7 +727,7 @@ impl Retrieved for Found {
 /// assert_eq!(found.top_score(ScoreDirection::HigherIsBetter), Some(0.8));
 /// ```
 pub trait Scored {
-    /// The score; NaN if there is none.
+    /// Returns the score, or NaN if there is none.
     fn score(&self) -> f32;
 }
 
@@ -836,10 +836,11 @@ impl<T: Retrieved + ?Sized> Retrieved for Arc<T> {
     }
 }
 
-/// A retrieval's own error, or that it took too long.
+/// Error of a retrieval: its own, or a timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TimeoutOr<E> {
-    /// Raise the timeout, or make the retrieval faster: it was given up after this time.
+    /// The retrieval gave no result within this time. Raise the timeout, or make the retrieval
+    /// faster.
     #[error("no result after {0:?}")]
     Timeout(Duration),
     /// The retrieval's own error.
@@ -852,15 +853,16 @@ fn whole_milliseconds(latency: Duration) -> u64 {
     u64::try_from((latency.as_micros() + 500) / 1000).unwrap_or(u64::MAX)
 }
 
-/// Returns the first 256 characters of the text of `error`, without ever holding much more.
+/// Returns the first 256 characters of the text of `error`. Holds about a kilobyte of the text at
+/// most.
 fn beginning(error: &dyn Display) -> BoundedText<256> {
     struct Bounded(String);
 
     impl fmt::Write for Bounded {
         fn write_str(&mut self, text: &str) -> fmt::Result {
-            // In bytes, of which a character has four at most: then there are 256 of them for sure.
-            // An error may print without end, or megabytes. Its text is cut while it is printed, in
-            // the hot path of the caller.
+            // 1024 bytes are at least 256 characters, because a character has at most four bytes.
+            // The text is cut while the error prints it, because an error may print megabytes, or
+            // without end, in the hot path of the caller.
             let full = |text: &String| text.len() > 4 * 256;
             for character in text.chars() {
                 if full(&self.0) {
@@ -873,7 +875,7 @@ fn beginning(error: &dyn Display) -> BoundedText<256> {
     }
 
     let mut text = Bounded(String::new());
-    // An error means that there is enough.
+    // `fmt::Error` means that the text is long enough.
     let _ = write!(text, "{error}");
     text.0.into()
 }
