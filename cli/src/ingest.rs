@@ -149,7 +149,8 @@ pub(super) async fn ingest(settings: &Settings, ingest: &Ingest) -> Result<(), C
         io::stdout(),
         "{stored} records stored, {rejected} lines rejected"
     );
-    // Rejected lines take precedence over a closed output, which would end with exit code 0.
+    // Rejected lines decide the exit code, even if the output is closed. A closed output alone ends
+    // with exit code 0.
     if rejected > 0 {
         Err(CommandError::Failed(format!(
             "{rejected} lines were rejected"
@@ -310,8 +311,8 @@ struct Feed {
     names: Option<(csv::StringRecord, u8)>,
     /// Lines of the next request, each with a line feed.
     pending: Vec<u8>,
-    /// Numbers of the pending lines. The service counts lines in its request. These are the numbers
-    /// in the input, which rejected and empty lines make different.
+    /// Numbers of the pending lines in the input. The service reports the numbers of lines in its
+    /// request. The two differ, because the request lacks the rejected and empty lines.
     numbers: VecDeque<u64>,
     /// `true` if failures are stored without counting attempts.
     without_counts: bool,
@@ -411,8 +412,8 @@ impl Feed {
 
     /// Parses a line and logs it or adds it to the pending lines.
     ///
-    /// A line that is too long is skipped without being held whole. Counts of attempts are
-    /// recognized by their fields. All other lines are records.
+    /// A line that is too long is rejected. A line with the fields of a count of attempts is a
+    /// count. All other lines are records.
     async fn process(
         &mut self,
         Line { number, text }: Line,
@@ -462,7 +463,8 @@ impl Feed {
         if matches!(self.sink, Sink::Logger(_)) {
             return self.log(number, &record, stop).await;
         }
-        // The timer starts with the first line of a request, and not with the end of the last one.
+        // The timer starts with the first line of a request, and not with the end of the previous
+        // request.
         if self.numbers.is_empty() {
             self.since = Instant::now();
         }
@@ -502,7 +504,8 @@ impl Feed {
 
     /// Parses a line of CSV. Returns `None` for the header.
     ///
-    /// The header decides about the separator: spreadsheets write a semicolon in many languages.
+    /// The separator is that of the header, because spreadsheets write a semicolon in many
+    /// languages.
     ///
     /// A service receives the cells as JSON, without the guards that `export --csv` adds against
     /// formulas in spreadsheets. Empty cells are absent fields, because CSV has no null.
@@ -573,7 +576,7 @@ impl Feed {
     /// - a full buffer is flushed, which takes as long as the store needs;
     /// - a failed flush starts the pauses of [`Retries`];
     /// - a record that is too old is rejected, because a retry cannot make it younger;
-    /// - any other reason ends the command: the logger accepts nothing any more.
+    /// - any other reason ends the command, because the logger accepts no further records.
     async fn log(&mut self, line: u64, record: &Record, stop: &Deadline) -> Result<(), Stopped> {
         loop {
             let Sink::Logger(logger) = &self.sink else {
@@ -639,8 +642,9 @@ impl Feed {
                 () = stop.passed() => return Err(self.deadline_error(first)),
             };
             match outcome {
-                // The added time may be the reason for a rejection, if this clock is wrong. All
-                // lines are sent without it; those that were accepted are stored once.
+                // If the clock of this machine is wrong, the added time may be the reason for the
+                // rejection. The next request has the same lines without the time. The service
+                // stores lines that it accepted before only once.
                 PostOutcome::Complete(processed) | PostOutcome::Partial { processed, .. }
                     if has_time && processed.rejected > 0 =>
                 {
@@ -658,7 +662,7 @@ impl Feed {
                 } => {
                     self.count(&processed);
                     self.retries.end(&self.bar);
-                    // The service has processed these lines. The request is continued after them.
+                    // The service has processed these lines. The next request begins after them.
                     self.numbers.drain(..lines.min(self.numbers.len()));
                     rest = after_lines(&rest, lines);
                     if let Some(next) = self.numbers.front().copied() {
@@ -819,7 +823,7 @@ fn with_event_id(object: &[u8]) -> Vec<u8> {
 
 /// Adds `created_at` to the lines that lack it.
 ///
-/// Only delayed lines get this time. A service would date them at the end of its outage.
+/// Only delayed lines get this time, because the service would date them at the end of its outage.
 fn with_time(lines: &[u8], read_at: jiff::Timestamp) -> Bytes {
     let mut timed = Vec::new();
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
@@ -835,9 +839,9 @@ fn with_time(lines: &[u8], read_at: jiff::Timestamp) -> Bytes {
     timed.into()
 }
 
-/// Appends a field to an object. The rest of the text stays unchanged, and the last of two fields
-/// with one name is in force. Returns the object unchanged if the field would exceed the line limit
-/// of the service, because the service would then reject the line.
+/// Appends a field to an object. The rest of the text stays unchanged. If two fields have one name,
+/// the last one counts. Returns the object unchanged if the field would exceed the line limit of
+/// the service, because the service would then reject the line.
 fn with_field(object: &[u8], name: &str, value: &str) -> Vec<u8> {
     let field = format!(r#", "{name}": "{value}"}}"#);
     match object.strip_suffix(b"}") {
