@@ -1,4 +1,4 @@
-//! Questions that are nearly the same, brought together.
+//! Groups of similar failing queries.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -8,22 +8,23 @@ use crate::model::time::Timestamp;
 use crate::rollup::ScoreDirection;
 use crate::similarity::{SIMILAR_SHARE, are_similar, hash, normalized, words};
 
-/// Different texts that one read distinguishes. Later ones are only counted.
+/// Maximum number of texts that one read groups. It only counts the failures with further texts.
 const MAX_TEXTS: usize = 100_000;
-/// Groups with the same rare word that a text is compared with at most: where more have it, it is
-/// not rare, and says little.
+/// Maximum number of groups with the same rare word that a text is compared with. A word of more
+/// groups is not rare, and says little about similarity.
 const MAX_CANDIDATES: usize = 64;
-/// Parts of the range in which the failures of a group are counted.
+/// Number of equal parts of the range in which the failures of a group are counted.
 pub(crate) const TREND: usize = 16;
 
-/// Failing queries, by their normalised text. Texts are held as hashes of their words, so that it
-/// is small whatever the queries are.
+/// Failing queries, by their normalised text. It holds hashes of words and not the texts, so that
+/// long queries take no more memory than short ones.
 #[derive(Default)]
 pub(crate) struct Texts {
     by_hash: HashMap<u64, usize>,
     texts: Vec<TextGroup>,
     pub(crate) ungrouped: u64,
-    /// Statuses of texts, by the hash of the text, with the order in which they were set.
+    /// Statuses by the hash of their text. Each has its place in the order of changes, and the
+    /// words of the text.
     statuses: HashMap<u64, (LastChange, Box<[u32]>)>,
 }
 
@@ -33,22 +34,23 @@ type LastChange = (usize, StatusChange);
 /// A query that failed.
 pub(crate) struct FailedText<'r> {
     pub(crate) id: i64,
+    /// Moment of the failure.
     pub(crate) at: Timestamp,
     pub(crate) text: &'r str,
     pub(crate) score: Option<f32>,
     pub(crate) direction: ScoreDirection,
-    /// To which part of the trend it belongs. `None`: it is not counted, and only says which texts
-    /// are frequent.
+    /// Part of the trend that counts the failure. `None`: the failure is outside of the range or
+    /// the filter, and only adds to the weight of its text.
     pub(crate) part: Option<usize>,
 }
 
 #[derive(Clone)]
 pub(crate) struct TextGroup {
-    /// Failures of the whole log with the text, and the moment of the newest: groups are made by
-    /// these, so that they are the same ones whichever failures are counted.
+    /// Number of failures with the text, in the range or not, and the moment of the newest. Groups
+    /// depend on these alone, so that every range and filter gives the same groups.
     weight: (u64, Timestamp),
     pub(crate) count: u64,
-    /// Different texts that are counted here.
+    /// Number of different texts in the group.
     pub(crate) texts: u64,
     pub(crate) newest_id: i64,
     pub(crate) first_seen: Timestamp,
@@ -63,7 +65,7 @@ pub(crate) struct TextGroup {
 }
 
 impl Texts {
-    /// Takes the statuses in the order in which they were set.
+    /// Returns a value without failures. `statuses` are in the order in which they were set.
     pub(crate) fn new(statuses: Vec<(String, StatusChange)>) -> Self {
         let statuses = statuses.into_iter().enumerate();
         let statuses =
@@ -74,7 +76,7 @@ impl Texts {
         }
     }
 
-    /// Adds a failure; the newest comes first.
+    /// Adds a failure. The caller adds the newest failure first.
     pub(crate) fn add(&mut self, failed: &FailedText<'_>) {
         let normalized = normalized(failed.text);
         let hash = hash(&normalized);
@@ -117,26 +119,26 @@ impl Texts {
         group.best_score = better(failed.direction, group.best_score, failed.score);
     }
 
-    /// Each text by itself, the most frequent first: the group that it belongs to has as many
-    /// failures at least, whatever else there is.
+    /// Returns each text as a group of its own, the most frequent first. Its count is a lower bound
+    /// of the count of its real group.
     pub(crate) fn by_themselves(&self) -> Vec<&TextGroup> {
         let mut texts: Vec<&TextGroup> = self.texts.iter().filter(|text| text.count > 0).collect();
         texts.sort_by_key(|text| Reverse((text.count, text.last_seen)));
         texts
     }
 
-    /// Adds texts that are nearly the same to a more frequent one of them; the largest first.
+    /// Merges each text into a similar, more frequent one. Returns the groups, the largest first.
     ///
-    /// Two sets of words that have enough in common share one of the rarest words of each, so only
-    /// those that do are compared (prefix filtering, as in Chaudhuri et al., "A Primitive Operator
-    /// for Similarity Joins in Data Cleaning", 2006).
+    /// Two similar sets of words have one of the rarest words of each in common. A text is
+    /// therefore compared only with groups that share one of its rarest words (prefix filtering, as
+    /// in Chaudhuri et al., "A Primitive Operator for Similarity Joins in Data Cleaning", 2006).
     ///
-    /// Takes as long as the number of texts says, which is bounded: a group that were left in parts
-    /// for lack of time would be another one in each request.
+    /// Has no deadline, because a deadline could leave other groups incomplete in each request. The
+    /// number of texts bounds the time.
     pub(crate) fn grouped(self) -> Vec<TextGroup> {
         let mut texts = self.texts;
-        // A status holds for the group, also if the text with it did not fail in this time:
-        // it is grouped like a text that failed, and counts for nothing.
+        // A status holds for its group even if the text with the status did not fail in the range.
+        // Such a text is therefore grouped, too, with a count of 0.
         let with_status = self
             .statuses
             .into_iter()
@@ -144,8 +146,8 @@ impl Texts {
         texts.extend(with_status.map(|(_, (change, words))| TextGroup::with_status(change, words)));
         rank_words(&mut texts);
         texts.sort_by_key(|text| Reverse(text.weight));
-        // In place, because there may be many: the first text of a group takes the others in, and
-        // they are left empty.
+        // Groups in place, because there may be many texts. The first text of a group gets the
+        // counts of the others, and their counts become 0.
         let mut by_rare_word: HashMap<u32, Vec<usize>> = HashMap::new();
         for nth in 0..texts.len() {
             let Some((before, [text, ..])) = texts.split_at_mut_checked(nth) else {
@@ -206,7 +208,7 @@ fn rank_words(texts: &mut [TextGroup]) {
     }
 }
 
-/// So many of the rarest words that a set which has none of them cannot be nearly the same.
+/// Returns the rarest words: so many that a set without any of them cannot be similar.
 fn rarest(words: &[u32]) -> &[u32] {
     #[expect(
         clippy::cast_possible_truncation,
@@ -307,7 +309,7 @@ mod tests {
     fn case_and_punctuation_make_no_difference() {
         assert_eq!(normalized("  Where's the KEY?! "), "where s the key");
         assert_eq!(normalized("?!"), "?!");
-        // A status is found by a group's key.
+        // The key of a group finds a status, so that normalizing it once more must not change it.
         for text in [
             "  Where's the KEY?! ",
             "İstanbul ΣΑΣ ﬁ ǅ",
@@ -339,7 +341,7 @@ mod tests {
 
     #[test]
     fn texts_are_compared_by_their_rarest_words() {
-        // More texts have the frequent words than are compared.
+        // More texts have the frequent words than one text is compared with.
         let queries: Vec<String> = (0..8 * MAX_CANDIDATES)
             .flat_map(|n| {
                 ["", " please"].map(|end| format!("where is the a{n} b{n} c{n} d{n}{end}"))
@@ -350,8 +352,8 @@ mod tests {
     }
 
     #[test]
-    fn no_two_groups_are_nearly_the_same() {
-        // Sentences of a small vocabulary, so that many are near to each other.
+    fn no_two_groups_are_similar() {
+        // Sentences of a small vocabulary, so that many of them are similar.
         let vocabulary = ["a", "b", "c", "d", "e", "f", "g", "h"];
         let queries: Vec<String> = (0..400_u32)
             .map(|n| {
@@ -380,7 +382,7 @@ mod tests {
             let near = groups[nth + 1..]
                 .iter()
                 .find(|other| are_similar(&one.words, &other.words));
-            assert!(near.is_none(), "two groups are nearly the same");
+            assert!(near.is_none(), "two groups are similar");
         }
     }
 
