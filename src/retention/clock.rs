@@ -5,7 +5,7 @@
 //! follows the wall clock only as far as something else explains it. The state of its clock is one
 //! row of the database, which every process that deletes rows reads and updates.
 //!
-//! # What is trusted
+//! # Advances that are trusted
 //!
 //! - **Time since boot**, sleep included, together with the boot's id. A wall clock that agrees
 //!   with it since the last trusted reading is trusted at once, however long ago that was: machines
@@ -27,12 +27,12 @@
 //!   behind for a day of use is trusted as well: a database that was created under a clock of the
 //!   future is protected from then on.
 //!
-//! # What is not trusted
+//! # Advances that are not trusted
 //!
 //! - **The dates of rows.** Clients choose them.
 //! - **A second jump in the life of one process.** It begins the day of use from its own reading.
 //!
-//! # What that cannot prevent
+//! # Limits
 //!
 //! A clock that is wrong by years and runs evenly for a day is trusted, and deletes rows, because
 //! nothing on the machine contradicts it. So is one that is ahead after one boot and further ahead

@@ -1,19 +1,21 @@
-//! Retention: how long rows are kept, by which clock, and which dates are accepted.
+//! Retention: the age at which rows are deleted, the clock that measures it, and the dates that a
+//! record may have.
 //!
 //! The retention in force, and the state of its clock, are one row of the database: all loggers and
-//! commands that use the database agree about it. Only a running logger and `failure-logger purge`
+//! commands that use the database read that row. Only a running logger and `failure-logger purge`
 //! delete rows for their age.
 //!
 //! # Units
 //!
-//! Spans are milliseconds, and settings are days of 24 hours. 0 days keep rows for ever, so that a
-//! span of 0 must never become a cutoff of "now": [`cutoff`] is the one place that computes it.
+//! Spans are milliseconds, and settings are days of 24 hours.
+//! 0 days keep rows for ever. Only [`cutoff`] computes a cutoff, so that 0 days never become a
+//! cutoff of "now".
 //!
 //! # Two clocks
 //!
-//! A record passes two clocks. The wall clock decides if its date lies in the future. The earlier
-//! one of wall clock and retention clock decides if it is too old. A wall clock that is wrong can
-//! therefore neither delete rows nor refuse records of the present.
+//! Two clocks judge the date of a record. The later one of wall clock and retention clock decides
+//! if the date lies in the future. The earlier one decides if the record is too old. A wrong wall
+//! clock can therefore neither delete rows nor drop records of the present.
 
 mod clock;
 
@@ -25,16 +27,16 @@ pub(crate) use clock::{Boot, ClockState, Reading, RetentionClock};
 use clock::{MAX_ALLOWANCE_MS, SLACK_MS};
 
 /// Largest distance by which a record may be dated ahead of the clock, in milliseconds. Clocks that
-/// a time server keeps differ by less. A later date is replaced: retention never reaches a row of
-/// the year 9999.
+/// a time server keeps differ by less. The logger replaces a later date, because no purge would
+/// ever delete a row of the year 9999.
 pub(crate) const MAX_AHEAD_MS: i64 = 5 * MINUTE_MS;
 
 /// The ages at which rows are deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RetentionDays {
-    /// 0: always.
+    /// 0: failures are kept for ever.
     pub(crate) failures: u32,
-    /// 0: always.
+    /// 0: counts of attempts are kept for ever.
     pub(crate) attempts: u32,
 }
 
@@ -51,9 +53,9 @@ impl RetentionDays {
     /// Returns the largest advance of the wall clock that is trusted without an explanation, in
     /// milliseconds.
     ///
-    /// A tenth of the shorter retention, because a clock that is wrong by less than the allowance
-    /// deletes rows by that much too early. Rows that are kept for ever need no protection, hence
-    /// the filter.
+    /// The allowance is a tenth of the shorter retention, because a clock that is wrong by less
+    /// than the allowance deletes rows too early by that difference. The filter leaves out rows
+    /// that are kept for ever, because they need no protection.
     pub(crate) fn allowance(self) -> i64 {
         [self.failures, self.attempts]
             .into_iter()
@@ -64,7 +66,7 @@ impl RetentionDays {
     }
 }
 
-/// Milliseconds of `days`.
+/// Returns the milliseconds of `days`.
 fn span(days: u32) -> i64 {
     i64::from(days) * DAY_MS
 }
@@ -84,7 +86,8 @@ pub(crate) fn cutoff(now: Timestamp, days: u32) -> Timestamp {
 pub(crate) struct RetentionInForce {
     failures_days: AtomicU32,
     attempts_days: AtomicU32,
-    /// Milliseconds of a [`Timestamp`]; `MIN`: not read yet, nothing is too old.
+    /// The retention clock, in milliseconds of a [`Timestamp`]. `i64::MIN`: no reading yet, so that
+    /// nothing is too old.
     time: AtomicI64,
 }
 
@@ -117,11 +120,11 @@ impl RetentionInForce {
         }
     }
 
-    /// Returns the date of a record that claims to be of the moment `at`, while the wall clock says
-    /// `now`: `now` if the claim lies in the future.
+    /// Returns the date with which a record is stored. `at` is the date from its sender, and `now`
+    /// is the wall clock. Returns `now` if `at` lies in the future.
     pub(crate) fn dated(&self, at: Timestamp, now: Timestamp) -> Timestamp {
-        // A wall clock behind the retention clock is wrong. The later one of both is the bound
-        // then, because a sender with a right clock must not have its dates replaced.
+        // A wall clock behind the retention clock is wrong. The later one of the two is the bound,
+        // so that the logger keeps the dates of a sender whose clock is right.
         let latest = now.max(self.time()) + MAX_AHEAD_MS;
         if at > latest { now } else { at }
     }
