@@ -53,10 +53,10 @@
 //! - A call of [`LoggerHandle::log`] takes no lock, makes no system call and allocates nothing. It
 //!   wakes a thread only if its record completes a batch while the writer sleeps. It never waits
 //!   and never panics.
-//! - The buffer outlives the actor. A panic in the logger restarts the actor; records, the batch
-//!   that is being written, addresses and counters stay.
-//! - Types hold the bounds. [`BoundedText`] and [`ConversationId`] cut a text when it is made, so
-//!   that a record takes at most about 8 KB and a full buffer a known amount of memory.
+//! - The buffer outlives the actor. A panic in the logger restarts the actor. The restarted actor
+//!   keeps the records, the batch that was being written, the addresses and the counters.
+//! - The types enforce the bounds. [`BoundedText`] and [`ConversationId`] cut a text when it is
+//!   made. A record therefore takes at most about 8 KB, and a full buffer a known amount of memory.
 //! - A record with an `event_id` is stored once, however often its sender repeats it:
 //!   [`LoggerHandle::log_once`].
 //! - [`LoggerHandle::shutdown`] commits every accepted record, or reports how many it could not
@@ -69,7 +69,7 @@
 //! | none (the default) | the logger, its monitors and its reads |
 //! | `csv` | exports as comma-separated values |
 //! | `http` | the module `http`: JSON routes, metrics and the dashboard, for any actix-web application; includes `csv` |
-//! | `program` | items that the program `failure-logger` needs; no part of the API |
+//! | `program` | items for the program `failure-logger` alone; they are not part of the API |
 //! | `failpoints` | faults that the tests inject; never for production |
 //!
 //! # Where to read on
@@ -81,7 +81,7 @@
 //! | read pages, rates, groups of queries and calibration | [`report`] |
 //! | find the remedy of an error | [`error`] |
 //! | read the counters | [`stats`] |
-//! | take over a table of the reference implementation | [`import`] |
+//! | import a table of the reference implementation | [`import`] |
 //! | share a database file with the application's own tables | [`sqlite`] |
 //! | learn the terms | [glossary] |
 //! | see longer samples | [embedding], [actors] |
@@ -94,7 +94,8 @@
 //! [reliability]: https://docs.rs/crate/failure-logger/latest/source/docs/reliability.md
 //! [architecture]: https://docs.rs/crate/failure-logger/latest/source/docs/architecture.md
 
-// A panic in the hot path of an application is an outage. In a test it is the report.
+// A panic of the library would fail a request of the application. A test may panic, because that is
+// how it reports a failure.
 #![cfg_attr(
     not(test),
     warn(
@@ -105,10 +106,11 @@
         clippy::unreachable
     )
 )]
-// A record is evidence: none of it is lost to a cast.
+// A cast that truncates would change a field of a record without an error.
 #![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-/// A place where a test may inject a fault; nothing without the feature `failpoints`.
+/// Marks a place at which a test may inject a fault. Expands to nothing without the feature
+/// `failpoints`.
 #[cfg(feature = "failpoints")]
 macro_rules! failpoint {
     ($($point:tt)*) => { fail::fail_point!($($point)*) };
@@ -118,17 +120,17 @@ macro_rules! failpoint {
     ($($point:tt)*) => {};
 }
 
-/// Compiles the samples of the page.
+/// Compiles the samples of README.md.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// Compiles and runs the samples of the page.
+/// Compiles and runs the samples of docs/actors.md.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/actors.md")]
 struct ActorsPage;
 
-/// Compiles and runs the samples of the page.
+/// Compiles and runs the samples of docs/embedding.md.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/embedding.md")]
 struct EmbeddingPage;
