@@ -74,13 +74,13 @@ fn span(nth: u64, bytes: usize) -> Span {
             )
         })
         .collect();
-    if nth % 10 == 0 {
+    if nth.is_multiple_of(10) {
         attributes.push(attribute("openinference.span.kind", text("RETRIEVER")));
         attributes.push(attribute(
             "input.value",
             text(format!("where is the key of room {nth}?")),
         ));
-        if nth % 50 == 0 {
+        if nth.is_multiple_of(50) {
             attributes.push(attribute("output.value", text("[]")));
         } else {
             let score = any_value::Value::DoubleValue(0.7);
