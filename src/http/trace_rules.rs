@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::wire::otlp::Judgement;
 use crate::rollup::ScoreDirection;
 
 /// Rule for the retrievals of some sources and strategies. A span has neither a threshold nor the
@@ -41,6 +40,14 @@ pub struct TraceRule {
     pub score_direction: Option<ScoreDirection>,
     /// `true` to ignore the retrievals. Default: they are counted.
     pub ignore: bool,
+}
+
+/// Threshold and direction of a strategy's scores.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Judgement {
+    pub(crate) threshold: Option<f32>,
+    /// `None`: the direction that the dialect implies.
+    pub(crate) direction: Option<ScoreDirection>,
 }
 
 /// Effect of all rules on one retrieval.

@@ -278,8 +278,8 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::trace_rules::TraceRuling;
-    use crate::http::wire::otlp::{JsonRequest, Judgement, ProtobufReader, Step};
+    use crate::http::trace_rules::{Judgement, TraceRuling};
+    use crate::http::wire::otlp::{JsonRequest, ProtobufReader, Step};
     use crate::model::outcome::OutcomeKind::{self, *};
     use crate::rollup::ScoreDirection;
 

@@ -22,7 +22,7 @@ pub(crate) use self::dialect::Role;
 use self::dialect::Scan;
 use self::protobuf::{Field, Fields, Malformed, Message};
 use self::span::{Attributes, JsonAttribute, Span};
-use crate::http::trace_rules::{TraceRule, TraceRuling};
+use crate::http::trace_rules::{Judgement, TraceRule, TraceRuling};
 use crate::http::wire::{Latency, Sent, SentKind};
 use crate::model::outcome::OutcomeKind;
 use crate::rollup::ScoreDirection;
@@ -73,14 +73,6 @@ pub(crate) struct SpanId {
 struct Fault {
     kind: OutcomeKind,
     text: String,
-}
-
-/// Threshold and direction of a strategy's scores.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Judgement {
-    pub(crate) threshold: Option<f32>,
-    /// `None`: the direction that the dialect implies.
-    pub(crate) direction: Option<ScoreDirection>,
 }
 
 /// Reason why the span of a retrieval is rejected.
