@@ -305,7 +305,7 @@ pub enum ChangeError {
     #[error(
         "the query has {characters} characters: expected {} at most; name the query as it is \
          stored, or the group's key",
-        crate::model::query_status::MAX_QUERY_CHARACTERS
+        crate::model::record::BoundedQuery::MAX_CHARACTERS
     )]
     TooLong {
         /// Characters of the query.

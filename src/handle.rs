@@ -23,8 +23,8 @@ use crate::error::{ChangeError, LoggerError, StartError, StoreError, Unhealthy};
 use crate::model::deletion::{Deleted, Deletion};
 use crate::model::entry::Origin;
 use crate::model::failure::FailureFilter;
-use crate::model::query_status::{MAX_QUERY_CHARACTERS, QueryStatus, StatusChange};
-use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord};
+use crate::model::query_status::{QueryStatus, StatusChange};
+use crate::model::record::{BoundedQuery, ConversationId, RetrievalFailureRecord};
 use crate::model::stats::{
     DeleteReport, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats,
 };
@@ -509,7 +509,7 @@ impl LoggerHandle {
         status: QueryStatus,
     ) -> Result<(), ChangeError> {
         // Counted no further than necessary.
-        if query.chars().nth(MAX_QUERY_CHARACTERS).is_some() {
+        if query.chars().nth(BoundedQuery::MAX_CHARACTERS).is_some() {
             return Err(ChangeError::TooLong {
                 characters: query.chars().count(),
             });
@@ -583,7 +583,7 @@ impl LoggerHandle {
                 Deletion::Conversation(ConversationId::from(id).as_str().to_owned())
             }
             Deletion::Query(query) => {
-                Deletion::Query(BoundedText::<512>::from(query).as_str().to_owned())
+                Deletion::Query(BoundedQuery::from(query).as_str().to_owned())
             }
         };
         let (reply, answer) = oneshot::channel();

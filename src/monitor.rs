@@ -24,7 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::model::entry::{Observed, Unmeasured};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
-use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord};
+use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord, StrategyName};
 use crate::model::time::Timestamp;
 use crate::pipeline::state::Shared;
 use crate::rollup::{Attempt, ScoreDirection, Series};
@@ -58,7 +58,7 @@ pub struct StrategyMonitor<Limit = NoTimeout> {
     /// The counters of the strategy, or, beyond `max_strategies`, those of `[other strategies]`.
     series: Arc<Series>,
     /// Name of the strategy in the records of its failures.
-    name: BoundedText<64>,
+    name: StrategyName,
     threshold: Option<f32>,
     direction: ScoreDirection,
     /// `None`: retrievals may take any time.
@@ -89,7 +89,7 @@ struct Context {
 
 impl StrategyMonitor {
     pub(crate) fn new(shared: Arc<Shared>, name: &str) -> Self {
-        let name = BoundedText::from(name);
+        let name = StrategyName::from(name);
         let series = shared.attempts.series(&name);
         Self {
             shared,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::record::StrategyName;
 use crate::rollup::ScoreDirection;
 
 /// Rule for the retrievals of some sources and strategies. A span has neither a threshold nor the
@@ -74,7 +75,7 @@ impl TraceRule {
             ));
         }
         if let Some(name) = name
-            && (name.trim().is_empty() || name.chars().count() > 64)
+            && (name.trim().is_empty() || name.chars().count() > StrategyName::MAX_CHARACTERS)
         {
             return Err(format!(
                 "name = {name:?}: expected a name of 1 to 64 characters"

@@ -6,9 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::time::Timestamp;
 
-/// Longest query whose status can be set, in characters: the longest that is stored.
-pub(crate) const MAX_QUERY_CHARACTERS: usize = 512;
-
 /// The status of a failing query, and of its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]

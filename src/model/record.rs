@@ -34,9 +34,9 @@ pub struct RetrievalFailureRecord {
     /// The type of the failure.
     pub failure_type: RetrievalFailureType,
     /// Name of the strategy that was tried: `semantic`, `bm25`, `graph` and so on.
-    pub retrieval_strategy: BoundedText<64>,
+    pub retrieval_strategy: StrategyName,
     /// The query, cut to 512 characters.
-    pub query_text: BoundedText<512>,
+    pub query_text: BoundedQuery,
     /// Length in bytes of the original query, before any cut.
     #[serde(default)]
     pub query_len: usize,
@@ -66,7 +66,7 @@ impl RetrievalFailureRecord {
     /// `query_len` is taken from `query` before it is cut.
     pub fn new(
         failure_type: RetrievalFailureType,
-        retrieval_strategy: impl Into<BoundedText<64>>,
+        retrieval_strategy: impl Into<StrategyName>,
         query: &str,
     ) -> Self {
         Self {
@@ -136,7 +136,15 @@ impl fmt::Display for ConversationId {
 #[serde(transparent)]
 pub struct BoundedText<const N: usize>(Box<str>);
 
+/// A query, as the log stores it.
+pub(crate) type BoundedQuery = BoundedText<512>;
+/// The name of a strategy, as the log stores it.
+pub(crate) type StrategyName = BoundedText<64>;
+
 impl<const N: usize> BoundedText<N> {
+    /// The length from which on a text is cut.
+    pub(crate) const MAX_CHARACTERS: usize = N;
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

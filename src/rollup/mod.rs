@@ -47,7 +47,7 @@ use uuid::Uuid;
 use self::bucket::{BucketKey, Buckets, Counts};
 use self::counter::{Counter, Drained, Pushed, Sample};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
-use crate::model::record::BoundedText;
+use crate::model::record::StrategyName;
 use crate::model::time::Timestamp;
 use crate::rollup::sketch::Sketch;
 
@@ -120,7 +120,7 @@ type SeriesId = u32;
 /// Counters and settings of a strategy, shared by all its monitors.
 pub(crate) struct Series {
     id: SeriesId,
-    pub(crate) name: BoundedText<64>,
+    pub(crate) name: StrategyName,
     settings: Settings,
 }
 
@@ -148,7 +148,7 @@ struct Settings {
 /// attempt of it is counted: of others only failures are known, and no rate.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct StrategySettings {
-    pub(crate) strategy: BoundedText<64>,
+    pub(crate) strategy: StrategyName,
     pub(crate) threshold: Option<f32>,
     /// `None`: this process does not know it.
     pub(crate) direction: Option<ScoreDirection>,
@@ -157,7 +157,7 @@ pub(crate) struct StrategySettings {
 }
 
 impl Series {
-    fn new(id: SeriesId, name: BoundedText<64>) -> Self {
+    fn new(id: SeriesId, name: StrategyName) -> Self {
         let settings = Settings {
             threshold: AtomicU32::new(f32::NAN.to_bits()),
             ..Settings::default()
@@ -274,7 +274,7 @@ pub(crate) struct Delta {
     pub(crate) owner: Owner,
     /// Start of the minute.
     pub(crate) started_at: Timestamp,
-    pub(crate) strategy: BoundedText<64>,
+    pub(crate) strategy: StrategyName,
     pub(crate) kind: OutcomeKind,
     pub(crate) bucket: Bucket,
 }
@@ -377,8 +377,8 @@ struct Registry {
     /// each costs a few buckets a minute.
     max: usize,
     /// The first strategy beyond the limit, until a warning named it.
-    beyond: Option<BoundedText<64>>,
-    by_name: HashMap<BoundedText<64>, Arc<Series>>,
+    beyond: Option<StrategyName>,
+    by_name: HashMap<StrategyName, Arc<Series>>,
     by_id: Vec<Arc<Series>>,
     /// `true` after the seal. A counter that is made later is sealed from its beginning: it would
     /// otherwise count attempts after the report of the shutdown.
@@ -483,12 +483,12 @@ impl Attempts {
     }
 
     /// Returns the first strategy that found no place since the last call.
-    pub(crate) fn take_beyond(&self) -> Option<BoundedText<64>> {
+    pub(crate) fn take_beyond(&self) -> Option<StrategyName> {
         lock(&self.registry).beyond.take()
     }
 
     /// Returns the series of the strategy `name`, for a monitor.
-    pub(crate) fn series(&self, name: &BoundedText<64>) -> Arc<Series> {
+    pub(crate) fn series(&self, name: &StrategyName) -> Arc<Series> {
         let mut registry = lock(&self.registry);
         // Under the lock of the registry, which `seal` holds as well: otherwise a counter could be
         // made from an unsealed registry after the seal had found no counter to seal.
@@ -558,7 +558,7 @@ impl Attempts {
             counting.pending.buckets.add(key, &counts);
         }
         if observed > 0 {
-            let series = self.series(&BoundedText::from(strategy));
+            let series = self.series(&StrategyName::from(strategy));
             if let Some(counter) = self.counter.get() {
                 counter.add_many(BucketKey::new(at, series.id, kind), observed);
             }
@@ -729,7 +729,7 @@ impl Attempts {
         not(feature = "http"),
         expect(dead_code, reason = "shown by the service")
     )]
-    pub(crate) fn totals(&self) -> Vec<(BoundedText<64>, [u64; OutcomeKind::ALL.len()])> {
+    pub(crate) fn totals(&self) -> Vec<(StrategyName, [u64; OutcomeKind::ALL.len()])> {
         self.collect();
         let pending = lock(&self.pending);
         let registry = lock(&self.registry);
@@ -769,7 +769,7 @@ pub(crate) struct Unobserved<'a> {
     last: Option<Arc<Series>>,
     /// New strategies of rows that are counted once they are committed: a row that is stored
     /// already takes no place.
-    expected: HashSet<BoundedText<64>>,
+    expected: HashSet<StrategyName>,
 }
 
 impl Unobserved<'_> {

@@ -4,7 +4,10 @@ use uuid::Uuid;
 
 use crate::model::entry::{Entry, Origin};
 use crate::model::outcome::RetrievalFailureType;
-use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord, whole_json_list};
+use crate::model::record::{
+    BoundedQuery, BoundedText, ConversationId, RetrievalFailureRecord, StrategyName,
+    whole_json_list,
+};
 use crate::model::time::Timestamp;
 use crate::rollup::UncountedFailure;
 
@@ -21,8 +24,8 @@ pub(crate) struct Row {
     /// `None`: not measured.
     pub(crate) turn_index: Option<i64>,
     pub(crate) failure_type: RetrievalFailureType,
-    pub(crate) retrieval_strategy: BoundedText<64>,
-    pub(crate) query_text: BoundedText<512>,
+    pub(crate) retrieval_strategy: StrategyName,
+    pub(crate) query_text: BoundedQuery,
     /// Bytes of the query before it was cut.
     pub(crate) query_len: i64,
     pub(crate) top_score: Option<f32>,

@@ -25,13 +25,12 @@ use self::span::{Attributes, JsonAttribute, Span};
 use crate::http::trace_rules::{Judgement, TraceRule, TraceRuling};
 use crate::http::wire::{Latency, Sent, SentKind};
 use crate::model::outcome::OutcomeKind;
+use crate::model::record::BoundedQuery;
 use crate::rollup::ScoreDirection;
 
 /// Maximum size of one span in bytes. A larger one is skipped and rejected, so that the reader holds
 /// no more than this of a body.
 pub(crate) const MAX_SPAN_BYTES: usize = 4 << 20;
-/// Maximum length of a query in characters. The log stores 512.
-const MAX_QUERY_CHARS: usize = 512;
 /// Maximum length of other texts in characters.
 const MAX_TEXT_CHARS: usize = 256;
 /// Source of spans whose resource has no `service.name`, by the semantic conventions.
@@ -123,7 +122,7 @@ impl Retrieval {
             source: Arc::clone(source),
             strategy: cut(dialect.strategy(span), MAX_TEXT_CHARS).to_owned(),
             query_len: query.as_ref().map_or(0, String::len),
-            query: query.map(|query| cut(&query, MAX_QUERY_CHARS).to_owned()),
+            query: query.map(|query| cut(&query, BoundedQuery::MAX_CHARACTERS).to_owned()),
             conversation: dialect
                 .conversation(&span.attributes)
                 .map(|conversation| cut(conversation, MAX_TEXT_CHARS).to_owned()),
