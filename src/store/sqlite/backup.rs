@@ -67,12 +67,12 @@ pub enum BackupError {
         path.display()
     )]
     Referenced { path: PathBuf, rows: i64 },
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    #[error("{}: {cause}", path.display())]
+    Io { path: PathBuf, cause: io::Error },
     #[error(transparent)]
     Target(#[from] StartError),
-    #[error("{}: {source}", path.display())]
-    Store { path: PathBuf, source: StoreError },
+    #[error("{}: {cause}", path.display())]
+    Store { path: PathBuf, cause: StoreError },
 }
 
 /// Result of a restore.
@@ -129,9 +129,9 @@ pub fn restore(
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder).map_err(|source| BackupError::Io {
+    builder.create(folder).map_err(|cause| BackupError::Io {
         path: folder.into(),
-        source,
+        cause,
     })?;
     let upgraded = folder.join("copy.db");
     let failures = copy(backup, Source::Backup, &upgraded)?;
@@ -169,7 +169,7 @@ fn is_sound(database: &Database, target: &DatabaseFile) -> Result<bool, BackupEr
         Err(
             BackupError::Damaged { .. }
             | BackupError::Store {
-                source: StoreError::Corrupt(_),
+                cause: StoreError::Corrupt(_),
                 ..
             },
         ) => Ok(false),
@@ -203,14 +203,14 @@ impl Source {
 
 /// Writes a copy of the database to the new file `target`, and checks it.
 fn copy(source: &Path, kind: Source, target: &Path) -> Result<u64, BackupError> {
-    let io_error = |source| BackupError::Io {
+    let io_error = |cause| BackupError::Io {
         path: target.into(),
-        source,
+        cause,
     };
     let is_file = fs::metadata(source).map(|file| file.is_file());
     if !is_file.map_err(|error| BackupError::Io {
         path: source.into(),
-        source: error,
+        cause: error,
     })? {
         // Opening a pipe would block.
         return Err(BackupError::NoLog {
@@ -227,7 +227,7 @@ fn copy(source: &Path, kind: Source, target: &Path) -> Result<u64, BackupError> 
             },
             other => BackupError::Store {
                 path: source.into(),
-                source: other,
+                cause: other,
             },
         })?;
     // Before SQLite knows it: its mode is that of the copy, and no other process can have taken the
@@ -249,7 +249,7 @@ fn copy(source: &Path, kind: Source, target: &Path) -> Result<u64, BackupError> 
             },
             other => BackupError::Store {
                 path: target.into(),
-                source: other,
+                cause: other,
             },
         })?;
     drop(conn);
@@ -280,7 +280,7 @@ fn check(copy: &DatabaseFile, source: &Path) -> Result<u64, BackupError> {
             .get_result(&mut conn)
             .map_err(|error| BackupError::Store {
                 path: copy.path().into(),
-                source: classify(&error),
+                cause: classify(&error),
             })?;
     if verdict == "ok" {
         Ok(u64::try_from(failures).unwrap_or(0))
@@ -294,11 +294,11 @@ fn check(copy: &DatabaseFile, source: &Path) -> Result<u64, BackupError> {
 
 /// Gives the complete file its name, unless another file has it by now.
 fn publish(partial: &Path, target: &Path) -> Result<(), BackupError> {
-    let io_error = |source: io::Error| match source.kind() {
+    let io_error = |cause: io::Error| match cause.kind() {
         io::ErrorKind::AlreadyExists => BackupError::Exists(target.into()),
         _ => BackupError::Io {
             path: target.into(),
-            source,
+            cause,
         },
     };
     // A link and not a rename: a rename would replace a file that has taken the name meanwhile.
@@ -329,9 +329,9 @@ fn publish(partial: &Path, target: &Path) -> Result<(), BackupError> {
 
 /// Replaces all rows of our tables in `target` by those in `content`, which has the same schema.
 fn replace_content(target: &DatabaseFile, content: &DatabaseFile) -> Result<(), BackupError> {
-    let store = |source| BackupError::Store {
+    let store = |cause| BackupError::Store {
         path: target.path().into(),
-        source,
+        cause,
     };
     let url = target
         .url()
@@ -446,7 +446,7 @@ fn columns(conn: &mut SqliteConnection, table: &str) -> QueryResult<Vec<String>>
 fn connect(url: &str, path: &Path) -> Result<SqliteConnection, BackupError> {
     let mut conn = SqliteConnection::establish(url).map_err(|error| BackupError::Store {
         path: path.into(),
-        source: classify_text(&error.to_string()),
+        cause: classify_text(&error.to_string()),
     })?;
     conn.batch_execute(&format!(
         "PRAGMA busy_timeout = {}",
@@ -454,7 +454,7 @@ fn connect(url: &str, path: &Path) -> Result<SqliteConnection, BackupError> {
     ))
     .map_err(|error| BackupError::Store {
         path: path.into(),
-        source: classify(&error),
+        cause: classify(&error),
     })?;
     Ok(conn)
 }
