@@ -138,14 +138,26 @@ impl DropCounts {
 
     /// Adds to the reason with this name. One of a newer version is passed over.
     pub(crate) fn add(&mut self, reason: &str, records: u64) {
-        match reason {
-            "buffer_full" => self.buffer_full += records,
-            "unavailable" => self.unavailable += records,
-            "closed" => self.closed += records,
-            "rejected" => self.rejected += records,
-            "too_old" => self.too_old += records,
-            "unsaved" => self.unsaved += records,
-            _ => {}
+        let Self {
+            buffer_full,
+            unavailable,
+            closed,
+            rejected,
+            too_old,
+            unsaved,
+        } = self;
+        let counters = [
+            (DropReason::BufferFull, buffer_full),
+            (DropReason::Unavailable, unavailable),
+            (DropReason::Closed, closed),
+            (DropReason::Rejected, rejected),
+            (DropReason::TooOld, too_old),
+            (DropReason::Unsaved, unsaved),
+        ];
+        for (known, counter) in counters {
+            if known.as_str() == reason {
+                *counter += records;
+            }
         }
     }
 }
