@@ -11,11 +11,11 @@
     reason = "indexing a JSON value returns null for a missing key"
 )]
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use failure_logger::program::{database_file, parse_moment, parse_span};
+use failure_logger::program::{PeriodBounds, database_file, parse_moment, parse_span};
 use failure_logger::report::{ExportFormat, QueryFilter};
 use failure_logger::{FailureFilter, FailureReader, PageRequest, RetrievalFailureType, TimeRange};
 use futures_util::StreamExt as _;
@@ -83,7 +83,7 @@ impl Client {
     /// Reads rates and latencies by strategy, of the last day unless the period says otherwise.
     pub(super) async fn summary(&self, period: &Period) -> Result<Value, CommandError> {
         match self {
-            Self::File(reader) => value(&reader.summary(period.range_or_a_day()?).await?),
+            Self::File(reader) => value(&reader.summary(period.or_last_day()?).await?),
             Self::Service(service) => service.get("/v1/summary", &period.query()?).await,
         }
     }
@@ -91,11 +91,9 @@ impl Client {
     /// Reads counts over time. The step depends on the length of the period.
     pub(super) async fn timeseries(&self, period: &Period) -> Result<Value, CommandError> {
         match self {
-            Self::File(reader) => value(
-                &reader
-                    .timeseries(period.range_or_a_day()?, Vec::new())
-                    .await?,
-            ),
+            Self::File(reader) => {
+                value(&reader.timeseries(period.or_last_day()?, Vec::new()).await?)
+            }
             Self::Service(service) => service.get("/v1/timeseries", &period.query()?).await,
         }
     }
@@ -111,7 +109,7 @@ impl Client {
         match self {
             Self::File(reader) => value(
                 &reader
-                    .top_queries(period.range_or_a_day()?, filter, usize::from(limit))
+                    .top_queries(period.or_last_day()?, filter, usize::from(limit))
                     .await?,
             ),
             Self::Service(service) => {
@@ -157,9 +155,7 @@ impl Client {
     ) -> Result<Value, CommandError> {
         match self {
             Self::File(reader) => {
-                let calibration = reader
-                    .calibration(strategy, period.range_or_a_day()?)
-                    .await?;
+                let calibration = reader.calibration(strategy, period.or_last_day()?).await?;
                 let mut curve = value(&calibration)?;
                 // The fields have the names of the service. A value that does not exist is null.
                 curve["failure_rate_at_threshold"] = threshold
@@ -185,7 +181,7 @@ impl Client {
         match self {
             Self::File(reader) => value(
                 &reader
-                    .attempt_counts(period.range()?.unwrap_or(TimeRange::all()))
+                    .attempt_counts(period.or_all_time()?.unwrap_or(TimeRange::all()))
                     .await?,
             ),
             Self::Service(_) => Err(CommandError::Usage(
@@ -286,7 +282,7 @@ impl Selection {
     /// Returns the selection as a filter of the library. `None` as a period reads the whole log.
     pub(super) fn filter(&self, period: Option<&Period>) -> Result<FailureFilter, CommandError> {
         Ok(FailureFilter {
-            range: period.map(Period::range).transpose()?.flatten(),
+            range: period.map(Period::or_all_time).transpose()?.flatten(),
             failure_type: self.kind.failure_type.clone(),
             retrieval_strategy: self.kind.strategy.clone(),
             conversation_id: self.conversation.clone(),
@@ -339,18 +335,16 @@ pub(super) struct Period {
 }
 
 impl Period {
-    /// Returns the range, or `None` if no flag is set. Commands differ in their default: `list`
-    /// reads the whole log, and `stats` a day.
+    /// Parses the flags.
     ///
     /// `--since` counts from the end of the period. Without `--to`, that is the clock of this
-    /// machine for a file, and the clock of the service for a service. A start without an end means
-    /// until now.
+    /// machine for a file, and the clock of the service for a service.
     ///
     /// # Errors
     ///
     /// A moment or a span that does not parse, with the name of the flag, or an end before the
     /// start.
-    pub(super) fn range(&self) -> Result<Option<TimeRange>, CommandError> {
+    fn parsed(&self) -> Result<PeriodBounds, CommandError> {
         let invalid = |name: &str, value: &str, expected: &str| {
             CommandError::Usage(format!("--{name} {value}: expected {expected}"))
         };
@@ -359,39 +353,31 @@ impl Period {
                 .map(|text| parse_moment(text).map_err(|expected| invalid(name, text, expected)))
                 .transpose()
         };
-        // The end is parsed first, because `--since` counts from it.
-        let to = moment("to", &self.to)?;
-        let from = match &self.since {
-            Some(since) => {
-                let span =
-                    parse_span(since).map_err(|expected| invalid("since", since, expected))?;
-                to.unwrap_or_else(SystemTime::now).checked_sub(span)
-            }
-            None => moment("from", &self.from)?,
+        let span =
+            |text: &str| parse_span(text).map_err(|expected| invalid("since", text, expected));
+        let period = PeriodBounds {
+            since: self.since.as_deref().map(span).transpose()?,
+            from: moment("from", &self.from)?,
+            to: moment("to", &self.to)?,
         };
-        // A range from the beginning to now would leave out failures that are dated ahead of the
-        // clock.
-        if from.is_none() && to.is_none() {
-            return Ok(None);
-        }
-        let from = from.unwrap_or(SystemTime::UNIX_EPOCH);
-        Ok(Some(to.map_or_else(
-            || TimeRange::since(from),
-            |to| TimeRange::between(from, to),
-        )?))
+        period.or_all_time()?;
+        Ok(period)
     }
 
-    /// Returns the range, by default the last 24 hours, as the service does.
-    pub(super) fn range_or_a_day(&self) -> Result<TimeRange, CommandError> {
-        Ok(self
-            .range()?
-            .unwrap_or_else(|| TimeRange::last(Duration::from_secs(24 * 60 * 60))))
+    /// Returns the range of a command that reads the whole log without a period, or `None`.
+    pub(super) fn or_all_time(&self) -> Result<Option<TimeRange>, CommandError> {
+        Ok(self.parsed()?.or_all_time()?)
+    }
+
+    /// Returns the range of a command that reads the last 24 hours without a period.
+    pub(super) fn or_last_day(&self) -> Result<TimeRange, CommandError> {
+        Ok(self.parsed()?.or_last_day()?)
     }
 
     /// Returns the period as URL parameters of the service. Validates them first, because an error
     /// about a flag is clearer than one about a parameter.
     pub(super) fn query(&self) -> Result<Vec<(&'static str, String)>, CommandError> {
-        self.range()?;
+        self.parsed()?;
         let parameters = [
             ("since", &self.since),
             ("from", &self.from),

@@ -62,8 +62,8 @@ macro_rules! ranged {
         }
 
         impl $name {
-            fn range(&self) -> Result<Option<TimeRange>, Problem> {
-                $crate::http::read::range(self.since.as_deref(), self.from.as_deref(), self.to.as_deref())
+            fn period(&self) -> Result<$crate::http::read::PeriodBounds, Problem> {
+                $crate::http::read::period(self.since.as_deref(), self.from.as_deref(), self.to.as_deref())
             }
         }
     };
@@ -118,7 +118,7 @@ macro_rules! filtered {
                     None => None,
                 };
                 Ok(FailureFilter {
-                    range: self.range()?,
+                    range: $crate::http::read::or_all_time(self.period()?)?,
                     failure_type: self.failure_type.clone(),
                     retrieval_strategy: self.retrieval_strategy.clone(),
                     conversation_id: self.conversation_id.clone(),
@@ -139,44 +139,87 @@ ranged! {
     }
 }
 
-/// Returns the time range of a request, or `None` if it has no parameter of a time range.
-pub(crate) fn range(
+/// Parses the parameters of a time range.
+pub(crate) fn period(
     since: Option<&str>,
     from: Option<&str>,
     to: Option<&str>,
-) -> Result<Option<TimeRange>, Problem> {
+) -> Result<PeriodBounds, Problem> {
     let moment = |name: &str, text: Option<&str>| {
         text.map(parse_moment)
             .transpose()
             .map_err(|expected| Problem::invalid(name, expected))
     };
     let (from, to) = (moment("from", from)?, moment("to", to)?);
-    match (since, from, to) {
-        (None, None, None) => Ok(None),
-        (Some(_), Some(_), _) => Err(Problem::conflict(
+    if since.is_some() && from.is_some() {
+        return Err(Problem::conflict(
             &["since", "from"],
             "expected either `since` or `from`",
-        )),
-        (since, from, to) => {
-            let since = since
-                .map(parse_span)
-                .transpose()
-                .map_err(|expected| Problem::invalid("since", expected))?;
-            let end = to.unwrap_or_else(SystemTime::now);
-            let from = from.or_else(|| end.checked_sub(since.unwrap_or(DEFAULT_SINCE)));
-            let from = from.unwrap_or(SystemTime::UNIX_EPOCH);
-            let range =
-                to.map_or_else(|| TimeRange::since(from), |to| TimeRange::between(from, to));
-            range
-                .map(Some)
-                .map_err(|error| Problem::conflict(&["from", "to"], error.to_string()))
-        }
+        ));
     }
+    let since = since
+        .map(parse_span)
+        .transpose()
+        .map_err(|expected| Problem::invalid("since", expected))?;
+    Ok(PeriodBounds { since, from, to })
 }
 
-/// Returns the range, or the last day if there is none.
-pub(crate) fn or_last_day(range: Option<TimeRange>) -> TimeRange {
-    range.unwrap_or_else(|| TimeRange::last(DEFAULT_SINCE))
+fn reversed(error: ReadError) -> Problem {
+    Problem::conflict(&["from", "to"], error.to_string())
+}
+
+pub(crate) fn or_all_time(period: PeriodBounds) -> Result<Option<TimeRange>, Problem> {
+    period.or_all_time().map_err(reversed)
+}
+
+pub(crate) fn or_last_day(period: PeriodBounds) -> Result<TimeRange, Problem> {
+    period.or_last_day().map_err(reversed)
+}
+
+/// A time range as a caller gives it, to the service or to a command.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PeriodBounds {
+    /// Length of the range before its end. Not with `from`.
+    pub since: Option<Duration>,
+    /// The beginning.
+    pub from: Option<SystemTime>,
+    /// The end. Default: now.
+    pub to: Option<SystemTime>,
+}
+
+impl PeriodBounds {
+    /// Returns the range for reads that read the whole log by default: an end alone excludes what
+    /// is later. `None`: the period is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Invalid`], if the end is not after the beginning.
+    pub fn or_all_time(self) -> Result<Option<TimeRange>, ReadError> {
+        let Self { since, from, to } = self;
+        let end = to.unwrap_or_else(SystemTime::now);
+        let from = from.or_else(|| end.checked_sub(since?));
+        // From 1970 to now would leave out failures that are dated ahead of the clock.
+        if from.is_none() && to.is_none() {
+            return Ok(None);
+        }
+        let from = from.unwrap_or(SystemTime::UNIX_EPOCH);
+        to.map_or_else(|| TimeRange::since(from), |to| TimeRange::between(from, to))
+            .map(Some)
+    }
+
+    /// Returns the range for reads that read a day by default, the one before the end.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Invalid`], if the end is not after the beginning.
+    pub fn or_last_day(self) -> Result<TimeRange, ReadError> {
+        let since = match self.from {
+            Some(_) => None,
+            None => self.since.or(Some(DEFAULT_SINCE)),
+        };
+        let range = Self { since, ..self }.or_all_time()?;
+        Ok(range.unwrap_or_else(TimeRange::all))
+    }
 }
 
 /// Parses a moment in RFC 3339. Rejects all other formats, even those that jiff parses.
@@ -376,7 +419,7 @@ pub(crate) async fn summary(
     request: HttpRequest,
     query: Params<RangeQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let (range, reader) = (or_last_day(query.range()?), api.logger.reader());
+    let (range, reader) = (or_last_day(query.period()?)?, api.logger.reader());
     api.reads
         .respond(&api, &request, async move {
             json(&reader.summary(range).await?)
@@ -404,7 +447,7 @@ pub(crate) async fn timeseries(
     query: Params<TimeseriesQuery>,
 ) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    let (range, reader) = (or_last_day(query.range()?), api.logger.reader());
+    let (range, reader) = (or_last_day(query.period()?)?, api.logger.reader());
     api.reads
         .respond(&api, &request, async move {
             json(&reader.timeseries(range, query.retrieval_strategy).await?)
@@ -463,7 +506,7 @@ pub(crate) async fn strategies(
     query: Params<ListQuery>,
 ) -> Result<HttpResponse, Problem> {
     let (range, page, reader) = (
-        or_last_day(query.range()?),
+        or_last_day(query.period()?)?,
         query.page(),
         api.logger.reader(),
     );
@@ -490,7 +533,7 @@ pub(crate) async fn conversations(
     query: Params<ListQuery>,
 ) -> Result<HttpResponse, Problem> {
     let (range, page, reader) = (
-        or_last_day(query.range()?),
+        or_last_day(query.period()?)?,
         query.page(),
         api.logger.reader(),
     );
@@ -539,7 +582,7 @@ pub(crate) async fn calibration(
     query: Params<CalibrationQuery>,
 ) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    let (range, reader) = (or_last_day(query.range()?), api.logger.reader());
+    let (range, reader) = (or_last_day(query.period()?)?, api.logger.reader());
     let read = async move {
         let calibration = reader.calibration(query.retrieval_strategy, range).await?;
         json(&CalibrationResult {
@@ -683,6 +726,20 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::E
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn end_alone_keeps_the_default_beginning_of_its_route() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let bounds = PeriodBounds {
+            to: Some(at(200_000)),
+            ..PeriodBounds::default()
+        };
+        let all_time = bounds.or_all_time().unwrap().unwrap();
+        assert_eq!((all_time.from(), all_time.to()), (at(0), at(200_000)));
+        let last_day = bounds.or_last_day().unwrap();
+        assert_eq!((last_day.from(), last_day.to()), (at(113_600), at(200_000)));
+        assert!(PeriodBounds::default().or_all_time().unwrap().is_none());
+    }
 
     #[test]
     fn moments_are_those_of_rfc_3339_and_nothing_else() {

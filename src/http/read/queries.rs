@@ -97,7 +97,7 @@ pub(crate) async fn queries(
     query: Params<QueriesQuery>,
 ) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    let range = or_last_day(query.range()?);
+    let range = or_last_day(query.period()?)?;
     let wait = query.wait_ms.map_or(DEFAULT_WAIT, Duration::from_millis);
     let (began, mut state) = api.rankings.subscribe(&api, range, query)?;
     // The result of the wait does not matter, because the state below has all outcomes.

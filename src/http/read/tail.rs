@@ -18,7 +18,6 @@ use crate::http::read::streams::StreamSlot;
 use crate::http::read::{MAX_VALUES, filtered, ranged};
 use crate::model::failure::FailureFilter;
 use crate::model::outcome::RetrievalFailureType;
-use crate::model::time::TimeRange;
 use crate::report::{FailureReader, Position, TailPage};
 
 /// Interval between two reads of the log.
