@@ -1,5 +1,6 @@
-//! The interface to a database, for writing and for reading. Each backend is a folder; only this
-//! file names it.
+//! The interface to a database, for writing and for reading. Each backend is a folder. Pipeline and
+//! reports know the interface alone, and get a backend from this file. Only calls that concern one
+//! kind of database name its folder: pools of applications, backups, and the import.
 
 pub(crate) mod backend;
 pub(crate) mod gate;
