@@ -575,7 +575,7 @@ impl LoggerHandle {
             LoggerError::Waiting { cause, .. } | LoggerError::Unavailable { cause } => {
                 ChangeError::Store(StoreError::Retry(cause))
             }
-            _ => ChangeError::Closed,
+            LoggerError::Closed | LoggerError::Unsaved { .. } => ChangeError::Closed,
         })?;
         // As they are stored.
         let deletion = match deletion {
