@@ -8,7 +8,8 @@
 //!
 //! - [`Input`]: a thread reads blocks of bytes from standard input. The channel holds 4 blocks of
 //!   64 KiB, so that a fast producer waits in its pipe and not in the memory of this process.
-//! - [`Lines`]: blocks become lines. The first line decides between JSON and CSV.
+//! - [`Lines`]: blocks become lines. The first line decides between JSON and CSV, unless `--format`
+//!   does.
 //! - [`Feed::process`]: a line becomes a record. A bad line is rejected and counted, and the next
 //!   one follows.
 //! - [`Sink`]: a logger in this process takes records one by one. A service takes requests of up to
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use actix_rt::time::{Instant, sleep, sleep_until};
 use actix_web::web::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Map, Value};
@@ -95,6 +96,9 @@ const DEADLINE_AFTER_SIGNAL: Duration = Duration::from_secs(5);
 pub(super) struct Ingest {
     #[command(flatten)]
     target: Target,
+    /// Format of the input
+    #[arg(long, value_name = "FORMAT", default_value = "records")]
+    format: InputFormat,
     /// Exit with code 3 after this time without an accepted record: a number and s, m, h, d or w,
     /// such as 10m [default: never]
     #[arg(long, value_name = "SPAN")]
@@ -103,6 +107,16 @@ pub(super) struct Ingest {
     /// supplies the counts
     #[arg(long, conflicts_with = "url")]
     without_counts: bool,
+}
+
+/// Format of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum InputFormat {
+    /// Failures, attempts and counts as JSON lines, as a JSON array or as CSV
+    Records,
+    /// Queries of User Behavior Insights 1.3 (documents of ubi_queries) as JSON lines or as a JSON
+    /// array; each is counted as an attempt
+    Ubi,
 }
 
 /// Runs the command. The exit code is 0 if every line was stored, 1 if some were rejected, and 3 if
@@ -126,7 +140,7 @@ pub(super) async fn ingest(settings: &Settings, ingest: &Ingest) -> Result<(), C
     };
     let stop = Deadline::listen()?;
     let mut input = Input::open()?;
-    let mut feed = Feed::new(sink, give_up_after)?;
+    let mut feed = Feed::new(sink, ingest.format, give_up_after)?;
     feed.without_counts = ingest.without_counts;
     let result = feed.run(&mut input, &stop).await;
     // Rows that the store rejected were accepted by the buffer, and are subtracted here. A service
@@ -306,6 +320,7 @@ enum Sink {
 /// is a logger.
 struct Feed {
     sink: Sink,
+    format: InputFormat,
     lines: Lines,
     /// Header of CSV input with the separator, once it was read.
     names: Option<(csv::StringRecord, u8)>,
@@ -336,10 +351,19 @@ struct Stopped {
 }
 
 impl Feed {
-    fn new(sink: Sink, give_up_after: Option<Duration>) -> Result<Self, CommandError> {
+    fn new(
+        sink: Sink,
+        format: InputFormat,
+        give_up_after: Option<Duration>,
+    ) -> Result<Self, CommandError> {
+        let lines = Lines::new(MAX_LINE_BYTES);
         Ok(Self {
             sink,
-            lines: Lines::new(MAX_LINE_BYTES).or_csv(),
+            format,
+            lines: match format {
+                InputFormat::Records => lines.or_csv(),
+                InputFormat::Ubi => lines,
+            },
             names: None,
             without_counts: false,
             ignored: (BTreeSet::new(), 0),
@@ -413,7 +437,7 @@ impl Feed {
     /// Parses a line and logs it or adds it to the pending lines.
     ///
     /// A line that is too long is rejected. A line with the fields of a count of attempts is a
-    /// count. All other lines are records.
+    /// count. All other lines are records, or documents of `--format`.
     async fn process(
         &mut self,
         Line { number, text }: Line,
@@ -441,10 +465,10 @@ impl Feed {
             }
             return Ok(());
         }
-        let read = if self.lines.are_csv() {
-            self.read_csv(&text)
-        } else {
-            read_json(&text).map(Some)
+        let read = match self.format {
+            InputFormat::Ubi => Record::from_ubi(&text).map(Some),
+            InputFormat::Records if self.lines.are_csv() => self.read_csv(&text),
+            InputFormat::Records => read_json(&text).map(Some),
         };
         let (record, json) = match read {
             Ok(Some(read)) => read,
@@ -486,6 +510,9 @@ impl Feed {
     /// In CSV the header decides: a column `day` occurs in the counts only. In JSON each line
     /// decides for itself, since an operator may concatenate the two exports.
     fn read_counts(&self, text: &[u8]) -> Option<Result<CountLine, Rejected>> {
+        if self.format != InputFormat::Records {
+            return None;
+        }
         if !self.lines.are_csv() {
             return CountLine::from_json(text);
         }

@@ -82,7 +82,7 @@ const EXIT_CODES: &str = "Exit codes: 0 success; 1 the check failed (check), \
 enum Command {
     /// Run the HTTP service (the default)
     Serve(ServiceFlags),
-    /// Store failures from standard input: JSON lines or CSV
+    /// Store failures from standard input: JSON lines, CSV or queries of User Behavior Insights
     Ingest(ingest::Ingest),
     /// Show failures, newest first
     List(read::List),

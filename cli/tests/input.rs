@@ -12,6 +12,7 @@ use failure_logger::{FailureLogger, LoggerHandle};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::process::{Output, Stdio};
+use uuid::Uuid;
 
 /// Returns a service whose logger keeps records of any age.
 fn service_without_retention(options: HttpOptions) -> Service {
@@ -667,6 +668,189 @@ fn ingest_accepts_the_same_cases_and_attempts() {
     );
     assert_eq!(db.rows(), 2 * lines.len() as i64);
     assert_eq!(db.attempts(), 2 * lines.len() as i64 + 1);
+}
+
+/// Queries of User Behavior Insights: a success and a `no_hit` of one application, a query without
+/// hits or application, and a line of a dump.
+const UBI_QUERIES: &str = include_str!("../../tests/fixtures/ubi/queries.jsonl");
+
+/// Returns the strategy, outcome and number of the counted attempts.
+fn counts(db: &TestDb) -> Vec<(String, String, u64)> {
+    let exported = command(db, &["export", "--attempts"]).output().unwrap();
+    let mut counts: Vec<_> = String::from_utf8(exported.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let count: Value = serde_json::from_str(line).unwrap();
+            let text = |name: &str| count[name].as_str().unwrap().to_owned();
+            let attempts = count["attempts"].as_u64().unwrap();
+            (text("retrieval_strategy"), text("outcome"), attempts)
+        })
+        .collect();
+    counts.sort();
+    counts
+}
+
+#[test]
+fn ubi_queries_become_attempts() {
+    let expected = [
+        ("primary-search", "no_hit", 1),
+        ("primary-search", "success", 1),
+        ("type-ahead", "no_hit", 1),
+        ("ubi", "unknown", 1),
+    ]
+    .map(|(strategy, outcome, attempts)| (strategy.to_owned(), outcome.to_owned(), attempts));
+    let list = format!("[{}]", UBI_QUERIES.trim().replace('\n', ","));
+    for input in [UBI_QUERIES, &list] {
+        let db = database_without_retention();
+        let (code, out, err) = parts_of(&ingest(&db, &["--format", "ubi"], input.as_bytes()));
+        assert_eq!(
+            (code, out.as_str(), err.as_str()),
+            (Some(0), "4 records stored, 0 lines rejected\n", "")
+        );
+        assert_eq!(counts(&db), expected);
+        let texts = |column| {
+            db.texts(column)
+                .into_iter()
+                .map(Option::unwrap)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(texts("query_text"), ["loptap", "lopt"]);
+        assert_eq!(texts("conversation_id"), ["s-42", "quepid-nightly-bot"]);
+        assert_eq!(texts("result_count"), ["0", "0"]);
+        assert_eq!(texts("created_at"), ["1795168801000", "1795168803250"]);
+        // The rows have the ids of the queries. The file has no ids of attempts, which only a service
+        // recognises.
+        let again = ["--format", "ubi", "--without-counts"];
+        let (code, ..) = parts_of(&ingest(&db, &again, input.as_bytes()));
+        assert_eq!((code, db.rows()), (Some(0), 2));
+        assert_eq!(counts(&db), expected);
+    }
+}
+
+#[actix_web::test]
+async fn ubi_queries_reach_a_service_once() {
+    let service = service_without_retention(HttpOptions::default());
+    for _ in 0..2 {
+        let (url, db) = (service.url(""), TestDb::new());
+        let ingest = move || {
+            let arguments = ["--format", "ubi", "--url", &url];
+            parts_of(&ingest(&db, &arguments, UBI_QUERIES.as_bytes()))
+        };
+        let (code, out, err) = actix_web::web::block(ingest).await.unwrap();
+        assert_eq!(
+            (code, out.as_str()),
+            (Some(0), "4 records stored, 0 lines rejected\n"),
+            "{err}"
+        );
+    }
+    service.flush().await;
+    assert_eq!((service.db.rows(), service.db.attempts()), (2, 4));
+    assert_eq!(
+        service.db.texts("lower(hex(event_id))")[0].as_deref(),
+        Some(
+            Uuid::new_v5(&Uuid::NAMESPACE_OID, b"1234-user-5678")
+                .simple()
+                .to_string()
+                .as_str()
+        )
+    );
+}
+
+#[test]
+fn ubi_documents_are_read_leniently_or_rejected_alone() {
+    let outcomes = [
+        ("\"B07XLFYN6S\"", "success"),
+        ("7", "success"),
+        ("[7, null]", "success"),
+        ("[null]", "no_hit"),
+        ("null", "unknown"),
+    ];
+    let accepted = outcomes.iter().zip(1..).map(|((hits, outcome), id)| {
+        format!(
+            r#"{{"query_id": {id}, "application": "{outcome}", "query_response_hit_ids": {hits}}}"#
+        )
+    });
+    let rejected = [
+        (
+            r#"{"user_query": "q", "query_response_hit_ids": []}"#,
+            "query_id is missing: expected the id of one query",
+        ),
+        (
+            r#"{"query_id": "00000000-0000-0000-0000-000000000000"}"#,
+            r#"query_id = "00000000-0000-0000-0000-000000000000": expected the id of one query"#,
+        ),
+        (
+            r#"{"query_id": "a", "query_response_hit_ids": {"hits": 1}}"#,
+            r#"query_response_hit_ids = {"hits": 1}: expected a list of ids"#,
+        ),
+        (
+            r#"{"query_id": "a", "query_response_hit_ids": ""}"#,
+            r#"query_response_hit_ids = "": expected a list of ids"#,
+        ),
+        (
+            r#"{"query_id": "a", "user_query": ["q"]}"#,
+            r#"user_query = ["q"]: expected a string"#,
+        ),
+        (
+            r#"{"query_id": "a", "timestamp": "yesterday"}"#,
+            r#"timestamp = "yesterday": expected a moment"#,
+        ),
+        (
+            r#"{"query_id": "a", "action_name": "click"}"#,
+            r#"action_name = "click": expected a document of ubi_queries"#,
+        ),
+        (
+            "user_query;query_id",
+            "user_query;query_id: expected a JSON object",
+        ),
+    ];
+    let lines: Vec<String> = rejected
+        .iter()
+        .map(|(line, _)| (*line).to_owned())
+        .chain(accepted)
+        .collect();
+    let db = database_without_retention();
+    let (code, out, err) = parts_of(&ingest(
+        &db,
+        &["--format", "ubi"],
+        lines.join("\n").as_bytes(),
+    ));
+    let summary = format!(
+        "{} records stored, {} lines rejected\n",
+        outcomes.len(),
+        rejected.len()
+    );
+    assert_eq!((code, out), (Some(1), summary), "{err}");
+    for ((_, reason), nth) in rejected.iter().zip(1..) {
+        assert!(
+            err.contains(&format!("line {nth}: {reason}")),
+            "{nth}: {err}"
+        );
+    }
+    for (strategy, outcome, _) in counts(&db) {
+        assert_eq!(strategy, outcome);
+    }
+
+    // A long query is cut, so that a service does not reject its line.
+    let long = json!({
+        "query_id": "long", "user_query": "é".repeat(100_000), "query_response_hit_ids": [], "user": 1
+    });
+    let (code, _, err) = parts_of(&ingest(
+        &db,
+        &["--format", "ubi"],
+        long.to_string().as_bytes(),
+    ));
+    assert_eq!(code, Some(0), "{err}");
+    assert!(
+        err.contains("ignored unknown fields of 1 records: user"),
+        "{err}"
+    );
+    assert_eq!(
+        [db.texts("length(query_text)"), db.texts("query_len")]
+            .map(|mut texts| texts.pop().unwrap()),
+        [Some("512".to_owned()), Some("200000".to_owned())]
+    );
 }
 
 /// Returns a database that keeps rows of any age.

@@ -28,8 +28,8 @@ impl CountLine {
         if !json.windows(5).any(|name| name == b"\"day\"") {
             return None;
         }
-        let Fields(fields) = serde_json::from_slice(json).ok()?;
-        Self::from_fields(fields.iter().map(|(name, raw)| (&**name, Value::json(raw))))
+        let fields: Fields<'_> = serde_json::from_slice(json).ok()?;
+        Self::from_fields(fields.iter())
     }
 
     /// Parses a record of CSV. `names` is the header. Returns `None` if it is another kind of line.

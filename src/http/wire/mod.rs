@@ -9,6 +9,8 @@ mod moment;
 pub(crate) mod otlp;
 mod repair;
 pub mod schema;
+#[cfg(feature = "program")]
+mod ubi;
 mod value;
 
 use std::borrow::Cow;
@@ -183,39 +185,7 @@ fn one_of(names: &[&str]) -> String {
 impl Sent {
     /// Parses a JSON object. `strict` rejects unknown fields.
     pub fn from_json(json: &[u8], strict: bool) -> Result<Self, Rejected> {
-        // Invalid UTF-8 becomes U+FFFD, as lone surrogates do in `repaired`.
-        let json = String::from_utf8_lossy(json);
-        let json = json.trim();
-        if !json.starts_with('{') {
-            let beginning = if json.is_empty() {
-                "nothing".to_owned()
-            } else {
-                excerpt(json)
-            };
-            return Err(Rejected::new(
-                RejectReason::NotJson,
-                format!("{beginning}: expected a JSON object"),
-            ));
-        }
-        match serde_json::from_str::<Fields<'_>>(json) {
-            Ok(Fields(fields)) => Self::from_fields(
-                fields.iter().map(|(name, raw)| (&**name, Value::json(raw))),
-                strict,
-            ),
-            Err(_) => {
-                let repaired = repaired(json);
-                let Fields(fields) = serde_json::from_str(&repaired).map_err(|error| {
-                    Rejected::new(
-                        RejectReason::NotJson,
-                        format!("this is no valid JSON object: {error}"),
-                    )
-                })?;
-                Self::from_fields(
-                    fields.iter().map(|(name, raw)| (&**name, Value::json(raw))),
-                    strict,
-                )
-            }
-        }
+        with_fields(json, |fields| Self::from_fields(fields.iter(), strict))
     }
 
     /// Parses a record of CSV. `names` is the header. An empty cell is a missing field.
@@ -581,8 +551,48 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Calls `read` with the fields of a JSON object.
+fn with_fields<T>(
+    json: &[u8],
+    read: impl FnOnce(&Fields<'_>) -> Result<T, Rejected>,
+) -> Result<T, Rejected> {
+    // Invalid UTF-8 becomes U+FFFD, as lone surrogates do in `repaired`.
+    let json = String::from_utf8_lossy(json);
+    let json = json.trim();
+    if !json.starts_with('{') {
+        let beginning = if json.is_empty() {
+            "nothing".to_owned()
+        } else {
+            excerpt(json)
+        };
+        return Err(Rejected::new(
+            RejectReason::NotJson,
+            format!("{beginning}: expected a JSON object"),
+        ));
+    }
+    match serde_json::from_str(json) {
+        Ok(fields) => read(&fields),
+        Err(_) => {
+            let repaired = repaired(json);
+            let fields = serde_json::from_str(&repaired).map_err(|error| {
+                Rejected::new(
+                    RejectReason::NotJson,
+                    format!("this is no valid JSON object: {error}"),
+                )
+            })?;
+            read(&fields)
+        }
+    }
+}
+
 /// Names and values of an object, in their order. If a name occurs twice, the last value counts.
 struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl Fields<'_> {
+    fn iter(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
+        self.0.iter().map(|(name, raw)| (&**name, Value::json(raw)))
+    }
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
