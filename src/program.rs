@@ -1,8 +1,8 @@
-//! Items that only the program in cli/ uses, beyond the API. They may change in any version.
+//! Items that only the program in cli/ and the targets in fuzz/ use, beyond the API. They may change
+//! in any version.
 //!
-//! The module exists because the program is a package of its own and can use public items alone. It
-//! is hidden from the documentation and behind a feature, so that no application comes to depend on
-//! it.
+//! The module exists because these are packages of their own and can use public items alone. It is
+//! hidden from the documentation and behind a feature, so that no application comes to depend on it.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use crate::config::{Location, LoggerConfig};
 use crate::error::{ConfigError, ReadError};
 use crate::handle::LoggerHandle;
 use crate::http::ops::health;
+use crate::http::wire::otlp::{JsonRequest, ProtobufReader, Step};
 use crate::http::{HttpOptions, Scope, Token};
 use crate::report::FailureReader;
 use crate::store;
@@ -22,6 +23,45 @@ pub use crate::pipeline::manual_purge::{Expired, ManualPurge};
 pub use crate::report::{guarded, without_guards};
 pub use crate::similarity::normalized;
 pub use crate::store::sqlite::backup::{BackupError, Restored, Temporary, back_up};
+
+/// Number of steps and spans in an export of OpenTelemetry, up to the first fault. A step is a
+/// retrieval, or a span that is rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceCounts {
+    pub steps: usize,
+    pub spans: u64,
+}
+
+/// Reads an export as protobuf in chunks. The targets in fuzz/ call this, because the reader is
+/// private.
+pub fn read_protobuf_traces(body: &[u8], chunk_bytes: usize) -> TraceCounts {
+    let (mut reader, mut steps) = (ProtobufReader::new(), 0);
+    'body: for chunk in body.chunks(chunk_bytes.max(1)) {
+        reader.push(chunk);
+        loop {
+            match reader.next() {
+                Ok(Step::End) => break,
+                Ok(Step::Retrieval(_) | Step::Rejected(_)) => steps += 1,
+                Err(_) => break 'body,
+            }
+        }
+    }
+    // The end of the body within a field is a fault, too, and the spans before it stay.
+    let _ = reader.finish();
+    TraceCounts {
+        steps,
+        spans: reader.spans(),
+    }
+}
+
+/// Reads an export as JSON, for the targets in fuzz/. Nothing counts in an invalid body.
+pub fn read_json_traces(body: &[u8]) -> TraceCounts {
+    let request = JsonRequest::parse(&String::from_utf8_lossy(body)).unwrap_or_default();
+    TraceCounts {
+        steps: request.steps.len(),
+        spans: request.spans,
+    }
+}
 
 /// Checks the settings, and returns the database file; `None` for a database in memory.
 ///

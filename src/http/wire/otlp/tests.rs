@@ -1,5 +1,7 @@
 //! The reader beside `opentelemetry-proto`, on requests that proptest makes, and on damaged ones.
 
+use std::path::Path;
+
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
@@ -352,6 +354,52 @@ proptest! {
     fn any_text_is_no_panic(json in "\\PC{0,40}") {
         let _ = JsonRequest::parse(&json);
     }
+}
+
+/// Reads a body as protobuf and as JSON. No step stands for less than a byte.
+fn read_damaged(body: &[u8]) {
+    let (steps, spans, _) = read(body, 64);
+    assert!(steps.len() <= body.len() && spans <= body.len() as u64);
+    let json = String::from_utf8_lossy(body);
+    if let Ok(JsonRequest { steps, spans }) = JsonRequest::parse(&json) {
+        assert!(steps.len() <= body.len() && spans <= body.len() as u64);
+    }
+}
+
+#[test]
+fn damaged_fixture_is_no_panic() {
+    // A prime, so that the places fall on each part of the fields that repeat.
+    damage_fixtures(31);
+}
+
+#[test]
+#[ignore = "takes minutes without optimizations"]
+fn fixture_with_any_byte_damaged_is_no_panic() {
+    damage_fixtures(1);
+}
+
+/// Cuts each fixture at each `stride`-th byte, and replaces that byte.
+fn damage_fixtures(stride: usize) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/otlp");
+    let mut read = 0;
+    for file in std::fs::read_dir(fixtures).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|extension| extension == "md") {
+            continue;
+        }
+        read += 1;
+        let body = std::fs::read(&path).unwrap();
+        let mut damaged = body.clone();
+        for at in (0..body.len()).step_by(stride) {
+            read_damaged(&body[..at]);
+            for byte in [0x00, 0xff] {
+                damaged[at] = byte;
+                read_damaged(&damaged);
+            }
+            damaged[at] = body[at];
+        }
+    }
+    assert!(read >= 11, "{read} fixtures");
 }
 
 #[test]
