@@ -32,6 +32,12 @@ pub(crate) struct Fixture {
     pub(crate) backend: Box<dyn Backend>,
     /// Makes the database refuse rows with the query `unstorable`, and those rows alone.
     pub(crate) refuse: Box<dyn Fn()>,
+    /// The tables of the logger.
+    pub(crate) tables: Box<dyn Fn() -> Vec<String>>,
+    /// Makes each change of this table fail, or of no table any more.
+    pub(crate) fail_changes: Box<dyn Fn(Option<&str>)>,
+    /// The rows of all tables, as text.
+    pub(crate) dump: Box<dyn Fn() -> Vec<String>>,
     pub(crate) _folder: tempfile::TempDir,
 }
 
@@ -59,6 +65,7 @@ macro_rules! store_suite {
                 deletion_keeps_the_counts
                 log_keeps_its_identity_and_its_newest_id
                 reads_see_one_moment
+                operation_that_fails_at_any_table_changes_nothing
             );
         }
     };
@@ -914,4 +921,153 @@ pub(crate) fn reads_see_one_moment(fixture: &Fixture) {
     insert(&mut *store, &[row("b", NOW)]);
     drop(end);
     assert_eq!(reader.join().unwrap(), 0);
+}
+
+/// Operation on a store.
+type Operation = fn(&mut dyn Store, Call) -> Result<(), StoreError>;
+
+/// Values that an operation uses.
+#[derive(Clone, Copy)]
+struct Call {
+    /// Makes the effects of a call differ from those of others.
+    nth: i64,
+    owner: Owner,
+}
+
+/// All operations that write. Each returns once it has no more to do.
+const OPERATIONS: [(&str, Operation); 11] = [
+    ("insert", |store, Call { nth, .. }| {
+        let batch = AttemptBatch {
+            deltas: vec![delta(Owner::default(), NOW, OutcomeKind::Success, 1)],
+            settings: vec![StrategySettings {
+                strategy: format!("s{nth}").as_str().into(),
+                threshold: Some(0.5),
+                direction: None,
+                timeout_ms: None,
+            }],
+        };
+        let gate = CommitGate::default();
+        store
+            .insert(&[row("a", NOW + nth)], &batch, &gate)
+            .map(drop)
+    }),
+    ("purge", |store, _| {
+        store.purge(Timestamp::MIN..Timestamp::MAX, 10).map(drop)
+    }),
+    ("change_retention", |store, Call { nth, .. }| {
+        store.change_retention(&mut |stored| StoredRetention {
+            failures_days: u32::try_from(nth).ok(),
+            ..stored
+        })
+    }),
+    ("roll_up", |store, Call { owner, .. }| {
+        until_done(|| store.roll_up(Some(owner)))
+    }),
+    ("release", |store, Call { owner, .. }| store.release(owner)),
+    ("expire", |store, _| {
+        for resolution in Resolution::ALL {
+            until_done(|| store.expire(resolution, NOW + 400 * DAY_MS))?;
+        }
+        Ok(())
+    }),
+    ("count_drops", |store, _| {
+        let mut drops = DropCounts::default();
+        drops.add(DropReason::BufferFull.as_str(), 1);
+        store.count_drops(&BTreeMap::from([(Resolution::Minute.floor(NOW), drops)]))
+    }),
+    ("expire_drops", |store, _| {
+        store.expire_drops(Timestamp::MAX)
+    }),
+    ("set_query_status", |store, Call { nth, .. }| {
+        let change = StatusChange {
+            status: QueryStatus::Resolved,
+            set_at: NOW + nth,
+        };
+        store.set_query_status("a", change)
+    }),
+    ("delete by conversation", |store, _| {
+        delete(store, &Deletion::Conversation("c".into()))
+    }),
+    ("delete by query", |store, _| {
+        delete(store, &Deletion::Query("a".into()))
+    }),
+];
+
+fn until_done(mut work: impl FnMut() -> Result<Progress, StoreError>) -> Result<(), StoreError> {
+    while work()? == Progress::More {}
+    Ok(())
+}
+
+fn delete(store: &mut dyn Store, deletion: &Deletion) -> Result<(), StoreError> {
+    let mut so_far = Deleted::default();
+    loop {
+        let (deleted, erased) = store.delete(deletion, so_far)?;
+        if erased != Erased::NotYet {
+            return Ok(());
+        }
+        so_far = deleted;
+    }
+}
+
+/// Gives each operation something to do.
+fn fill(store: &mut dyn Store, call: Call) {
+    let Call { nth, owner } = call;
+    // The second half is not rolled up.
+    for _ in 0..2 {
+        until_done(|| store.roll_up(Some(owner))).unwrap();
+        let of_conversation = RetrievalFailureRecord {
+            conversation_id: Some("c".into()),
+            ..record("b")
+        };
+        let rows = [
+            row("a", NOW + nth),
+            row_of(of_conversation, NOW + nth, Origin::LOGGED),
+        ];
+        let batch = AttemptBatch {
+            deltas: vec![
+                delta(owner, NOW, OutcomeKind::Success, 1),
+                delta(Owner::default(), NOW, OutcomeKind::NoHit, 1),
+            ],
+            settings: Vec::new(),
+        };
+        insert_with(store, &rows, &batch);
+    }
+    for name in ["count_drops", "set_query_status"] {
+        let (_, operation) = OPERATIONS.iter().find(|(other, _)| *other == name).unwrap();
+        operation(store, call).unwrap();
+    }
+}
+
+/// Fails each operation at each table that it changes. A transaction that failed leaves nothing, and
+/// the operation succeeds once the fault is gone.
+pub(crate) fn operation_that_fails_at_any_table_changes_nothing(fixture: &Fixture) {
+    let mut store = fixture.backend.open().unwrap();
+    let tables = (fixture.tables)();
+    let owner = Owner::default();
+    let mut nth = 0;
+    for (name, operation) in OPERATIONS {
+        let mut failures = 0;
+        for table in &tables {
+            nth += 1;
+            let call = Call { nth, owner };
+            fill(&mut *store, call);
+            (fixture.fail_changes)(Some(table));
+            let mut result = operation(&mut *store, call);
+            // The first call may have committed transactions that do not change the table, such as
+            // the roll-up before a purge. The second one repeats no more than the failed one.
+            let before = (fixture.dump)();
+            if result.is_err() {
+                result = operation(&mut *store, call);
+            }
+            let after = (fixture.dump)();
+            (fixture.fail_changes)(None);
+            if result.is_err() {
+                failures += 1;
+                assert_eq!(after, before, "{name}, {table}");
+                operation(&mut *store, call).unwrap();
+                assert_ne!((fixture.dump)(), before, "{name}, {table}");
+            }
+        }
+        assert!(failures > 0, "{name} changes no table");
+    }
 }

@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn span_that_arrives_again_is_a_duplicate_while_it_waits_and_afterwards() {
+    fn span_that_arrives_again_is_a_duplicate() {
         let (mut pending, now) = (Pending::default(), Instant::now());
         for (id, parent) in [(1, 0), (2, 9)] {
             assert!(!pending.arrive(retriever(id, parent), now).is_duplicate);
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn reranker_within_a_retriever_gives_it_its_score_in_either_order() {
+    fn reranker_gives_its_score_to_the_retriever_around_it() {
         for reranker_first in [true, false] {
             let (mut pending, now) = (Pending::default(), Instant::now());
             let mut spans = [retriever(1, 9), span("RERANKER", 2, 1, 0.9)];

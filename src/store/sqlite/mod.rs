@@ -84,17 +84,64 @@ mod tests {
             .batch_execute("PRAGMA journal_mode = WAL")
             .unwrap();
         let backend = backend(&path);
-        let refuse = move || {
-            SqliteConnection::establish(&path)
-                .unwrap()
-                .batch_execute(REFUSE)
-                .unwrap()
-        };
+        let connect = move || SqliteConnection::establish(&path).unwrap();
+        let (to_refuse, to_list, to_fail) = (connect.clone(), connect.clone(), connect.clone());
         Fixture {
             backend,
-            refuse: Box::new(refuse),
+            refuse: Box::new(move || to_refuse().batch_execute(REFUSE).unwrap()),
+            tables: Box::new(move || tables(&mut to_list())),
+            fail_changes: Box::new(move |table| fail_changes(&mut to_fail(), table)),
+            dump: Box::new(move || dump(&mut connect())),
             _folder: folder,
         }
+    }
+
+    #[derive(QueryableByName)]
+    struct Cell {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        text: String,
+    }
+
+    fn texts(conn: &mut SqliteConnection, sql: &str) -> Vec<String> {
+        let cells: Vec<Cell> = diesel::sql_query(sql).load(conn).expect(sql);
+        cells.into_iter().map(|cell| cell.text).collect()
+    }
+
+    fn tables(conn: &mut SqliteConnection) -> Vec<String> {
+        texts(
+            conn,
+            "SELECT name AS text FROM sqlite_schema WHERE type = 'table' \
+             AND name LIKE 'memory_retrieval_%' AND name <> 'memory_retrieval_migrations'",
+        )
+    }
+
+    fn fail_changes(conn: &mut SqliteConnection, table: Option<&str>) {
+        for verb in ["INSERT", "UPDATE", "DELETE"] {
+            let sql = match table {
+                Some(table) => format!(
+                    "CREATE TRIGGER fail_{verb} BEFORE {verb} ON {table} \
+                     BEGIN SELECT raise(ABORT, 'injected'); END"
+                ),
+                None => format!("DROP TRIGGER fail_{verb}"),
+            };
+            conn.batch_execute(&sql).unwrap();
+        }
+    }
+
+    fn dump(conn: &mut SqliteConnection) -> Vec<String> {
+        let mut rows = Vec::new();
+        for table in tables(conn) {
+            let columns = texts(
+                conn,
+                &format!(
+                    "SELECT 'quote(' || name || ')' AS text FROM pragma_table_info('{table}')"
+                ),
+            );
+            let row = columns.join(" || ', ' || ");
+            let sql = format!("SELECT '{table}: ' || {row} AS text FROM {table} ORDER BY 1");
+            rows.extend(texts(conn, &sql));
+        }
+        rows
     }
 
     fn file() -> Fixture {
