@@ -1,4 +1,4 @@
-//! A database, as the pipeline knows it.
+//! The interface through which the pipeline opens a database.
 
 use std::path::PathBuf;
 
@@ -6,25 +6,26 @@ use crate::error::StartError;
 use crate::store::reads::Reads;
 use crate::store::write::Store;
 
-/// A database that can be opened, and reopened when what is behind it has changed. Blocking.
+/// A database that can be opened, and reopened after a fault or if the file was replaced. All
+/// methods block.
 pub(crate) trait Backend: Send + Sync {
-    /// Brings the schema up to date, and connects.
+    /// Migrates the schema and connects.
     fn open(&self) -> Result<Box<dyn Store>, StartError>;
 
-    /// Returns what reads the database.
+    /// Returns the reads of the database.
     fn reads(&self) -> Reads;
 
-    /// Renames a damaged file, so that the next open creates a new one. It never renames a file
-    /// that holds tables of others, nor one that another process has put there since.
+    /// Renames a damaged file, so that the next `open` creates a new one. Renames no file with
+    /// tables of other applications, and no file that took the place of the damaged one.
     fn quarantine(&self) -> Result<Quarantine, StartError>;
 }
 
 /// A damaged file after [`Backend::quarantine`].
 pub(crate) enum Quarantine {
-    /// It has this name now. The next open creates a new database.
+    /// The file has this name now. The next `open` creates a new database.
     Renamed(PathBuf),
-    /// It holds tables of others, or may hold some, and was left where it is.
+    /// The file stays, because it has tables of other applications, or may have some.
     Shared,
-    /// Another file has the name by now, or the database lives in memory.
+    /// Another file has the name by now, or the database is in memory.
     NotNeeded,
 }

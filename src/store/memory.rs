@@ -1,4 +1,4 @@
-//! A log in a `Vec`, for tests of what reports make of it.
+//! A log in a `Vec`, for tests of reports.
 
 use std::ops::{ControlFlow, Range};
 
@@ -26,7 +26,7 @@ pub(crate) struct MemoryLog {
 }
 
 impl MemoryLog {
-    /// Adds a failure of the moment `at`, which may be changed first.
+    /// Adds a failure of the moment `at`. `change` edits it first.
     pub(crate) fn fail(&mut self, at: Timestamp, change: impl FnOnce(&mut Failure)) {
         let mut failure = Failure {
             id: i64::try_from(self.failures.len()).unwrap() + 1,
@@ -49,7 +49,7 @@ impl MemoryLog {
         self.failures.push(failure);
     }
 
-    /// Returns the failures within `places`, in an order.
+    /// Returns the failures within `places`, in this direction.
     fn within(&self, direction: Direction, places: Range<Place>) -> Vec<&Failure> {
         let mut found: Vec<&Failure> = self
             .failures

@@ -1,6 +1,6 @@
-//! The interface to a database, for writing and for reading. Each backend is a folder. Pipeline and
-//! reports know the interface alone, and get a backend from this file. Only calls that concern one
-//! kind of database name its folder: pools of applications, backups, and the import.
+//! The interface to a database, for writing and for reading. Each backend has a folder. The
+//! pipeline and the reports use the interface only, and this file chooses the backend. Calls for
+//! one kind of database name its folder: pools of applications, backups and the import.
 
 pub(crate) mod backend;
 pub(crate) mod gate;
@@ -26,13 +26,13 @@ use sqlite::database::Database;
 pub(crate) use sqlite::database::{migrated, plan};
 use sqlite::reader::{Source, SqliteReads};
 
-/// Returns the database at `location`, with a pool of its own. `migrate`: its schema may be
-/// changed.
+/// Returns the database at `location`, with its own pool. With `migrate`, `open` may change the
+/// schema.
 pub(crate) fn backend(location: &Location, pool_size: u32, migrate: bool) -> Box<dyn Backend> {
     Box::new(Database::new(location, pool_size).migrate(migrate))
 }
 
-/// Returns a database in memory that ends with this value.
+/// Returns a database in memory, which is deleted with this value.
 pub(crate) fn in_memory() -> Box<dyn Backend> {
     Box::new(Database::in_memory())
 }

@@ -1,4 +1,4 @@
-//! A record as a store takes it.
+//! A record in the form in which a store inserts it.
 
 use uuid::Uuid;
 
@@ -11,14 +11,15 @@ use crate::model::record::{
 use crate::model::time::Timestamp;
 use crate::rollup::UncountedFailure;
 
-/// Rows of transactions up to this number are counted from their rows. Readers must look at those
-/// until they are rolled up: of more rows, the counts are written beside them.
+/// Maximum number of rows of a transaction that are counted from the rows themselves. A read visits
+/// such rows until they are rolled up. A larger transaction has deltas beside its rows instead, so
+/// that a read visits few of them.
 pub(crate) const FEW_ROWS: usize = 32;
 
-/// A record as it is stored: every value is one that the table accepts.
+/// A record whose values the table accepts: finite scores, signed integers, whole JSON.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
-    /// Its sender's, or one of the batch.
+    /// Id from the sender, or one that the writer made for the batch.
     pub(crate) event_id: Uuid,
     pub(crate) conversation_id: Option<ConversationId>,
     /// `None`: not measured.
@@ -26,7 +27,7 @@ pub(crate) struct Row {
     pub(crate) failure_type: RetrievalFailureType,
     pub(crate) retrieval_strategy: StrategyName,
     pub(crate) query_text: BoundedQuery,
-    /// Bytes of the query before it was cut.
+    /// Length of the query in bytes before it was cut.
     pub(crate) query_len: i64,
     pub(crate) top_score: Option<f32>,
     pub(crate) confidence_threshold: Option<f32>,
@@ -39,24 +40,24 @@ pub(crate) struct Row {
     pub(crate) error_context: Option<BoundedText<256>>,
     pub(crate) created_at: Timestamp,
     pub(crate) counting: Counting,
-    /// A row of this id may be stored already: then it is not counted once more.
+    /// `true` if a row with this id may be stored already. It is then counted only if it is not.
     pub(crate) is_repeatable: bool,
 }
 
-/// The way in which the failure counts as an attempt.
+/// Place in which the failure is counted as an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counting {
-    /// A monitor, or a delta that is written beside the rows.
+    /// A delta: a monitor counted it, or the transaction has a delta for it.
     Elsewhere,
     Undecided,
-    /// The roll-up, from the row: under its own strategy, or under the one of all others.
+    /// The row, which a roll-up counts: under its own strategy, or as one of the other strategies.
     FromRow {
         as_other: bool,
     },
 }
 
 impl Row {
-    /// `event_id` is for an entry that has none.
+    /// Returns the row of an entry. `event_id` is the id if the entry has none.
     pub(crate) fn new(
         event_id: Uuid,
         Entry {
@@ -112,19 +113,19 @@ impl Row {
         self.counting == Counting::Undecided
     }
 
-    /// Has the failure counted from its row.
+    /// Makes the roll-up count the failure from its row.
     pub(crate) fn count_from_row(&mut self, as_other: bool) {
         self.counting = Counting::FromRow { as_other };
     }
 
-    /// Has the failure counted by the caller.
+    /// Leaves the count of the failure to the caller.
     pub(crate) fn count_elsewhere(&mut self) -> UncountedFailure<'_> {
         self.counting = Counting::Elsewhere;
         self.uncounted_failure()
     }
 
-    /// The failure under its own strategy, if it is counted from its row. `Attempts` finds by
-    /// itself that a strategy is one of too many.
+    /// Returns the strategy and the failure, if the failure is counted from its row. `Attempts`
+    /// decides itself whether the strategy is beyond the maximum.
     pub(crate) fn counted_from_row(&self) -> Option<UncountedFailure<'_>> {
         match self.counting {
             Counting::FromRow { as_other: _ } => Some(self.uncounted_failure()),
@@ -141,7 +142,7 @@ impl Row {
         }
     }
 
-    /// A row of which nothing is known to be wrong.
+    /// Returns a row that every working store accepts.
     pub(crate) fn plain() -> Self {
         let record = RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "probe", "probe");
         Self::new(

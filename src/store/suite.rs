@@ -1038,8 +1038,8 @@ fn fill(store: &mut dyn Store, call: Call) {
     }
 }
 
-/// Fails each operation at each table that it changes. A transaction that failed leaves nothing, and
-/// the operation succeeds once the fault is gone.
+/// Fails each operation at each table that it changes. A transaction that failed leaves nothing
+/// behind, and the operation succeeds once the fault is gone.
 pub(crate) fn operation_that_fails_at_any_table_changes_nothing(fixture: &Fixture) {
     let mut store = fixture.backend.open().unwrap();
     let tables = (fixture.tables)();

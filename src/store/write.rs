@@ -14,14 +14,16 @@ use crate::rollup::{AttemptBatch, Owner};
 use crate::store::gate::{CommitGate, Permit};
 use crate::store::row::Row;
 
-/// Keeps rows. Blocking: only ever called on a thread that may block.
+/// Writing half of a backend. All methods block, so that only threads for blocking work call them.
+///
+/// A transaction that fails changes nothing: `store_suite!` fails each operation at each table.
 pub(crate) trait Store: Send {
-    /// Stores all `rows` and `attempts`, or none, in one transaction. What is stored already, by
-    /// its `event_id`, is left as it is. If the store refuses to count `attempts`, it takes the
-    /// rows alone, and says why.
+    /// Inserts all `rows` and `attempts`, or none, in one transaction. A row whose `event_id` is
+    /// stored already stays as it is. If the store rejects only `attempts`, it inserts the rows
+    /// without them and returns the reason.
     ///
-    /// The permit says that the rows are committed; while it is held, `gate` cannot be closed, so
-    /// that the caller can account for them.
+    /// The permit proves the commit. `gate` cannot be closed while the caller holds the permit, so
+    /// that the caller can count the rows as persisted first.
     fn insert<'g>(
         &mut self,
         rows: &[Row],
@@ -33,11 +35,11 @@ pub(crate) trait Store: Send {
     /// store.
     fn takes_a_plain_row(&mut self) -> Result<(), StoreError>;
 
-    /// Returns how many rows are dated within `range`.
+    /// Returns the number of rows dated within `range`.
     #[cfg(feature = "program")]
     fn count_within(&mut self, range: Range<Timestamp>) -> Result<u64, StoreError>;
 
-    /// Deletes at most `limit` rows dated within `range`, oldest first. Returns how many.
+    /// Deletes at most `limit` rows dated within `range`, the oldest first. Returns their number.
     fn purge(&mut self, range: Range<Timestamp>, limit: u32) -> Result<u64, StoreError>;
 
     /// Deletes the counts of attempts in spans that begin at `from` or later.
@@ -47,54 +49,55 @@ pub(crate) trait Store: Send {
     /// Reads the retention in force and the state of its clock.
     fn retention(&mut self) -> Result<StoredRetention, StoreError>;
 
-    /// Replaces both by what `change` makes of them, in one transaction: several processes do so.
+    /// Replaces both by the result of `change`, in one transaction, because several processes may
+    /// change them at once.
     fn change_retention(
         &mut self,
         change: &mut dyn FnMut(StoredRetention) -> StoredRetention,
     ) -> Result<(), StoreError>;
 
-    /// Adds one chunk of the attempts that were stored last to their minutes, hours and days.
-    /// `own`: whose need not be some time old, because all of them are acknowledged. `None`: not
-    /// all of them are.
+    /// Adds one chunk of the latest deltas to the buckets of minutes, hours and days. Deltas of
+    /// other owners must have a minimum age, because their owner may still retry them. `own` names
+    /// an owner whose deltas are all acknowledged, so that they need none.
     fn roll_up(&mut self, own: Option<Owner>) -> Result<Progress, StoreError>;
 
-    /// Says that nothing of `owner` is written once more, so that others may roll it up.
+    /// Marks the deltas of `owner` as final: the owner retries none of them, so that other
+    /// processes may roll them up at once.
     fn release(&mut self, owner: Owner) -> Result<(), StoreError>;
 
-    /// Deletes one chunk of the attempts whose span ended before a moment, at one resolution.
+    /// Deletes one chunk of the buckets of one resolution that ended before a moment.
     fn expire(&mut self, resolution: Resolution, before: Timestamp)
     -> Result<Progress, StoreError>;
 
-    /// Adds to what was lost, by the beginning of the minute.
+    /// Adds drops to the stored ones. The keys are the beginnings of minutes.
     fn count_drops(&mut self, drops: &BTreeMap<Timestamp, DropCounts>) -> Result<(), StoreError>;
 
-    /// Forgets what was lost before a moment.
+    /// Deletes the drops of minutes before a moment.
     fn expire_drops(&mut self, before: Timestamp) -> Result<(), StoreError>;
 
-    /// Sets the status of a query, which is given in lower case and without punctuation.
+    /// Sets the status of a query. `query` is normalised: in lower case and without punctuation.
     fn set_query_status(&mut self, query: &str, change: StatusChange) -> Result<(), StoreError>;
 
-    /// Deletes some failures for good, after `so_far`, and rewrites the file without them after the
-    /// last one. Returns the number of deleted rows, and `true` if a reader keeps the journal with
-    /// the deleted text.
+    /// Deletes one chunk of failures, from the id on at which `so_far` ended. After the last chunk,
+    /// it rewrites the file without the deleted text. Returns the sum of all chunks, and the places
+    /// in which the text may still be found.
     fn delete(
         &mut self,
         deletion: &Deletion,
         so_far: Deleted,
     ) -> Result<(Deleted, Erased), StoreError>;
 
-    /// Size of the file. `None`: others have tables in it.
+    /// Returns the size of the file, or `None` if other applications have tables in it.
     fn size(&mut self) -> Result<Option<Size>, StoreError>;
 
-    /// Gives some free pages of the file back to the file system.
+    /// Returns some free pages of the file to the file system.
     fn shrink(&mut self) -> Result<(), StoreError>;
 
-    /// Lets the store tidy up before it is dropped.
+    /// Ends the work of the store, such as a checkpoint, before it is dropped.
     fn close(&mut self);
 }
 
-/// Result of one chunk of work. The next chunk waits for the next turn, so that other work gets its
-/// turn.
+/// Result of one chunk of work. The caller runs other jobs, such as a flush, before the next chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Progress {
@@ -114,10 +117,10 @@ impl Progress {
     }
 }
 
-/// Bytes of a database, without its journal.
+/// Size of a database in bytes, without its journal.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
-    /// Those of pages that are not free.
+    /// Bytes of pages that are not free.
     pub(crate) used: u64,
     pub(crate) all: u64,
 }
@@ -125,19 +128,20 @@ pub(crate) struct Size {
 /// Places in which deleted text may still be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Erased {
-    /// Not looked at yet, because there is more to delete.
+    /// Unknown yet, because there is more to delete.
     NotYet,
     Everywhere,
-    /// A reader keeps the journal: it is overwritten or emptied later.
+    /// Everywhere but in the journal, which a reader still uses. A later checkpoint overwrites or
+    /// empties it.
     NotInTheJournal,
-    /// The file belongs to an application, and is not rewritten.
+    /// Everywhere but in free pages: the file belongs to an application, and is not rewritten.
     NotInFreePages,
 }
 
 /// Result of an insert.
 pub(crate) struct Inserted<'g> {
     pub(crate) permit: Permit<'g>,
-    /// Positions of the rows that their senders repeated: they are stored already.
+    /// Positions of the rows whose `event_id` was stored already.
     pub(crate) duplicates: Vec<usize>,
     /// Readers must look at the rows, because they are not rolled up.
     pub(crate) are_behind: bool,
