@@ -112,3 +112,23 @@ fn own_pool_finds_in_both_tables() {
         "{said}"
     );
 }
+
+#[test]
+fn load_drivers_fill_a_database_and_time_each_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("f.db");
+    let db = db.to_str().unwrap();
+    output("fill", &["--db", db, "--failures", "2000"]);
+    let said = output("workload", &["--db", db, "read"]);
+    for (read, times) in [
+        ("summary", 1),
+        ("timeseries", 1),
+        ("calibration", 1),
+        ("list_deep", 2),
+        ("top_queries", 1),
+        ("conversations", 1),
+    ] {
+        let line = format!("workload=read question={read} ");
+        assert_eq!(said.matches(&line).count(), times, "{read}: {said}");
+    }
+}

@@ -301,17 +301,16 @@ async fn read(db: &str, n: usize) -> Result<(), Box<dyn std::error::Error>> {
     // The page that lies after a share of all failures.
     for share in [0.5, 0.99] {
         let before = std::time::SystemTime::now() - (30 * DAY).mul_f64(share);
-        let cursor = format!(
-            "{}.0",
-            before.duration_since(std::time::UNIX_EPOCH)?.as_millis()
-        )
-        .parse()?;
+        let deep = FailureFilter {
+            range: Some(TimeRange::between(
+                std::time::SystemTime::UNIX_EPOCH,
+                before,
+            )?),
+            ..FailureFilter::default()
+        };
         time!(
             "list_deep",
-            reader.list(
-                FailureFilter::default(),
-                PageRequest::older_than(cursor, 50)
-            )
+            reader.list(deep.clone(), PageRequest::newest(50))
         );
     }
     let some = || FailureFilter {
