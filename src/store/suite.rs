@@ -34,8 +34,10 @@ pub(crate) struct Fixture {
     pub(crate) refuse: Box<dyn Fn()>,
     /// The tables of the logger.
     pub(crate) tables: Box<dyn Fn() -> Vec<String>>,
-    /// Makes each change of this table fail, or of no table any more.
-    pub(crate) fail_changes: Box<dyn Fn(Option<&str>)>,
+    /// Makes each change of this table fail.
+    pub(crate) fail_changes: Box<dyn Fn(&str)>,
+    /// Ends the effect of `fail_changes`.
+    pub(crate) end_failures: Box<dyn Fn()>,
     /// The rows of all tables, as text.
     pub(crate) dump: Box<dyn Fn() -> Vec<String>>,
     pub(crate) _folder: tempfile::TempDir,
@@ -1051,7 +1053,7 @@ pub(crate) fn operation_that_fails_at_any_table_changes_nothing(fixture: &Fixtur
             nth += 1;
             let call = Call { nth, owner };
             fill(&mut *store, call);
-            (fixture.fail_changes)(Some(table));
+            (fixture.fail_changes)(table);
             let mut result = operation(&mut *store, call);
             // The first call may have committed transactions that do not change the table, such as
             // the roll-up before a purge. The second one repeats no more than the failed one.
@@ -1060,7 +1062,7 @@ pub(crate) fn operation_that_fails_at_any_table_changes_nothing(fixture: &Fixtur
                 result = operation(&mut *store, call);
             }
             let after = (fixture.dump)();
-            (fixture.fail_changes)(None);
+            (fixture.end_failures)();
             if result.is_err() {
                 failures += 1;
                 assert_eq!(after, before, "{name}, {table}");

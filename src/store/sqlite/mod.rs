@@ -76,6 +76,8 @@ mod tests {
     const REFUSE: &str = "CREATE TRIGGER refuse BEFORE INSERT ON memory_retrieval_failures WHEN new.query_text = 'unstorable' \
          BEGIN SELECT raise(ABORT, 'refused'); END";
 
+    const VERBS: [&str; 3] = ["INSERT", "UPDATE", "DELETE"];
+
     fn fixture(backend: impl FnOnce(&str) -> Box<dyn store::backend::Backend>) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.db").to_str().unwrap().to_owned();
@@ -85,12 +87,26 @@ mod tests {
             .unwrap();
         let backend = backend(&path);
         let connect = move || SqliteConnection::establish(&path).unwrap();
-        let (to_refuse, to_list, to_fail) = (connect.clone(), connect.clone(), connect.clone());
+        let [to_refuse, to_list, to_fail, to_end] = [(); 4].map(|()| connect.clone());
         Fixture {
             backend,
             refuse: Box::new(move || to_refuse().batch_execute(REFUSE).unwrap()),
             tables: Box::new(move || tables(&mut to_list())),
-            fail_changes: Box::new(move |table| fail_changes(&mut to_fail(), table)),
+            fail_changes: Box::new(move |table| {
+                for verb in VERBS {
+                    let sql = format!(
+                        "CREATE TRIGGER fail_{verb} BEFORE {verb} ON {table} \
+                         BEGIN SELECT raise(ABORT, 'injected'); END"
+                    );
+                    to_fail().batch_execute(&sql).unwrap();
+                }
+            }),
+            end_failures: Box::new(move || {
+                for verb in VERBS {
+                    let sql = format!("DROP TRIGGER fail_{verb}");
+                    to_end().batch_execute(&sql).unwrap();
+                }
+            }),
             dump: Box::new(move || dump(&mut connect())),
             _folder: folder,
         }
@@ -113,19 +129,6 @@ mod tests {
             "SELECT name AS text FROM sqlite_schema WHERE type = 'table' \
              AND name LIKE 'memory_retrieval_%' AND name <> 'memory_retrieval_migrations'",
         )
-    }
-
-    fn fail_changes(conn: &mut SqliteConnection, table: Option<&str>) {
-        for verb in ["INSERT", "UPDATE", "DELETE"] {
-            let sql = match table {
-                Some(table) => format!(
-                    "CREATE TRIGGER fail_{verb} BEFORE {verb} ON {table} \
-                     BEGIN SELECT raise(ABORT, 'injected'); END"
-                ),
-                None => format!("DROP TRIGGER fail_{verb}"),
-            };
-            conn.batch_execute(&sql).unwrap();
-        }
     }
 
     fn dump(conn: &mut SqliteConnection) -> Vec<String> {
