@@ -158,23 +158,16 @@ impl Pending {
     /// Makes a waiting span part of its parent, which has just arrived. Returns `false` if it stays
     /// an attempt of its own.
     fn join_child(&mut self, id: SpanId, parent: &mut Retrieval) -> bool {
-        let role = self.waiting.get(&id).map(|child| child.retrieval.role);
-        match (parent.role, role) {
-            (Role::Retriever, Some(role)) => {
-                let child = self.waiting.remove(&id);
-                if let Some(Waiting { retrieval, .. }) = &child {
-                    self.counted.insert(id);
-                    match role {
-                        Role::Retriever => parent.absorb(retrieval),
-                        Role::Reranker => parent.rerank(retrieval),
-                    }
-                }
-                child.is_some()
-            }
-            // A search within a reranker is an attempt of its own; it waits no longer for a parent.
-            (Role::Reranker, Some(_)) => false,
-            (_, None) => false,
+        // A search within a reranker is an attempt of its own.
+        if parent.role == Role::Reranker {
+            return false;
         }
+        let Some(child) = self.waiting.remove(&id) else {
+            return false;
+        };
+        self.counted.insert(id);
+        parent.join(&child.retrieval);
+        true
     }
 
     /// Makes a span part of its parent, if that waits. Returns `false` if it does not.
@@ -185,10 +178,7 @@ impl Pending {
         if let Some(parent) = self.waiting.get_mut(&parent)
             && parent.retrieval.role == Role::Retriever
         {
-            match span.role {
-                Role::Retriever => parent.retrieval.absorb(span),
-                Role::Reranker => parent.retrieval.rerank(span),
-            }
+            parent.retrieval.join(span);
             return true;
         }
         // The parent was a retriever that is counted by now.
@@ -211,7 +201,7 @@ impl Pending {
             return false;
         };
         if let Some(sibling) = self.waiting.get_mut(&last) {
-            sibling.retrieval.rerank(span);
+            sibling.retrieval.join(span);
         }
         true
     }

@@ -4,6 +4,7 @@
 //! <https://opentelemetry.io/docs/specs/otlp/>: a response has the encoding of its request, an error
 //! is a `google.rpc.Status`, and clients retry 503 only.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -277,22 +278,18 @@ impl Export<'_> {
         if is_unknown && !is_duplicate && !is_part {
             self.unknown += 1;
         }
-        let mut ready = ready.into_iter();
-        while let Some(retrieval) = ready.next() {
-            let Some(sent) = traces.ruled(&retrieval) else {
-                continue;
-            };
-            match submit(self.api, &sent).await {
-                Ok(None) => traces.count_retrieval(&sent),
-                Ok(Some(rejected)) => self.reject(&rejected),
-                Err(problem) => {
-                    // The spans are known by now, so that a retry would not count them.
-                    traces.put_back([retrieval].into_iter().chain(ready));
-                    // The client may not retry. The next arrival starts the thread if this fails.
-                    traces.start_release();
-                    return Err(problem);
+        let mut ready = Ready {
+            traces,
+            retrievals: ready.into(),
+        };
+        while let Some(retrieval) = ready.retrievals.front() {
+            if let Some(sent) = traces.ruled(retrieval) {
+                match submit(self.api, &sent).await? {
+                    None => traces.count_retrieval(&sent),
+                    Some(rejected) => self.reject(&rejected),
                 }
             }
+            ready.retrievals.pop_front();
         }
         Ok(())
     }
@@ -321,6 +318,26 @@ impl Export<'_> {
             );
         }
         partial
+    }
+}
+
+/// Retrievals that are being submitted. The others are kept if the submission ends early: with an
+/// error, or because the client closed its connection, which drops the request's future.
+///
+/// Their spans are known by now, so that a retry would not count them, and some of them are of
+/// earlier requests, which were acknowledged.
+struct Ready<'a> {
+    traces: &'a Arc<Traces>,
+    retrievals: VecDeque<Retrieval>,
+}
+
+impl Drop for Ready<'_> {
+    fn drop(&mut self) {
+        if !self.retrievals.is_empty() {
+            self.traces.put_back(self.retrievals.drain(..));
+            // The client may not retry. The next arrival starts the thread if this fails.
+            self.traces.start_release();
+        }
     }
 }
 
@@ -584,5 +601,38 @@ fn release(traces: &Weak<Traces>) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FailureLogger, LoggerConfig};
+
+    /// A request whose client closes its connection is dropped at any point of its work.
+    #[test]
+    fn retrievals_of_a_dropped_request_are_kept() {
+        let logger = FailureLogger::spawn(LoggerConfig::new(":memory:")).unwrap();
+        let traces = Traces::new(logger, HttpOptions::default());
+        // No thread releases the retrieval before this test looks.
+        traces.is_releasing.store(true, Ordering::SeqCst);
+        let json = r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{
+            "traceId":"5b8efff798038103d269b633813fc60c","spanId":"eee19b7ec3c1b174",
+            "endTimeUnixNano":"1790000000000000000","attributes":[
+            {"key":"openinference.span.kind","value":{"stringValue":"RETRIEVER"}}]}]}]}]}"#;
+        let span = JsonRequest::parse(json).unwrap().steps.remove(0).unwrap();
+        let arrival = traces.arrive(Box::new(span.clone()));
+        assert_eq!((arrival.ready.len(), traces.counts().waiting), (1, 0));
+        drop(Ready {
+            traces: &traces,
+            retrievals: arrival.ready.into(),
+        });
+        assert_eq!(traces.counts().waiting, 1);
+        assert!(traces.arrive(Box::new(span)).is_duplicate);
+        traces.close();
+        assert_eq!(
+            (traces.counts().retrievals, traces.counts().waiting),
+            (1, 0)
+        );
     }
 }

@@ -143,9 +143,17 @@ impl Retrieval {
         self.outcome(Judgement::default()) == OutcomeKind::Unknown
     }
 
+    /// Takes what a part of this retrieval says: a nested retriever or a reranker.
+    pub(crate) fn join(&mut self, part: &Self) {
+        match part.role {
+            Role::Retriever => self.absorb(part),
+            Role::Reranker => self.rerank(part),
+        }
+    }
+
     /// Takes from a nested retrieval what this one lacks. The outer span's own values win, because
     /// they are what the application saw.
-    pub(crate) fn absorb(&mut self, inner: &Self) {
+    fn absorb(&mut self, inner: &Self) {
         self.query_len = match self.query {
             Some(_) => self.query_len,
             None => inner.query_len,
@@ -164,7 +172,7 @@ impl Retrieval {
     }
 
     /// Takes the score and the number of results of a reranker, which the application saw last.
-    pub(crate) fn rerank(&mut self, reranker: &Self) {
+    fn rerank(&mut self, reranker: &Self) {
         if reranker.score.is_some() {
             (self.score, self.direction) = (reranker.score, reranker.direction);
         }
@@ -201,7 +209,7 @@ impl Retrieval {
             .filter(|_| self.started_at > 0)
             .map(|nanoseconds| Latency {
                 milliseconds: nanoseconds as f64 / 1e6,
-                whole: (nanoseconds + 500_000) / 1_000_000,
+                whole: nanoseconds.saturating_add(500_000) / 1_000_000,
             });
         Sent {
             kind: SentKind::Attempt(kind),

@@ -548,6 +548,15 @@ fn event_id_has_the_end_in_front_and_depends_on_the_span_alone() {
 }
 
 #[test]
+fn longest_latency_is_no_overflow() {
+    let mut span = proto_span(1, vec![kind("RETRIEVER")]);
+    (span.start_time_unix_nano, span.end_time_unix_nano) = (1, u64::MAX);
+    let retrieval = retrievals(&request(vec![span]).encode_to_vec()).remove(0);
+    let sent = retrieval.into_sent(TraceRuling::default());
+    assert_eq!(sent.latency.unwrap().whole, u64::MAX / 1_000_000);
+}
+
+#[test]
 fn outer_span_wins_and_inner_one_fills_what_it_lacks() {
     let span = |attributes| {
         let mut all = vec![kind("RETRIEVER")];
@@ -557,21 +566,21 @@ fn outer_span_wins_and_inner_one_fills_what_it_lacks() {
     let score = |value| attribute("retrieval.documents.0.document.score", text(value));
     let inner = span(vec![attribute("input.value", text("inner")), score("0.7")]);
     let mut outer = span(vec![attribute("input.value", text("outer, longer"))]);
-    outer.absorb(&inner);
+    outer.join(&inner);
     assert_eq!(outer.query.as_deref(), Some("outer, longer"));
     assert_eq!(
         (outer.query_len, outer.score, outer.count),
         (13, Some(0.7), Some(1))
     );
     let mut without_query = span(vec![score("0.2")]);
-    without_query.absorb(&inner);
+    without_query.join(&inner);
     assert_eq!(without_query.query.as_deref(), Some("inner"));
     assert_eq!(
         (without_query.query_len, without_query.score),
         (5, Some(0.2))
     );
     let mut empty = span(vec![attribute("output.value", text("[]"))]);
-    empty.absorb(&inner);
+    empty.join(&inner);
     assert_eq!((empty.score, empty.count), (None, Some(0)));
 }
 
