@@ -148,6 +148,9 @@ fn cell(value: Option<&Value>, kind: CellKind) -> String {
 pub(super) struct Output {
     out: io::StdoutLock<'static>,
     is_terminal: bool,
+    /// The first bytes of a character whose other bytes come with the next write. A service's
+    /// export is written as it comes.
+    partial: Vec<u8>,
 }
 
 impl Output {
@@ -158,24 +161,38 @@ impl Output {
         Self {
             is_terminal: out.is_terminal(),
             out,
+            partial: Vec::new(),
         }
     }
 }
 
 impl io::Write for Output {
-    /// Writes `bytes`. Callers never split a character between two writes.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if !self.is_terminal {
             return self.out.write(bytes);
         }
-        self.out
-            .write_all(escaped_lines(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        let text = complete_text(&mut self.partial, bytes);
+        self.out.write_all(escaped_lines(&text).as_bytes())?;
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
+}
+
+/// Returns the text of `partial` and `bytes`, without the first bytes of a last character that is
+/// not complete. These are left in `partial`. Bytes that are no text become U+FFFD.
+fn complete_text(partial: &mut Vec<u8>, bytes: &[u8]) -> String {
+    partial.extend_from_slice(bytes);
+    let last = partial
+        .utf8_chunks()
+        .last()
+        .map_or(&[][..], |chunk| chunk.invalid());
+    let is_incomplete = str::from_utf8(last).is_err_and(|error| error.error_len().is_none());
+    let length = partial.len() - if is_incomplete { last.len() } else { 0 };
+    let complete: Vec<u8> = partial.drain(..length).collect();
+    String::from_utf8_lossy(&complete).into_owned()
 }
 
 /// Escapes control characters but keeps line feeds and tabs. Messages of several lines and tables
@@ -238,6 +255,21 @@ mod tests {
             "a\\u{1b}[31mred\\u{202e}b\\n"
         );
         assert_eq!(escaped("où 🦀?"), "où 🦀?");
+    }
+
+    #[test]
+    fn text_split_anywhere_is_the_same_text() {
+        let text = "où 🦀 \u{1b}?".as_bytes();
+        for split in 0..=text.len() {
+            let mut partial = Vec::new();
+            let (front, back) = text.split_at(split);
+            let joined = complete_text(&mut partial, front) + &complete_text(&mut partial, back);
+            assert_eq!(joined.as_bytes(), text, "split at {split}");
+            assert_eq!(partial, b"");
+        }
+        let mut partial = Vec::new();
+        assert_eq!(complete_text(&mut partial, b"a\xff\xf0\x9f"), "a\u{fffd}");
+        assert_eq!(complete_text(&mut partial, b"b"), "\u{fffd}b");
     }
 
     #[test]

@@ -359,10 +359,19 @@ impl Settings {
             let text = fs::read_to_string(path).map_err(|error| {
                 CommandError::Usage(format!("--config {}: {error}", path.display()))
             })?;
-            let file: Map<String, Value> = toml::from_str(&text).map_err(|error| {
-                CommandError::Usage(format!("{}: {}", path.display(), error.message()))
-            })?;
+            let invalid = |message: &dyn fmt::Display| {
+                CommandError::Usage(format!("{}: {message}", path.display()))
+            };
+            let file: toml::Table =
+                toml::from_str(&text).map_err(|error| invalid(&error.message()))?;
             for (key, value) in file {
+                // JSON would turn such a number into null, which is the default.
+                if let Some(number) = non_finite(&value) {
+                    return Err(invalid(&format_args!(
+                        "{key} has the number {number}: expected a finite number"
+                    )));
+                }
+                let value = value.try_into().map_err(|error| invalid(&error))?;
                 let known = values
                     .get_mut(&key)
                     .ok_or_else(|| unknown(&key, &path.display().to_string()))?;
@@ -751,6 +760,19 @@ fn defaults() -> BTreeMap<String, (Value, SettingOrigin)> {
         .chain(service)
         .map(|(key, value)| (key, (value, SettingOrigin::Default)))
         .collect()
+}
+
+/// Returns a number of `value` that is NaN or infinite, if there is one.
+fn non_finite(value: &toml::Value) -> Option<f64> {
+    match value {
+        toml::Value::Float(number) => Some(*number).filter(|number| !number.is_finite()),
+        toml::Value::Array(items) => items.iter().find_map(non_finite),
+        toml::Value::Table(fields) => fields.values().find_map(non_finite),
+        toml::Value::String(_)
+        | toml::Value::Integer(_)
+        | toml::Value::Boolean(_)
+        | toml::Value::Datetime(_) => None,
+    }
 }
 
 /// Returns the fields of a struct by name. The map of a value that is no struct is empty.
@@ -1325,6 +1347,21 @@ mod tests {
                 && !error.contains("secret"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn number_that_is_not_finite_is_rejected() {
+        for (text, key) in [
+            ("confidence_threshold = nan", "trace_rules"),
+            ("confidence_threshold = -inf", "trace_rules"),
+        ] {
+            let (_file, flags) = file(&format!("[[{key}]]\nsource = \"a\"\n{text}\n"));
+            let error = loaded(flags, &[]).err().unwrap();
+            assert!(error.contains(key) && error.contains("finite"), "{error}");
+        }
+        let (_file, flags) = file("batch_size = inf\n");
+        let error = loaded(flags, &[]).err().unwrap();
+        assert!(error.contains("batch_size has the number inf"), "{error}");
     }
 
     #[test]
