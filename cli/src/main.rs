@@ -41,6 +41,7 @@ mod client;
 mod descriptors;
 mod ingest;
 mod listen;
+mod log;
 mod output;
 mod read;
 mod redact;

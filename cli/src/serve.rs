@@ -21,13 +21,12 @@ use std::time::Duration;
 use actix_web::{App, HttpServer};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
+use tracing_subscriber::EnvFilter;
 
 use failure_logger::{FailureLogger, LoggerHandle, http, program};
 
 use super::listen::{self, Bound, Listen};
+use super::log::{self, LogFilter};
 use super::settings::{DEFAULT_MAX_CONNECTIONS, Flags, LogFormat, Settings};
 use super::{CommandError, descriptors};
 
@@ -50,7 +49,7 @@ pub(super) async fn serve(
     flags: &Flags,
     signals: Signals,
 ) -> Result<(), CommandError> {
-    let log = install_log(settings)?;
+    let log = log::install(settings)?;
     let bound = listen::bind(&settings.service.listen)?;
     let addresses: Vec<Listen> = bound.iter().filter_map(Bound::address).collect();
     let options = settings.http_on(&addresses)?;
@@ -139,35 +138,6 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// Handle that replaces the level filter of the log while the service runs.
-type LogFilter = reload::Handle<EnvFilter, Registry>;
-
-/// Installs the subscriber that writes the log to standard error.
-fn install_log(settings: &Settings) -> Result<LogFilter, CommandError> {
-    let (filter, handle) = reload::Layer::new(log_filter(settings)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let lines = match settings.service.log_format {
-        LogFormat::Text => lines.with_ansi(false).boxed(),
-        LogFormat::Json => lines.json().boxed(),
-    };
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
-        .init();
-    Ok(handle)
-}
-
-/// Parses the filter. Fails with the level as it was set, because the error of the filter quotes
-/// only a part of it.
-fn log_filter(settings: &Settings) -> Result<EnvFilter, CommandError> {
-    let level = &settings.service.log_level;
-    EnvFilter::try_new(level).map_err(|error| {
-        CommandError::Usage(format!(
-            "log_level = {level}: {error}; expected error, warn, info, debug or trace"
-        ))
-    })
-}
-
 /// Signal handlers of the service. They are installed before anything else, because the default
 /// action of each signal ends the process.
 pub(super) struct Signals {
@@ -237,7 +207,7 @@ fn read_settings(
     addresses: &[Listen],
 ) -> Result<(http::HttpOptions, EnvFilter), CommandError> {
     let settings = Settings::load(flags)?;
-    Ok((settings.http_on(addresses)?, log_filter(&settings)?))
+    Ok((settings.http_on(addresses)?, log::filter(&settings)?))
 }
 
 /// Reads the settings for a running service. Fails if a scope loses its last token, because a scope

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
@@ -74,11 +74,9 @@ fn sockets_of_systemd_replace_the_listen_addresses() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    std::io::BufRead::read_line(
-        &mut std::io::BufReader::new(child.stdout.as_mut().unwrap()),
-        &mut line,
-    )
-    .unwrap();
+    std::io::BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     assert_eq!(line.trim(), format!("listening on {url}"));
     let response = exchange(&url, GET);
     child.kill().unwrap();
@@ -167,11 +165,9 @@ fn few_descriptors_limit_connections_and_spare_the_database() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    std::io::BufRead::read_line(
-        &mut std::io::BufReader::new(child.stdout.as_mut().unwrap()),
-        &mut line,
-    )
-    .unwrap();
+    std::io::BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     let url = line
         .trim()
         .strip_prefix("listening on ")
@@ -193,6 +189,37 @@ fn few_descriptors_limit_connections_and_spare_the_database() {
     let output = child.wait_with_output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(log.contains("needs 20000 file descriptors"), "{log}");
+}
+
+#[test]
+fn log_explains_a_request_of_grpc() {
+    let db = TestDb::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_failure-logger"))
+        .args(["serve", "--db", &db.url(), "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let address = line.trim().strip_prefix("listening on http://").unwrap();
+    for _ in 0..2 {
+        let mut exporter = std::net::TcpStream::connect(address).unwrap();
+        exporter
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .unwrap();
+        let mut response = String::new();
+        exporter.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 400"), "{response}");
+    }
+    child.kill().unwrap();
+    let log = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    let hints = log
+        .matches("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
+        .count();
+    assert_eq!(hints, 1, "{log}");
 }
 
 #[test]
