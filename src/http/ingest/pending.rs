@@ -36,6 +36,8 @@ pub(crate) struct Pending {
     /// Parents of retrievals that were counted by themselves: a parent that turns out to be a
     /// retriever is the same attempt.
     counted_parents: Recent,
+    /// Rerankers whose retrieval never arrived.
+    lone_rerankers: u64,
 }
 
 struct Waiting {
@@ -127,8 +129,16 @@ impl Pending {
         let retrieval = if is_current { self.remove(id) } else { None }?;
         match retrieval.role {
             Role::Retriever => Some(self.release(retrieval)),
-            Role::Reranker => None,
+            Role::Reranker => {
+                self.lone_rerankers += 1;
+                None
+            }
         }
+    }
+
+    /// Returns the number of rerankers that waited in vain for their retrieval.
+    pub(crate) fn lone_rerankers(&self) -> u64 {
+        self.lone_rerankers
     }
 
     /// Returns `true` if nothing waits.
@@ -512,7 +522,9 @@ mod tests {
         let (mut pending, now) = (Pending::default(), Instant::now());
         assert!(pending.arrive(span("RERANKER", 1, 0, 0.9), now).is_part);
         pending.arrive(span("RERANKER", 2, 9, 0.9), now);
+        assert_eq!((pending.lone_rerankers(), pending.len()), (0, 1));
         assert_eq!(pending.pop_expired(now + MAX_WAIT), None);
+        assert_eq!(pending.lone_rerankers(), 1);
         assert!(pending.is_empty() && pending.children.is_empty());
     }
 

@@ -403,7 +403,8 @@ pub(crate) struct TraceCounts {
     pub(crate) duplicates: u64,
     /// Retrievals that a rule ignores.
     pub(crate) ignored: u64,
-    /// Spans that are counted with another span: nested retrievers, and rerankers.
+    /// Spans that are no attempts by themselves: nested retrievers, and rerankers, also without
+    /// their retrieval.
     pub(crate) parts: u64,
     /// Retrievals that wait for the span around them, for ten seconds at most.
     pub(crate) waiting: u64,
@@ -435,14 +436,18 @@ impl Traces {
     pub(crate) fn counts(&self) -> TraceCounts {
         // Relaxed, as all counters here: statistics that no other memory depends on.
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (waiting, lone_rerankers) = {
+            let pending = &self.state().pending;
+            (pending.len() as u64, pending.lone_rerankers())
+        };
         TraceCounts {
             spans: count(&self.spans),
             retrievals: count(&self.retrievals),
             unknown: count(&self.unknown),
             duplicates: count(&self.duplicates),
             ignored: count(&self.ignored),
-            parts: count(&self.parts),
-            waiting: self.state().pending.len() as u64,
+            parts: count(&self.parts) + lone_rerankers,
+            waiting,
         }
     }
 
