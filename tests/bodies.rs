@@ -486,6 +486,8 @@ async fn responses_are_compressed_on_request_and_tail_streams_never() {
     for (path, encoding) in [
         ("/openapi.json", Some("gzip")),
         ("/v1/summary", Some("gzip")),
+        ("/", Some("gzip")),
+        ("/assets/main.js", Some("gzip")),
         ("/v1/tail", Some("identity")),
     ] {
         let request = service

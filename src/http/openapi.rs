@@ -70,7 +70,10 @@ impl utoipa::Modify for Tokens {
 ))]
 pub(crate) async fn openapi(request: HttpRequest) -> HttpResponse {
     // The description is constant while the process runs.
-    static JSON: OnceLock<Vec<u8>> = OnceLock::new();
-    let json = JSON.get_or_init(|| serde_json::to_vec(&Description::openapi()).unwrap_or_default());
-    cached::respond(&request, "application/json", json)
+    static JSON: OnceLock<cached::Content> = OnceLock::new();
+    let content = JSON.get_or_init(|| {
+        let json = serde_json::to_vec(&Description::openapi()).unwrap_or_default();
+        cached::Content::new("application/json", json)
+    });
+    cached::respond(&request, content)
 }
