@@ -372,6 +372,17 @@ async fn every_read_responds_with_json() {
         .map(|point| point["failures"].as_u64().unwrap())
         .sum();
     assert_eq!((failures, &series["step_seconds"]), (120, &json!(60)));
+    let (_, wide) = service
+        .read("/v1/timeseries?since=1h&max_steps=4&latency=true")
+        .await;
+    assert_eq!(wide["step_seconds"], 900);
+    for steps in ["0", "201", "x"] {
+        let (status, problem) = service
+            .read(&format!("/v1/timeseries?max_steps={steps}"))
+            .await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("1 to 200"));
+    }
     assert_eq!(
         service.read("/v1/queries?limit=2").await.1["data"]
             .as_array()

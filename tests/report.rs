@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use common::{TestDb, block_on, no_hit};
 use failure_logger::error::{ChangeError, ReadError};
-use failure_logger::report::{ExportFormat, Failure, FailurePage, QueryFilter};
+use failure_logger::report::{ExportFormat, Failure, FailurePage, QueryFilter, TimeseriesRequest};
 use failure_logger::{
     FailureFilter, FailureReader, LoggerHandle, Outcome, PageRequest, QueryStatus,
     RetrievalFailureRecord, RetrievalFailureType, ScoreDirection, TimeRange,
@@ -435,6 +435,38 @@ fn summary_compares_strategies_and_the_previous_range() {
         (latency.p50 - 14.0).abs() <= 1.0 && (latency.p99 - 100.0).abs() <= 1.0,
         "{latency:?}"
     );
+}
+
+#[test]
+fn timeseries_has_wider_steps_and_latencies_on_request() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let monitor = logger.strategy("semantic");
+    for minutes in [1, 2, 60 * 20] {
+        for ms in [10, 20, 30] {
+            monitor.record(Outcome::success(Duration::from_millis(ms)).at(ago(minutes * MINUTE)));
+        }
+    }
+    let reader = flushed(&logger);
+    for (max_steps, step) in [(200, 15 * MINUTE), (40, HOUR), (5, 6 * HOUR), (1, DAY)] {
+        let request = TimeseriesRequest {
+            max_steps,
+            latency: true,
+            ..TimeseriesRequest::default()
+        };
+        let series = block_on(reader.timeseries(TimeRange::last(DAY), request)).unwrap();
+        assert_eq!(series.step_seconds, step.as_secs(), "{max_steps}");
+        assert!(series.points.len() <= max_steps + 1);
+        let [points] = &series.strategies[..] else {
+            panic!("one strategy");
+        };
+        assert_eq!(points.latency_p95_ms.len(), series.points.len());
+        for (attempts, latency) in points.attempts.iter().zip(&points.latency_p95_ms) {
+            assert_eq!(*latency, (*attempts > 0).then_some(30.0));
+        }
+    }
+    let plain = block_on(reader.timeseries(TimeRange::last(DAY), Vec::new())).unwrap();
+    assert!(plain.strategies[0].latency_p95_ms.is_empty());
 }
 
 #[test]

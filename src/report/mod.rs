@@ -31,8 +31,11 @@ pub use list::{ListCursor, ListRequest};
 #[cfg(feature = "http")]
 pub(crate) use queries::group_id;
 pub use queries::{QueryFilter, QueryGroup, TopQueries};
+#[cfg(feature = "http")]
+pub(crate) use rates::MAX_STEPS;
 pub use rates::{
-    Latency, Rates, StrategyPoints, StrategySummary, Summary, TimePoint, Timeseries, TypeRate,
+    Latency, Rates, StrategyPoints, StrategySummary, Summary, TimePoint, Timeseries,
+    TimeseriesRequest, TypeRate,
 };
 pub use scan::Scanned;
 

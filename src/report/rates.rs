@@ -37,9 +37,9 @@ const STEPS: [i64; 8] = [
     28 * DAY_MS,
 ];
 /// Ranges beyond this are cut down to what there is: fifteen years.
-const LONGEST_MS: i64 = MAX_STEPS * 28 * DAY_MS;
+const LONGEST_MS: i64 = MAX_STEPS as i64 * 28 * DAY_MS;
 /// Steps of a timeseries at most.
-const MAX_STEPS: i64 = 200;
+pub(crate) const MAX_STEPS: usize = 200;
 
 /// Rates of a range of time, in all and by strategy, beside those of the range before.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,6 +61,11 @@ pub struct Summary {
     #[serde(serialize_with = "crate::model::time::serialize_optional_moment")]
     #[cfg_attr(feature = "http", schema(value_type = Option<String>, format = DateTime))]
     pub rows_since: Option<SystemTime>,
+    /// The beginning of the oldest count, which may be that of its day. A range that begins
+    /// earlier is not covered as a whole. `None`: no attempt was counted yet.
+    #[serde(serialize_with = "crate::model::time::serialize_optional_moment")]
+    #[cfg_attr(feature = "http", schema(value_type = Option<String>, format = DateTime))]
+    pub attempts_since: Option<SystemTime>,
     /// Records that were lost in the range, by reason: nothing else is known of them. What the
     /// present process lost in the last minute may be missing.
     pub dropped: DropCounts,
@@ -182,6 +187,40 @@ pub struct StrategyPoints {
     pub attempts: Vec<u64>,
     /// Attempts that failed, in each step.
     pub failures: Vec<u64>,
+    /// 95 % of the attempts of each step took no longer, in milliseconds. Empty unless
+    /// [`TimeseriesRequest::latency`] asks for it; `None` for a step without a latency.
+    pub latency_p95_ms: Vec<Option<f64>>,
+}
+
+/// The content of a timeseries besides its range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeseriesRequest {
+    /// Only attempts of these strategies. Empty, the default: of all.
+    pub strategies: Vec<String>,
+    /// Maximum number of steps, 1 to 200; 200 by default. A range that begins or ends within a step
+    /// has one more.
+    pub max_steps: usize,
+    /// Reads latencies, too. They cost more than counts. Default: `false`.
+    pub latency: bool,
+}
+
+impl Default for TimeseriesRequest {
+    fn default() -> Self {
+        Self {
+            strategies: Vec::new(),
+            max_steps: MAX_STEPS,
+            latency: false,
+        }
+    }
+}
+
+impl From<Vec<String>> for TimeseriesRequest {
+    fn from(strategies: Vec<String>) -> Self {
+        Self {
+            strategies,
+            ..Self::default()
+        }
+    }
 }
 
 /// Rates of one step.
@@ -234,9 +273,9 @@ impl FailureReader {
         self.reads.run(Lane::Quick, self.timeout, read).await
     }
 
-    /// Reads the rates in each step of `range`, of all strategies or of the named ones. The step is
-    /// the smallest one that gives at most 200 points: a minute for up to three hours, an hour for
-    /// a week, six hours for a month.
+    /// Reads the rates in each step of `range`, of all strategies or of those of the request. The
+    /// step is the smallest one that gives at most `max_steps`. With the default of 200 it is a
+    /// minute for up to three hours, an hour for a week, six hours for a month.
     ///
     /// # Errors
     ///
@@ -244,10 +283,11 @@ impl FailureReader {
     pub async fn timeseries(
         &self,
         range: TimeRange,
-        strategies: Vec<String>,
+        request: impl Into<TimeseriesRequest>,
     ) -> Result<Timeseries, ReadError> {
+        let request = request.into();
         let run = move |snapshot: &mut dyn Snapshot, deadline: Deadline| {
-            timeseries(snapshot, range, &strategies, Timestamp::now(), deadline)
+            timeseries(snapshot, range, &request, Timestamp::now(), deadline)
         };
         self.reads.run(Lane::Quick, self.timeout, run).await
     }
@@ -325,6 +365,7 @@ fn summary(
         previous: previous.rates(is_known),
         strategies,
         rows_since: snapshot.oldest_failure()?.map(Into::into),
+        attempts_since: snapshot.oldest_attempt()?.map(Into::into),
         dropped: snapshot.drops(covered.from..covered.to)?,
         previous_dropped: snapshot.drops(before.from..before.to)?,
         log_id: snapshot.log_of_any_version()?.log_id,
@@ -355,14 +396,22 @@ impl StrategySummary {
 fn timeseries(
     snapshot: &mut dyn Snapshot,
     range: TimeRange,
-    strategies: &[String],
+    request: &TimeseriesRequest,
     now: Timestamp,
     deadline: Deadline,
 ) -> Result<Timeseries, ReadError> {
+    let TimeseriesRequest {
+        strategies,
+        max_steps,
+        latency,
+    } = request;
     let range = clipped(snapshot, range, now)?;
     let length = range.to - range.from;
     let finest = finest(range, now).span();
-    let fits = |step: &i64| *step >= finest && length / step <= MAX_STEPS;
+    let max_steps = i64::try_from(*max_steps.min(&MAX_STEPS))
+        .unwrap_or(1)
+        .max(1);
+    let fits = |step: &i64| *step >= finest && length / step <= max_steps;
     let step = STEPS.into_iter().find(fits).unwrap_or(28 * DAY_MS);
     let from = range.from.floor(step);
     let steps = ((range.to - from).div_euclid(step)
@@ -380,6 +429,7 @@ fn timeseries(
         |name: &str| strategies.is_empty() || strategies.iter().any(|wanted| wanted == name);
     let mut counts = vec![Counts::default(); steps];
     let mut by_strategy: BTreeMap<String, StrategyPoints> = BTreeMap::new();
+    let mut latencies: BTreeMap<String, Vec<Sketch>> = BTreeMap::new();
     let resolution = Resolution::ALL
         .into_iter()
         .rev()
@@ -399,6 +449,14 @@ fn timeseries(
             && is_wanted(&bucket.strategy)
         {
             counts.add(&bucket, false);
+            if *latency && let Some(measured) = bucket.latency() {
+                let sketches = latencies
+                    .entry(bucket.strategy.clone())
+                    .or_insert_with(|| vec![Sketch::default(); steps]);
+                if let Some(sketch) = sketches.get_mut(step) {
+                    sketch.merge(&measured);
+                }
+            }
             let points = by_strategy
                 .entry(bucket.strategy)
                 .or_insert_with_key(|name| StrategyPoints::none(name, steps));
@@ -410,7 +468,7 @@ fn timeseries(
         &[span],
         TimeRange { to, ..range },
         deadline,
-        false,
+        *latency,
         add,
     )?;
     let settings = snapshot.strategies()?;
@@ -425,6 +483,12 @@ fn timeseries(
         .zip(0..)
         .map(|(counts, nth)| counts.point(from + nth * step, known))
         .collect();
+    for (strategy, sketches) in latencies {
+        if let Some(points) = by_strategy.get_mut(&strategy) {
+            let p95 = |sketch: &Sketch| Latency::of(sketch).map(|latency| latency.p95);
+            points.latency_p95_ms = sketches.iter().map(p95).collect();
+        }
+    }
     let strategies = by_strategy.into_values().collect();
     Ok(Timeseries {
         range,
@@ -440,6 +504,7 @@ impl StrategyPoints {
             retrieval_strategy: strategy.into(),
             attempts: vec![0; steps],
             failures: vec![0; steps],
+            latency_p95_ms: Vec::new(),
         }
     }
 
@@ -786,7 +851,7 @@ mod tests {
             let series = timeseries(
                 &mut log,
                 range,
-                &[],
+                &TimeseriesRequest::default(),
                 NOW,
                 Deadline::after(std::time::Duration::MAX),
             )

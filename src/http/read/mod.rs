@@ -25,7 +25,7 @@ use crate::model::outcome::RetrievalFailureType;
 use crate::model::time::TimeRange;
 use crate::report::{
     Calibration, Conversations, Cursor, ExportFormat, FailurePage, ListCursor, ListRequest,
-    PageRequest, StrategySummary, Summary, Timeseries,
+    MAX_STEPS, PageRequest, StrategySummary, Summary, Timeseries, TimeseriesRequest,
 };
 
 /// Default time range.
@@ -433,6 +433,15 @@ ranged! {
     /// Only attempts of this strategy. May occur several times.
     #[serde(default)]
     retrieval_strategy: Vec<String>,
+    /// Maximum number of steps; 200 by default. A range that begins or ends within a step has one
+    /// more.
+    #[serde(default, deserialize_with = "steps")]
+    #[param(minimum = 1, maximum = 200)]
+    max_steps: Option<usize>,
+    /// `true`: also returns the latencies of each strategy.
+    #[serde(default, deserialize_with = "crate::http::params::boolean")]
+    #[param(value_type = bool)]
+    latency: bool,
     }
 }
 
@@ -450,7 +459,12 @@ pub(crate) async fn timeseries(
     let (range, reader) = (or_last_day(query.period()?)?, api.logger.reader());
     api.reads
         .respond(&api, &request, async move {
-            json(&reader.timeseries(range, query.retrieval_strategy).await?)
+            let request = TimeseriesRequest {
+                strategies: query.retrieval_strategy,
+                max_steps: query.max_steps.unwrap_or(MAX_STEPS),
+                latency: query.latency,
+            };
+            json(&reader.timeseries(range, request).await?)
         })
         .await
 }
@@ -693,6 +707,16 @@ pub(crate) fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
         _ => Err(serde::de::Error::custom("expected 1 to 1000")),
     };
     text.map(limit).transpose()
+}
+
+/// Deserializes a number of steps.
+fn steps<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let steps = |text: String| match text.parse::<usize>() {
+        Ok(steps) if (1..=MAX_STEPS).contains(&steps) && is_digits(&text) => Ok(steps),
+        _ => Err(serde::de::Error::custom("expected 1 to 200")),
+    };
+    text.map(steps).transpose()
 }
 
 /// Deserializes a time budget. Its maximum is half of the default timeout of a read.
