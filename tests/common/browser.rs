@@ -36,6 +36,15 @@ impl Drop for Driver {
     }
 }
 
+/// The place of an element in the window, in pixels.
+#[derive(Clone, Copy)]
+pub struct Rectangle {
+    pub x: f64,
+    pub y: f64,
+    pub width: f64,
+    pub height: f64,
+}
+
 #[derive(Clone, Copy)]
 pub struct Screen {
     pub width: u32,
@@ -198,6 +207,30 @@ impl Browser {
             .query()
             .unwrap_or_default()
             .to_owned()
+    }
+
+    /// Returns the place of an element, which it scrolls to.
+    pub async fn rectangle(&self, selector: &str) -> Rectangle {
+        let found = self
+            .eval(&format!(
+                "(() => {{ const found = document.querySelector({selector:?}); \
+                 found.scrollIntoView({{block: 'center'}}); \
+                 const {{x, y, width, height}} = found.getBoundingClientRect(); \
+                 return [x, y, width, height]; }})()"
+            ))
+            .await;
+        let [x, y, width, height] = serde_json::from_value(found).expect(selector);
+        Rectangle {
+            x,
+            y,
+            width,
+            height,
+        }
+    }
+
+    pub async fn mouse(&self, kind: &str, x: f64, y: f64) {
+        let event = json!({"type": kind, "x": x, "y": y});
+        self.devtools("Input.dispatchMouseEvent", event).await;
     }
 
     pub async fn devtools(&self, command: &str, parameters: Value) -> Value {

@@ -84,10 +84,12 @@ interface StrategySummary {
 }
 
 interface Summary {
+	range: { from: string; to: string };
 	total: Rates;
 	previous: Rates;
 	strategies: StrategySummary[];
 	rows_since: string | null;
+	attempts_since: string | null;
 	dropped: Record<string, number>;
 	previous_dropped: Record<string, number>;
 }
@@ -102,7 +104,23 @@ interface TimePoint extends Record<FailureType, number> {
 interface Timeseries {
 	step_seconds: number;
 	points: TimePoint[];
-	strategies: { retrieval_strategy: string; failures: number[] }[];
+	strategies: StrategyPoints[];
+}
+
+interface StrategyPoints {
+	retrieval_strategy: string;
+	attempts: number[];
+	failures: number[];
+	/** Empty unless the request asks for latencies. */
+	latency_p95_ms: (number | null)[];
+}
+
+/** A mark of time, such as a deployment. */
+interface Annotation {
+	id: string;
+	at: string;
+	text: string;
+	version: string | null;
 }
 
 interface ServiceStats {
@@ -112,6 +130,7 @@ interface ServiceStats {
 	last_flush: string | null;
 	/** The reason for which the service is not healthy. */
 	unhealthy: string | null;
+	dropped: Record<string, number>;
 	database_bytes: number;
 }
 
@@ -158,6 +177,13 @@ interface Calibration {
 /** Parameters of a request; one that is null or undefined is left out. */
 type Params = Record<string, Maybe<string | number>>;
 
+/** A token that a person entered. */
+interface GivenToken {
+	token: string;
+	/** Until the tab is closed. */
+	isKept: boolean;
+}
+
 /** Listeners of a tail stream. */
 interface TailListeners {
 	failure(failure: Failure): void;
@@ -173,6 +199,7 @@ type StateKey =
 	| "since"
 	| "from"
 	| "to"
+	| "whole"
 	| "type"
 	| "strategy"
 	| "conversation"
@@ -183,6 +210,7 @@ type StateKey =
 	| "cursor"
 	| "back"
 	| "status"
+	| "sort"
 	| "threshold";
 type State = { page: PageName } & Partial<Record<StateKey, string>>;
 /** Changes of the state; null removes a value. */
@@ -196,6 +224,8 @@ interface Page {
 	readonly isHeld?: boolean;
 	/** Puts the focus into the search field. */
 	search?(): void;
+	/** Keys of this page, with what they do. */
+	readonly keys?: Record<string, [text: string, act: () => void]>;
 }
 
 // Elements.
@@ -303,14 +333,82 @@ interface Format {
 	/** The first label of a day has the date. */
 	ticks(seconds: number[], step: number): string[];
 	logged(text: string, attributes?: Attributes): HTMLElement;
+	interval(part: number, all: number): [low: number, high: number];
 }
 
-interface Charts {
-	/**
-	 * Failures are stacked by type, beside the failure rate. Calls `zoom` with the range in seconds
-	 * over which a person dragged.
-	 */
-	failuresOverTime(series: Timeseries, zoom: (from: number, to: number) => void): ChartView;
+/** Values of a chart over time. `low` follows its `high`: the space between them is filled. */
+interface ChartSeries {
+	kind: "bars" | "line" | "high" | "low";
+	/** A colour of style.css. */
+	color: string;
+	dash?: number[];
+	values: (number | null)[];
+}
+
+/** A chart over time, in equal steps. */
+interface TimeChart {
+	label: string;
+	height: number;
+	/** The width of the axis of values; by default that of its labels. */
+	width?: number;
+	/** `false`: a chart below has the labels of the times. */
+	hasTimes?: boolean;
+	/** The seconds at which the steps begin. */
+	starts: number[];
+	step: number;
+	/** The last step is not over, and is hatched. */
+	isOpen: boolean;
+	series: ChartSeries[];
+	axisText(value: number): string;
+	/** Returns the upper end of the axis. */
+	top(highest: number): number;
+	/** Returns the content of the tooltip of a step. */
+	tip(index: number): Child[];
+	/** Called with the range over which a person dragged. */
+	zoom?(from: number, to: number): void;
+}
+
+interface TimeChartView extends ChartView {
+	chart: import("../../src/http/dashboard/plot.js").Chart;
+	linkTo(others: TimeChartView[]): void;
+}
+
+interface Plots {
+	overTime(chart: TimeChart): TimeChartView;
+	selectRange(
+		plot: Plot,
+		/** Returns the left edge of a step and the right edge of another. */
+		edges: (plot: Plot, from: number, to: number) => number[],
+		chosen: (from: number, to: number) => void,
+	): void;
+}
+
+interface StrategyLine {
+	name: string;
+	rank: number;
+	attempts: number[];
+	failures: number[];
+	latencies: (number | null)[];
+}
+
+interface StrategyChart {
+	title: string;
+	values(strategy: StrategyLine): (number | null)[];
+	text(value: number): string;
+	axisText(value: number): string;
+	top(highest: number): number;
+}
+
+type Zoom = (from: number, to: number) => void;
+
+interface TimeCharts {
+	/** The failure rate, above the failures, which are stacked by type. */
+	failuresOverTime(series: Timeseries, zoom: Zoom): ChartView;
+	/** `ranked` are the names of the strategies, the most important first. */
+	strategiesOverTime(series: Timeseries, ranked: string[], zoom: Zoom): ChartView;
+}
+
+interface ScoreCharts {
 	/**
 	 * The scores of successes beside those of failures, and the failure rate of each threshold. Calls
 	 * `moved` with the threshold to which a person dragged.
@@ -320,6 +418,30 @@ interface Charts {
 		threshold: number | null,
 		moved: (threshold: number) => void,
 	): ThresholdChart;
+}
+
+/** The rates that the overview shows, and those of the period before. */
+interface ChosenRates {
+	rates: Rates;
+	before: Rates;
+	strategies: StrategySummary[];
+}
+
+/** The name of the period before, or the reason for which there is no comparison. */
+type Comparison = { period: string; reason: null } | { period: null; reason: string };
+
+interface OverviewPage {
+	chooseRates(summary: Summary, strategy: string | undefined): ChosenRates;
+	comparison(summary: Summary, chosen: ChosenRates, period: string): Comparison;
+	heroContent(
+		summary: Summary,
+		chosen: ChosenRates,
+		compared: Comparison,
+		series: Timeseries,
+		trend: Element,
+	): Child[];
+	heroChange(rates: Rates, before: Rates, period: string): Child;
+	strategyTable(strategies: StrategySummary[], compared: Comparison): Element;
 }
 
 interface FailuresPage {

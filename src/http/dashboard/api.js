@@ -1,11 +1,33 @@
 // Requests to the routes of the service that serves this page.
 
-/** In the memory of this page only: a reload forgets it. */
-let token = "";
-/** @type {(wasRejected: boolean) => Promise<string | null>} */
+/** Where the token is kept until the tab is closed, if the reader wants that. */
+const KEPT = "failure-logger-token";
+/** In the memory of this page: a reload forgets it, unless the reader wants it kept. */
+let token = keptToken();
+/** @type {(wasRejected: boolean) => Promise<GivenToken | null>} */
 let askForToken = async () => null;
-/** @type {Promise<string | null> | null} */
+/** @type {Promise<GivenToken | null> | null} */
 let asking = null;
+
+function keptToken() {
+	try {
+		return sessionStorage.getItem(KEPT) ?? "";
+	} catch {
+		// The browser does not allow it.
+		return "";
+	}
+}
+
+/** @param {GivenToken} given */
+function setToken(given) {
+	({ token } = given);
+	try {
+		if (given.isKept) sessionStorage.setItem(KEPT, token);
+		else sessionStorage.removeItem(KEPT);
+	} catch {
+		// The token lasts as long as the page.
+	}
+}
 
 /** Sets the function that asks a person for the token. @param {typeof askForToken} ask */
 export function onTokenNeeded(ask) {
@@ -69,7 +91,7 @@ async function send(path, params, options = {}) {
 					"Reload the page, and enter a token with the scope read.",
 				);
 			}
-			token = given;
+			setToken(given);
 		}
 		return send(path, params, options);
 	}

@@ -1,12 +1,10 @@
 // The page of a strategy's scores, with the failure rate of any threshold.
 
 import * as api from "./api.js";
-import * as charts from "./charts.js";
 import { debounce, empty, field, h, hint, replace, select } from "./dom.js";
 import * as format from "./format.js";
+import { scores } from "./scores.js";
 import * as state from "./state.js";
-
-export const title = "Calibration";
 
 /** @type {Mount} */
 export function mount(root) {
@@ -80,7 +78,7 @@ export function mount(root) {
 			}
 			const given = Number.parseFloat(now.threshold ?? "");
 			const threshold = Number.isFinite(given) ? given : calibration.confidence_threshold;
-			const shown = charts.scores(calibration, threshold, moved => {
+			const shown = scores(calibration, threshold, moved => {
 				showRate(calibration, moved, signal);
 				saveThreshold(Number(moved.toPrecision(6)));
 			});

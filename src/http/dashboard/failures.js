@@ -19,8 +19,6 @@ import {
 import * as format from "./format.js";
 import * as state from "./state.js";
 
-export const title = "Failures";
-
 const PER_PAGE = 50;
 /** The time budget of a request. A page of rare failures takes many requests. */
 const WITHIN_MS = 20;

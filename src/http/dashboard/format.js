@@ -22,24 +22,35 @@ export function typeColumns(classes) {
 export const STATUS_ACTIONS = { open: "Reopen", resolved: "Resolve", ignored: "Ignore" };
 export const STATUSES = /** @type {QueryStatus[]} */ (Object.keys(STATUS_ACTIONS));
 
-const whole = new Intl.NumberFormat();
-const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
-const fine = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
-const rough = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
-const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
-const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
-const short = new Intl.DateTimeFormat(undefined, {
-	month: "short",
-	day: "numeric",
-	hour: "2-digit",
-	minute: "2-digit",
+/** The page is in English: numbers and times are, too, so that they are the same for all readers. */
+const LOCALE = "en-GB";
+const whole = new Intl.NumberFormat(LOCALE);
+const compact = new Intl.NumberFormat(LOCALE, { notation: "compact", maximumFractionDigits: 1 });
+const fine = new Intl.NumberFormat(LOCALE, { maximumSignificantDigits: 3 });
+const rough = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 1 });
+/** @type {Intl.DateTimeFormatOptions} */
+const DAY = { month: "short", day: "numeric" };
+/** @type {Intl.DateTimeFormatOptions} */
+const CLOCK = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const day = new Intl.DateTimeFormat(LOCALE, DAY);
+const clock = new Intl.DateTimeFormat(LOCALE, CLOCK);
+const minute = new Intl.DateTimeFormat(LOCALE, { ...DAY, ...CLOCK });
+const short = new Intl.DateTimeFormat(LOCALE, { ...DAY, ...CLOCK, second: "2-digit" });
+const long = new Intl.DateTimeFormat(LOCALE, {
+	year: "numeric",
+	...DAY,
+	...CLOCK,
 	second: "2-digit",
 });
 
 /** @param {Maybe<number>} value */
 export function number(value) {
 	return value == null ? "–" : whole.format(value);
+}
+
+/** Shortens a large number, such as 1.2M. @param {number} value */
+export function compactNumber(value) {
+	return value < 10_000 ? whole.format(value) : compact.format(value);
 }
 
 /** @param {Maybe<number>} value */
@@ -50,13 +61,33 @@ export function score(value) {
 /** @param {number} value @param {number} digits */
 export function percent(value, digits) {
 	const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
-	return `${value.toLocaleString(undefined, options)} %`;
+	return `${value.toLocaleString(LOCALE, options)} %`;
 }
 
 /** Returns a share (0 to 1) in percent. @param {Maybe<number>} value */
 export function share(value) {
 	if (value == null) return "–";
 	return percent(100 * value, value !== 0 && value < 0.1 ? 2 : 1);
+}
+
+/** Returns the 95 % interval of a share (Wilson). @type {Format["interval"]} */
+export function interval(part, all) {
+	if (all === 0) return [0, 1];
+	const z2 = 1.96 ** 2;
+	const middle = (part + z2 / 2) / (all + z2);
+	const half = (1.96 / (all + z2)) * Math.sqrt((part * (all - part)) / all + z2 / 4);
+	return [Math.max(0, middle - half), Math.min(1, middle + half)];
+}
+
+/** Returns an interval of shares as text. @param {number} low @param {number} high */
+export function between(low, high) {
+	return `${rough.format(100 * low)} to ${rough.format(100 * high)} %`;
+}
+
+/** Returns a difference of two shares with its sign, such as "+4.3 points". @param {number} by */
+export function points(by) {
+	const sign = by > 0 ? "+" : by < 0 ? "−" : "±";
+	return `${sign}${rough.format(Math.abs(100 * by))} points`;
 }
 
 /** @param {Maybe<number>} value */
@@ -100,7 +131,26 @@ function timeElement(moment, text) {
 
 /** @param {string} moment */
 export function time(moment, { withYear = false } = {}) {
-	return timeElement(moment, (withYear ? local : short).format(new Date(moment)));
+	return timeElement(moment, (withYear ? long : short).format(new Date(moment)));
+}
+
+/** Returns a moment without seconds as text. @param {string} moment */
+export function minuteText(moment) {
+	return minute.format(new Date(moment));
+}
+
+/** Returns the time of day as text. @param {string} moment */
+export function clockText(moment) {
+	return clock.format(new Date(moment));
+}
+
+/** Returns the range of a step as text. @param {number} start @param {number} step */
+export function stepText(start, step) {
+	const [from, to] = [start, start + step].map(second => new Date(1000 * second));
+	if (step % 86_400 === 0) {
+		return step === 86_400 ? day.format(from) : `${day.format(from)} to ${day.format(to)}`;
+	}
+	return `${minute.format(from)} to ${clock.format(to)}`;
 }
 
 /** @param {string} moment */
@@ -119,6 +169,20 @@ export function span(seconds) {
 		if (seconds >= 2 * length) return `${Math.floor(seconds / length)} ${unit}`;
 	}
 	return `${Math.floor(seconds)} s`;
+}
+
+/** Returns the exact length of a step. @param {number} seconds */
+export function stepLength(seconds) {
+	for (const { unit, size } of [
+		{ unit: "week", size: 604_800 },
+		{ unit: "day", size: 86_400 },
+		{ unit: "hour", size: 3600 },
+		{ unit: "minute", size: 60 },
+	]) {
+		const count = seconds / size;
+		if (Number.isInteger(count)) return `${count} ${unit}${count === 1 ? "" : "s"}`;
+	}
+	return `${seconds} seconds`;
 }
 
 /** Replaces invisible characters by their numbers, such as ⟨U+202E⟩. @param {string} text */
@@ -147,37 +211,6 @@ export function logged(text, attributes = {}) {
 export function badge(type) {
 	const known = TYPES.find(name => name === type);
 	return h("span", { class: `badge ${known ?? ""}` }, known ? TYPE_NAMES[known] : type);
-}
-
-/**
- * Returns the change of a number since the period before. More is worse unless `worse` is "none".
- * @param {Maybe<number>} now @param {Maybe<number>} before
- */
-export function change(now, before, { as = number, worse = "up", points = false } = {}) {
-	if (before == null || now == null) {
-		return h("span", { class: "change" }, "nothing to compare");
-	}
-	if (before === 0 && !points) {
-		return h(
-			"span",
-			{ class: `change ${worse === "up" && now > 0 ? "bad" : ""}` },
-			now === 0 ? "none before either" : "none before",
-		);
-	}
-	const difference = now - before;
-	const sign = difference > 0 ? "▲" : difference < 0 ? "▼" : "=";
-	const by = points
-		? `${rough.format(Math.abs(100 * difference))} points`
-		: now >= 10 * before
-			? `× ${fine.format(now / before)}`
-			: `${rough.format(Math.abs((100 * difference) / before))} %`;
-	const judgement = worse !== "up" || difference === 0 ? "" : difference > 0 ? "bad" : "good";
-	return h(
-		"span",
-		{ class: `change ${judgement}` },
-		`${sign} ${by}`,
-		h("span", { class: "muted" }, ` was ${as(before)}`),
-	);
 }
 
 /** Returns a row of bars. @param {number[]} numbers @param {string} label @returns {Element} */

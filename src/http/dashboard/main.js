@@ -1,15 +1,22 @@
 // The frame of the pages: navigation, time range, refresh, keys and the token.
 
 import * as api from "./api.js";
-import * as calibration from "./calibration.js";
-import * as charts from "./charts.js";
 import { button, byId, failed, field, h, replace } from "./dom.js";
-import * as failures from "./failures.js";
-import * as overview from "./overview.js";
-import * as queries from "./queries.js";
+import * as format from "./format.js";
+import * as health from "./health.js";
+import * as plot from "./plot.js";
 import * as state from "./state.js";
 
-const PAGES = { overview, failures, queries, calibration };
+/**
+ * The pages. A page is loaded when it is first shown.
+ * @type {Record<PageName, { title: string; module: () => Promise<{ mount: Mount }> }>}
+ */
+const PAGES = {
+	overview: { title: "Overview", module: () => import("./overview.js") },
+	failures: { title: "Failures", module: () => import("./failures.js") },
+	queries: { title: "Queries", module: () => import("./queries.js") },
+	calibration: { title: "Calibration", module: () => import("./calibration.js") },
+};
 const REFRESH_MS = 10_000;
 
 const main = byId("main");
@@ -20,27 +27,45 @@ let pageName = null;
 /** @type {AbortController | null} */
 let loading = null;
 let loadedAt = 0;
+/** `true` until a page with a search field is shown. */
+let isSearchWanted = false;
 /** The URL of the content that is shown. @type {string | null} */
 let loadedUrl = null;
 /** `true` if a person gave no token: the timer then does not ask for it. */
 let isTokenMissing = false;
 
 /** Shows the page of the URL. */
-function show() {
+async function show() {
 	const now = state.get();
-	if (now.page !== pageName) {
-		page?.close();
-		main.replaceChildren();
-		main.classList.remove("stale");
-		loadedUrl = null;
-		pageName = now.page;
-		main.append(h("h1", { class: "hidden" }, PAGES[now.page].title));
-		page = PAGES[now.page].mount(main);
-	}
 	document.title = `${PAGES[now.page].title} · failure-logger`;
 	showNav(now.page);
 	showRange(now);
-	return load();
+	showStrategies(now);
+	if (now.page !== pageName) {
+		loading?.abort();
+		page?.close();
+		page = null;
+		main.replaceChildren(h("h1", { class: "hidden" }, PAGES[now.page].title));
+		main.classList.remove("stale");
+		main.setAttribute("aria-busy", "true");
+		loadedUrl = null;
+		pageName = now.page;
+		let module;
+		try {
+			module = await PAGES[now.page].module();
+		} catch (error) {
+			// A module that cannot be fetched stays so in the browser: a reload fetches it.
+			main.removeAttribute("aria-busy");
+			main.append(failed(error, () => location.reload()));
+			return;
+		}
+		// Another page may have been opened meanwhile.
+		if (pageName !== now.page || page) return;
+		page = module.mount(main);
+		if (isSearchWanted) page.search?.();
+		isSearchWanted = false;
+	}
+	await load();
 }
 
 async function load() {
@@ -50,7 +75,7 @@ async function load() {
 	isTokenMissing = false;
 	main.setAttribute("aria-busy", "true");
 	try {
-		await page?.load(mine.signal);
+		await Promise.all([page?.load(mine.signal), health.load(mine.signal)]);
 		main.querySelector(":scope > .problem")?.remove();
 		main.classList.remove("stale");
 		loadedAt = Date.now();
@@ -145,16 +170,62 @@ function showRange(now) {
 	const change =
 		isAbsolute &&
 		button("✎", askForRange, { id: "change-range", "aria-label": "Change the time range" });
-	replace(byId("range"), list, change);
+	const whole =
+		now.whole &&
+		button("⤢ Zoom out", zoomOut, { id: "zoom-out", title: "Show the range before (0)" });
+	replace(byId("range"), list, change, whole);
+}
+
+function zoomOut() {
+	if (state.get().whole) state.set(state.zoomedOut());
+}
+document.addEventListener("zoom-out", zoomOut);
+
+/** The strategies of the range, and the range for which they were read. */
+let strategies = { range: "", names: /** @type {string[]} */ ([]) };
+
+/** @param {State} now */
+function showStrategies(now) {
+	const names = new Set(strategies.names);
+	if (now.strategy) names.add(now.strategy);
+	const all = now.page === "calibration" ? "first strategy" : "all strategies";
+	const list = h(
+		"select",
+		{
+			id: "strategy",
+			"aria-label": "Strategy",
+			onchange() {
+				state.set({ strategy: list.value || null, cursor: null, back: null, threshold: null });
+			},
+		},
+		[["", all], ...[...names].map(name => [name, format.visible(name)])].map(([value, text]) =>
+			h("option", { value, selected: value === (now.strategy ?? "") }, text),
+		),
+	);
+	list.classList.toggle("chosen", Boolean(now.strategy));
+	replace(byId("strategies"), list);
+	readStrategies(now);
+}
+
+/** Reads the strategies once for each range. @param {State} now */
+async function readStrategies(now) {
+	const range = JSON.stringify(state.range(now));
+	if (strategies.range === range) return;
+	strategies = { ...strategies, range };
+	try {
+		const { data } = await api.get("strategies", { ...state.range(now), limit: 1000 });
+		strategies = { range, names: data.map(({ retrieval_strategy }) => retrieval_strategy) };
+		showStrategies(state.get());
+	} catch {
+		// The page shows the error of its own request.
+		strategies = { ...strategies, range: "" };
+	}
 }
 
 /** @param {State} range */
 function rangeText({ from, to }) {
 	/** @param {string} at */
-	const text = at =>
-		Number.isNaN(Date.parse(at))
-			? at
-			: new Date(at).toLocaleString(undefined, { dateStyle: "short", timeStyle: "short" });
+	const text = at => (Number.isNaN(Date.parse(at)) ? at : format.minuteText(at));
 	return `${from ? text(from) : "…"} to ${to ? text(to) : "now"}`;
 }
 
@@ -228,12 +299,14 @@ api.onTokenNeeded(async wasRejected => {
 		pattern: "[\\x21-\\x7e]{16,}",
 		title: "At least 16 visible ASCII characters",
 	});
+	const isKept = h("input", { type: "checkbox", name: "keep" });
 	const isConfirmed = await ask(
 		wasRejected ? "The token was rejected" : "A token is required",
-		h("p", "Enter a token with the scope read. The page keeps it in memory until it is closed."),
+		h("p", "Enter a token with the scope read. A reload forgets it."),
 		field("Token", token),
+		h("label", isKept, " Keep it until this tab is closed"),
 	);
-	return isConfirmed ? token.value.trim() : null;
+	return isConfirmed ? { token: token.value.trim(), isKept: isKept.checked } : null;
 });
 
 /** Choices of the reader. Without `localStorage` they last as long as the page. */
@@ -282,7 +355,7 @@ function showTheme() {
 	control.textContent = text;
 	control.title = `Colours: ${name} (c)`;
 	control.setAttribute("aria-label", `Colours: ${name}. Change them`);
-	charts.recolor();
+	plot.recolor();
 }
 
 function nextTheme() {
@@ -294,13 +367,17 @@ function nextTheme() {
 /** @type {Record<string, [text: string, act: () => void]>} */
 const SHORTCUTS = {
 	"/": [
-		"search the failures",
+		"search the failures or the queries",
 		() => {
-			if (pageName !== "failures") state.set({ page: "failures" });
-			page?.search?.();
+			if (page?.search) page.search();
+			else {
+				isSearchWanted = true;
+				state.set({ page: "failures" });
+			}
 		},
 	],
 	r: ["refresh", load],
+	0: ["zoom out", zoomOut],
 	t: [
 		"follow new failures, or stop",
 		() => {
@@ -339,7 +416,7 @@ function showHelp() {
 			h("h2", { id: "help-title" }, "Keyboard"),
 			h(
 				"dl",
-				Object.entries(SHORTCUTS).map(([key, [text]]) =>
+				Object.entries({ ...SHORTCUTS, ...page?.keys }).map(([key, [text]]) =>
 					h("div", h("dt", h("kbd", key)), h("dd", text)),
 				),
 			),
@@ -363,18 +440,20 @@ addEventListener("keydown", event => {
 		}
 		return;
 	}
-	if (!Object.hasOwn(SHORTCUTS, event.key)) return;
 	if (choice("keys") === "off" && event.key !== "?") return;
+	const own = page?.keys?.[event.key]?.[1];
+	const act = own ?? (Object.hasOwn(SHORTCUTS, event.key) ? SHORTCUTS[event.key][1] : null);
+	if (!act) return;
 	event.preventDefault();
-	const [, act] = SHORTCUTS[event.key];
 	act();
 });
 
 byId("refresh").addEventListener("click", load);
 byId("theme").addEventListener("click", nextTheme);
 byId("help").addEventListener("click", showHelp);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", charts.recolor);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", plot.recolor);
 
+health.mount(byId("health"));
 showTheme();
 state.onChange(show);
 show();

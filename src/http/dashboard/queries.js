@@ -15,8 +15,6 @@ import {
 import * as format from "./format.js";
 import * as state from "./state.js";
 
-export const title = "Queries";
-
 /** The timer does not repeat a ranking that took longer. */
 const SLOW_MS = 1000;
 

@@ -4,28 +4,18 @@ import { h } from "./dom.js";
 import { STATUSES, TYPES } from "./format.js";
 
 /**
- * The parameters of each page, besides the time. The URL has no others, because no filter should
- * act unseen.
+ * The parameters of each page, besides those of all pages. The URL has no others, because no filter
+ * should act unseen.
  * @type {Record<PageName, StateKey[]>}
  */
 const PARAMETERS = {
 	overview: [],
-	failures: [
-		"type",
-		"strategy",
-		"conversation",
-		"text",
-		"group",
-		"failure",
-		"live",
-		"cursor",
-		"back",
-	],
-	queries: ["type", "strategy", "status"],
-	calibration: ["strategy", "threshold"],
+	failures: ["type", "conversation", "text", "group", "sort", "failure", "live", "cursor", "back"],
+	queries: ["type", "status", "text", "sort", "group"],
+	calibration: ["threshold"],
 };
-/** @type {StateKey[]} */
-const TIME = ["since", "from", "to"];
+/** The parameters of all pages. `whole` is the range before the reader zoomed. @type {StateKey[]} */
+const SHARED = ["since", "from", "to", "whole", "strategy"];
 /** Removed when another page is opened. @type {StateChanges} */
 const TRANSIENT = {
 	failure: null,
@@ -34,9 +24,11 @@ const TRANSIENT = {
 	back: null,
 	threshold: null,
 	group: null,
+	text: null,
+	sort: null,
 };
 /** The values of parameters that have a fixed list of them. @type {Record<string, string[]>} */
-const VALUES = { type: TYPES, status: STATUSES, live: ["1"], back: ["1"] };
+const VALUES = { type: TYPES, status: [...STATUSES, "all"], live: ["1"], back: ["1"] };
 
 /** @type {PageName[]} */
 export const PAGES = ["overview", "failures", "queries", "calibration"];
@@ -49,7 +41,7 @@ export function get() {
 	const page = PAGES.find(name => name === url.get("page")) ?? "overview";
 	/** @type {State} */
 	const state = { page };
-	for (const key of [...TIME, ...PARAMETERS[page]]) {
+	for (const key of [...SHARED, ...PARAMETERS[page]]) {
 		const value = url.get(key);
 		if (value && (VALUES[key]?.includes(value) ?? true)) state[key] = value;
 	}
@@ -64,9 +56,10 @@ export function link(changes) {
 	const isOtherPage = changes.page && changes.page !== now.page;
 	const state = { ...now, ...(isOtherPage ? TRANSIENT : {}), ...changes };
 	if (state.from || state.to) delete state.since;
+	else delete state.whole;
 	const url = new URLSearchParams();
 	if (state.page !== "overview") url.set("page", state.page);
-	for (const key of [...TIME, ...PARAMETERS[state.page]]) {
+	for (const key of [...SHARED, ...PARAMETERS[state.page]]) {
 		const value = state[key];
 		if (value && !(key === "since" && value === "24h")) url.set(key, value);
 	}
@@ -87,6 +80,19 @@ export function set(changes, { replace = false, quietly = false } = {}) {
 	if (to === (location.search || "?")) return;
 	history[replace ? "replaceState" : "pushState"](null, "", to);
 	if (!quietly) changed();
+}
+
+/** Shows a part of the range. @param {number} from in seconds @param {number} to in seconds */
+export function zoom(from, to) {
+	const { since, whole = since ?? "24h" } = get();
+	const [begin, end] = [from, to].map(seconds => new Date(1000 * seconds).toISOString());
+	// A range that a person entered is not remembered: the history leads back to it.
+	set({ since: null, from: begin, to: end, whole, cursor: null, back: null });
+}
+
+/** The changes that lead back to the range before the reader zoomed. @returns {StateChanges} */
+export function zoomedOut() {
+	return { since: get().whole, from: null, to: null, whole: null, cursor: null, back: null };
 }
 
 /** @param {() => void} listener */
@@ -113,6 +119,16 @@ addEventListener("click", event => {
 /** Returns the time range as parameters of the API. @returns {Params} */
 export function range(state = get()) {
 	return state.from || state.to ? { from: state.from, to: state.to } : { since: state.since };
+}
+
+/** Returns the name of the period before the range. */
+export function periodBefore(state = get()) {
+	const found = /^([0-9]+)([smhdw])$/.exec(state.since ?? "");
+	if (!found) return "the same time before";
+	const [, count, unit] = found;
+	/** @type {Record<string, string>} */
+	const units = { s: "second", m: "minute", h: "hour", d: "day", w: "week" };
+	return count === "1" ? `the ${units[unit]} before` : `the ${count} ${units[unit]}s before`;
 }
 
 /** Returns the filters of failures as parameters of the API. @returns {Params} */
