@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use common::{TestDb, block_on, no_hit};
 use failure_logger::error::{ChangeError, ReadError};
-use failure_logger::report::{ExportFormat, Failure, FailurePage, QueryFilter, TimeseriesRequest};
+use failure_logger::report::{
+    ExportFormat, Failure, FailurePage, QueryFilter, QueryOrder, TimeseriesRequest,
+};
 use failure_logger::{
     FailureFilter, FailureReader, LoggerHandle, Outcome, PageRequest, QueryStatus,
     RetrievalFailureRecord, RetrievalFailureType, ScoreDirection, TimeRange,
@@ -599,6 +601,79 @@ fn failing_queries_are_grouped_by_their_words() {
             .groups
             .is_empty()
     );
+}
+
+#[test]
+fn groups_have_types_strategies_and_an_order_and_are_searched() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let mut at = 100;
+    let mut fail = |query: &str, failure_type, strategy: &str| {
+        at -= 1;
+        let record = RetrievalFailureRecord::new(failure_type, strategy, query);
+        logger.log_at(record, ago(at * MINUTE));
+    };
+    use RetrievalFailureType::{Error, NoHit};
+    fail("Die MÜHLE am Bach", NoHit, "graph");
+    fail("Die MÜHLE am Bach", Error, "graph");
+    fail("Die MÜHLE am Bach", NoHit, "bm25");
+    fail("capital of France", NoHit, "graph");
+    fail("capital of France", NoHit, "graph");
+    fail("an index of wines", Error, "graph");
+    let reader = flushed(&logger);
+    let ranked = |filter: QueryFilter| {
+        block_on(reader.top_queries(TimeRange::last(DAY), filter, 2)).unwrap()
+    };
+    let all = ranked(QueryFilter::default());
+    assert_eq!((all.total, all.groups.len(), all.statuses.open), (3, 2, 3));
+    let [mill, ..] = &all.groups[..] else {
+        panic!("two groups");
+    };
+    assert_eq!((mill.types.no_hit, mill.types.error), (2, 1));
+    let strategies: Vec<(&str, u64)> = mill
+        .strategies
+        .iter()
+        .map(|count| (count.retrieval_strategy.as_str(), count.failures))
+        .collect();
+    assert_eq!(strategies, [("graph", 2), ("bm25", 1)]);
+    let found = ranked(QueryFilter {
+        text: Some("mühle".into()),
+        ..QueryFilter::default()
+    });
+    assert_eq!((found.total, found.groups[0].count), (1, 3));
+
+    block_on(logger.set_query_status("an index of wines", QueryStatus::Resolved)).unwrap();
+    block_on(logger.set_query_status("capital of France", QueryStatus::Ignored)).unwrap();
+    logger.log_at(
+        RetrievalFailureRecord::new(Error, "graph", "an index of wines"),
+        SystemTime::now() + Duration::from_millis(1),
+    );
+    block_on(logger.flush()).unwrap();
+    let first = |order| {
+        let filter = QueryFilter {
+            order,
+            ..QueryFilter::default()
+        };
+        ranked(filter).groups[0].example.clone()
+    };
+    assert_eq!(first(QueryOrder::Failures), "Die MÜHLE am Bach");
+    assert_eq!(first(QueryOrder::Attention), "an index of wines");
+    assert_eq!(first(QueryOrder::LastSeen), "an index of wines");
+    let open = ranked(QueryFilter {
+        status: Some(QueryStatus::Open),
+        ..QueryFilter::default()
+    });
+    let counts = open.statuses;
+    assert_eq!(
+        (
+            counts.open,
+            counts.reopened,
+            counts.resolved,
+            counts.ignored
+        ),
+        (2, 1, 0, 1)
+    );
+    assert_eq!(open.total, 2);
 }
 
 #[test]

@@ -520,6 +520,7 @@ pub(super) async fn top(settings: &Settings, top: &Top) -> Result<(), CommandErr
         failure_type: top.kind.failure_type.clone(),
         retrieval_strategy: top.kind.strategy.clone(),
         status: top.status,
+        ..QueryFilter::default()
     };
     let response = Client::new(settings, &top.target)?
         .ranking(&top.period, filter, top.limit)

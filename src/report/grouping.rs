@@ -3,8 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+use crate::model::outcome::RetrievalFailureType;
 use crate::model::query_status::{QueryStatus, StatusChange};
 use crate::model::time::Timestamp;
+use crate::report::facets::Facets;
 use crate::rollup::ScoreDirection;
 use crate::similarity::{SIMILAR_SHARE, are_similar, hash, normalized, words};
 
@@ -39,6 +41,10 @@ pub(crate) struct FailedText<'r> {
     pub(crate) text: &'r str,
     pub(crate) score: Option<f32>,
     pub(crate) direction: ScoreDirection,
+    /// `None`: a type of a newer version.
+    pub(crate) failure_type: Option<RetrievalFailureType>,
+    /// Number of the strategy's name.
+    pub(crate) strategy: usize,
     /// Part of the trend that counts the failure. `None`: the failure is outside of the range or
     /// the filter, and only adds to the weight of its text.
     pub(crate) part: Option<usize>,
@@ -58,6 +64,7 @@ pub(crate) struct TextGroup {
     pub(crate) best_score: Option<f32>,
     direction: ScoreDirection,
     pub(crate) trend: [u32; TREND],
+    pub(crate) facets: Facets,
     /// The status that was set last for any text of the group.
     change: Option<LastChange>,
     /// Hashes of the text's words.
@@ -97,6 +104,7 @@ impl Texts {
                     best_score: None,
                     direction: failed.direction,
                     trend: [0; TREND],
+                    facets: Facets::default(),
                     change: self.statuses.get(&hash).map(|(change, _)| *change),
                     words: words(&normalized),
                 });
@@ -116,6 +124,7 @@ impl Texts {
         if let Some(failures) = group.trend.get_mut(part) {
             *failures += 1;
         }
+        group.facets.add(failed.failure_type, failed.strategy);
         group.best_score = better(failed.direction, group.best_score, failed.score);
     }
 
@@ -234,6 +243,7 @@ impl TextGroup {
             best_score: None,
             direction: ScoreDirection::default(),
             trend: [0; TREND],
+            facets: Facets::default(),
             change: Some(change),
             words,
         }
@@ -248,6 +258,7 @@ impl TextGroup {
         for (failures, other) in self.trend.iter_mut().zip(other.trend) {
             *failures += other;
         }
+        self.facets.merge(&other.facets);
         self.change = self
             .change
             .into_iter()
@@ -289,6 +300,8 @@ mod tests {
             text,
             score: None,
             direction: ScoreDirection::default(),
+            failure_type: None,
+            strategy: 0,
             part: Some(0),
         }
     }

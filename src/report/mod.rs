@@ -6,6 +6,7 @@ mod counts;
 #[cfg(feature = "csv")]
 mod csv;
 mod export;
+mod facets;
 mod failures;
 mod grouping;
 mod list;
@@ -26,11 +27,12 @@ pub use csv::guarded;
 #[cfg(feature = "program")]
 pub use csv::without_guards;
 pub use export::{Export, ExportFormat};
+pub use facets::StrategyCount;
 pub use failures::{Cursor, FailurePage, PageRequest, Position, TailPage};
 pub use list::{ListCursor, ListRequest};
 #[cfg(feature = "http")]
 pub(crate) use queries::group_id;
-pub use queries::{QueryFilter, QueryGroup, TopQueries};
+pub use queries::{QueryFilter, QueryGroup, QueryOrder, StatusCounts, TopQueries};
 #[cfg(feature = "http")]
 pub(crate) use rates::MAX_STEPS;
 pub use rates::{

@@ -1,25 +1,27 @@
 //! Ranks failing queries: grouped by their text, then with similar ones.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::SystemTime;
 #[cfg(feature = "http")]
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::ReadError;
 use crate::model::failure::Place;
-use crate::model::outcome::RetrievalFailureType;
+use crate::model::outcome::{FailuresByType, RetrievalFailureType};
 use crate::model::query_status::QueryStatus;
 use crate::model::time::{TimeRange, Timestamp};
 use crate::report::FailureReader;
+use crate::report::facets::{StrategyCount, StrategyNames};
 use crate::report::grouping::{FailedText, TREND, TextGroup, Texts};
 use crate::report::list::{ListCursor, ListRequest};
 use crate::report::rates::clipped;
 use crate::report::scan::{MAX_ROWS, Scanned};
 use crate::rollup::ScoreDirection;
-use crate::similarity::normalized;
+use crate::similarity::{Folded, contains, normalized};
 use crate::store::reads::{Deadline, Lane};
 use crate::store::snapshot::{FailedQuery, Snapshot};
 use std::ops::ControlFlow;
@@ -43,10 +45,29 @@ pub struct TopQueries {
     pub next: Option<ListCursor>,
     /// `true` if there is such a page.
     pub has_more: bool,
+    /// Number of groups on all pages.
+    pub total: u64,
+    /// Number of groups by status, whichever status the filter selects.
+    pub statuses: StatusCounts,
     /// The part of the failures that the read visited.
     pub scanned: Scanned,
     /// Failures that belong to no group, because there were more than 100,000 different texts.
     pub ungrouped: u64,
+}
+
+/// Number of groups of each status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[non_exhaustive]
+pub struct StatusCounts {
+    /// Groups that need work.
+    pub open: u64,
+    /// Of these, groups that were resolved and failed since.
+    pub reopened: u64,
+    /// Groups that were fixed.
+    pub resolved: u64,
+    /// Groups that need no work.
+    pub ignored: u64,
 }
 
 /// Questions that are the same but for case, punctuation and a few words.
@@ -75,6 +96,10 @@ pub struct QueryGroup {
     pub last_seen: SystemTime,
     /// The best score that any of them found.
     pub best_score: Option<f32>,
+    /// Failures by type.
+    pub types: FailuresByType,
+    /// Failures by strategy, the one with the most failures first.
+    pub strategies: Vec<StrategyCount>,
     /// Failures in each of 16 parts of the range, of equal length, the oldest first.
     pub trend: [u32; TREND],
     /// The status that was set last; `open` if a query of the group failed after it was
@@ -82,6 +107,22 @@ pub struct QueryGroup {
     pub status: QueryStatus,
     /// `true` if the group was resolved, and failed since.
     pub reopened: bool,
+}
+
+/// Order of the groups of failing queries. Equal groups are ordered by their failures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum QueryOrder {
+    /// The largest group first.
+    #[default]
+    Failures,
+    /// Reopened groups first, then the largest one.
+    Attention,
+    /// The group that failed last first.
+    LastSeen,
+    /// The group that failed for the first time most recently first.
+    FirstSeen,
 }
 
 /// Selects failing queries; default: all.
@@ -93,6 +134,10 @@ pub struct QueryFilter {
     pub retrieval_strategy: Vec<String>,
     /// Only groups with this status.
     pub status: Option<QueryStatus>,
+    /// Only failures whose query contains this text, in upper or lower case of any script.
+    pub text: Option<String>,
+    /// Order of the groups.
+    pub order: QueryOrder,
 }
 
 impl FailureReader {
@@ -177,11 +222,13 @@ impl FailureReader {
 }
 
 impl QueryFilter {
-    fn lets_through(&self, row: &FailedQuery) -> bool {
+    fn lets_through(&self, row: &FailedQuery, text: Option<&Folded>) -> bool {
         let Self {
             failure_type,
             retrieval_strategy,
             status: _,
+            text: _,
+            order: _,
         } = self;
         (failure_type.is_empty()
             || failure_type
@@ -189,6 +236,30 @@ impl QueryFilter {
                 .any(|wanted| row.failure_type == wanted.as_str()))
             && (retrieval_strategy.is_empty()
                 || retrieval_strategy.contains(&row.retrieval_strategy))
+            && text.is_none_or(|text| contains(&row.query_text, text.as_str()))
+    }
+}
+
+impl QueryOrder {
+    /// Sorts groups that are in the order of their failures.
+    fn sort(self, groups: &mut [&TextGroup]) {
+        match self {
+            Self::Failures => {}
+            Self::Attention => groups.sort_by_key(|group| !group.status().1),
+            Self::LastSeen => groups.sort_by_key(|group| Reverse(group.last_seen)),
+            Self::FirstSeen => groups.sort_by_key(|group| Reverse(group.first_seen)),
+        }
+    }
+}
+
+impl StatusCounts {
+    fn add(&mut self, (status, reopened): (QueryStatus, bool)) {
+        match status {
+            QueryStatus::Open => self.open += 1,
+            QueryStatus::Resolved => self.resolved += 1,
+            QueryStatus::Ignored => self.ignored += 1,
+        }
+        self.reopened += u64::from(reopened);
     }
 }
 
@@ -253,6 +324,7 @@ struct Wanted<'a> {
 struct Ranking<'a> {
     wanted: &'a Wanted<'a>,
     texts: Texts,
+    strategies: StrategyNames,
     scanned: Scanned,
     /// Everything was read that the groups are made of.
     is_whole: bool,
@@ -291,10 +363,13 @@ fn top_queries(
     let mut ranking = Ranking {
         wanted,
         texts: Texts::new(snapshot.statuses()?),
+        strategies: StrategyNames::default(),
         scanned,
         is_whole: false,
     };
     let range_end = range.end(Timestamp::now());
+    let text = filter.text.as_deref().filter(|text| !text.is_empty());
+    let text = text.map(Folded::new);
     let mut end = Place::END;
     let mut all = 0;
     loop {
@@ -304,7 +379,7 @@ fn top_queries(
             let at = row.place.created_at;
             let is_in_range = (range.from..range_end).contains(&at);
             ranking.scanned.failures += u64::from(is_in_range);
-            let is_counted = is_in_range && filter.lets_through(&row);
+            let is_counted = is_in_range && filter.lets_through(&row, text.as_ref());
             ranking.texts.add(&FailedText {
                 id: row.place.id,
                 at,
@@ -314,6 +389,8 @@ fn top_queries(
                     .get(&row.retrieval_strategy)
                     .copied()
                     .unwrap_or_default(),
+                failure_type: RetrievalFailureType::parse(&row.failure_type),
+                strategy: ranking.strategies.number(&row.retrieval_strategy),
                 part: is_counted.then(|| part_of(parts, at)),
             });
             ControlFlow::Continue(())
@@ -366,12 +443,23 @@ impl Ranking<'_> {
     ) -> Result<TopQueries, ReadError> {
         let Wanted { filter, page, .. } = *self.wanted;
         let mut groups = Vec::new();
-        let wanted = found.iter().filter(|group| {
-            filter
-                .status
-                .is_none_or(|wanted| group.status().0 == wanted)
-        });
-        let (wanted, next) = page.cut(wanted, snapshot.log_of_any_version()?.log_id)?;
+        let mut statuses = StatusCounts::default();
+        for group in found {
+            statuses.add(group.status());
+        }
+        let mut wanted: Vec<&TextGroup> = found
+            .iter()
+            .filter(|group| {
+                filter
+                    .status
+                    .is_none_or(|wanted| group.status().0 == wanted)
+            })
+            .copied()
+            .collect();
+        filter.order.sort(&mut wanted);
+        let total = wanted.len() as u64;
+        let log_id = snapshot.log_of_any_version()?.log_id;
+        let (wanted, next) = page.cut(wanted.into_iter(), log_id)?;
         for group in wanted {
             let Some(query_text) = snapshot.query_text(group.newest_id)? else {
                 continue;
@@ -387,6 +475,8 @@ impl Ranking<'_> {
                 first_seen: group.first_seen.into(),
                 last_seen: group.last_seen.into(),
                 best_score: group.best_score,
+                types: group.facets.types(),
+                strategies: group.facets.strategies(&self.strategies),
                 trend: group.trend,
                 status,
                 reopened,
@@ -399,6 +489,8 @@ impl Ranking<'_> {
             groups,
             next,
             has_more: next.is_some(),
+            total,
+            statuses,
             scanned: self.scanned,
             ungrouped,
         })

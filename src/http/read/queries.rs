@@ -24,7 +24,7 @@ use crate::http::read::{
 use crate::model::outcome::RetrievalFailureType;
 use crate::model::query_status::QueryStatus;
 use crate::model::time::TimeRange;
-use crate::report::{ListCursor, QueryFilter, TopQueries, group_id};
+use crate::report::{ListCursor, QueryFilter, QueryOrder, TopQueries, group_id};
 use crate::similarity::normalized;
 
 /// Minimum time for which a ranking is fresh.
@@ -59,6 +59,14 @@ ranged! {
     /// Only groups with this status.
     #[serde(default)]
     status: Option<QueryStatus>,
+    /// Only failures whose query contains this text.
+    #[serde(default)]
+    text: Option<String>,
+    /// Order of the groups: `failures` (the largest first, by default), `attention` (reopened
+    /// groups first), `last_seen` or `first_seen` (the newest first).
+    #[serde(default)]
+    #[param(inline)]
+    order: QueryOrder,
     /// Maximum number of groups on the page; 50 by default.
     #[serde(default, deserialize_with = "limit")]
     #[param(minimum = 1, maximum = 1000)]
@@ -256,12 +264,16 @@ fn compute(api: Data<Api>, range: TimeRange, query: QueriesQuery, ranking: &Rank
             failure_type,
             retrieval_strategy,
             status,
+            text,
+            order,
             ..
         } = query;
         let filter = QueryFilter {
             failure_type,
             retrieval_strategy,
             status,
+            text,
+            order,
         };
         let partial = state.clone();
         let publish = move |ranking: TopQueries| {
