@@ -436,65 +436,165 @@ async fn cursor_that_is_refused_leads_to_the_newest_page() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
-async fn query_groups_change_status_and_reopen_when_they_fail() {
+async fn inbox_resolves_ignores_takes_back_and_shows_reopened_first() {
     let service = Service::new(HttpOptions::default());
+    for _ in 0..3 {
+        log(&service, "who are you?").await;
+    }
     log(&service, "where is the key?").await;
     log(&service, "where is the key").await;
-    log(&service, "who are you?").await;
+    log(&service, "when does it open?").await;
     let browser = Browser::open(service.url(""), DESK).await;
     browser.goto("/?page=queries").await;
-    assert_eq!(
-        browser.texts("main td .status .name").await,
-        ["open", "open"]
-    );
-    assert_eq!(
-        browser.texts("main tbody tr td:nth-child(2)").await,
-        ["2", "1"]
-    );
-    browser
-        .click("tbody tr:nth-child(1) button[data-status=resolved]")
-        .await;
-    browser
-        .until("document.querySelector(\"tbody tr:nth-child(1) .status .name\").innerText === 'resolved'")
-        .await;
-    assert_eq!(
+    let counts = async || browser.texts(".tabs [data-count]").await;
+    let queries = async || browser.texts("main td a.query").await;
+    let all = ["who are you?", "where is the key", "when does it open?"];
+    assert_eq!(counts().await, ["3", "0", "0", "3"]);
+    assert_eq!(queries().await, all);
+    let shows = async |open: u32, resolved: u32, ignored: u32| {
         browser
-            .eval("document.activeElement.closest('tr').querySelector('a.query').innerText")
-            .await,
-        "where is the key"
+            .until(&format!(
+                "[...document.querySelectorAll('.tabs [data-count]')].map((of) => \
+                 of.innerText).slice(0, 3).join() === '{open},{resolved},{ignored}'"
+            ))
+            .await;
+    };
+    browser
+        .click("tbody tr:nth-child(2) button[data-status=resolved]")
+        .await;
+    shows(2, 1, 0).await;
+    assert_eq!(queries().await, [all[0], all[2]]);
+    // A failure reopens the group. It is first then, and says so.
+    log(&service, "where is the key?").await;
+    browser.keys("body", "r").await;
+    browser
+        .until("document.querySelector('tbody tr .reopened-mark')")
+        .await;
+    assert_eq!(queries().await[0], "where is the key?");
+    assert_eq!(browser.texts(".count.reopened").await, ["1 reopened"]);
+    // By keys: to the second group, ignore it, and take it back.
+    browser.keys("body", "jj").await;
+    browser
+        .until("document.activeElement.innerText === 'who are you?'")
+        .await;
+    browser.keys(":focus", "i").await;
+    shows(2, 0, 1).await;
+    assert_eq!(
+        browser.eval("document.activeElement.innerText").await,
+        "when does it open?",
+        "the next group has the focus"
     );
+    browser.keys(":focus", "z").await;
+    shows(3, 0, 0).await;
+    assert_eq!(
+        browser.eval("document.activeElement.innerText").await,
+        "who are you?"
+    );
+    // Two at once, and one step back.
+    browser.keys(":focus", "xjx").await;
     browser
-        .click("tbody tr:nth-child(2) button[data-status=ignored]")
+        .until("document.querySelector('.bulk strong').innerText === '2 chosen'")
         .await;
+    browser.keys(":focus", "e").await;
+    shows(1, 2, 0).await;
+    browser.click("button[name=undo]").await;
+    shows(3, 0, 0).await;
+    browser.click(".tabs a:nth-child(2)").await;
     browser
-        .until("document.querySelector(\"tbody tr:nth-child(2) .status .name\").innerText === 'ignored'")
+        .until("document.body.innerText.includes('No group of queries is resolved')")
         .await;
-    // Its failures are those that are counted, however they are written.
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn group_has_a_page_of_its_own_and_leads_to_its_failures() {
+    let service = searched().await;
+    let ranking = ask(&service, "/v1/queries?since=24h&limit=1").await;
+    let group = &ranking["data"][0];
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=queries").await;
     browser.click("tbody tr:nth-child(1) a.query").await;
     browser
-        .until(
-            "location.search.includes('group=') && document.querySelectorAll('main tbody \
-            tr').length === 2",
-        )
+        .until("location.search.includes('group=') && document.querySelector('.facts')")
+        .await;
+    browser.client.refresh().await.expect("a reload");
+    browser.loaded().await;
+    assert_eq!(
+        browser.texts(".query-title").await,
+        [group["example"].as_str().unwrap()]
+    );
+    let facts = browser.texts(".facts > div").await;
+    assert_eq!(facts[0], format!("failures\n{}", whole(&group["count"])));
+    // The failures of the page are those that the ranking counts.
+    let texts = browser
+        .texts("[aria-label='Texts of the group'] td.number")
+        .await;
+    let found: u64 = texts
+        .iter()
+        .map(|count| count.parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(found, group["count"].as_u64().unwrap());
+    let strategies = browser
+        .texts("[aria-label='Failures by strategy'] td:first-child")
+        .await;
+    let expected: Vec<&str> = group["strategies"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["retrieval_strategy"].as_str().unwrap())
+        .collect();
+    assert_eq!(strategies, expected);
+    browser.keys("body", "e").await;
+    browser
+        .until("document.querySelector('.actions .name').innerText === 'resolved'")
+        .await;
+    browser.click("a.button[href*='page=failures']").await;
+    let rows = "document.querySelectorAll('main tbody tr').length";
+    browser
+        .until(&format!(
+            "document.querySelector('.chip code') && {rows} === Math.min(50, {})",
+            group["count"]
+        ))
         .await;
     browser.click(".chip button").await;
     browser
-        .until(
-            "document.querySelectorAll('main tbody tr').length === 3 && \
-            document.activeElement.name === 'text'",
+        .until(&format!(
+            "{rows} === 50 && document.activeElement.name === 'text'"
+        ))
+        .await;
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn inbox_is_searched_sorted_and_says_how_many_more_there_are() {
+    let service = Service::new(HttpOptions::default());
+    let cities = ["alpha", "beta", "gamma", "delta", "epsilon"];
+    for nth in 0..112 {
+        let (one, other) = (cities[nth % 5], cities[nth / 5 % 5]);
+        log(&service, &format!("{one}{nth} lies beside {other}{nth}")).await;
+    }
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=queries").await;
+    assert_eq!(browser.texts("main tbody tr").await.len(), 100);
+    assert_eq!(browser.texts(".more").await, ["and 12 more"]);
+    browser
+        .eval(
+            "(() => { const sort = document.querySelector('select[name=sort]'); sort.value = \
+        'first_seen'; sort.dispatchEvent(new Event('change')); })()",
         )
         .await;
-    browser.goto("/?page=queries").await;
-    browser.click("a.button[href*='status=resolved']").await;
+    browser
+        .until("document.querySelector('tbody a.query').innerText.startsWith('beta111 ')")
+        .await;
+    browser.keys("body", "/").await;
+    browser.keys("input[name=text]", "BETA111").await;
     browser
         .until("document.querySelectorAll('main tbody tr').length === 1")
         .await;
-    assert_eq!(browser.texts("main td .status .name").await, ["resolved"]);
-    log(&service, "where is the key?").await;
-    browser.goto("/?page=queries&status=open").await;
-    browser
-        .until("document.querySelector('main td .status .name')?.innerText === 'reopened'")
-        .await;
+    assert!(browser.query().await.contains("text=BETA111"));
+    assert_eq!(browser.texts(".tabs [data-count=open]").await, ["1"]);
     browser.close().await;
 }
 
@@ -808,7 +908,8 @@ async fn empty_page_or_absent_service_shows_what_to_do() {
         ("/", "curl http://127.0.0.1"),
         ("/?page=failures", "No failures in this range"),
         ("/?page=failures&type=error", "Clear filters"),
-        ("/?page=queries", "No query failed in this range"),
+        ("/?page=queries", "No open group of failing queries"),
+        ("/?page=queries&status=all", "No query failed in this range"),
         ("/?page=calibration", "No strategy was used in this range"),
         (
             "/?page=failures&failure=01890000-0000-7000-8000-000000000001",
@@ -1142,6 +1243,11 @@ async fn people_who_cannot_see_or_use_a_mouse_are_not_shut_out() {
     let axe = std::env::var("AXE").expect("AXE names axe-core's axe.min.js");
     let axe = std::fs::read_to_string(&axe).expect("axe-core");
     let service = searched().await;
+    let ranking = ask(&service, "/v1/queries?limit=1").await;
+    let group = format!(
+        "/?page=queries&group={}",
+        ranking["data"][0]["id"].as_str().unwrap()
+    );
     for dark in [false, true] {
         for width in [1440, 360] {
             let browser = Browser::open(service.url(""), Screen { width, dark }).await;
@@ -1151,6 +1257,7 @@ async fn people_who_cannot_see_or_use_a_mouse_are_not_shut_out() {
                     "document.querySelector('td a.query').click()",
                 ),
                 ("/", "document.getElementById('help').click()"),
+                (&group, ""),
                 ("/?page=failures&text=nothing-like-this", ""),
             ]) {
                 browser.goto(page).await;

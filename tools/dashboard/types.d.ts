@@ -140,7 +140,10 @@ interface QueryGroup {
 	count: number;
 	texts: number;
 	last_seen: string;
+	first_seen: string;
 	best_score: number | null;
+	types: Record<FailureType, number>;
+	strategies: { retrieval_strategy: string; failures: number }[];
 	trend: number[];
 	status: QueryStatus;
 	reopened: boolean;
@@ -151,6 +154,8 @@ interface TopQueries {
 	in_progress: boolean;
 	data: QueryGroup[];
 	has_more: boolean;
+	total: number;
+	statuses: Record<QueryStatus | "reopened", number>;
 	scanned: { range: { from: string }; failures: number; complete: boolean };
 	ungrouped: number;
 }
@@ -442,6 +447,23 @@ interface OverviewPage {
 	): Child[];
 	heroChange(rates: Rates, before: Rates, period: string): Child;
 	strategyTable(strategies: StrategySummary[], compared: Comparison): Element;
+}
+
+interface QueriesPage {
+	mountInbox(root: Element): Page & { element: HTMLElement; search(): void };
+}
+
+/** Failures of a group. `isWhole`: there are no others. */
+interface FoundFailures {
+	failures: Failure[];
+	isWhole: boolean;
+}
+
+interface GroupPage {
+	failuresOf(id: string, filter: Params, signal: AbortSignal): Promise<FoundFailures>;
+	content(group: QueryGroup | undefined, ranking: TopQueries, found: FoundFailures): Child;
+	trend(group: QueryGroup, ranking: TopQueries): Element;
+	scores(failures: Failure[], sample: string): Child;
 }
 
 interface FailuresPage {

@@ -51,7 +51,12 @@ export function byId(id) {
 /** Returns a table that scrolls by itself if it is too wide. @type {Dom["table"]} */
 export function table(caption, columns, rows, attributes = {}) {
 	const head = columns.map(([name, classes, title]) =>
-		h("th", { scope: "col", class: classes, title }, name),
+		h(
+			"th",
+			{ scope: "col", class: classes, title },
+			// A narrow column has no room for its name, but a screen reader needs it.
+			classes === "choose" ? h("span", { class: "hidden" }, name) : name,
+		),
 	);
 	return h(
 		"div",
@@ -150,6 +155,20 @@ export function replace(place, ...children) {
 	const value = name && CSS.escape(focused.getAttribute(name) ?? "");
 	const same = name && place.querySelector(`[${name}="${value}"]`);
 	(same instanceof HTMLElement ? same : byId("main")).focus({ preventScroll: true });
+}
+
+/**
+ * Changes a list of rows. The focus stays on the same control of the same row.
+ * @param {Element} place @param {() => void} work
+ */
+export function withFocus(place, work) {
+	const focused = place.contains(document.activeElement) ? document.activeElement : null;
+	const row = focused?.closest("[data-group]");
+	const at = row ? [...row.querySelectorAll("a, button, input")].indexOf(focused ?? row) : -1;
+	work();
+	const same = row && place.querySelector(`[data-group="${row.getAttribute("data-group")}"]`);
+	const control = same?.querySelectorAll("a, button, input")[at];
+	if (control instanceof HTMLElement) control.focus({ preventScroll: true });
 }
 
 /** Tells a change to a screen reader. @param {string} text */

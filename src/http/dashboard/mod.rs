@@ -49,6 +49,7 @@ static ASSETS: LazyLock<Vec<Asset>> = assets! {
     "overview.js": SCRIPT,
     "failures.js": SCRIPT,
     "queries.js": SCRIPT,
+    "group.js": SCRIPT,
     "calibration.js": SCRIPT,
     "scores.js": SCRIPT,
     "vendor/uPlot.iife.min.js": SCRIPT,
