@@ -189,7 +189,15 @@ async fn a_filter_survives_a_reload_through_the_url() {
         'timeout'; type.dispatchEvent(new Event('change')); })()",
         )
         .await;
-    browser.keys("input[name=strategy]", "graph").await;
+    browser
+        .until("document.querySelector('#strategy option[value=graph]')")
+        .await;
+    browser
+        .eval(
+            "(() => { const list = document.getElementById('strategy'); list.value = 'graph'; \
+        list.dispatchEvent(new Event('change')); })()",
+        )
+        .await;
     browser
         .until(
             "location.search.includes('strategy=graph') && \
@@ -215,7 +223,7 @@ async fn a_filter_survives_a_reload_through_the_url() {
     );
     assert_eq!(
         browser
-            .eval("document.querySelector('input[name=strategy]').value")
+            .eval("document.getElementById('strategy').value")
             .await,
         "graph"
     );
@@ -268,9 +276,13 @@ async fn failure_opens_in_full_with_its_history_and_conversation() {
         &format!("/v1/failures/{}", failure.as_str().unwrap()),
     )
     .await;
+    assert_eq!(
+        browser.texts("dialog.detail .query-title").await,
+        [failure["query_text"].as_str().unwrap()],
+        "the query comes first"
+    );
     let facts = browser.texts("dialog.detail dd").await;
     for field in [
-        "query_text",
         "error_context",
         "event_id",
         "conversation_id",
@@ -309,13 +321,98 @@ async fn failure_opens_in_full_with_its_history_and_conversation() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn failures_have_a_total_errors_in_their_rows_and_an_order() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=failures&type=error").await;
+    let summary = ask(&service, "/v1/summary").await;
+    let errors = summary["total"]["types"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["failure_type"] == "error")
+        .unwrap();
+    assert_eq!(
+        browser.texts("[data-value=total]").await,
+        [whole(&errors["failures"])]
+    );
+    let texts = browser.texts("main td .error-text").await;
+    assert!(
+        texts
+            .iter()
+            .all(|text| text == "the index refuses the connection")
+    );
+    let latencies = async || -> Vec<f64> {
+        let cells = browser.texts("main tbody td:nth-child(5)").await;
+        let number = |cell: &String| cell.trim_end_matches(" ms").parse().expect(cell);
+        cells.iter().map(number).collect()
+    };
+    browser.click("a[rel=sort-latency]").await;
+    browser
+        .until("document.querySelector('th[aria-sort=descending] a').rel === 'sort-latency'")
+        .await;
+    assert!(latencies().await.is_sorted_by(|one, other| one >= other));
+    browser.click("a[rel=sort-latency]").await;
+    browser
+        .until("document.querySelector('th[aria-sort=ascending] a')?.rel === 'sort-latency'")
+        .await;
+    assert!(latencies().await.is_sorted());
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn detail_leads_to_the_next_failure_and_resolves_its_group() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=failures").await;
+    let shows = async |row: usize| {
+        browser
+            .until(&format!(
+                "document.querySelector('dialog.detail').dataset.event === \
+                 document.querySelectorAll('main tbody tr[data-event]')[{row}].dataset.event && \
+                 document.querySelector('dialog.detail .query-title')"
+            ))
+            .await;
+    };
+    browser.click("main td a.query").await;
+    shows(0).await;
+    browser.click("dialog button[name=next]").await;
+    shows(1).await;
+    browser.keys("dialog button[name=next]", "j").await;
+    shows(2).await;
+    browser.keys("dialog button[name=previous]", "k").await;
+    shows(1).await;
+    browser.click("dialog button[data-status=resolved]").await;
+    browser
+        .until("document.querySelector('dialog button[name=undo]')")
+        .await;
+    let resolved = ask(&service, "/v1/queries?status=resolved").await;
+    assert_eq!(resolved["total"], 1);
+    browser.click("dialog button[name=undo]").await;
+    browser
+        .until("document.querySelector('dialog').innerText.includes('is open')")
+        .await;
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
 async fn the_live_tail_shows_what_is_posted_and_a_pause_holds_it_back() {
     let service = Service::new(HttpOptions::default());
+    log(&service, "who came before?").await;
     let browser = Browser::open(service.url(""), DESK).await;
     browser.goto("/?page=failures").await;
     browser.keys("body", "t").await;
     browser
-        .until("document.querySelector('.progress').innerText.includes('connected')")
+        .until(
+            "document.querySelector('.progress').innerText.includes('connected, waiting for new \
+             failures')",
+        )
+        .await;
+    // The newest failures stay in sight.
+    browser
+        .until("document.querySelector('table.live tbody').innerText.includes('who came before?')")
         .await;
     let post = async |query: &str| {
         let record = json!({"failure_type": "no_hit", "retrieval_strategy": "semantic", "query_text": query});
@@ -337,7 +434,7 @@ async fn the_live_tail_shows_what_is_posted_and_a_pause_holds_it_back() {
     browser
         .until("document.querySelector('.progress').innerText.includes('Paused: 1 new')")
         .await;
-    assert_eq!(browser.texts("table.live tbody tr").await.len(), 1);
+    assert_eq!(browser.texts("table.live tbody tr").await.len(), 2);
     browser.click("button[name=pause]").await;
     browser
         .until(

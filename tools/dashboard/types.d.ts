@@ -473,11 +473,13 @@ interface FailuresPage {
 		places: { list: Element; progress: Element; pager: Element },
 	): Promise<void>;
 	followTail(now: State, list: Element, progress: Element): { stop(): void };
-	showDetail(
-		dialog: HTMLDialogElement,
-		event: string | undefined,
-		signal: AbortSignal,
-	): Promise<void>;
+}
+
+interface DetailView {
+	mount(
+		root: Element,
+		events: () => string[],
+	): { show(event: string | undefined, signal: AbortSignal): Promise<void>; close(): void };
 	/** Shows up to 50 related failures, from the time around a failure. */
 	showRelated(
 		place: Element,

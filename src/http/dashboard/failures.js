@@ -1,4 +1,4 @@
-// The page of single failures: a list with filters, a live tail, and each failure in full.
+// The page of single failures: a list with filters, and a live tail. detail.js shows one in full.
 
 import * as api from "./api.js";
 import {
@@ -10,12 +10,12 @@ import {
 	field as labelled,
 	group,
 	h,
-	hint,
 	replace,
 	select,
 	table,
 	tableRow,
 } from "./dom.js";
+import * as detail from "./detail.js";
 import * as format from "./format.js";
 import * as state from "./state.js";
 
@@ -28,6 +28,8 @@ const SLOW_MS = 1000;
 const MAX_LIVE_ROWS = 200;
 
 const FILTERS = ["type", "strategy", "conversation", "text", "group"];
+/** The filters that the counts do not have. */
+const UNCOUNTED = ["conversation", "text", "group"];
 /** The changes that lead to the newest page. */
 const NEWEST = { cursor: null, back: null };
 
@@ -36,19 +38,19 @@ export function mount(root) {
 	const progress = h("div", { class: "progress" });
 	const list = h("div");
 	const pager = h("nav", { class: "pager", "aria-label": "Pages of failures" });
-	const dialog = h("dialog", {
-		class: "detail",
-		"aria-labelledby": "detail-title",
-		onclose: () => state.set({ failure: null }),
-	});
-	dialog.addEventListener("click", event => event.target === dialog && dialog.close());
+	const total = h("p", { class: "total" });
+	const view = detail.mount(root, () =>
+		[...list.querySelectorAll("tr[data-event]")].flatMap(
+			one => one.getAttribute("data-event") ?? [],
+		),
+	);
 	const filters = filterFields(text => (progress.textContent = text));
 	const form = h(
 		"form",
 		{ class: "filters", role: "search", onsubmit: event => event.preventDefault() },
 		filters.elements,
 	);
-	root.append(h("section", { class: "card" }, form, progress, list, pager), dialog);
+	root.append(h("section", { class: "card" }, form, total, progress, list, pager));
 
 	/** @type {{ stop(): void } | null} */
 	let tail = null;
@@ -101,12 +103,16 @@ export function mount(root) {
 		async load(signal) {
 			const now = state.get();
 			filters.show(now);
-			await Promise.all([showDetail(dialog, now.failure, signal), showList(now, signal)]);
+			await Promise.all([
+				view.show(now.failure, signal),
+				showList(now, signal),
+				showTotal(now, total, signal),
+			]);
 		},
 		close() {
 			filters.cancel();
 			tail?.stop();
-			dialog.close();
+			view.close();
 		},
 	};
 }
@@ -135,11 +141,7 @@ function filterFields(showError) {
 		return { name, field, element, cancel: later.cancel };
 	};
 	const text = input("text", "Search in queries and errors", { placeholder: "/", maxlength: 512 });
-	const inputs = [
-		text,
-		input("strategy", "Strategy", { maxlength: 64 }),
-		input("conversation", "Conversation", { maxlength: 128 }),
-	];
+	const inputs = [text, input("conversation", "Conversation", { maxlength: 128 })];
 	const [textField, ...otherFields] = inputs.map(({ element }) => element);
 	const type = select("type", "Type", format.TYPE_OPTIONS, "", value =>
 		change({ type: value || null }),
@@ -193,15 +195,83 @@ function filterFields(showError) {
 	};
 }
 
-/** @type {Column[]} */
+/** Shows how many failures match, which counts know. @param {State} now @param {Element} place @param {AbortSignal} signal */
+async function showTotal(now, place, signal) {
+	if (UNCOUNTED.some(name => Object.hasOwn(now, name))) {
+		place.replaceChildren();
+		return;
+	}
+	const { total, strategies, rows_since, range } = await api.get(
+		"summary",
+		state.range(now),
+		signal,
+	);
+	const rates = now.strategy
+		? strategies.find(({ retrieval_strategy: name }) => name === now.strategy)?.rates
+		: total;
+	const count = now.type
+		? rates?.types.find(({ failure_type: type }) => type === now.type)?.failures
+		: rates?.failures;
+	const isDeleted = rows_since !== null && Date.parse(rows_since) > Date.parse(range.from);
+	replace(
+		place,
+		h("strong", { "data-value": "total" }, format.number(count ?? 0)),
+		count === 1 ? " failure in this range" : " failures in this range",
+		isDeleted &&
+			count !== 0 && [". The list begins ", format.time(rows_since), ": counts are kept longer"],
+	);
+}
+
+/** The columns, with the values by which the rows of a page are sorted. @type {[Column, string?][]} */
 const COLUMNS = [
-	["time"],
-	["type"],
-	["strategy", "wide"],
-	["score", "number wide", "Best score, and the threshold"],
-	["latency", "number wide"],
-	["query", "grow"],
+	[["time"], "time"],
+	[["type"]],
+	[["strategy", "mid"]],
+	[["score", "number wide", "Best score, and the threshold"], "score"],
+	[["latency", "number wide"], "latency"],
+	[["query", "grow"]],
 ];
+/** @type {Column[]} */
+const PLAIN_COLUMNS = COLUMNS.map(([column]) => column);
+/** @type {Record<string, (one: Failure) => number>} */
+const VALUES = {
+	time: one => Date.parse(one.created_at),
+	score: one => one.top_score ?? -Infinity,
+	latency: one => one.latency_ms ?? -Infinity,
+};
+
+/** Returns the rows of a page in the order that the reader chose: `-` is the highest first. @param {Failure[]} failures */
+function sorted(failures) {
+	const { sort = "-time" } = state.get();
+	const value = VALUES[sort.replace(/^-/, "")];
+	// The rows come with the newest first.
+	if (!value || sort === "-time") return failures;
+	const sign = sort.startsWith("-") ? -1 : 1;
+	return failures.toSorted((one, other) => {
+		const [a, b] = [value(one), value(other)];
+		return a === b ? 0 : a < b ? -sign : sign;
+	});
+}
+
+/** Makes the heads of columns links that sort. @param {Element} shown */
+function addSorting(shown) {
+	const { sort = "-time" } = state.get();
+	for (const [index, head] of [...shown.querySelectorAll("thead th")].entries()) {
+		const [[name], key] = COLUMNS[index];
+		if (!key) continue;
+		const isDown = sort === `-${key}`;
+		const isUp = sort === key;
+		head.setAttribute("aria-sort", isDown ? "descending" : isUp ? "ascending" : "none");
+		const next = isDown ? key : `-${key}`;
+		head.replaceChildren(
+			state.anchor(
+				{ sort: next === "-time" ? null : next },
+				`${name}${isDown ? " ▼" : isUp ? " ▲" : ""}`,
+				{ title: "Sorts the rows of this page", rel: `sort-${key}` },
+			),
+		);
+	}
+}
 
 /** @param {Failure} failure @param {Attributes} attributes @returns {Row} */
 function row(failure, attributes = {}) {
@@ -215,7 +285,11 @@ function row(failure, attributes = {}) {
 			format.logged(failure.retrieval_strategy),
 			hasScore ? `${format.score(top_score)} / ${format.score(confidence_threshold)}` : "–",
 			format.milliseconds(failure.latency_ms),
-			state.anchor({ failure: event_id }, format.logged(failure.query_text), { class: "query" }),
+			[
+				state.anchor({ failure: event_id }, format.logged(failure.query_text), { class: "query" }),
+				failure.error_context &&
+					h("div", { class: "error-text" }, format.logged(failure.error_context)),
+			],
 		],
 	};
 }
@@ -244,7 +318,7 @@ async function find(now, signal, { list, progress, pager }) {
 		cursor = page.next;
 		if (round % 8 === 0) {
 			showRows(list, failures);
-			const reached = new Date(page.searched_to ?? 0).toLocaleString();
+			const reached = format.minuteText(page.searched_to ?? new Date(0).toISOString());
 			const seconds = ((performance.now() - began) / 1000).toFixed(1);
 			text.textContent = `Searching… back to ${reached}, ${failures.length} found, ${seconds} s `;
 			if (round === 0) progress.replaceChildren(text, stop);
@@ -291,8 +365,10 @@ function noFailures(now) {
 
 /** @param {Element} list @param {Failure[]} failures */
 function showRows(list, failures) {
-	const rows = failures.map(failure => row(failure));
-	replace(list, table("Failures, the newest first", COLUMNS, rows));
+	const rows = sorted(failures).map(failure => row(failure));
+	const shown = table("Failures", PLAIN_COLUMNS, rows);
+	addSorting(shown);
+	replace(list, shown);
 }
 
 /** Shows failures as they are stored. @type {FailuresPage["followTail"]} */
@@ -305,8 +381,10 @@ function followTail(now, list, progress) {
 	let replacements = 0;
 	let connection = "connecting…";
 	const rows = h("tbody");
-	const shown = table("New failures", COLUMNS, [], { class: "live" });
+	const shown = table("New failures", PLAIN_COLUMNS, [], { class: "live" });
 	shown.querySelector("tbody")?.replaceWith(rows);
+	/** @param {string} event */
+	const isShown = event => rows.querySelector(`[data-event="${CSS.escape(event)}"]`) !== null;
 	const togglePause = () => {
 		isPaused = !isPaused;
 		if (!isPaused) waiting.splice(0).forEach(add);
@@ -322,13 +400,14 @@ function followTail(now, list, progress) {
 		const more = waiting.length === MAX_LIVE_ROWS ? " or more" : "";
 		text.textContent = isPaused
 			? `Paused: ${waiting.length}${more} new`
-			: `Following: ${connection}, ${count} new`;
+			: `Following: ${connection}, ${count === 0 ? "waiting for new failures" : `${count} new`}`;
 		if (replacements > 0) text.textContent += "; the log was replaced by another one";
 		pause.textContent = isPaused ? "▶ Resume" : "❚❚ Pause";
 	}
 	/** @param {Failure} failure */
 	function add(failure) {
-		rows.prepend(tableRow(COLUMNS, row(failure, { class: "new" })));
+		if (isShown(failure.event_id)) return;
+		rows.prepend(tableRow(PLAIN_COLUMNS, row(failure, { class: "new" })));
 		while (rows.childElementCount > MAX_LIVE_ROWS) rows.lastElementChild?.remove();
 	}
 	api
@@ -352,157 +431,17 @@ function followTail(now, list, progress) {
 			},
 		})
 		.catch(error => list.replaceChildren(failed(error, () => state.set({ live: null }))));
+	showNewest().catch(() => {
+		// The tail stream shows its own error.
+	});
 	return { stop: () => stopped.abort() };
-}
 
-/** Shows a failure in full. @type {FailuresPage["showDetail"]} */
-async function showDetail(dialog, event, signal) {
-	if (!event) {
-		dialog.close();
-		return;
-	}
-	if (dialog.open && dialog.dataset.event === event) return;
-	dialog.dataset.event = event;
-	const content = h("div", { class: "content" });
-	const close = button("×", () => dialog.close(), { class: "close", "aria-label": "Close" });
-	dialog.replaceChildren(h("header", h("h2", { id: "detail-title" }, "Failure"), close), content);
-	if (!dialog.open) dialog.showModal();
-	let failure;
-	try {
-		failure = await api.get(`failures/${encodeURIComponent(event)}`, {}, signal);
-	} catch (error) {
-		if (api.isAbort(error)) throw error;
-		const retry = () => {
-			delete dialog.dataset.event;
-			showDetail(dialog, event, signal);
-		};
-		content.replaceChildren(failed(error, retry));
-		return;
-	}
-	await showFacts(content, failure, signal);
-}
-
-/** @param {Element} content @param {Failure} failure @param {AbortSignal} signal */
-async function showFacts(content, failure, signal) {
-	const { conversation_id, edge_types, error_context, query_text } = failure;
-	const history = h("div");
-	const conversation = h("div");
-	/** @type {[string, Child][]} */
-	const facts = [
-		["time", format.time(failure.created_at, { withYear: true })],
-		["type", format.badge(failure.failure_type)],
-		["strategy", format.logged(failure.retrieval_strategy)],
-		["query", format.logged(query_text, { class: "logged whole" })],
-		["length of the query", `${format.number(failure.query_len)} bytes`],
-		["best score", format.score(failure.top_score)],
-		["threshold", format.score(failure.confidence_threshold)],
-		["results", format.number(failure.result_count)],
-		["latency", format.milliseconds(failure.latency_ms)],
-		[
-			"conversation",
-			conversation_id === null
-				? "–"
-				: state.anchor(
-						{ conversation: conversation_id, failure: null },
-						format.logged(conversation_id),
-					),
-		],
-		["turn", format.number(failure.turn_index)],
-		["edge types", edge_types === null ? "–" : format.logged(edgeTypes(edge_types))],
-		[
-			"error",
-			error_context === null ? "–" : format.logged(error_context, { class: "logged whole" }),
-		],
-		["event id", h("code", failure.event_id)],
-	];
-	content.replaceChildren(
-		h(
-			"dl",
-			facts.map(([name, value]) => h("div", h("dt", name), h("dd", value))),
-		),
-		h("h3", "Failures of the same query"),
-		history,
-		conversation_id === null ? "" : h("h3", "Failures of the same conversation, in order"),
-		conversation,
-	);
-	await Promise.all([
-		showRelated(history, failure, RELATED.query, { query_text }, signal),
-		conversation_id !== null &&
-			showRelated(conversation, failure, RELATED.conversation, { conversation_id }, signal),
-	]);
-}
-
-/** Returns a list of edge types as text. @param {string} json */
-function edgeTypes(json) {
-	try {
-		return JSON.parse(json).join(", ");
-	} catch {
-		return json;
-	}
-}
-
-/** Kinds of failures that are related to another one. @type {Record<string, Related>} */
-const RELATED = {
-	query: {
-		caption: "Failures of the same query",
-		days: 30,
-		columns: ["time", "strategy"],
-		cells: other => [format.time(other.created_at), format.logged(other.retrieval_strategy)],
-		compare: () => 0,
-	},
-	conversation: {
-		caption: "Failures of the same conversation",
-		days: 2,
-		columns: ["turn", "query"],
-		cells: other => [format.number(other.turn_index), format.logged(other.query_text)],
-		compare: (one, other) =>
-			(one.turn_index ?? 0) - (other.turn_index ?? 0) ||
-			Date.parse(one.created_at) - Date.parse(other.created_at),
-	},
-};
-
-/** @type {FailuresPage["showRelated"]} */
-async function showRelated(place, failure, kind, filter, signal) {
-	const max = 50;
-	const deadline = performance.now() + 5000;
-	const at = Date.parse(failure.created_at);
-	const span = kind.days * 86_400_000;
-	const parameters = {
-		...filter,
-		from: new Date(Math.max(0, at - span)).toISOString(),
-		to: new Date(at + span).toISOString(),
-		within_ms: WITHIN_MS,
-	};
-	const [first, last] = kind.columns;
-	/** @type {Column[]} */
-	const columns = [[first], ["type"], ["score", "number wide"], [last, "grow"]];
-	/** @type {Failure[]} */
-	let found = [];
-	/** @type {FailurePage | undefined} */
-	let page;
-	while (!page?.complete && found.length < max && performance.now() < deadline) {
-		const limit = max - found.length;
-		page = await api.get("failures", { ...parameters, cursor: page?.next, limit }, signal);
-		found = [...found, ...page.data];
-		const rows = found.toSorted(kind.compare).map(other => {
-			const [label, text] = kind.cells(other);
-			return {
-				attributes: {
-					class: other.event_id === failure.event_id ? "current" : null,
-					"data-event": other.event_id,
-				},
-				cells: [
-					state.anchor({ failure: other.event_id }, label),
-					format.badge(other.failure_type),
-					format.score(other.top_score),
-					text,
-				],
-			};
-		});
-		const more = page.next ? "There are more than these" : "These are all";
-		place.replaceChildren(
-			table(kind.caption, columns, rows),
-			hint(`${page.complete ? more : "Searching"} within ${kind.days} days.`),
-		);
+	/** Shows the newest failures below those that come in. */
+	async function showNewest() {
+		const parameters = { ...state.range(now), ...state.filter(now), within_ms: WITHIN_MS };
+		const { data } = await api.get("failures", { ...parameters, limit: PER_PAGE }, stopped.signal);
+		for (const failure of data) {
+			if (!isShown(failure.event_id)) rows.append(tableRow(PLAIN_COLUMNS, row(failure)));
+		}
 	}
 }

@@ -1,6 +1,7 @@
 // The frame of the pages: navigation, time range, refresh, keys and the token.
 
 import * as api from "./api.js";
+import { areKeysOn, choice, saveChoice } from "./choices.js";
 import { button, byId, failed, field, h, replace } from "./dom.js";
 import * as format from "./format.js";
 import * as health from "./health.js";
@@ -309,29 +310,6 @@ api.onTokenNeeded(async wasRejected => {
 	return isConfirmed ? { token: token.value.trim(), isKept: isKept.checked } : null;
 });
 
-/** Choices of the reader. Without `localStorage` they last as long as the page. */
-const choices = new Map();
-
-/** @param {string} name @param {string} value */
-function saveChoice(name, value) {
-	choices.set(name, value);
-	try {
-		localStorage.setItem(`failure-logger-${name}`, value);
-	} catch {
-		// The browser does not allow it.
-	}
-}
-
-/** @param {string} name @returns {string | null} */
-function choice(name) {
-	if (choices.has(name)) return choices.get(name);
-	try {
-		return localStorage.getItem(`failure-logger-${name}`);
-	} catch {
-		return null;
-	}
-}
-
 /** The themes, and the text of their button. */
 const THEMES = [
 	["system", "◐"],
@@ -396,7 +374,7 @@ const SHORTCUTS = {
 function showHelp() {
 	const isEnabled = h("input", {
 		type: "checkbox",
-		checked: choice("keys") !== "off",
+		checked: areKeysOn(),
 		onchange() {
 			saveChoice("keys", isEnabled.checked ? "on" : "off");
 		},
@@ -440,7 +418,7 @@ addEventListener("keydown", event => {
 		}
 		return;
 	}
-	if (choice("keys") === "off" && event.key !== "?") return;
+	if (!areKeysOn() && event.key !== "?") return;
 	const own = page?.keys?.[event.key]?.[1];
 	const act = own ?? (Object.hasOwn(SHORTCUTS, event.key) ? SHORTCUTS[event.key][1] : null);
 	if (!act) return;

@@ -40,6 +40,8 @@ static ASSETS: LazyLock<Vec<Asset>> = assets! {
     "icon.svg": "image/svg+xml",
     "main.js": SCRIPT,
     "api.js": SCRIPT,
+    "choices.js": SCRIPT,
+    "detail.js": SCRIPT,
     "state.js": SCRIPT,
     "dom.js": SCRIPT,
     "format.js": SCRIPT,
