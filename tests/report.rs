@@ -998,7 +998,32 @@ fn calibration_maps_thresholds_to_rates_and_rates_to_thresholds() {
         .iter()
         .map(|bucket| bucket.successes + bucket.failures)
         .sum();
-    assert_eq!((calibration.distribution.len(), counted), (50, 80));
+    assert_eq!(counted, 80);
+    assert!((50..=52).contains(&calibration.distribution.len()));
+    // The configured threshold separates what it has judged.
+    let threshold = f64::from(0.3_f32);
+    assert!(
+        calibration
+            .distribution
+            .iter()
+            .any(|bucket| bucket.from == threshold)
+    );
+    for bucket in &calibration.distribution {
+        let wrong = if bucket.from < threshold {
+            bucket.successes
+        } else {
+            bucket.failures
+        };
+        assert_eq!(wrong, 0, "{bucket:?}");
+    }
+    for (at, failing, passing) in [(threshold, 0, 0), (0.405, 11, 0), (0.205, 0, 9)] {
+        let changes = calibration.changes_at(at);
+        assert!(
+            changes.newly_failing.abs_diff(failing) <= 1
+                && changes.newly_passing.abs_diff(passing) <= 1,
+            "{at}: {changes:?}"
+        );
+    }
     assert!(
         calibration
             .curve

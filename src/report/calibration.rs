@@ -12,8 +12,12 @@ use crate::rollup::sketch::Sketch;
 use crate::store::reads::{Deadline, Lane};
 use crate::store::snapshot::Snapshot;
 
-/// Parts into which the scores are divided.
+/// Parts into which the scores are divided. There may be one more, so that the threshold is the
+/// limit of two parts.
 const BUCKETS: u32 = 50;
+
+/// Relative error of a score, with some room: a sketch rounds it by half a percent.
+const SKETCH_ERROR: f64 = 0.01;
 
 /// The scores of a strategy's attempts, and the failure rate that any threshold would give.
 ///
@@ -42,7 +46,8 @@ pub struct Calibration {
     pub certain_failures: u64,
     /// The failure rate that was observed, 0 to 1, with the thresholds of that time.
     pub failure_rate: Option<f64>,
-    /// Number of scores in each of 50 parts of equal width, from the lowest to the highest.
+    /// Number of scores in each of 50 or 51 parts of equal width, from the lowest to the highest.
+    /// The configured threshold is the limit of two parts, so that none is on both of its sides.
     pub distribution: Vec<ScoreBucket>,
     /// The failure rate for thresholds from the lowest score to the highest.
     pub curve: Vec<CurvePoint>,
@@ -50,14 +55,15 @@ pub struct Calibration {
     scores: Scores,
 }
 
-/// Scores from a limit up to the next.
+/// Scores from a limit up to the next. A score that equals the limit of two parts is in the better
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct ScoreBucket {
-    /// The lowest score that is counted here.
+    /// The beginning of the part.
     pub from: f64,
-    /// The score up to which is counted; the highest one of all is counted too.
+    /// The end of the part.
     pub to: f64,
     /// Successes with such a score.
     pub successes: u64,
@@ -74,6 +80,17 @@ pub struct CurvePoint {
     pub threshold: f64,
     /// The share of the attempts that would have failed, 0 to 1.
     pub failure_rate: f64,
+}
+
+/// Attempts whose outcome another threshold would change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[non_exhaustive]
+pub struct ThresholdChanges {
+    /// Successes that would have failed.
+    pub newly_failing: u64,
+    /// Low-confidence failures that would have succeeded.
+    pub newly_passing: u64,
 }
 
 #[derive(Clone, Default)]
@@ -185,6 +202,54 @@ impl Calibration {
         (self.attempts > 0).then(|| (self.certain_failures + missed) as f64 / self.attempts as f64)
     }
 
+    /// Returns the successes that would have failed at this threshold, and the low-confidence
+    /// failures that would have succeeded.
+    pub fn changes_at(&self, threshold: f64) -> ThresholdChanges {
+        let Scores {
+            successes,
+            failures,
+            ..
+        } = &self.scores;
+        let up_to = |scores: &Sketch, is_success| self.before(scores, threshold, is_success);
+        let (successes_before, failures_before) = (up_to(successes, true), up_to(failures, false));
+        match self.score_direction {
+            ScoreDirection::HigherIsBetter => ThresholdChanges {
+                newly_failing: successes_before,
+                newly_passing: failures.count() - failures_before,
+            },
+            ScoreDirection::LowerIsBetter => ThresholdChanges {
+                newly_failing: successes.count() - successes_before,
+                newly_passing: failures_before,
+            },
+        }
+    }
+
+    /// Returns the number of scores below a limit. A score at the limit is on its better side.
+    ///
+    /// A sketch knows scores to half a percent. Those that are so near to the configured threshold
+    /// are on the side on which they were judged.
+    fn before(&self, scores: &Sketch, limit: f64, is_success: bool) -> u64 {
+        let is_lower_better = self.score_direction == ScoreDirection::LowerIsBetter;
+        let is_configured = self
+            .confidence_threshold
+            .is_some_and(|threshold| f64::from(threshold) == limit);
+        let tolerance = if is_configured {
+            SKETCH_ERROR * limit.abs()
+        } else {
+            0.0
+        };
+        let limit = if is_success == is_lower_better {
+            limit + tolerance
+        } else {
+            limit - tolerance
+        };
+        if is_lower_better {
+            scores.up_to(limit)
+        } else {
+            scores.below(limit)
+        }
+    }
+
     /// The strictest threshold at which no more than this share of the attempts, 0 to 1, would have
     /// failed, as near as half a percent and on the safe side. `None`: more than that fail at any
     /// threshold, or nothing is known.
@@ -208,6 +273,36 @@ impl Calibration {
         })
     }
 
+    /// Returns the limits of the parts of the distribution, from the lowest to the highest. The
+    /// configured threshold is one of them if it is between the scores.
+    fn limits(&self, min: f64, max: f64) -> Vec<f64> {
+        let width = (max - min) / f64::from(BUCKETS);
+        let threshold = self
+            .confidence_threshold
+            .map(f64::from)
+            .filter(|threshold| (min..max).contains(threshold) && width > 0.0);
+        let Some(threshold) = threshold else {
+            return (0..=BUCKETS)
+                .map(|nth| min + width * f64::from(nth))
+                .collect();
+        };
+        let below = ((threshold - min) / width).ceil();
+        // Rounding must not cut the highest score off.
+        let above = ((max - threshold) / width).ceil().max(1.0);
+        let first = threshold - below * width;
+        let mut limits = Vec::new();
+        let mut nth = 0.0;
+        while nth <= below + above {
+            limits.push(if nth == below {
+                threshold
+            } else {
+                first + nth * width
+            });
+            nth += 1.0;
+        }
+        limits
+    }
+
     /// Fills in the distribution and the curve.
     fn draw(&mut self) {
         let Scores {
@@ -218,28 +313,37 @@ impl Calibration {
         let (Some(min), Some(max)) = (all.min(), all.max()) else {
             return;
         };
-        let limit = |nth: u32| min + (max - min) * f64::from(nth) / f64::from(BUCKETS);
-        // The last part includes its end.
-        let below = |sketch: &Sketch, nth| {
-            if nth == BUCKETS {
+        let limits = self.limits(min, max);
+        let parts = limits.len() - 1;
+        let within = |sketch: &Sketch, is_success, nth: usize, from: f64, to: f64| {
+            // The first and the last part include their ends.
+            let end = if nth + 1 == parts {
                 sketch.count()
             } else {
-                sketch.below(limit(nth))
-            }
+                self.before(sketch, to, is_success)
+            };
+            let begin = if nth == 0 {
+                0
+            } else {
+                self.before(sketch, from, is_success)
+            };
+            end.saturating_sub(begin)
         };
-        let within =
-            |sketch: &Sketch, nth| below(sketch, nth + 1).saturating_sub(below(sketch, nth));
-        let distribution = (0..BUCKETS).map(|nth| ScoreBucket {
-            from: limit(nth),
-            to: limit(nth + 1),
-            successes: within(successes, nth),
-            failures: within(failures, nth),
-        });
-        let curve = (0..=BUCKETS).filter_map(|nth| {
-            let threshold = limit(nth);
+        let distribution =
+            limits
+                .iter()
+                .zip(limits.iter().skip(1))
+                .enumerate()
+                .map(|(nth, (from, to))| ScoreBucket {
+                    from: *from,
+                    to: *to,
+                    successes: within(successes, true, nth, *from, *to),
+                    failures: within(failures, false, nth, *from, *to),
+                });
+        let curve = limits.iter().filter_map(|threshold| {
             Some(CurvePoint {
-                threshold,
-                failure_rate: self.failure_rate_at(threshold)?,
+                threshold: *threshold,
+                failure_rate: self.failure_rate_at(*threshold)?,
             })
         });
         (self.distribution, self.curve) = (distribution.collect(), curve.collect());

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use crate::model::failure::Failure;
 pub use crate::model::outcome::FailuresByType;
-pub use calibration::{Calibration, CurvePoint, ScoreBucket};
+pub use calibration::{Calibration, CurvePoint, ScoreBucket, ThresholdChanges};
 pub use conversations::{Conversation, Conversations};
 pub use counts::AttemptCount;
 #[cfg(feature = "program")]

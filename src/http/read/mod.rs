@@ -25,7 +25,8 @@ use crate::model::outcome::RetrievalFailureType;
 use crate::model::time::TimeRange;
 use crate::report::{
     Calibration, Conversations, Cursor, ExportFormat, FailurePage, ListCursor, ListRequest,
-    MAX_STEPS, PageRequest, StrategySummary, Summary, Timeseries, TimeseriesRequest,
+    MAX_STEPS, PageRequest, StrategySummary, Summary, ThresholdChanges, Timeseries,
+    TimeseriesRequest,
 };
 
 /// Default time range.
@@ -581,6 +582,8 @@ pub(crate) struct CalibrationResult {
     calibration: Calibration,
     /// Failure rate at the requested threshold; null if the strategy has no scores.
     failure_rate_at_threshold: Option<f64>,
+    /// Changes at the requested threshold; null if none was requested.
+    changes_at_threshold: Option<ThresholdChanges>,
     /// Threshold for the requested failure rate; null if no threshold reaches it.
     threshold_for_failure_rate: Option<f64>,
 }
@@ -603,6 +606,9 @@ pub(crate) async fn calibration(
             failure_rate_at_threshold: query
                 .threshold
                 .and_then(|threshold| calibration.failure_rate_at(threshold)),
+            changes_at_threshold: query
+                .threshold
+                .map(|threshold| calibration.changes_at(threshold)),
             threshold_for_failure_rate: query
                 .failure_rate
                 .and_then(|rate| calibration.threshold_for(rate)),
