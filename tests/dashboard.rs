@@ -779,6 +779,79 @@ async fn dragging_the_threshold_changes_the_rate_to_what_the_api_says() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn calibration_invents_no_threshold_and_tries_the_typed_one() {
+    let service = Service::new(HttpOptions::default());
+    let monitor = service.logger.strategy("semantic");
+    for score in 1..=50 {
+        let outcome = failure_logger::Outcome::success(std::time::Duration::ZERO)
+            .top_score(score as f32 / 100.0);
+        monitor.record(outcome);
+    }
+    service.logger.flush().await.expect("flush");
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/?page=calibration").await;
+    browser
+        .until("document.querySelector('.result').innerText.includes('No threshold is configured')")
+        .await;
+    assert_eq!(
+        browser
+            .eval("document.querySelector('[role=slider]').hidden")
+            .await,
+        true
+    );
+    assert!(!browser.query().await.contains("threshold"));
+    browser.keys("input[name=threshold]", "0.255\n").await;
+    browser
+        .until("document.querySelector('[data-value=newly-failing]').innerText === '25'")
+        .await;
+    assert_eq!(
+        browser
+            .eval("document.querySelector('[role=slider]').hidden")
+            .await,
+        false
+    );
+    let lines = browser.texts(".settings code").await;
+    assert_eq!(
+        lines[0],
+        "logger.strategy(\"semantic\").confidence_threshold(0.255)"
+    );
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn lower_threshold_shows_the_failures_that_would_succeed() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser
+        .goto("/?page=calibration&strategy=graph&threshold=0.4")
+        .await;
+    browser
+        .until("document.querySelector('[data-value=newly-passing]')")
+        .await;
+    let shown = browser.texts("[data-value=newly-passing]").await.remove(0);
+    let says = ask(
+        &service,
+        "/v1/calibration?retrieval_strategy=graph&since=24h&threshold=0.4",
+    )
+    .await;
+    let changes = &says["changes_at_threshold"];
+    assert_eq!(shown, whole(&changes["newly_passing"]));
+    assert_eq!(changes["newly_failing"], 0);
+    browser.click("button[name=see]").await;
+    let scores = "[aria-label='Failures that would succeed'] td.number";
+    browser
+        .until(&format!("document.querySelector(\"{scores}\")"))
+        .await;
+    for score in browser.texts(scores).await {
+        let score: f64 = score.parse().expect("a score");
+        assert!((0.4..0.5).contains(&score), "{score}");
+    }
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
 async fn dragging_over_the_chart_looks_closer() {
     let service = searched().await;
     let browser = Browser::open(service.url(""), DESK).await;

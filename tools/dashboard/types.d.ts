@@ -176,6 +176,7 @@ interface Calibration {
 	distribution: ScoreBucket[];
 	curve: { threshold: number; failure_rate: number }[];
 	failure_rate_at_threshold: number | null;
+	changes_at_threshold: { newly_failing: number; newly_passing: number } | null;
 	threshold_for_failure_rate: number | null;
 }
 
@@ -270,7 +271,8 @@ interface ChartView {
 }
 
 interface ThresholdChart extends ChartView {
-	threshold(): number;
+	/** Returns null if there is no threshold yet. */
+	threshold(): number | null;
 	set(threshold: number): void;
 	focus(): void;
 }
@@ -493,6 +495,10 @@ interface DetailView {
 interface CalibrationPage {
 	/** Returns the fields of a threshold, and of a failure rate whose threshold is searched for. */
 	inputs(calibration: Calibration, chart: ThresholdChart, signal: AbortSignal): Child;
+	effect(read: Calibration, threshold: number): Element;
+	changes(read: Calibration, threshold: number, signal: AbortSignal): Child;
+	passingFailures(read: Calibration, threshold: number, signal: AbortSignal): Promise<Failure[]>;
+	settings(read: Calibration, threshold: number): Element;
 	/** Shows the failure rate of a threshold. */
 	showRate(calibration: Calibration, threshold: number, signal: AbortSignal): Promise<void>;
 }
