@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::database_url::DatabaseUrl;
 use crate::error::ConfigError;
 use crate::model::record::RetrievalFailureRecord;
 
@@ -67,13 +68,14 @@ type Redactor = Arc<dyn Fn(&mut RetrievalFailureRecord) + Send + Sync>;
 ///     .redactor(|record| record.error_context = None);
 /// ```
 ///
-/// With serde, durations are whole milliseconds (`flush_interval_ms`), and unknown keys are errors.
+/// With serde, durations are whole milliseconds (`flush_interval_ms`), and unknown keys are errors. A
+/// serialised configuration has `***` in the place of a password in its `database_url`.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[must_use = "a configuration does nothing until it is given to `FailureLogger::spawn`"]
 pub struct LoggerConfig {
     /// As it was given; [`Location::parse`] reads it.
-    pub(crate) database_url: String,
+    pub(crate) database_url: DatabaseUrl,
     /// Records, those of the batch that is being written included.
     pub(crate) buffer_capacity: usize,
     /// `None`: an eighth of the buffer.
@@ -116,10 +118,12 @@ pub struct LoggerConfig {
 
 impl LoggerConfig {
     /// Returns default settings for the database at `database_url`: a path, `sqlite:PATH`,
-    /// `sqlite://PATH`, or `:memory:` for one that ends with the logger.
+    /// `sqlite://PATH`, or `:memory:` for one that ends with the logger. With the feature
+    /// `postgres` also `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with the parameters of libpq
+    /// behind a `?`.
     pub fn new(database_url: impl Into<String>) -> Self {
         Self {
-            database_url: database_url.into(),
+            database_url: DatabaseUrl::from(database_url.into()),
             ..Self::default()
         }
     }
@@ -184,7 +188,9 @@ impl LoggerConfig {
             };
         }
         let mut config = Self::default();
-        read!(config.database_url, "FAILURE_LOGGER_DATABASE_URL", "a path");
+        if let Some(url) = variable("FAILURE_LOGGER_DATABASE_URL") {
+            config.database_url.replace(url.trim().to_owned());
+        }
         read!(
             config.buffer_capacity,
             "FAILURE_LOGGER_BUFFER_CAPACITY",
@@ -498,7 +504,7 @@ impl LoggerConfig {
 impl Default for LoggerConfig {
     fn default() -> Self {
         Self {
-            database_url: DEFAULT_DATABASE_URL.into(),
+            database_url: DatabaseUrl::from(DEFAULT_DATABASE_URL.to_owned()),
             buffer_capacity: DEFAULT_BUFFER_CAPACITY,
             mailbox_capacity: None,
             batch_size: DEFAULT_BATCH_SIZE,
@@ -549,6 +555,8 @@ impl fmt::Debug for LoggerConfig {
 pub(crate) enum Location {
     Memory,
     File(PathBuf),
+    #[cfg(feature = "postgres")]
+    Postgres(DatabaseUrl),
 }
 
 impl Location {
@@ -556,9 +564,21 @@ impl Location {
     ///
     /// # Errors
     ///
-    /// The value is empty, contains a NUL, or has a scheme other than `sqlite`. The error repeats
-    /// the scheme alone, because a URL may carry a password.
-    fn parse(url: &str) -> Result<Self, ConfigError> {
+    /// The value is empty, contains a NUL, or has another scheme than `sqlite`, `postgres` and
+    /// `postgresql`. The error repeats the scheme alone, because a URL may carry a password.
+    fn parse(url: &DatabaseUrl) -> Result<Self, ConfigError> {
+        if url.is_postgres() && !url.reveal().contains('\0') {
+            #[cfg(feature = "postgres")]
+            return Ok(Self::Postgres(url.clone()));
+            #[cfg(not(feature = "postgres"))]
+            return Err(ConfigError {
+                setting: "database_url",
+                value: url.to_string(),
+                expected: "a path, because this program was built without PostgreSQL; build it \
+                    with the feature `postgres` (cargo build --features postgres)",
+            });
+        }
+        let url = url.reveal();
         let refuse = || {
             // A URL may carry a password: only its scheme is repeated.
             let value = url
@@ -567,7 +587,7 @@ impl Location {
             Err(ConfigError {
                 setting: "database_url",
                 value,
-                expected: "a path, sqlite:PATH, sqlite://PATH or :memory:",
+                expected: "a path, sqlite:PATH, sqlite://PATH, :memory: or postgres://..",
             })
         };
         let path = match url.split_once(':') {
@@ -663,6 +683,26 @@ mod tests {
         }
     }
 
+    fn parse(url: &str) -> Result<Location, ConfigError> {
+        Location::parse(&DatabaseUrl::from(url.to_owned()))
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn url_of_postgres_is_a_location() {
+        for url in ["postgres://u:secret@h/d", "postgresql://h"] {
+            assert!(matches!(parse(url), Ok(Location::Postgres(_))), "{url}");
+        }
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    #[test]
+    fn url_of_postgres_without_its_feature_names_the_feature() {
+        let refusal = parse("postgres://u:secret@h/d").unwrap_err().to_string();
+        assert!(refusal.starts_with("database_url = postgres://u:***@h/d: expected"));
+        assert!(refusal.contains("feature `postgres`"), "{refusal}");
+    }
+
     #[test]
     fn locations_are_paths_or_memory_and_other_schemes_are_refused() {
         for (url, path) in [
@@ -672,19 +712,21 @@ mod tests {
             ("./a:b.db", "./a:b.db"),
             (r"C:\a.db", r"C:\a.db"),
         ] {
-            assert_eq!(Location::parse(url), Ok(Location::File(path.into())));
+            assert_eq!(parse(url), Ok(Location::File(path.into())));
         }
         for url in [":memory:", "sqlite::memory:", "sqlite://:memory:"] {
-            assert_eq!(Location::parse(url), Ok(Location::Memory));
+            assert_eq!(parse(url), Ok(Location::Memory));
         }
         for url in [
             "",
             "sqlite:",
-            "postgres://u:secret@h/d",
+            "postgres:u:secret@h/d",
+            "postgres://u:secret@h/d\0",
+            "mysql://u:secret@h/d",
             "file:a.db?mode=ro",
             "a\0b",
         ] {
-            let refusal = Location::parse(url).unwrap_err().to_string();
+            let refusal = parse(url).unwrap_err().to_string();
             assert!(
                 refusal.starts_with("database_url = ") && !refusal.contains("secret"),
                 "{refusal}"
@@ -703,7 +745,7 @@ mod tests {
             _ => None,
         })
         .unwrap();
-        assert_eq!(config.database_url, "env.db");
+        assert_eq!(config.database_url.reveal(), "env.db");
         assert_eq!(config.flush_interval, Duration::from_millis(250));
         assert_eq!(config.batch_size, DEFAULT_BATCH_SIZE);
         assert_eq!(

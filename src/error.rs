@@ -75,6 +75,15 @@ pub enum StartError {
         /// Versions that this program needs, in ascending order. It knows no others.
         needed: Vec<String>,
     },
+    /// Do what the cause says: the server of the database cannot be reached or used. The variant
+    /// occurs with the feature `postgres` alone.
+    #[error("database_url = {database}: {cause}")]
+    Server {
+        /// The URL, without its password.
+        database: String,
+        /// The fault, and its remedy.
+        cause: String,
+    },
     /// Correct the pool, or the file that it leads to: see
     /// [`with_pool`](crate::FailureLogger::with_pool).
     #[error("cannot use the pool: {cause}")]

@@ -137,6 +137,7 @@ struct EmbeddingPage;
 
 mod clock;
 pub mod config;
+mod database_url;
 pub mod error;
 mod handle;
 #[cfg(feature = "http")]

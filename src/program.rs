@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{Location, LoggerConfig};
-use crate::error::{ConfigError, ReadError};
+use crate::database_url::redacted;
+use crate::error::{ConfigError, ReadError, StartError};
 use crate::handle::LoggerHandle;
 use crate::http::ops::health;
 use crate::http::wire::otlp::{JsonRequest, ProtobufReader, Step};
@@ -63,16 +64,54 @@ pub fn read_json_traces(body: &[u8]) -> TraceCounts {
     }
 }
 
-/// Checks the settings, and returns the database file; `None` for a database in memory.
+/// Location of a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseLocation {
+    File(PathBuf),
+    Memory,
+    /// A server, by its URL without a password.
+    Server(String),
+}
+
+/// Checks the settings, and returns the location of the database.
 ///
 /// # Errors
 ///
 /// [`ConfigError`] names the setting that is not accepted.
-pub fn database_file(config: &LoggerConfig) -> Result<Option<PathBuf>, ConfigError> {
+pub fn database_location(config: &LoggerConfig) -> Result<DatabaseLocation, ConfigError> {
     Ok(match config.validate()? {
-        Location::File(path) => Some(path),
-        Location::Memory => None,
+        Location::File(path) => DatabaseLocation::File(path),
+        Location::Memory => DatabaseLocation::Memory,
+        #[cfg(feature = "postgres")]
+        Location::Postgres(url) => DatabaseLocation::Server(url.to_string()),
     })
+}
+
+/// Returns a reader of the database that `config` names. The first read opens it.
+///
+/// # Errors
+///
+/// [`ConfigError`] names the setting that is not accepted.
+pub fn reader(config: &LoggerConfig) -> Result<FailureReader, ConfigError> {
+    let reads = store::reads_at(&config.validate()?, config.pool_size);
+    Ok(FailureReader::new(reads))
+}
+
+/// Opens the database once, which creates or updates its schema, and closes it.
+///
+/// # Errors
+///
+/// [`StartError`] as that of [`spawn`](crate::FailureLogger::spawn).
+pub fn migrate(config: &LoggerConfig) -> Result<(), StartError> {
+    let mut store = store::backend(&config.validate()?, 1, config.migrate).open()?;
+    store.close();
+    Ok(())
+}
+
+/// Returns the statements that create the tables in PostgreSQL, for an operator who runs them.
+#[cfg(feature = "postgres")]
+pub fn postgres_schema() -> String {
+    store::postgres::migrate::script()
 }
 
 /// Returns a refusal of a setting.
@@ -84,9 +123,14 @@ pub fn refused(setting: &'static str, value: String, expected: &'static str) -> 
     }
 }
 
-/// Returns the database as the settings name it.
-pub fn database_url(config: &LoggerConfig) -> &str {
-    &config.database_url
+/// Returns the database as the settings name it, without a password.
+pub fn database_url(config: &LoggerConfig) -> String {
+    config.database_url.to_string()
+}
+
+/// Returns a `database_url` without its password.
+pub fn without_password(url: &str) -> String {
+    redacted(url)
 }
 
 /// Replaces the log in the database of `config` by that of `backup`, in one transaction. A missing

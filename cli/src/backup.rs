@@ -17,7 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use failure_logger::StartError;
-use failure_logger::program::{self, BackupError, Temporary, database_file};
+use failure_logger::program::{self, BackupError, DatabaseLocation, Temporary, database_location};
 
 use super::CommandError;
 use super::change::existing;
@@ -45,7 +45,8 @@ pub(super) async fn backup(
     settings: &Settings,
     Backup { target }: &Backup,
 ) -> Result<(), CommandError> {
-    let source = existing(settings)?;
+    existing(settings)?;
+    let source = file(settings)?;
     let bar = spinner("copying and checking")?;
     let copy = target.clone();
     let failures = unless_interrupted(Temporary::for_backup(target), move |work| {
@@ -127,9 +128,12 @@ fn abort(work: &Temporary) -> ! {
 
 /// Returns the path of the database, which need not exist: a restore may create it.
 fn file(settings: &Settings) -> Result<PathBuf, CommandError> {
-    match database_file(&settings.logger) {
-        Ok(Some(path)) => Ok(path),
-        Ok(None) => Err(CommandError::Usage(
+    match database_location(&settings.logger) {
+        Ok(DatabaseLocation::File(path)) => Ok(path),
+        Ok(DatabaseLocation::Server(url)) => Err(CommandError::Usage(format!(
+            "database_url = {url}: expected a file; use the tools of the server, such as pg_dump"
+        ))),
+        Ok(DatabaseLocation::Memory) => Err(CommandError::Usage(
             "database_url = :memory:: expected a file; set --db".into(),
         )),
         Err(error) => Err(CommandError::Usage(error.to_string())),

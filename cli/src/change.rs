@@ -18,7 +18,8 @@ use serde_json::json;
 
 use failure_logger::error::{ChangeError, StoreError};
 use failure_logger::program::{
-    Expired, ManualPurge, database_file, parse_span, query_of_group, without_retention,
+    self, DatabaseLocation, Expired, ManualPurge, database_location, parse_span, query_of_group,
+    without_retention,
 };
 use failure_logger::{Deletion, FailureLogger, QueryStatus};
 
@@ -232,26 +233,62 @@ pub(super) async fn delete(settings: &Settings, delete: &Delete) -> Result<(), C
     }
     // A write error is ignored here: the caller must learn that text may remain.
     Err(CommandError::Failed(
-        "cannot erase all deleted text: a reader holds the journal, or the file is shared; retry later"
+        "cannot erase all deleted text: a reader holds the journal, or the file is shared \
+         (retry later); a server keeps the text until its vacuum, and in its log and backups"
             .into(),
     ))
 }
 
-/// Returns the path of the database file. Fails if there is none, because an empty database has
-/// nothing to change. A misspelt path would otherwise create a database, and the command would
-/// report success.
-pub(super) fn existing(settings: &Settings) -> Result<PathBuf, CommandError> {
-    match database_file(&settings.logger) {
-        Ok(Some(path)) if path.exists() => Ok(path),
-        Ok(Some(path)) => Err(CommandError::Unreachable(format!(
+/// Fails if there is no database file, because an empty database has nothing to change. A misspelt
+/// path would otherwise create a database, and the command would report success. A server says by
+/// itself if it has no such database.
+pub(super) fn existing(settings: &Settings) -> Result<(), CommandError> {
+    match database_location(&settings.logger) {
+        Ok(DatabaseLocation::File(path)) if path.exists() => Ok(()),
+        Ok(DatabaseLocation::Server(_)) => Ok(()),
+        Ok(DatabaseLocation::File(path)) => Err(CommandError::Unreachable(format!(
             "there is no database {}; set --db to the file",
             path.display()
         ))),
-        Ok(None) => Err(CommandError::Usage(
+        Ok(DatabaseLocation::Memory) => Err(CommandError::Usage(
             "database_url = :memory:: expected a file; set --db".into(),
         )),
         Err(error) => Err(CommandError::Usage(error.to_string())),
     }
+}
+
+#[derive(Args)]
+pub(super) struct Migrate {
+    /// Write the SQL for PostgreSQL to standard output, and change nothing
+    #[arg(long)]
+    print: bool,
+}
+
+/// Creates or updates the schema, so that a service can run without the right to do so.
+pub(super) fn migrate(settings: &Settings, migrate: &Migrate) -> Result<(), CommandError> {
+    if migrate.print {
+        return print_schema();
+    }
+    program::migrate(&settings.logger.clone().migrate(true))?;
+    writeln!(
+        io::stdout(),
+        "{}: the schema is up to date",
+        program::database_url(&settings.logger)
+    )?;
+    Ok(())
+}
+
+#[cfg(feature = "postgres")]
+fn print_schema() -> Result<(), CommandError> {
+    Ok(io::stdout().write_all(program::postgres_schema().as_bytes())?)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn print_schema() -> Result<(), CommandError> {
+    Err(CommandError::Usage(
+        "--print: this program was built without PostgreSQL; build it with the feature `postgres`"
+            .into(),
+    ))
 }
 
 #[derive(Args)]

@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use failure_logger::program::{PeriodBounds, database_file, parse_moment, parse_span};
+use failure_logger::error::ConfigError;
+use failure_logger::program::{
+    self, DatabaseLocation, PeriodBounds, database_location, parse_moment, parse_span,
+};
 use failure_logger::report::{ExportFormat, QueryFilter};
 use failure_logger::{FailureFilter, FailureReader, PageRequest, RetrievalFailureType, TimeRange};
 use futures_util::StreamExt as _;
@@ -32,7 +35,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Reader of a log.
 pub(super) enum Client {
-    /// Database file of `--db`.
+    /// Database of `--db`: a file, or one behind a server.
     File(FailureReader),
     /// Service of `--url`.
     Service(Service),
@@ -45,18 +48,23 @@ impl Client {
         if let Some(url) = &target.url {
             return Ok(Self::Service(Service::new(url, target)?));
         }
-        match database_file(&settings.logger) {
-            Ok(Some(path)) if path.exists() => {
+        let usage = |error: ConfigError| CommandError::Usage(error.to_string());
+        match database_location(&settings.logger) {
+            Ok(DatabaseLocation::File(path)) if path.exists() => {
                 Ok(Self::File(FailureReader::open(path).timeout(TIMEOUT)))
             }
-            Ok(Some(path)) => Err(CommandError::Unreachable(format!(
+            Ok(DatabaseLocation::Server(_)) => {
+                let reader = program::reader(&settings.logger).map_err(usage)?;
+                Ok(Self::File(reader.timeout(TIMEOUT)))
+            }
+            Ok(DatabaseLocation::File(path)) => Err(CommandError::Unreachable(format!(
                 "there is no database {}; set --db to the file or --url to a service",
                 path.display()
             ))),
-            Ok(None) => Err(CommandError::Usage(
+            Ok(DatabaseLocation::Memory) => Err(CommandError::Usage(
                 "database_url = :memory:: expected a file; set --db or --url".into(),
             )),
-            Err(error) => Err(CommandError::Usage(error.to_string())),
+            Err(error) => Err(usage(error)),
         }
     }
 

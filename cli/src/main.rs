@@ -112,6 +112,8 @@ enum Command {
     Check(read::Check),
     /// Show the effective settings and the origin of each
     Config(Config),
+    /// Create or update the schema of the database, or write its SQL
+    Migrate(change::Migrate),
     /// Import the table of the reference implementation
     Import(change::Import),
     /// Write a completion script to standard output
@@ -326,6 +328,7 @@ async fn run(cli: Cli) -> Result<(), CommandError> {
             Ok(io::stdout().write_all(settings::sample().as_bytes())?)
         }
         Command::Config(config) => settings.show(config.style.format()).await,
+        Command::Migrate(migrate) => change::migrate(&settings, &migrate),
         Command::Import(import) => change::import(&settings, &import).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

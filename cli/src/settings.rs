@@ -39,7 +39,7 @@ use failure_logger::http::{
     AccessLog, DEFAULT_MAX_POSTS_PER_SECOND, DEFAULT_MAX_READS_PER_SECOND, Host, HttpOptions,
     Scope, Token, TraceRule,
 };
-use failure_logger::program::{self, NamedToken};
+use failure_logger::program::{self, DatabaseLocation, NamedToken};
 use failure_logger::{FailureReader, LoggerConfig};
 
 use super::CommandError;
@@ -75,8 +75,8 @@ const MIN_SIMILARITY: f64 = 0.75;
 #[derive(Args, Default)]
 #[command(next_help_heading = "Settings")]
 pub(super) struct Flags {
-    /// Database file (setting database_url)
-    #[arg(long = "db", global = true, value_name = "PATH")]
+    /// Database file, or postgres://USER@HOST/DATABASE (setting database_url)
+    #[arg(long = "db", global = true, value_name = "PATH|URL")]
     database_url: Option<String>,
     #[command(flatten)]
     service: ServiceFlags,
@@ -478,9 +478,10 @@ impl Settings {
                 .logger
                 .redactor(move |record| redaction.apply(record));
         }
-        // The library checks its settings in `database_file`. The path itself is not needed here,
+        // The library checks its settings in `database_location`. The path itself is not needed here,
         // and no file is opened or created.
-        program::database_file(&settings.logger).map_err(|error| settings.setting_error(&error))?;
+        program::database_location(&settings.logger)
+            .map_err(|error| settings.setting_error(&error))?;
         settings
             .service
             .validate()
@@ -616,6 +617,9 @@ impl Settings {
     /// settings only name.
     pub(super) async fn show(&self, format: Format) -> Result<(), CommandError> {
         let mut values = self.values.clone();
+        if let Some((Value::String(url), _)) = values.get_mut("database_url") {
+            *url = program::without_password(url);
+        }
         // A value from a file, a variable or a flag stays: a logger that starts would persist it.
         if let Some(stored) = self.stored_retention().await {
             for ((key, _), days) in RETENTION.iter().zip(stored) {
@@ -636,14 +640,12 @@ impl Settings {
     ///
     /// The errors are ignored, since `config` has to work beside a damaged database.
     async fn stored_retention(&self) -> Option<[Option<u32>; 2]> {
-        match program::database_file(&self.logger) {
-            Ok(Some(path)) if path.exists() => {
-                program::stored_retention(&FailureReader::open(path))
-                    .await
-                    .ok()
-            }
-            _ => None,
-        }
+        let reader = match program::database_location(&self.logger).ok()? {
+            DatabaseLocation::File(path) => path.exists().then(|| FailureReader::open(path))?,
+            DatabaseLocation::Server(_) => program::reader(&self.logger).ok()?,
+            DatabaseLocation::Memory => return None,
+        };
+        program::stored_retention(&reader).await.ok()
     }
 }
 
@@ -858,7 +860,11 @@ fn deserialize<T: serde::de::DeserializeOwned>(
 /// The sample file is the reference for operators, so that each text has the unit, the special
 /// values and a default that the value does not show. A test compares the keys with [`defaults`].
 const DESCRIPTIONS: [(&str, &str); 34] = [
-    ("database_url", "Database file."),
+    (
+        "database_url",
+        "Database file, or postgres://USER@HOST:PORT/DATABASE in a program with PostgreSQL. libpq \
+         reads a password from ~/.pgpass or $PGPASSWORD, too.",
+    ),
     (
         "listen",
         "Addresses to listen on, or unix:PATH. An address that is not loopback needs token_file.",
@@ -1338,12 +1344,12 @@ mod tests {
             "{error}"
         );
         let flags = Flags {
-            database_url: Some("postgres://u:secret@h/d".into()),
+            database_url: Some("mysql://u:secret@h/d".into()),
             ..Flags::default()
         };
         let error = loaded(flags, &[]).err().unwrap();
         assert!(
-            error.starts_with("database_url = postgres:.. (command line)")
+            error.starts_with("database_url = mysql:.. (command line)")
                 && !error.contains("secret"),
             "{error}"
         );

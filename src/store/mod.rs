@@ -6,6 +6,8 @@ pub(crate) mod backend;
 pub(crate) mod gate;
 #[cfg(test)]
 pub(crate) mod memory;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 pub(crate) mod reads;
 pub(crate) mod row;
 pub(crate) mod snapshot;
@@ -29,7 +31,16 @@ use sqlite::reader::{Source, SqliteReads};
 /// Returns the database at `location`, with its own pool. With `migrate`, `open` may change the
 /// schema.
 pub(crate) fn backend(location: &Location, pool_size: u32, migrate: bool) -> Box<dyn Backend> {
-    Box::new(Database::new(location, pool_size).migrate(migrate))
+    match location {
+        Location::File(path) => Box::new(Database::file(path, pool_size).migrate(migrate)),
+        Location::Memory => in_memory(),
+        #[cfg(feature = "postgres")]
+        Location::Postgres(url) => Box::new(postgres::database::Server::new(
+            url.clone(),
+            pool_size,
+            migrate,
+        )),
+    }
 }
 
 /// Returns a database in memory, which is deleted with this value.
@@ -52,4 +63,20 @@ pub(crate) fn of_application(
 /// read opens it.
 pub(crate) fn reads_of(path: &Path) -> Reads {
     Reads::new(Some(Arc::new(SqliteReads::new(Source::file(path)))))
+}
+
+/// Returns the reads of the database at `location`, without a logger. A database in memory is that
+/// of the logger that made it, so that these reads find none.
+#[cfg(feature = "program")]
+#[cfg_attr(
+    not(feature = "postgres"),
+    expect(unused_variables, reason = "a file has its own number of connections")
+)]
+pub(crate) fn reads_at(location: &Location, pool_size: u32) -> Reads {
+    match location {
+        Location::File(path) => reads_of(path),
+        Location::Memory => Reads::new(None),
+        #[cfg(feature = "postgres")]
+        Location::Postgres(_) => backend(location, pool_size, false).reads(),
+    }
 }

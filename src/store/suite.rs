@@ -43,11 +43,12 @@ pub(crate) struct Fixture {
     pub(crate) _folder: tempfile::TempDir,
 }
 
-/// Defines a test for each function of this file that has the attribute's shape.
+/// Defines a test for each function of this file that has the attribute's shape. An attribute
+/// before the name is one of each test.
 macro_rules! store_suite {
-    ($name:ident, $fixture:expr) => {
+    ($(#[$attribute:meta])* $name:ident, $fixture:expr) => {
         mod $name {
-            crate::store::suite::store_suite!(@tests $fixture;
+            crate::store::suite::store_suite!(@tests {$(#[$attribute])*} $fixture;
                 rows_are_read_as_they_were_inserted
                 event_id_that_is_known_is_stored_once
                 closed_gate_commits_nothing
@@ -71,11 +72,15 @@ macro_rules! store_suite {
             );
         }
     };
-    (@tests $fixture:expr; $($test:ident)*) => {
-        $(#[test]
+    (@tests $attributes:tt $fixture:expr; $($test:ident)*) => {
+        $(crate::store::suite::store_suite!(@test $attributes $fixture; $test);)*
+    };
+    (@test {$(#[$attribute:meta])*} $fixture:expr; $test:ident) => {
+        #[test]
+        $(#[$attribute])*
         fn $test() {
             crate::store::suite::$test(&$fixture());
-        })*
+        }
     };
 }
 pub(crate) use store_suite;

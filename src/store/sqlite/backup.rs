@@ -29,7 +29,6 @@ use diesel::result::Error as DieselError;
 use diesel::sql_types::{BigInt, Text};
 use uuid::Uuid;
 
-use crate::config::Location;
 use crate::error::{StartError, StoreError};
 use crate::store::backend::{Backend as _, Quarantine};
 use crate::store::sqlite::database::Database;
@@ -135,9 +134,9 @@ pub fn restore(
     })?;
     let upgraded = folder.join("copy.db");
     let failures = copy(backup, Source::Backup, &upgraded)?;
-    drop(Database::new(&Location::File(upgraded.clone()), 1).open()?);
+    drop(Database::file(&upgraded, 1).open()?);
 
-    let database = Database::new(&Location::File(location.into()), 1).migrate(migrate);
+    let database = Database::file(location, 1).migrate(migrate);
     let mut quarantined = None;
     if !is_sound(&database, &target)? {
         match database.quarantine()? {

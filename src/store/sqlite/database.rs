@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,7 +37,6 @@ use diesel::sql_types::{BigInt, Integer};
 use scheduled_thread_pool::ScheduledThreadPool;
 use uuid::Uuid;
 
-use crate::config::Location;
 use crate::error::{MigrationError, StartError, StoreError};
 use crate::model::deletion::{Deleted, Deletion};
 use crate::model::query_status::StatusChange;
@@ -107,14 +106,9 @@ struct Known {
 }
 
 impl Database {
-    /// Returns the database at `location`. Nothing is opened before [`Backend::open`].
-    pub(crate) fn new(location: &Location, pool_size: u32) -> Self {
-        match location {
-            Location::File(path) => {
-                Self::with(Some(DatabaseFile::new(path)), String::new(), pool_size)
-            }
-            Location::Memory => Self::in_memory(),
-        }
+    /// Returns the database in the file at `path`. Nothing is opened before [`Backend::open`].
+    pub(crate) fn file(path: &Path, pool_size: u32) -> Self {
+        Self::with(Some(DatabaseFile::new(path)), String::new(), pool_size)
     }
 
     /// Returns a database in memory that ends with this value.
@@ -1353,7 +1347,7 @@ mod tests {
     fn store_and_readers(pool_size: u32) -> (tempfile::TempDir, PathBuf, Box<dyn Store>, Reads) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.db");
-        let database = Database::new(&Location::File(path.clone()), pool_size);
+        let database = Database::file(&path, pool_size);
         let mut store = database.open().unwrap();
         let readers = database.reads();
         store
@@ -1373,7 +1367,7 @@ mod tests {
         futures_executor::block_on(readers.run(Lane::Quick, Duration::from_secs(60), read))
     }
 
-    fn journal_bytes(path: &std::path::Path) -> u64 {
+    fn journal_bytes(path: &Path) -> u64 {
         std::fs::metadata(path.with_extension("db-wal")).map_or(0, |journal| journal.len())
     }
 

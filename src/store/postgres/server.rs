@@ -1,0 +1,202 @@
+//! A PostgreSQL server for tests: that of `TEST_DATABASE_URL`, or one in a temporary folder, which
+//! listens on a socket in this folder and on no port. Each test has its own schema.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::{Mutex, PoisonError, Weak};
+
+use diesel::connection::SimpleConnection as _;
+use diesel::prelude::*;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::database_url::DatabaseUrl;
+
+/// A schema in a server, which lives as long as a test uses it.
+pub(crate) struct TestDatabase {
+    pub(crate) url: DatabaseUrl,
+    server: Option<Arc<TestServer>>,
+    schema: String,
+    url_of_server: String,
+}
+
+/// A server of the tests of this process.
+struct TestServer {
+    folder: TempDir,
+    programs: PathBuf,
+}
+
+/// The server that runs, as long as any test uses it.
+static SERVER: Mutex<Weak<TestServer>> = Mutex::new(Weak::new());
+
+impl TestDatabase {
+    /// Returns an empty schema.
+    pub(crate) fn new() -> Self {
+        let (server, url_of_server) = match std::env::var("TEST_DATABASE_URL") {
+            Ok(url) => (None, url),
+            Err(_) => {
+                let server = TestServer::running();
+                let url = server.url();
+                (Some(server), url)
+            }
+        };
+        let schema = format!("t{}", Uuid::new_v4().simple());
+        connect(&url_of_server)
+            .batch_execute(&format!("CREATE SCHEMA {schema}"))
+            .unwrap();
+        let separator = if url_of_server.contains('?') {
+            '&'
+        } else {
+            '?'
+        };
+        let url = format!("{url_of_server}{separator}options=-csearch_path%3D{schema}");
+        Self {
+            url: DatabaseUrl::from(url),
+            server,
+            schema,
+            url_of_server,
+        }
+    }
+
+    /// Connects as another program.
+    pub(crate) fn connect(&self) -> PgConnection {
+        connect(self.url.reveal())
+    }
+
+    pub(crate) fn schema(&self) -> &str {
+        &self.schema
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        // A server of the tests ends with its folder.
+        if self.server.is_none() {
+            let drop = format!("DROP SCHEMA {} CASCADE", self.schema);
+            let _ = connect(&self.url_of_server).batch_execute(&drop);
+        }
+    }
+}
+
+impl TestServer {
+    /// Returns the server, and starts it for the first test.
+    fn running() -> Arc<Self> {
+        let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+        server.upgrade().unwrap_or_else(|| {
+            let started = Arc::new(Self::start());
+            *server = Arc::downgrade(&started);
+            started
+        })
+    }
+
+    fn start() -> Self {
+        let programs = programs()
+            .expect("no PostgreSQL; install Debian's package postgresql, or set TEST_DATABASE_URL");
+        let folder = tempfile::tempdir().unwrap();
+        // Another user runs the server if this one is root.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let server = Self { folder, programs };
+        let data = server.data();
+        let data = data.to_str().unwrap();
+        server.run(
+            "initdb",
+            &["-D", data, "-A", "trust", "-U", "test", "-E", "UTF8", "-N"],
+        );
+        let options = format!(
+            "-c listen_addresses='' -c unix_socket_directories='{}' -c max_connections=200",
+            server.folder.path().display()
+        );
+        let log = server.folder.path().join("log");
+        server.run(
+            "pg_ctl",
+            &[
+                "-D",
+                data,
+                "-w",
+                "-l",
+                log.to_str().unwrap(),
+                "-o",
+                &options,
+                "start",
+            ],
+        );
+        server
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn url(&self) -> String {
+        let folder = self.folder.path().to_str().unwrap().replace('/', "%2F");
+        format!("postgres://test@{folder}/postgres")
+    }
+
+    /// Runs a program of PostgreSQL, as the user `postgres` if this process is root's.
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let program = self.programs.join(program);
+        let mut command = if is_root() {
+            let mut command = Command::new("setpriv");
+            command
+                .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+                .arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let output = command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {error}");
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        let data = self.data();
+        self.run(
+            "pg_ctl",
+            &["-D", data.to_str().unwrap(), "-m", "immediate", "stop"],
+        );
+    }
+}
+
+fn connect(url: &str) -> PgConnection {
+    PgConnection::establish(url).unwrap()
+}
+
+/// Returns the folder of the newest PostgreSQL of Debian, or the one of `PATH`.
+fn programs() -> Option<PathBuf> {
+    let of_debian = std::fs::read_dir("/usr/lib/postgresql").ok();
+    let mut versions: Vec<PathBuf> = of_debian
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .collect();
+    versions.sort();
+    let of_path = std::env::var_os("PATH").unwrap_or_default();
+    versions
+        .into_iter()
+        .rev()
+        .chain(std::env::split_paths(&of_path))
+        .find(|folder| has_server(folder))
+}
+
+fn has_server(folder: &Path) -> bool {
+    ["initdb", "pg_ctl"]
+        .iter()
+        .all(|program| folder.join(program).is_file())
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().unwrap();
+    output.stdout.trim_ascii() == b"0"
+}
