@@ -370,7 +370,7 @@ async fn detail_leads_to_the_next_failure_and_resolves_its_group() {
         browser
             .until(&format!(
                 "document.querySelector('dialog.detail').dataset.event === \
-                 document.querySelectorAll('main tbody tr[data-event]')[{row}].dataset.event && \
+                 document.querySelectorAll('main > section tbody tr[data-event]')[{row}].dataset.event && \
                  document.querySelector('dialog.detail .query-title')"
             ))
             .await;
@@ -383,6 +383,11 @@ async fn detail_leads_to_the_next_failure_and_resolves_its_group() {
     shows(2).await;
     browser.keys("dialog button[name=previous]", "k").await;
     shows(1).await;
+    // The detail leads on after a reload, too.
+    browser.client.refresh().await.expect("a reload");
+    browser.loaded().await;
+    browser.click("dialog button[name=next]").await;
+    shows(2).await;
     browser.click("dialog button[data-status=resolved]").await;
     browser
         .until("document.querySelector('dialog button[name=undo]')")
@@ -1476,7 +1481,7 @@ async fn empty_query_is_a_filter_and_a_hidden_filter_is_none() {
     // The overview counts all failures, and its link leads to a list of all failures.
     browser.keys("body", "1").await;
     browser
-        .until("document.querySelector('[data-value=rate]')")
+        .until("document.querySelector('[data-value=failures]')")
         .await;
     browser.click("table.types a").await;
     browser
@@ -1551,28 +1556,45 @@ async fn long_names_make_no_page_wider_than_the_screen() {
     }
 }
 
-/// Pictures of each page to look at, where `SCREENSHOTS` says.
+/// Pictures of each page to look at, where `SCREENSHOTS` says: for an empty log, one with a single
+/// failure, and one with many, in both colours and at three widths.
 #[tokio::test]
-#[ignore = "only makes pictures, for those who set SCREENSHOTS"]
+#[ignore = "only makes pictures, for a person who sets SCREENSHOTS"]
 async fn pictures() {
     let Some(folder) = std::env::var_os("SCREENSHOTS").map(PathBuf::from) else {
         return;
     };
-    let service = searched().await;
-    let names = ["overview", "failures", "queries", "calibration"];
-    for (scheme, dark) in [("light", false), ("dark", true)] {
-        for width in [1440, 360] {
-            let browser = Browser::open(service.url(""), Screen { width, dark }).await;
-            for (name, page) in names.into_iter().zip(PAGES) {
-                browser.goto(page).await;
-                browser
-                    .until("document.querySelector('main table, main .rate')")
-                    .await;
-                let picture = browser.client.screenshot().await.expect("a picture");
-                std::fs::write(folder.join(format!("{name}-{scheme}-{width}.png")), picture)
-                    .expect("a file");
+    let empty = Service::new(HttpOptions::default());
+    let single = Service::new(HttpOptions::default());
+    log(&single, "where is the key?").await;
+    let many = searched().await;
+    for (log, service) in [("empty", &empty), ("one", &single), ("many", &many)] {
+        let mut pages: Vec<(&str, String)> = ["overview", "failures", "queries", "calibration"]
+            .into_iter()
+            .map(|name| (name, format!("/?page={name}")))
+            .collect();
+        let ranking = ask(service, "/v1/queries?limit=1").await;
+        if let Some(group) = ranking["data"][0]["id"].as_str() {
+            pages.push(("group", format!("/?page=queries&group={group}")));
+        }
+        let newest = ask(service, "/v1/failures?limit=1").await;
+        if let Some(failure) = newest["data"][0]["event_id"].as_str() {
+            pages.push(("failure", format!("/?page=failures&failure={failure}")));
+        }
+        for (scheme, dark) in [("light", false), ("dark", true)] {
+            for width in [1440, 768, 360] {
+                let browser = Browser::open(service.url(""), Screen { width, dark }).await;
+                for (name, page) in &pages {
+                    browser.goto(page).await;
+                    browser
+                        .until("!document.querySelector('main[aria-busy]')")
+                        .await;
+                    let picture = browser.client.screenshot().await.expect("a picture");
+                    let file = format!("{name}-{log}-{scheme}-{width}.png");
+                    std::fs::write(folder.join(file), picture).expect("a file");
+                }
+                browser.close().await;
             }
-            browser.close().await;
         }
     }
 }

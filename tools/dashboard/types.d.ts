@@ -395,6 +395,7 @@ interface StrategyLine {
 	rank: number;
 	attempts: number[];
 	failures: number[];
+	hasRate: boolean;
 	latencies: (number | null)[];
 }
 
@@ -411,8 +412,8 @@ type Zoom = (from: number, to: number) => void;
 interface TimeCharts {
 	/** The failure rate, above the failures, which are stacked by type. */
 	failuresOverTime(series: Timeseries, zoom: Zoom): ChartView;
-	/** `ranked` are the names of the strategies, the most important first. */
-	strategiesOverTime(series: Timeseries, ranked: string[], zoom: Zoom): ChartView;
+	/** `ranked` are the strategies, the most important first. */
+	strategiesOverTime(series: Timeseries, ranked: StrategySummary[], zoom: Zoom): ChartView;
 }
 
 interface ScoreCharts {
@@ -481,7 +482,12 @@ interface DetailView {
 	mount(
 		root: Element,
 		events: () => string[],
-	): { show(event: string | undefined, signal: AbortSignal): Promise<void>; close(): void };
+	): {
+		show(event: string | undefined, signal: AbortSignal): Promise<void>;
+		/** Call this when the list has changed. */
+		update(): void;
+		close(): void;
+	};
 	/** Shows up to 50 related failures, from the time around a failure. */
 	showRelated(
 		place: Element,

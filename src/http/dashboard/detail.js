@@ -25,8 +25,32 @@ export function mount(root, events) {
 	/** Shows the failure before or after in the list. @param {number} by */
 	const step = by => {
 		const all = events();
-		const next = all[all.indexOf(dialog.dataset.event ?? "") + by];
-		if (next) state.set({ failure: next }, { replace: true });
+		const other = all[all.indexOf(dialog.dataset.event ?? "") + by];
+		if (other) state.set({ failure: other }, { replace: true });
+	};
+	const previous = button("‹ Previous", () => step(-1), { name: "previous", title: "k" });
+	const next = button("Next ›", () => step(1), { name: "next", title: "j" });
+	const close = button("×", () => dialog.close(), { class: "close", "aria-label": "Close" });
+	const content = h("div", { class: "content" });
+	// The buttons stay, so that the focus does.
+	dialog.append(
+		h(
+			"header",
+			h("h2", { id: "detail-title" }, "Failure"),
+			h("div", { class: "actions" }, previous, next, close),
+		),
+		content,
+	);
+	/** Tells which of the buttons lead to a failure: the list may come later than the detail. */
+	const update = () => {
+		const all = events();
+		const at = all.indexOf(dialog.dataset.event ?? "");
+		previous.disabled = at < 1;
+		next.disabled = at < 0 || at === all.length - 1;
+		const focused = document.activeElement;
+		if ((focused === previous && previous.disabled) || (focused === next && next.disabled)) {
+			close.focus();
+		}
 	};
 	/** @type {Record<string, () => void>} */
 	const keys = { j: () => step(1), k: () => step(-1) };
@@ -45,25 +69,8 @@ export function mount(root, events) {
 		}
 		if (dialog.open && dialog.dataset.event === event) return;
 		dialog.dataset.event = event;
-		const all = events();
-		const at = all.indexOf(event);
-		const content = h("div", { class: "content" });
-		const head = h(
-			"header",
-			h("h2", { id: "detail-title" }, "Failure"),
-			h(
-				"div",
-				{ class: "actions" },
-				button("‹ Previous", () => step(-1), { name: "previous", disabled: at < 1, title: "k" }),
-				button("Next ›", () => step(1), {
-					name: "next",
-					disabled: at < 0 || at === all.length - 1,
-					title: "j",
-				}),
-				button("×", () => dialog.close(), { class: "close", "aria-label": "Close" }),
-			),
-		);
-		replace(dialog, head, content);
+		content.replaceChildren();
+		update();
 		if (!dialog.open) dialog.showModal();
 		let failure;
 		try {
@@ -79,7 +86,7 @@ export function mount(root, events) {
 		}
 		await showFacts(content, failure, signal);
 	}
-	return { show, close: () => dialog.close() };
+	return { show, update, close: () => dialog.close() };
 }
 
 /** Returns the buttons that copy, and that set the status of the query's group. @param {Failure} failure */

@@ -108,6 +108,7 @@ export function mount(root) {
 				showList(now, signal),
 				showTotal(now, total, signal),
 			]);
+			view.update();
 		},
 		close() {
 			filters.cancel();

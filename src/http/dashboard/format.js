@@ -27,7 +27,7 @@ const LOCALE = "en-GB";
 const whole = new Intl.NumberFormat(LOCALE);
 const compact = new Intl.NumberFormat(LOCALE, { notation: "compact", maximumFractionDigits: 1 });
 const fine = new Intl.NumberFormat(LOCALE, { maximumSignificantDigits: 3 });
-const rough = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 1 });
+const rough = new Intl.NumberFormat(LOCALE, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 /** @type {Intl.DateTimeFormatOptions} */
 const DAY = { month: "short", day: "numeric" };
 /** @type {Intl.DateTimeFormatOptions} */
@@ -46,6 +46,11 @@ const long = new Intl.DateTimeFormat(LOCALE, {
 /** @param {Maybe<number>} value */
 export function number(value) {
 	return value == null ? "–" : whole.format(value);
+}
+
+/** Returns a number with its noun, such as "1 failure" or "2 failures". @param {number} count @param {string} noun */
+export function counted(count, noun) {
+	return `${whole.format(count)} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** Shortens a large number, such as 1.2M. @param {number} value */
@@ -67,7 +72,7 @@ export function percent(value, digits) {
 /** Returns a share (0 to 1) in percent. @param {Maybe<number>} value */
 export function share(value) {
 	if (value == null) return "–";
-	return percent(100 * value, value !== 0 && value < 0.1 ? 2 : 1);
+	return percent(100 * value, value !== 0 && value < 0.01 ? 2 : 1);
 }
 
 /** Returns the 95 % interval of a share (Wilson). @type {Format["interval"]} */

@@ -45,14 +45,13 @@ export function mount(root) {
 			const compared = comparison(summary, chosen, state.periodBefore(now));
 			const trend = charts.failuresOverTime(series, state.zoom);
 			replace(hero, heroContent(summary, chosen, compared, series, trend.element));
-			const ranked = chosen.strategies.map(({ retrieval_strategy }) => retrieval_strategy);
-			const lines = charts.strategiesOverTime(byStrategy, ranked, state.zoom);
+			const lines = charts.strategiesOverTime(byStrategy, chosen.strategies, state.zoom);
 			replace(
 				strategies,
 				h("h2", now.strategy ? "Strategy" : "Strategies"),
 				lines.element,
 				strategyTable(chosen.strategies, compared),
-				ranked.length > charts.MAX_LINES &&
+				chosen.strategies.length > charts.MAX_LINES &&
 					hint(`The charts show the ${charts.MAX_LINES} strategies with the most failures.`),
 			);
 			shown = [trend, lines];
@@ -117,25 +116,30 @@ function heroContent(summary, { rates, before }, { period, reason }, series, tre
 	const figures = h(
 		"div",
 		{ class: "figures" },
-		h("h2", "Failure rate"),
-		h("p", { class: "value", "data-value": "rate" }, format.share(rate)),
+		h("h2", rate === null ? "Failures" : "Failure rate"),
 		rate === null
-			? h("p", "The successes are not reported, so that there is no rate.")
-			: h(
-					"p",
-					{ title: "The 95 % interval by Wilson: fewer attempts make it wider" },
-					`${format.between(low, high)}, with 95 % certainty`,
-				),
-		h(
-			"p",
-			h("strong", { "data-value": "failures" }, format.large(failures)),
-			" failures in ",
-			h("strong", { "data-value": "attempts" }, format.large(attempts)),
-			" attempts",
-		),
+			? [
+					h("p", { class: "value", "data-value": "failures" }, format.large(failures)),
+					h("p", "Their rate is not known, because no success was reported."),
+				]
+			: [
+					h("p", { class: "value", "data-value": "rate" }, format.share(rate)),
+					h(
+						"p",
+						{ title: "The 95 % interval by Wilson: fewer attempts make it wider" },
+						`${format.between(low, high)}, with 95 % certainty`,
+					),
+					h(
+						"p",
+						h("strong", { "data-value": "failures" }, format.large(failures)),
+						failures === 1 ? " failure in " : " failures in ",
+						h("strong", { "data-value": "attempts" }, format.large(attempts)),
+						attempts === 1 ? " attempt" : " attempts",
+					),
+				],
 		h("p", { class: "compared" }, period === null ? reason : heroChange(rates, before, period)),
 		rates.unobserved > 0 &&
-			hint(`${format.number(rates.unobserved)} of the failures were logged without a monitor.`),
+			hint(`Of the failures, ${format.number(rates.unobserved)} were logged without a monitor.`),
 		hasDeleted(series, summary.rows_since) &&
 			h(
 				"p",
@@ -200,7 +204,9 @@ function parts({ types, failures, attempts }, before, period) {
 	const bar = h(
 		"div",
 		{ class: "parts", "aria-hidden": "true" },
-		format.TYPES.map(type => h("span", { class: type, "data-part": counts.get(type) ?? 0 })),
+		format.TYPES.filter(type => counts.get(type)).map(type =>
+			h("span", { class: type, "data-part": counts.get(type) }),
+		),
 	);
 	// The policy allows no style attribute; a property is allowed.
 	for (const part of bar.children) {
@@ -253,10 +259,10 @@ const COLUMNS = [
 	["change", "number wide", "Against the period before; – if that is not known"],
 	["attempts", "number wide"],
 	["failures", "number"],
-	...format.typeColumns("number wide"),
-	["p50", "number wide", "Latency"],
+	...format.typeColumns("number mid"),
+	["p50", "number mid", "Latency"],
 	["p95", "number", "Latency"],
-	["p99", "number wide", "Latency"],
+	["p99", "number mid", "Latency"],
 ];
 
 /** @type {OverviewPage["strategyTable"]} */

@@ -211,18 +211,22 @@ function mountInbox(root) {
 			),
 			rest > 0 && h("p", { class: "more" }, `and ${format.number(rest)} more`),
 			hint(
-				`The groups consist of ${format.number(scanned.failures)} failures of the range. `,
-				ungrouped > 0 && `${format.number(ungrouped)} failures with rare texts are in no group. `,
-				"Keys: ",
-				[
-					["j", "next"],
-					["k", "previous"],
-					["Enter", "open"],
-					["x", "tick"],
-					["e", "resolve"],
-					["i", "ignore"],
-					["z", "undo"],
-				].map(([key, text]) => [h("kbd", key), ` ${text} `]),
+				`The groups consist of ${format.counted(scanned.failures, "failure")} of the range. `,
+				ungrouped > 0 && `${format.counted(ungrouped, "failure")} with rare texts: in no group. `,
+				h(
+					"span",
+					{ class: "wide" },
+					"Keys: ",
+					[
+						["j", "next"],
+						["k", "previous"],
+						["Enter", "open"],
+						["x", "tick"],
+						["e", "resolve"],
+						["i", "ignore"],
+						["z", "undo"],
+					].map(([key, text]) => [h("kbd", key), ` ${text} `]),
+				),
 			),
 		];
 	}

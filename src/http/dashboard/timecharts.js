@@ -16,6 +16,15 @@ const LINES = [
 /** Strategies that a chart shows: more lines cannot be told apart. */
 export const MAX_LINES = LINES.length;
 
+/** A rate of fewer attempts says little: its step has no point, unless all steps are so. */
+const LEAST_ATTEMPTS = 5;
+
+/** Returns rates in percent. @param {number[]} failures @param {number[]} attempts */
+function percents(failures, attempts) {
+	const least = Math.min(LEAST_ATTEMPTS, Math.max(1, ...attempts));
+	return attempts.map((all, at) => (all < least ? null : (100 * failures[at]) / all));
+}
+
 /** Returns a sample of the line of a strategy, by its rank. @param {number} rank */
 export function swatch(rank) {
 	return h("span", { class: `swatch line-${rank + 1}`, "aria-hidden": "true" });
@@ -31,21 +40,28 @@ function tipRows(rows) {
 	);
 }
 
-/** Returns `true` if the last bar is not over. @param {Timeseries} series */
-export function isOpen({ points, step_seconds: step }) {
+/** Returns `true` if the last step is not over. @param {Timeseries} series */
+function isRunning({ points, step_seconds: step }) {
 	const last = points.at(-1);
-	if (last === undefined || last.failures === 0) return false;
-	return Date.parse(last.at) + 1000 * step > Date.now();
+	return last !== undefined && Date.parse(last.at) + 1000 * step > Date.now();
+}
+
+/** Returns `true` if the last bar is not over. @param {Timeseries} series */
+export function isOpen(series) {
+	return isRunning(series) && series.points.at(-1)?.failures !== 0;
 }
 
 /** Returns the failure rate and the failures by type. @type {TimeCharts["failuresOverTime"]} */
 export function failuresOverTime(series, zoom) {
 	const { points, step_seconds: step } = series;
 	const starts = points.map(point => Date.parse(point.at) / 1000);
-	const sure = points.map(({ attempts, failures, failure_rate: rate }) =>
-		rate === null ? null : format.interval(failures, attempts).map(share => 100 * share),
+	const rates = percents(
+		points.map(({ failures }) => failures),
+		points.map(({ attempts, failure_rate: rate }) => (rate === null ? 0 : attempts)),
 	);
-	const rates = points.map(({ failure_rate: rate }) => (rate === null ? null : 100 * rate));
+	const sure = points.map(({ attempts, failures }, at) =>
+		rates[at] === null ? null : format.interval(failures, attempts).map(share => 100 * share),
+	);
 	// Bars stand behind each other: the hindmost is as high as all types together.
 	const stacked = format.TYPES.map((type, index) => ({
 		kind: /** @type {const} */ ("bars"),
@@ -101,8 +117,9 @@ export function failuresOverTime(series, zoom) {
 		top: highest => Math.max(1, highest * 1.05),
 		series: stacked,
 	});
+	const isKnown = rates.some(value => value !== null);
 	rate.linkTo([bars]);
-	bars.linkTo([rate]);
+	bars.linkTo(isKnown ? [rate] : []);
 	const rows = points
 		.filter(point => point.attempts > 0)
 		.map(point => [
@@ -119,9 +136,11 @@ export function failuresOverTime(series, zoom) {
 		["failure rate", "number"],
 	];
 	return together(
-		[rate, bars],
-		h("h3", "Failure rate ", h("span", { class: "muted" }, "with its 95 % interval")),
-		rate.element,
+		isKnown ? [rate, bars] : [bars],
+		isKnown && [
+			h("h3", "Failure rate ", h("span", { class: "muted" }, "with its 95 % interval")),
+			rate.element,
+		],
 		h("h3", "Failures"),
 		bars.element,
 		plot.numbers("Failures over time", table("Failures over time", columns, rows)),
@@ -132,25 +151,28 @@ export function failuresOverTime(series, zoom) {
 export function strategiesOverTime(series, ranked, zoom) {
 	const { points, step_seconds: step } = series;
 	const starts = points.map(point => Date.parse(point.at) / 1000);
-	const shown = ranked.slice(0, MAX_LINES).map((name, rank) => {
+	const shown = ranked.slice(0, MAX_LINES).map(({ retrieval_strategy: name, rates }, rank) => {
 		const found = series.strategies.find(({ retrieval_strategy }) => retrieval_strategy === name);
 		const attempts = found?.attempts ?? points.map(() => 0);
 		const failures = found?.failures ?? points.map(() => 0);
-		return { name, rank, attempts, failures, latencies: found?.latency_p95_ms ?? [] };
+		const hasRate = rates.failure_rate !== null;
+		return { name, rank, attempts, failures, hasRate, latencies: found?.latency_p95_ms ?? [] };
 	});
 	/** @type {StrategyChart[]} */
 	const charts = [
 		{
 			title: "Failure rate",
-			values: ({ attempts, failures }) =>
-				attempts.map((all, at) => (all === 0 ? null : (100 * failures[at]) / all)),
+			values: ({ attempts, failures, hasRate }) =>
+				hasRate ? percents(failures, attempts) : attempts.map(() => null),
 			text: value => format.percent(value, 1),
 			axisText: value => `${value} %`,
 			top: highest => Math.min(100, Math.max(1, highest * 1.08)),
 		},
 		{
 			title: "Attempts",
-			values: ({ attempts }) => attempts,
+			// The attempts of a step that is not over would look like a fall.
+			values: ({ attempts }) =>
+				attempts.map((all, at) => (at === attempts.length - 1 && isRunning(series) ? null : all)),
 			text: format.number,
 			axisText: plot.countLabel,
 			top: highest => Math.max(1, highest * 1.08),
@@ -163,7 +185,9 @@ export function strategiesOverTime(series, ranked, zoom) {
 			top: highest => Math.max(1, highest * 1.08),
 		},
 	];
-	const views = charts.map(({ title, values, text, axisText, top }) => {
+	const isMeasured = (/** @type {StrategyChart} */ { values }) =>
+		shown.some(strategy => values(strategy).some(value => value !== null));
+	const views = charts.filter(isMeasured).map(({ title, values, text, axisText, top }) => {
 		const lines = shown.map(strategy => ({
 			strategy,
 			kind: /** @type {const} */ ("line"),
