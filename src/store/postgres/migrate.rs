@@ -128,12 +128,19 @@ fn create_own_tables(conn: &mut Connection) -> Result<(), StoreError> {
         attempt += 1;
         match run_each(conn, OWN_TABLES) {
             Ok(()) => return Ok(()),
-            // Another node created the same table: the server says so by a key of its catalogue.
-            Err(Failed {
-                error: DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, _),
-            }) if attempt < MAX_ATTEMPTS => {}
+            Err(Failed { error }) if attempt < MAX_ATTEMPTS && was_created(&error) => {}
             Err(Failed { error }) => return Err(classify(&error)),
         }
+    }
+}
+
+/// Returns `true` if another node created the same table at the same time. The server finds that by
+/// a key of its catalogue, or by the name of the type of the rows.
+fn was_created(error: &DieselError) -> bool {
+    match error {
+        DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, _) => true,
+        DieselError::DatabaseError(_, info) => info.message().ends_with("already exists"),
+        _ => false,
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) mod database;
 mod errors;
 mod failures;
 pub(crate) mod migrate;
+#[cfg(test)]
+mod nodes;
 mod reader;
 #[cfg(test)]
 mod server;

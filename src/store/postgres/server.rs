@@ -42,6 +42,10 @@ impl TestDatabase {
                 (Some(server), url)
             }
         };
+        Self::with(server, url_of_server)
+    }
+
+    fn with(server: Option<Arc<TestServer>>, url_of_server: String) -> Self {
         let schema = format!("t{}", Uuid::new_v4().simple());
         connect(&url_of_server)
             .batch_execute(&format!("CREATE SCHEMA {schema}"))
@@ -58,6 +62,20 @@ impl TestDatabase {
             schema,
             url_of_server,
         }
+    }
+
+    /// Returns an empty schema in a server that no other test uses, so that this one may stop it.
+    pub(crate) fn of_its_own() -> Self {
+        let server = Arc::new(TestServer::start());
+        let url = server.url();
+        Self::with(Some(server), url)
+    }
+
+    /// Stops the server as a crash would, and starts it.
+    pub(crate) fn crash_and_restart(&self) {
+        let server = self.server.as_ref().expect("a server of its own");
+        server.stop();
+        server.start_program();
     }
 
     /// Connects as another program.
@@ -104,25 +122,25 @@ impl TestServer {
             "initdb",
             &["-D", data, "-A", "trust", "-U", "test", "-E", "UTF8", "-N"],
         );
+        server.start_program();
+        server
+    }
+
+    fn start_program(&self) {
         let options = format!(
             "-c listen_addresses='' -c unix_socket_directories='{}' -c max_connections=200",
-            server.folder.path().display()
+            self.folder.path().display()
         );
-        let log = server.folder.path().join("log");
-        server.run(
-            "pg_ctl",
-            &[
-                "-D",
-                data,
-                "-w",
-                "-l",
-                log.to_str().unwrap(),
-                "-o",
-                &options,
-                "start",
-            ],
-        );
-        server
+        let (data, log) = (self.data(), self.folder.path().join("log"));
+        let [data, log] = [&data, &log].map(|path| path.to_str().unwrap());
+        let arguments = ["-D", data, "-w", "-l", log, "-o", &options, "start"];
+        self.run("pg_ctl", &arguments);
+    }
+
+    fn stop(&self) {
+        let data = self.data();
+        let data = data.to_str().unwrap();
+        self.run("pg_ctl", &["-D", data, "-w", "-m", "immediate", "stop"]);
     }
 
     fn data(&self) -> PathBuf {
@@ -161,11 +179,7 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        let data = self.data();
-        self.run(
-            "pg_ctl",
-            &["-D", data.to_str().unwrap(), "-m", "immediate", "stop"],
-        );
+        self.stop();
     }
 }
 
