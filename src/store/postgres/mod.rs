@@ -90,7 +90,7 @@ mod tests {
 
     fn fixture() -> Fixture {
         let database = Rc::new(TestDatabase::new());
-        let backend = store::backend(&Location::Postgres(database.url.clone()), 4, true);
+        let backend = store::backend(&Location::Postgres(database.url.clone().into()), 4, true);
         let [to_refuse, to_list, to_fail, to_end, to_dump] = [(); 5].map(|()| Rc::clone(&database));
         Fixture {
             backend,

@@ -33,7 +33,7 @@ use crate::store::write::{Progress, Store};
 const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
 fn node(database: &TestDatabase) -> Box<dyn Backend> {
-    store::backend(&Location::Postgres(database.url.clone()), 4, true)
+    store::backend(&Location::Postgres(database.url.clone().into()), 4, true)
 }
 
 /// A failure that is counted from its row.
@@ -128,7 +128,7 @@ fn nodes_that_start_at_once_create_the_schema_once() {
 #[ignore = "needs PostgreSQL's programs, or the server of TEST_DATABASE_URL"]
 fn schema_is_used_by_a_role_that_may_not_create_tables() {
     let database = TestDatabase::new();
-    let location = Location::Postgres(database.url.clone());
+    let location = Location::Postgres(database.url.clone().into());
     let refused = store::backend(&location, 4, false).open().err().unwrap();
     assert!(refused.to_string().contains("migrate = true"), "{refused}");
     drop(node(&database).open().unwrap());
@@ -150,7 +150,7 @@ fn script_of_the_schema_creates_what_a_node_needs() {
     for _ in 0..2 {
         database.connect().batch_execute(&script).unwrap();
     }
-    let location = Location::Postgres(database.url.clone());
+    let location = Location::Postgres(database.url.clone().into());
     let mut store = store::backend(&location, 4, false).open().unwrap();
     insert(&mut *store, &[row("q")]);
 }
@@ -358,7 +358,7 @@ fn statements_use_the_indexes_that_were_meant() {
 /// Runs `fault` while two loggers write, and checks that each record is stored and counted once.
 fn each_record_survives(database: &TestDatabase, mut fault: impl FnMut()) {
     let config = || {
-        LoggerConfig::new(database.url.reveal())
+        LoggerConfig::new(&database.url)
             .buffer_capacity(1 << 20)
             .flush_interval(Duration::from_millis(5))
             .backoff(Duration::from_millis(10), Duration::from_millis(200))

@@ -1,5 +1,6 @@
 //! A PostgreSQL server for tests: that of `TEST_DATABASE_URL`, or one in a temporary folder, which
-//! listens on a socket in this folder and on no port. Each test has its own schema.
+//! listens on a socket in this folder and on no port. Each test has its own schema. The tests of the
+//! program include this file, too.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,11 +13,9 @@ use diesel::prelude::*;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::database_url::DatabaseUrl;
-
 /// A schema in a server, which lives as long as a test uses it.
 pub(crate) struct TestDatabase {
-    pub(crate) url: DatabaseUrl,
+    pub(crate) url: String,
     server: Option<Arc<TestServer>>,
     schema: String,
     url_of_server: String,
@@ -57,7 +56,7 @@ impl TestDatabase {
         };
         let url = format!("{url_of_server}{separator}options=-csearch_path%3D{schema}");
         Self {
-            url: DatabaseUrl::from(url),
+            url,
             server,
             schema,
             url_of_server,
@@ -80,7 +79,7 @@ impl TestDatabase {
 
     /// Connects as another program.
     pub(crate) fn connect(&self) -> PgConnection {
-        connect(self.url.reveal())
+        connect(&self.url)
     }
 
     pub(crate) fn schema(&self) -> &str {
