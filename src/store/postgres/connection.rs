@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use diesel::connection::{AnsiTransactionManager, Connection as _, TransactionManager as _};
+use diesel::connection::{
+    AnsiTransactionManager, CacheSize, Connection as _, TransactionManager as _,
+};
 use diesel::prelude::*;
 
 use crate::database_url::DatabaseUrl;
@@ -19,10 +21,14 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest pause between two statements of a transaction, after which the server ends it. It frees
 /// the locks of a node whose machine or network died without closing the connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest time of a connect, unless the URL has another one.
-const CONNECT_TIMEOUT_S: u64 = 10;
-/// The name under which the server lists the connections, unless the URL has another one.
-const APPLICATION_NAME: &str = "failure-logger";
+/// Longest time of a connect in seconds, unless the URL has another one.
+const CONNECT_TIMEOUT: &str = "connect_timeout=10";
+/// The name under which the server lists the connections, unless the URL or `PGAPPNAME` has another
+/// one.
+const APPLICATION_NAME: &str = "fallback_application_name=failure-logger";
+/// A parameter of the logger, which libpq does not know. `false` is for a pooler that gives each
+/// transaction another session and does not keep track of prepared statements.
+const KEEP_STATEMENTS: &str = "prepared_statements=";
 
 /// A connection that opens when it is needed, and opens once more after it was lost.
 pub(crate) struct Connection {
@@ -137,25 +143,51 @@ fn milliseconds(duration: Duration) -> i32 {
 
 /// Connects. The error has no password.
 fn connect(url: &DatabaseUrl) -> Result<PgConnection, StoreError> {
-    PgConnection::establish(&with_defaults(url.reveal())).map_err(|error| {
+    let Parameters {
+        url: of_libpq,
+        keeps_statements,
+    } = Parameters::of(url.reveal());
+    let mut conn = PgConnection::establish(&of_libpq).map_err(|error| {
         let cause = url.scrub(error.to_string().trim_end());
         StoreError::Retry(format!("cannot connect to {url}: {cause}"))
-    })
+    })?;
+    if !keeps_statements {
+        conn.set_prepared_statement_cache_size(CacheSize::Disabled);
+    }
+    Ok(conn)
 }
 
-/// Adds a name and a timeout, where the URL has none. libpq reads its environment only for what the
-/// URL lacks, so that `PGAPPNAME` still counts, by the word `fallback`.
-fn with_defaults(url: &str) -> String {
-    let mut url = url.to_owned();
-    let add = |url: &mut String, name: &str, value: &str| {
-        if !url.contains(&format!("{name}=")) {
-            url.push(if url.contains('?') { '&' } else { '?' });
-            url.push_str(&format!("{name}={value}"));
+/// A URL with the parameter of the logger taken out.
+struct Parameters {
+    /// As libpq accepts it, with a name and a timeout where it has none.
+    url: String,
+    /// `false`: no statement stays prepared on the connection.
+    keeps_statements: bool,
+}
+
+impl Parameters {
+    fn of(url: &str) -> Self {
+        let (address, parameters) = url.split_once('?').unwrap_or((url, ""));
+        let (own, mut parameters): (Vec<&str>, Vec<&str>) = parameters
+            .split('&')
+            .filter(|parameter| !parameter.is_empty())
+            .partition(|parameter| parameter.starts_with(KEEP_STATEMENTS));
+        let has = |parameters: &[&str], name| {
+            parameters
+                .iter()
+                .any(|parameter| parameter.starts_with(name))
+        };
+        for default in [APPLICATION_NAME, CONNECT_TIMEOUT] {
+            let (name, _) = default.split_once('=').unwrap_or((default, ""));
+            if !has(&parameters, name) {
+                parameters.push(default);
+            }
         }
-    };
-    add(&mut url, "fallback_application_name", APPLICATION_NAME);
-    add(&mut url, "connect_timeout", &CONNECT_TIMEOUT_S.to_string());
-    url
+        Self {
+            url: format!("{address}?{}", parameters.join("&")),
+            keeps_statements: !own.iter().any(|parameter| parameter.ends_with("=false")),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -164,17 +196,22 @@ mod tests {
 
     #[test]
     fn url_gets_a_name_and_a_timeout_where_it_has_none() {
-        for (url, expected) in [
+        for (url, expected, keeps_statements) in [
             (
                 "postgres://h/d",
                 "postgres://h/d?fallback_application_name=failure-logger&connect_timeout=10",
+                true,
             ),
             (
-                "postgres://h/d?connect_timeout=1",
-                "postgres://h/d?connect_timeout=1&fallback_application_name=failure-logger",
+                "postgres://h/d?connect_timeout=1&prepared_statements=false&sslmode=require",
+                "postgres://h/d?connect_timeout=1&sslmode=require\
+                 &fallback_application_name=failure-logger",
+                false,
             ),
         ] {
-            assert_eq!(with_defaults(url), expected);
+            let parameters = Parameters::of(url);
+            assert_eq!(parameters.url, expected);
+            assert_eq!(parameters.keeps_statements, keeps_statements);
         }
     }
 

@@ -18,7 +18,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use crate::error::{ReadError, StoreError};
 
 /// Beginnings of messages that say nothing about any row.
-const RETRY: [&str; 22] = [
+const RETRY: [&str; 23] = [
     "deadlock detected",
     "canceling statement due to",
     "canceling authentication due to",
@@ -41,6 +41,8 @@ const RETRY: [&str; 22] = [
     "no connection to the server",
     "SSL",
     "could not serialize access",
+    // A pooler gave the transaction another session.
+    "prepared statement",
 ];
 
 /// Returns the remedy of an error of diesel.
