@@ -1316,6 +1316,40 @@ async fn small_screens_get_fewer_and_wider_bars() {
 
 #[tokio::test]
 #[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn annotations_are_lines_whose_text_the_pointer_shows() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/").await;
+    // The middle of the chart, at an hour whose bars no line hides.
+    let show = "const done = arguments[0]; import('./assets/plot.js').then((plot) => { \
+         const at = new Date(Date.now() - 12 * 3600000).toISOString(); \
+         plot.setAnnotations([{id: '1', at, text: '<b>new index</b>', version: 'v2'}]); \
+         plot.recolor(); done(); });";
+    browser
+        .client
+        .execute_async(show, vec![])
+        .await
+        .expect("an annotation");
+    let over = browser.rectangle(".u-over").await;
+    // The bars of 15 minutes around the middle of the day.
+    let tip = "document.querySelector('.tip')";
+    let mut shown = false;
+    for step in -2..=2 {
+        let x = over.x + over.width * (0.5 + f64::from(step) / 97.0);
+        browser
+            .mouse("mouseMoved", x, over.y + over.height / 2.0)
+            .await;
+        browser.until(&format!("!{tip}.hidden")).await;
+        let text = browser.eval(&format!("{tip}.innerText")).await;
+        let text = text.as_str().unwrap();
+        shown |= text.contains("<b>new index</b>") && text.contains("v2");
+    }
+    assert!(shown, "an annotation is text, in the tooltip of its step");
+    browser.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
 async fn strategy_filters_every_page_and_stays_in_the_url() {
     let service = searched().await;
     let browser = Browser::open(service.url(""), DESK).await;
