@@ -891,6 +891,29 @@ async fn dragging_over_the_chart_looks_closer() {
         (5.0..8.0).contains(&hours.as_f64().unwrap()),
         "a quarter of a day, not {hours} hours"
     );
+    browser.keys("body", "0").await;
+    browser
+        .until("location.search === '' || location.search === '?'")
+        .await;
+    // A range with a beginning and an end comes back, too.
+    let day = "?from=2026-01-01T00:00:00.000Z&to=2099-01-01T00:00:00.000Z";
+    browser.goto(&format!("/{day}")).await;
+    let over = browser.rectangle(".u-over").await;
+    for (kind, x) in [
+        ("mouseMoved", 0.9),
+        ("mousePressed", 0.9),
+        ("mouseMoved", 0.97),
+        ("mouseReleased", 0.97),
+    ] {
+        let place = json!({"type": kind, "x": over.x + over.width * x, "y": over.y + over.height / 2.0, "button": "left", "buttons": 1, "clickCount": 1});
+        browser.devtools("Input.dispatchMouseEvent", place).await;
+    }
+    browser.until("location.search.includes('whole=')").await;
+    browser.loaded().await;
+    browser.click("#zoom-out").await;
+    browser
+        .until(&format!("decodeURIComponent(location.search) === '{day}'"))
+        .await;
     browser.click("#since").await;
     browser
         .eval(
@@ -1071,6 +1094,52 @@ async fn nothing_is_asked_for_while_nobody_looks() {
         .until(&format!("window.asked === {asked} + 4"))
         .await;
     browser.loaded().await;
+    browser.close().await;
+}
+
+/// From the overview to a resolved group, without a pointer.
+#[tokio::test]
+#[ignore = "needs Chromium and ChromeDriver; .ci/run runs it"]
+async fn keyboard_alone_leads_from_a_page_to_a_resolved_group() {
+    let service = searched().await;
+    let browser = Browser::open(service.url(""), DESK).await;
+    browser.goto("/").await;
+    let (tab, enter) = ("\u{e004}", "\u{e007}");
+    // The first stop of the focus skips the header.
+    browser.keys("body", tab).await;
+    assert_eq!(
+        browser.eval("document.activeElement.innerText").await,
+        "Skip to the content"
+    );
+    for _ in 0..4 {
+        browser.keys(":focus", tab).await;
+    }
+    assert_eq!(
+        browser.eval("document.activeElement.innerText").await,
+        "Queries"
+    );
+    browser.keys(":focus", enter).await;
+    browser
+        .until("document.querySelectorAll('main tbody tr').length > 1")
+        .await;
+    browser.keys("body", "jj").await;
+    let query = browser.eval("document.activeElement.innerText").await;
+    browser.keys(":focus", enter).await;
+    browser
+        .until("document.querySelector('.query-title')")
+        .await;
+    assert_eq!(
+        browser.texts(".query-title").await,
+        [query.as_str().unwrap()]
+    );
+    browser.keys("body", "e").await;
+    browser
+        .until("document.querySelector('.actions .name').innerText === 'resolved'")
+        .await;
+    browser.keys("body", "u").await;
+    browser
+        .until("document.querySelector('[data-count=resolved]')?.innerText === '1'")
+        .await;
     browser.close().await;
 }
 

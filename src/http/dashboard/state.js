@@ -82,17 +82,30 @@ export function set(changes, { replace = false, quietly = false } = {}) {
 	if (!quietly) changed();
 }
 
-/** Shows a part of the range. @param {number} from in seconds @param {number} to in seconds */
-export function zoom(from, to) {
-	const { since, whole = since ?? "24h" } = get();
-	const [begin, end] = [from, to].map(seconds => new Date(1000 * seconds).toISOString());
-	// A range that a person entered is not remembered: the history leads back to it.
-	set({ since: null, from: begin, to: end, whole, cursor: null, back: null });
+/** Shows a part of the range. @param {number} begin in seconds @param {number} end in seconds */
+export function zoom(begin, end) {
+	const { since, from = "", to = "", whole } = get();
+	const [first, last] = [begin, end].map(seconds => new Date(1000 * seconds).toISOString());
+	set({
+		since: null,
+		from: first,
+		to: last,
+		whole: whole ?? since ?? `${from}~${to}`,
+		cursor: null,
+		back: null,
+	});
 }
 
 /** The changes that lead back to the range before the reader zoomed. @returns {StateChanges} */
 export function zoomedOut() {
-	return { since: get().whole, from: null, to: null, whole: null, cursor: null, back: null };
+	const { whole = "" } = get();
+	const [from, to] = whole.split("~");
+	// A range without "~" is a length up to now.
+	const before =
+		to === undefined
+			? { since: whole, from: null, to: null }
+			: { since: null, from: from || null, to: to || null };
+	return { ...before, whole: null, cursor: null, back: null };
 }
 
 /** @param {() => void} listener */
