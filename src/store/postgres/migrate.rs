@@ -106,7 +106,7 @@ pub(crate) fn run(lock: &mut Connection, conn: &mut Connection) -> Result<(), St
 }
 
 /// Returns all statements, in the order in which they run, for an operator who runs them by hand.
-#[cfg(feature = "program")]
+#[cfg(any(test, feature = "program"))]
 pub(crate) fn script() -> String {
     let mut script = OWN_TABLES.to_owned();
     for Migration {

@@ -90,6 +90,7 @@ mod tests {
 
     fn fixture() -> Fixture {
         let database = Rc::new(TestDatabase::new());
+        distribute(&database);
         let backend = store::backend(&Location::Postgres(database.url.clone().into()), 4, true);
         let [to_refuse, to_list, to_fail, to_end, to_dump] = [(); 5].map(|()| Rc::clone(&database));
         Fixture {
@@ -112,6 +113,24 @@ mod tests {
             dump: Box::new(move || dump(&to_dump)),
             _folder: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// Distributes the tables, if `TEST_DATABASE_DISTRIBUTED` names an engine that does so.
+    fn distribute(database: &TestDatabase) {
+        let engine = std::env::var("TEST_DATABASE_DISTRIBUTED").unwrap_or_default();
+        let script = match &*engine {
+            "" => return,
+            "citus" => include_str!("../../../contrib/citus.sql"),
+            engine => panic!("TEST_DATABASE_DISTRIBUTED = {engine}: expected citus"),
+        };
+        let mut conn = database.connect();
+        conn.batch_execute(&store::postgres::migrate::script())
+            .unwrap();
+        for statement in script.split(";\n") {
+            conn.batch_execute(statement).unwrap();
+        }
+        // Triggers inject the faults of the suite.
+        let _ = conn.batch_execute("ALTER ROLE current_user SET citus.enable_unsafe_triggers = on");
     }
 
     #[derive(QueryableByName)]

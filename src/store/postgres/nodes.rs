@@ -333,8 +333,7 @@ fn statements_use_the_indexes_that_were_meant() {
         ),
         (
             "SELECT event_id FROM memory_retrieval_failures WHERE created_at >= -1 \
-             AND created_at < 3000000 AND id <= (SELECT rolled_up_to FROM memory_retrieval_rollup) \
-             ORDER BY created_at, id LIMIT 500",
+             AND created_at < 3000000 AND id <= 19900 ORDER BY created_at, id LIMIT 500",
             by_time,
         ),
         (

@@ -13,7 +13,7 @@ use crate::model::time::Timestamp;
 use crate::retention::{Boot, ClockState, Reading, StoredRetention};
 use crate::rollup::resolution::Resolution;
 use crate::similarity::normalized;
-use crate::store::postgres::{read_count, storable, stored_count};
+use crate::store::postgres::{read_count, storable, stored_count, uncounted};
 use crate::store::snapshot::LogEdge;
 
 /// Statuses that are kept; the oldest are deleted.
@@ -52,16 +52,34 @@ pub(crate) fn oldest_row(conn: &mut PgConnection) -> QueryResult<Option<Timestam
 }
 
 /// Deletes at most `limit` rows in `from..to` that a roll-up has seen, the oldest first.
+///
+/// The ids are read before: a distributed table cannot be joined with a local one in a deletion.
+/// Another node may delete some of them meanwhile, and counts those itself.
 pub(crate) fn purge(
     conn: &mut PgConnection,
     from: Timestamp,
     to: Timestamp,
     limit: u32,
 ) -> QueryResult<u64> {
-    let deleted = diesel::sql_query(PURGE)
+    #[derive(QueryableByName)]
+    struct Expired {
+        #[diesel(sql_type = SqlUuid)]
+        event_id: Uuid,
+    }
+    // Deletes only rows that a roll-up has seen, because other rows may not be counted yet.
+    let rolled_up_to = uncounted::mark(conn)?;
+    let expired: Vec<Expired> = diesel::sql_query(EXPIRED)
         .bind::<BigInt, _>(from.as_millis())
         .bind::<BigInt, _>(to.as_millis())
+        .bind::<BigInt, _>(rolled_up_to)
         .bind::<BigInt, _>(i64::from(limit))
+        .load(conn)?;
+    if expired.is_empty() {
+        return Ok(0);
+    }
+    let ids: Vec<Uuid> = expired.into_iter().map(|row| row.event_id).collect();
+    let deleted = diesel::sql_query(DELETE_BY_ID)
+        .bind::<Array<SqlUuid>, _>(ids)
         .execute(conn)?;
     Ok(deleted as u64)
 }
@@ -368,11 +386,9 @@ const OLDEST_ROW: &str = "SELECT min(created_at) AS created_at FROM memory_retri
 #[cfg(feature = "program")]
 const COUNT_WITHIN: &str = "SELECT count(*) AS rows FROM memory_retrieval_failures \
      WHERE created_at >= $1 AND created_at < $2";
-// Deletes only rows that a roll-up has seen, because other rows may not be counted yet.
-const PURGE: &str = "DELETE FROM memory_retrieval_failures WHERE event_id IN ( \
-     SELECT event_id FROM memory_retrieval_failures WHERE created_at >= $1 AND created_at < $2 \
-     AND id <= (SELECT rolled_up_to FROM memory_retrieval_rollup WHERE one = 1) \
-     ORDER BY created_at, id LIMIT $3)";
+const EXPIRED: &str = "SELECT event_id FROM memory_retrieval_failures \
+     WHERE created_at >= $1 AND created_at < $2 AND id <= $3 ORDER BY created_at, id LIMIT $4";
+const DELETE_BY_ID: &str = "DELETE FROM memory_retrieval_failures WHERE event_id = ANY ($1)";
 const DELETE_CHUNK: &str = "DELETE FROM memory_retrieval_failures WHERE id > $1 AND id <= $2 \
      AND ($3 IS NULL OR conversation_id = $3) AND ($4 IS NULL OR query_text = $4) \
      RETURNING query_text";
