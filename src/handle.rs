@@ -517,8 +517,25 @@ impl LoggerHandle {
         if !self.inner.shared.config.enabled {
             return Err(ChangeError::Closed);
         }
+        let texts = self.texts_of_group(query).await;
+        self.set_status_of_texts(texts, status).await
+    }
+
+    /// Sets the status of texts, which are given in their normal form.
+    ///
+    /// # Errors
+    ///
+    /// See [`set_query_status`](Self::set_query_status).
+    pub(crate) async fn set_status_of_texts(
+        &self,
+        queries: Vec<String>,
+        status: QueryStatus,
+    ) -> Result<(), ChangeError> {
+        if !self.inner.shared.config.enabled {
+            return Err(ChangeError::Closed);
+        }
         // A misspelt query must not look like one that is dealt with.
-        if status != QueryStatus::Open && !self.may_have_failed(query).await {
+        if status != QueryStatus::Open && !self.may_have_failed(&queries).await {
             return Err(ChangeError::NotFound);
         }
         let (reply, answer) = oneshot::channel();
@@ -527,7 +544,7 @@ impl LoggerHandle {
             set_at: Timestamp::now(),
         };
         self.inner.control.do_send(SetQueryStatus {
-            query: normalized(query),
+            queries,
             change,
             reply,
         });
@@ -606,11 +623,26 @@ impl LoggerHandle {
         })
     }
 
-    /// Returns `false` if no failure is in the group of `query`. If that cannot be read in time,
-    /// there may be one.
-    async fn may_have_failed(&self, query: &str) -> bool {
+    /// Returns the texts in the group of `query`. If they cannot be read in time, or there are none,
+    /// returns the text of `query` alone.
+    async fn texts_of_group(&self, query: &str) -> Vec<String> {
+        let group = async || self.reader().group_of(query).await.unwrap_or_default();
+        let mut texts = group().await;
+        // A flush makes the records in memory visible to a read.
+        if texts.is_empty() && self.flush().await.is_ok() {
+            texts = group().await;
+        }
+        if texts.is_empty() {
+            texts.push(normalized(query));
+        }
+        texts
+    }
+
+    /// Returns `false` if no failure is similar to one of `queries`. If that cannot be read in
+    /// time, there may be one.
+    async fn may_have_failed(&self, queries: &[String]) -> bool {
         let filter = || FailureFilter {
-            similar_to: Some(query.into()),
+            similar_to: queries.to_vec(),
             ..FailureFilter::default()
         };
         // Only a complete page without a row proves that there is none. A read that ran out of

@@ -21,7 +21,7 @@ pub use crate::http::wire::lines::{Line, Lines, separator};
 pub use crate::http::wire::{RejectReason, Rejected, Sent};
 pub use crate::http::{NamedToken, PeriodBounds, VERSION_HEADER, parse_moment, parse_span};
 pub use crate::pipeline::manual_purge::{Expired, ManualPurge};
-pub use crate::report::{guarded, without_guards};
+pub use crate::report::{first_of_group, guarded, without_guards};
 pub use crate::similarity::normalized;
 pub use crate::store::sqlite::backup::{BackupError, Restored, Temporary, back_up};
 

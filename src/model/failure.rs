@@ -65,9 +65,8 @@ pub struct FailureFilter {
     pub text: Option<String>,
     /// Only those with exactly one of these queries, as they are stored. Empty: with any.
     pub query_text: Vec<String>,
-    /// Only those whose query is similar to this one: the failures of a
-    /// [group](crate::report::QueryGroup), by its key.
-    pub similar_to: Option<String>,
+    /// Only those whose query is similar to one of these. Empty: to any.
+    pub similar_to: Vec<String>,
 }
 
 impl FailureFilter {
@@ -82,10 +81,8 @@ impl FailureFilter {
             query_text,
             similar_to,
         } = self;
-        let lists = [retrieval_strategy, conversation_id, query_text];
-        !failure_type.is_empty()
-            || lists.iter().any(|list| !list.is_empty())
-            || [text, similar_to].iter().any(|text| text.is_some())
+        let lists = [retrieval_strategy, conversation_id, query_text, similar_to];
+        !failure_type.is_empty() || lists.iter().any(|list| !list.is_empty()) || text.is_some()
     }
 }
 

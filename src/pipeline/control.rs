@@ -303,12 +303,12 @@ impl Control {
     /// Does what a caller waits for.
     fn serve(&mut self, ctx: &mut Context<Self>) {
         if let Some(SetQueryStatus {
-            query,
+            queries,
             change,
             reply,
         }) = self.status_changes.pop_front()
         {
-            let job = move |shared: &Shared| writer::set_query_status(shared, &query, change);
+            let job = move |shared: &Shared| writer::set_query_status(shared, &queries, change);
             self.maintain(ctx, job, |actor, outcome, ctx| {
                 actor.status_set(reply, outcome, ctx)
             });

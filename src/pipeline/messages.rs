@@ -38,11 +38,11 @@ pub(crate) struct Flush(pub(crate) oneshot::Sender<Result<FlushReport, LoggerErr
 #[derive(Debug)]
 pub(crate) struct Shutdown;
 
-/// Sets the status of a query, from a handle.
+/// Sets the status of queries, from a handle.
 #[derive(Debug)]
 pub(crate) struct SetQueryStatus {
-    /// In lower case and without punctuation.
-    pub(crate) query: String,
+    /// In their normal form.
+    pub(crate) queries: Vec<String>,
     pub(crate) change: StatusChange,
     pub(crate) reply: oneshot::Sender<Result<(), StoreError>>,
 }

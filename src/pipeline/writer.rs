@@ -247,10 +247,11 @@ fn count_drops(shared: &Shared, writer: &mut Writer) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Sets the status of a query.
+/// Sets the status of queries, one after the other. If that fails in between, the caller retries,
+/// and the first ones get the same status once more.
 pub(crate) fn set_query_status(
     shared: &Shared,
-    query: &str,
+    queries: &[String],
     change: StatusChange,
 ) -> Result<(), StoreError> {
     let mut writer = shared.writer();
@@ -259,10 +260,10 @@ pub(crate) fn set_query_status(
         return Err(StoreError::GiveUp("the logger has ended".into()));
     }
     ensure_open(&mut writer)?;
-    let result = writer
-        .store
-        .as_deref_mut()
-        .map_or(Ok(()), |store| store.set_query_status(query, change));
+    let result = writer.store.as_deref_mut().map_or(Ok(()), |store| {
+        let mut queries = queries.iter();
+        queries.try_for_each(|query| store.set_query_status(query, change))
+    });
     close_after(&mut writer, result)
 }
 

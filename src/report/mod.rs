@@ -29,6 +29,9 @@ pub use csv::without_guards;
 pub use export::{Export, ExportFormat};
 pub use facets::StrategyCount;
 pub use failures::{Cursor, FailurePage, PageRequest, Position, TailPage};
+#[cfg(feature = "program")]
+#[doc(hidden)]
+pub use grouping::first_of_group;
 pub use list::{ListCursor, ListRequest};
 #[cfg(feature = "http")]
 pub(crate) use queries::group_id;

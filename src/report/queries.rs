@@ -21,7 +21,7 @@ use crate::report::list::{ListCursor, ListRequest};
 use crate::report::rates::clipped;
 use crate::report::scan::{MAX_ROWS, Scanned};
 use crate::rollup::ScoreDirection;
-use crate::similarity::{Folded, contains, normalized};
+use crate::similarity::{Folded, contains, normalized, squashed};
 use crate::store::reads::{Deadline, Lane};
 use crate::store::snapshot::{FailedQuery, Snapshot};
 use std::ops::ControlFlow;
@@ -70,22 +70,27 @@ pub struct StatusCounts {
     pub ignored: u64,
 }
 
-/// Questions that are the same but for case, punctuation and a few words.
+/// Queries that are the same apart from case, punctuation, spaces, polite words and a typing error.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct QueryGroup {
     /// Identifies the group: 16 hexadecimal digits that stand for its key.
     pub id: String,
-    /// The most frequent text of the group, in lower case and without punctuation.
+    /// The normal form of the text by which the group is known: of several, the smallest.
     #[serde(skip)]
     pub key: String,
+    /// The normal forms of its texts, if there are several, the most frequent first.
+    #[serde(skip)]
+    pub(crate) members: Vec<String>,
     /// The newest query with the most frequent text, as it was sent.
     pub example: String,
     /// Failures in the group.
     pub count: u64,
-    /// Different texts in the group.
+    /// Different texts in the group, apart from case, punctuation, spaces and polite words.
     pub texts: u64,
+    /// Texts that joined the group after its status was set. If there are any, the group is `open`.
+    pub new_texts: u64,
     /// When the first of them failed, of those that were looked at.
     #[serde(serialize_with = "crate::model::time::serialize_moment")]
     #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
@@ -103,7 +108,7 @@ pub struct QueryGroup {
     /// Failures in each of 16 parts of the range, of equal length, the oldest first.
     pub trend: [u32; TREND],
     /// The status that was set last; `open` if a query of the group failed after it was
-    /// resolved.
+    /// resolved, or if a text joined the group later.
     pub status: QueryStatus,
     /// `true` if the group was resolved, and failed since.
     pub reopened: bool,
@@ -263,13 +268,47 @@ impl StatusCounts {
     }
 }
 
-/// Returns the id of the group with this key.
+/// Returns the id of the group with this key, or of a text of the group. Every text has an id, and
+/// the group has that of one of its texts.
 pub(crate) fn group_id(key: &str) -> String {
-    let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes());
+    let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, squashed(key).as_bytes());
     hash.simple().to_string().chars().take(16).collect()
 }
 
 impl FailureReader {
+    /// Returns the normal forms of the texts in the group of a query, the most frequent first.
+    /// Empty: none of the newest million failures is of this text.
+    pub(crate) async fn group_of(&self, query: &str) -> Result<Vec<String>, ReadError> {
+        let normal = normalized(query);
+        let run = move |snapshot: &mut dyn Snapshot, deadline: Deadline| {
+            let mut texts = Texts::default();
+            let mut end = Place::END;
+            for _ in 0..MAX_ROWS / SLICE {
+                deadline.check()?;
+                let mut read = 0;
+                snapshot.queries(end, SLICE, &mut |row| {
+                    (read, end) = (read + 1, row.place);
+                    texts.add(&FailedText {
+                        id: row.place.id,
+                        at: row.place.created_at,
+                        text: &row.query_text,
+                        score: None,
+                        direction: ScoreDirection::default(),
+                        failure_type: None,
+                        strategy: 0,
+                        part: None,
+                    });
+                    ControlFlow::Continue(())
+                })?;
+                if read < SLICE {
+                    break;
+                }
+            }
+            Ok(texts.group_of(&normal))
+        };
+        self.reads.run(Lane::Heavy, self.timeout, run).await
+    }
+
     /// Returns the key of the group with this id, which is that of one of the newest million
     /// failures, or of a query with a status.
     #[cfg(feature = "http")]
@@ -465,13 +504,18 @@ impl Ranking<'_> {
                 continue;
             };
             let (status, reopened) = group.status();
-            let key = normalized(&query_text);
+            let key = match group.smallest() {
+                Some(smallest) => smallest.to_owned(),
+                None => normalized(&query_text),
+            };
             groups.push(QueryGroup {
                 id: group_id(&key),
                 key,
+                members: group.shown_members().collect(),
                 example: query_text,
                 count: group.count,
                 texts: group.texts,
+                new_texts: group.new_texts(),
                 first_seen: group.first_seen.into(),
                 last_seen: group.last_seen.into(),
                 best_score: group.best_score,
@@ -507,7 +551,7 @@ fn part_of(range: TimeRange, at: Timestamp) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::similarity::texts_are_similar;
+    use crate::similarity::Similar;
     use crate::store::memory::MemoryLog;
 
     #[test]
@@ -590,10 +634,8 @@ mod tests {
             assert_eq!(of_part, part.scanned.failures);
             for text in &part.groups {
                 let mut groups = whole.groups.iter();
-                assert!(
-                    groups.any(|group| group.count >= text.count
-                        && texts_are_similar(&group.key, &text.key))
-                );
+                assert!(groups.any(|group| group.count >= text.count
+                    && Similar::to([group.key.as_str()].into_iter()).has(&text.key)));
             }
         }
         for _ in 0..3 {

@@ -82,7 +82,7 @@ fn lets_through(filter: &FailureFilter, failure: &Failure) -> bool {
         similar_to,
     } = filter;
     assert!(
-        conversation_id.is_empty() && text.is_none() && similar_to.is_none(),
+        conversation_id.is_empty() && text.is_none() && similar_to.is_empty(),
         "no test needs it"
     );
     (failure_type.is_empty() || failure_type.contains(&failure.failure_type))

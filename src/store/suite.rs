@@ -433,7 +433,7 @@ pub(crate) fn filter_lets_through_what_each_of_its_fields_names(fixture: &Fixtur
         ),
         (
             FailureFilter {
-                similar_to: Some("where is the key".into()),
+                similar_to: vec!["where is the key".into()],
                 ..none()
             },
             &[0],

@@ -114,9 +114,9 @@ macro_rules! filtered {
                             let detail = $crate::http::read::queries::NO_GROUP;
                             Problem::parameter(Code::InvalidParameter, "query_group", detail)
                         };
-                        Some(api.groups.key(api, id).await?.ok_or_else(unknown)?)
+                        api.groups.texts(api, id).await?.ok_or_else(unknown)?
                     }
-                    None => None,
+                    None => Vec::new(),
                 };
                 Ok(FailureFilter {
                     range: $crate::http::read::or_all_time(self.period()?)?,

@@ -43,8 +43,10 @@ const MAX_RANKINGS: usize = 16;
 /// Maximum size of a request that sets a status. It fits a query of maximum length with all its
 /// characters escaped.
 const MAX_STATUS_BYTES: usize = 64 << 10;
-/// Maximum number of groups whose keys are remembered.
+/// Maximum number of groups whose texts are remembered, and of the bytes of these texts. A page of
+/// the largest groups may have more, and is remembered in part.
 const MAX_GROUPS: usize = 10_000;
+const MAX_GROUP_BYTES: usize = 16 << 20;
 
 ranged! {
 /// Filter of the failing queries that are grouped.
@@ -349,13 +351,17 @@ pub(crate) async fn set_status(
             // The line and column add nothing to the path.
             Problem::field(&path, detail.split(" at line ").next().unwrap_or_default())
         })?;
-    let key = match (status.id, status.query_text) {
-        (Some(id), None) => api
-            .groups
-            .key(&api, &id)
-            .await?
-            .ok_or_else(|| Problem::not_found(NO_GROUP))?,
-        (None, Some(text)) => text,
+    let group = match (status.id, status.query_text) {
+        (Some(id), None) => {
+            let texts = api.groups.texts(&api, &id).await?;
+            let texts = texts.ok_or_else(|| Problem::not_found(NO_GROUP))?;
+            api.logger.set_status_of_texts(texts, status.status).await?;
+            id
+        }
+        (None, Some(text)) => {
+            api.logger.set_query_status(&text, status.status).await?;
+            group_id(&normalized(&text))
+        }
         (Some(_), Some(_)) | (None, None) => {
             return Err(Problem::new(
                 Code::InvalidBody,
@@ -363,9 +369,8 @@ pub(crate) async fn set_status(
             ));
         }
     };
-    api.logger.set_query_status(&key, status.status).await?;
     tracing::info!(
-        group = group_id(&normalized(&key)),
+        group,
         status = status.status.as_str(),
         "the status of a group was set"
     );
@@ -374,33 +379,51 @@ pub(crate) async fn set_status(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Cache of the keys of listed groups, by their ids. A client usually sets the status of a group
-/// that it has just listed.
+/// Cache of the texts of listed groups, by their ids. A client usually sets the status of a group
+/// that it has just listed, and the status covers the texts that were listed.
 #[derive(Default)]
-pub(crate) struct Groups(Mutex<HashMap<String, String>>);
+pub(crate) struct Groups(Mutex<GroupTexts>);
+
+#[derive(Default)]
+struct GroupTexts {
+    by_id: HashMap<String, Vec<String>>,
+    bytes: usize,
+}
 
 impl Groups {
     fn remember(&self, ranking: &TopQueries) {
-        let mut keys = lock(&self.0);
-        // Clearing is enough as eviction, because `key` falls back to the database.
-        if keys.len() + ranking.groups.len() > MAX_GROUPS {
-            keys.clear();
+        // A partial ranking has each text by itself.
+        if ranking.partial {
+            return;
         }
-        keys.extend(
-            ranking
-                .groups
-                .iter()
-                .map(|group| (group.id.clone(), group.key.clone())),
-        );
+        let mut cache = lock(&self.0);
+        for group in &ranking.groups {
+            let texts = match group.members.is_empty() {
+                true => vec![group.key.clone()],
+                false => group.members.clone(),
+            };
+            let bytes = texts.iter().map(String::len).sum::<usize>();
+            // Clearing is enough as eviction, because `texts` falls back to the database.
+            if cache.by_id.len() >= MAX_GROUPS || cache.bytes + bytes > MAX_GROUP_BYTES {
+                *cache = GroupTexts::default();
+            }
+            cache.bytes += bytes;
+            cache.by_id.insert(group.id.clone(), texts);
+        }
     }
 
-    /// Returns the key of a group, from this cache or from the database. Returns `None` if no group
-    /// has this id.
-    pub(crate) async fn key(&self, api: &Api, id: &str) -> Result<Option<String>, Problem> {
-        if let Some(key) = lock(&self.0).get(id) {
-            return Ok(Some(key.clone()));
+    /// Returns the texts of a group, from this cache or from the database. Returns `None` if no
+    /// group has this id.
+    pub(crate) async fn texts(&self, api: &Api, id: &str) -> Result<Option<Vec<String>>, Problem> {
+        if let Some(texts) = lock(&self.0).by_id.get(id) {
+            return Ok(Some(texts.clone()));
         }
-        Ok(api.logger.reader().key_of_group(id.to_owned()).await?)
+        let reader = api.logger.reader();
+        let Some(key) = reader.key_of_group(id.to_owned()).await? else {
+            return Ok(None);
+        };
+        let texts = reader.group_of(&key).await?;
+        Ok(Some(if texts.is_empty() { vec![key] } else { texts }))
     }
 }
 

@@ -34,7 +34,7 @@ use uuid::Uuid;
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::outcome::RetrievalFailureType;
 use crate::model::time::Timestamp;
-use crate::similarity::{Folded, contains, texts_are_similar};
+use crate::similarity::{Folded, Similar, contains};
 use crate::store::postgres::{storable, uncounted};
 use crate::store::row::{Counting, Row};
 use crate::store::snapshot::StoredFailure;
@@ -362,18 +362,19 @@ fn one_of<'a>(values: impl Iterator<Item = &'a str>) -> Option<Vec<Cow<'a, str>>
 }
 
 /// The parts of a filter that are compared outside of SQL.
-struct RestOfFilter<'f> {
+struct RestOfFilter {
     /// Folded.
     text: Option<Folded>,
-    similar_to: Option<&'f str>,
+    similar_to: Option<Similar>,
 }
 
-impl<'f> RestOfFilter<'f> {
-    fn new(filter: &'f FailureFilter) -> Self {
+impl RestOfFilter {
+    fn new(filter: &FailureFilter) -> Self {
         let text = filter.text.as_deref().filter(|text| !text.is_empty());
         Self {
             text: text.map(|text| Folded::new(&storable(text))),
-            similar_to: filter.similar_to.as_deref(),
+            similar_to: (!filter.similar_to.is_empty())
+                .then(|| Similar::to(filter.similar_to.iter().map(String::as_str))),
         }
     }
 
@@ -389,7 +390,8 @@ impl<'f> RestOfFilter<'f> {
         self.text.as_ref().is_none_or(has_text)
             && self
                 .similar_to
-                .is_none_or(|similar| texts_are_similar(query_text, similar))
+                .as_ref()
+                .is_none_or(|similar| similar.has(query_text))
     }
 }
 

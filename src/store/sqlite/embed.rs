@@ -31,7 +31,7 @@ pub type Pool = r2d2::Pool<r2d2::ConnectionManager<SqliteConnection>>;
 /// | `PRAGMA cache_size = -8000` | up to 8 MB of pages in memory for each connection |
 /// | `PRAGMA journal_size_limit = 67108864` | a journal that was larger is cut to 64 MiB when it is reused |
 /// | `PRAGMA wal_autocheckpoint = 16384` | in WAL mode, SQLite checkpoints by itself at 64 MiB (of 4 KiB pages) only, because the logger does so much earlier, on a thread of its own |
-/// | an SQL function | `memory_retrieval_nearly_the_same(text, text)`, which the logger's queries use |
+/// | an SQL function | `memory_retrieval_nearly_the_same(text, json)`, which the logger's queries use |
 ///
 /// All of it is about connections. Nothing that the file keeps is changed, so that its journal mode
 /// is for the application to choose: `PRAGMA journal_mode = WAL`, once, is what fits the logger.

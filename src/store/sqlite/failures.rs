@@ -101,7 +101,7 @@ pub(crate) fn matches(
         .bind::<Nullable<Text>, _>(one_of(filter.conversation_id.iter().map(String::as_str)))
         .bind::<Nullable<Text>, _>(folded_text(filter))
         .bind::<Nullable<Text>, _>(one_of(filter.query_text.iter().map(String::as_str)))
-        .bind::<Nullable<Text>, _>(filter.similar_to.as_deref())
+        .bind::<Nullable<Text>, _>(one_of(filter.similar_to.iter().map(String::as_str)))
         .bind::<BigInt, _>(newest_id)
         .load(conn)?;
     Ok(rows.into_iter().map(FailureRow::stored).collect())
@@ -127,7 +127,7 @@ pub(crate) fn stored_within(
         .bind::<Nullable<Text>, _>(one_of(filter.conversation_id.iter().map(String::as_str)))
         .bind::<Nullable<Text>, _>(folded_text(filter))
         .bind::<Nullable<Text>, _>(one_of(filter.query_text.iter().map(String::as_str)))
-        .bind::<Nullable<Text>, _>(filter.similar_to.as_deref())
+        .bind::<Nullable<Text>, _>(one_of(filter.similar_to.iter().map(String::as_str)))
         .bind::<BigInt, _>(places.start.id)
         .bind::<BigInt, _>(places.end.id)
         .load(conn)?;
