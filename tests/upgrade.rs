@@ -267,7 +267,9 @@ fn upgrade_readers_see_all_failures_rates_and_statuses() {
             .find(|group| group.example.contains(query));
         group.expect(query).status
     };
-    assert_eq!(status("Grüße"), QueryStatus::Ignored);
+    // It was stored without its crab and its accent, so that it might be that of another query. An
+    // open group is looked at once more, and one that is hidden by mistake never.
+    assert_eq!(status("Grüße"), QueryStatus::Open);
     assert_eq!(status("Where is key 1?"), QueryStatus::Resolved);
     assert_eq!(status("Where is key 2?"), QueryStatus::Open);
 }

@@ -630,7 +630,7 @@ mod tests {
             ("않가", 1),
         ] {
             let letters: Vec<char> = letters.chars().collect();
-            let queries: Vec<String> = (0..300)
+            let queries: Vec<String> = (0..150)
                 .map(|_| {
                     let (rest, length) = (below(rests), 4 + below(6));
                     let word = (0..length).map(|_| letters[below(letters.len() as u64) as usize]);

@@ -11,6 +11,8 @@
 //! use the same functions, so that both find the same failures.
 
 mod normal;
+#[cfg(test)]
+mod recall;
 mod template;
 mod typing;
 mod words;

@@ -9,19 +9,24 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use super::normal::{is_han, is_hiragana, is_kana, is_mark};
-use super::words::vocabulary;
+use super::words::{is_han_number, vocabulary};
 
 /// Letters of the shortest word in which an error is believed, after the error or before it.
 const MIN_LETTERS: usize = 5;
 /// Longest such word: bounds the time for one.
 const MAX_LETTERS: usize = 128;
-/// Letters of a word whose first letter may be replaced or dropped. A first letter often tells two
-/// words apart, and people look at it when they type.
-const MIN_LETTERS_FOR_FIRST: usize = 8;
-/// The same for the stem of an Arabic word, and for the article before it.
-const MIN_LETTERS_FOR_ARABIC_FIRST: usize = 10;
-/// Letters of a word of Chinese from which one may be dropped.
-const MIN_HAN_FOR_DROP: usize = 8;
+/// Letters of a word whose first letter may be replaced (`Gambia` and `Zambia` are two words), or
+/// dropped (so are `methanol` and `ethanol`).
+const MIN_LETTERS_TO_REPLACE_FIRST: usize = 7;
+const MIN_LETTERS_TO_DROP_FIRST: usize = 9;
+/// The same for the stem of an Arabic word: one letter of a few makes another word.
+const MIN_LETTERS_OF_ARABIC_FOR_FIRST: usize = 10;
+/// Letters of an Arabic word in whose article one may be missing.
+const MIN_LETTERS_WITH_ARTICLE: usize = 6;
+/// Letters between two words of another script of which one of Chinese may be missing, or another:
+/// these are several words, and the shorter ones have too few letters for an error.
+const MIN_HAN_TO_DROP: usize = 5;
+const MIN_HAN_TO_REPLACE: usize = 12;
 /// Letters of a word of a script for which nothing was measured, or too many names are one letter
 /// apart (Telugu).
 const MIN_LETTERS_OF_OTHERS: usize = 14;
@@ -72,57 +77,52 @@ impl Word {
     /// Returns `true` if another letter may stand at `at` by mistake.
     fn may_replace(&self, at: usize) -> bool {
         let letters = self.letters.len() - self.stem;
-        let enough = match Script::of(self.letter(at)) {
-            Script::Alphabet | Script::Arabic | Script::Hangul => MIN_LETTERS,
-            // One more stroke is another word.
-            Script::Han => return false,
+        let (enough, for_first) = match Script::of(self.letter(at)) {
+            Script::Alphabet => (MIN_LETTERS, MIN_LETTERS_TO_REPLACE_FIRST),
+            Script::Hangul => (MIN_LETTERS, MIN_LETTERS),
+            Script::Arabic => (MIN_LETTERS, MIN_LETTERS_OF_ARABIC_FOR_FIRST),
+            Script::Other => (MIN_LETTERS_OF_OTHERS, MIN_LETTERS_OF_OTHERS),
+            Script::Han => {
+                return letters >= MIN_HAN_TO_REPLACE && vocabulary().may_replace(self.letter(at));
+            }
             Script::Kana => return self.stretch(at) >= MIN_LETTERS,
-            Script::Other => MIN_LETTERS_OF_OTHERS,
         };
-        letters >= enough && (at > self.stem || letters >= self.enough_for_first(at))
+        letters >= if at <= self.stem { for_first } else { enough }
     }
 
     /// Returns `true` if the word may be one without the letter at `at`, which was typed twice or
     /// was forgotten in the other word.
     fn may_drop(&self, at: usize) -> bool {
-        let letters = self.letters.len() - self.stem;
         if self.letters.len() < MIN_LETTERS {
             return false;
         }
         if self.is_doubled(at) {
             return true;
         }
-        let enough = match Script::of(self.letter(at)) {
-            Script::Alphabet | Script::Hangul => MIN_LETTERS,
-            // Without vowels, a stem of four letters is another word with one more.
-            Script::Arabic => MIN_LETTERS + 1,
+        let letters = self.letters.len() - self.stem;
+        let (enough, for_first) = match Script::of(self.letter(at)) {
+            Script::Alphabet => (MIN_LETTERS, MIN_LETTERS_TO_DROP_FIRST),
+            Script::Hangul => (MIN_LETTERS, MIN_LETTERS),
+            Script::Arabic if at < self.stem => {
+                return self.letters.len() >= MIN_LETTERS_WITH_ARTICLE;
+            }
+            Script::Arabic => (MIN_LETTERS, MIN_LETTERS_OF_ARABIC_FOR_FIRST),
+            Script::Other => (MIN_LETTERS_OF_OTHERS, MIN_LETTERS_OF_OTHERS),
             Script::Han => {
-                return letters >= MIN_HAN_FOR_DROP
-                    && !vocabulary().is_fixed_letter(self.letter(at));
+                return letters >= MIN_HAN_TO_DROP && vocabulary().may_drop(self.letter(at));
             }
             Script::Kana => return self.stretch(at) >= MIN_LETTERS,
-            Script::Other => MIN_LETTERS_OF_OTHERS,
         };
-        letters >= enough
-            && (at > self.stem || (letters >= self.enough_for_first(at) && !self.is_prefix(at)))
-    }
-
-    fn enough_for_first(&self, at: usize) -> usize {
-        match Script::of(self.letter(at)) {
-            Script::Arabic => MIN_LETTERS_FOR_ARABIC_FIRST,
-            Script::Alphabet | Script::Hangul | Script::Han | Script::Kana | Script::Other => {
-                MIN_LETTERS_FOR_FIRST
-            }
+        match at <= self.stem {
+            true => letters >= for_first && !self.is_prefix(at),
+            false => letters >= enough,
         }
     }
 
     /// Returns `true` if the letters at `at` and after it may stand in each other's place.
     fn may_swap(&self, at: usize) -> bool {
-        let (one, other) = (self.letter(at), self.letter(at + 1));
-        self.letters.len() >= MIN_LETTERS
-            && ![one, other]
-                .iter()
-                .any(|letter| is_han(*letter) && vocabulary().is_fixed_letter(*letter))
+        let numbers = [self.letter(at), self.letter(at + 1)].map(is_han_number);
+        self.letters.len() >= MIN_LETTERS && numbers == [false, false]
     }
 
     /// Returns `true` if the letter at `at` changes the sense of what follows.

@@ -17,6 +17,8 @@ pub(super) struct Vocabulary {
     pub(super) fixed: HashSet<String>,
     /// Letters within a word that change the sense.
     pub(super) parts: Vec<String>,
+    /// Han letters that are neither replaced nor dropped (`true`), or not replaced.
+    han: HashMap<char, bool>,
     /// Letters that change the sense when they are put before a word.
     pub(super) prefixes: HashSet<String>,
     pub(super) polite: Polite,
@@ -35,7 +37,11 @@ pub(super) fn vocabulary() -> &'static Vocabulary {
             let item = phrase(item);
             match kind {
                 "negation" | "number" => drop(vocabulary.fixed.insert(item)),
-                "part" => drop(parts.insert(item)),
+                "part" | "letter" => match (han_letter(&item), kind) {
+                    (Some(letter), "part") => drop(vocabulary.han.insert(letter, true)),
+                    (Some(letter), _) => drop(vocabulary.han.entry(letter).or_insert(false)),
+                    (None, _) => drop(parts.insert(item)),
+                },
                 "prefix" => drop(vocabulary.prefixes.insert(item)),
                 "polite" => drop(polite.insert(item)),
                 "label" => drop(vocabulary.labels.insert(item, true)),
@@ -76,17 +82,27 @@ impl Vocabulary {
         sense
     }
 
-    /// Returns `true` if a Han letter changes the sense: a number, or a letter of the data file.
-    pub(super) fn is_fixed_letter(&self, letter: char) -> bool {
-        const NUMBERS: &str = "〇一二三四五六七八九十百千万萬亿億兆零两兩壹贰叁";
-        let mut text = [0; 4];
-        let text: &str = letter.encode_utf8(&mut text);
-        NUMBERS.contains(letter)
-            || self
-                .parts
-                .binary_search_by(|part| part.as_str().cmp(text))
-                .is_ok()
+    /// Returns `true` if a Han letter may stand in place of another one.
+    pub(super) fn may_replace(&self, letter: char) -> bool {
+        !is_han_number(letter) && !self.han.contains_key(&letter)
     }
+
+    /// Returns `true` if a query without this Han letter may be the same.
+    pub(super) fn may_drop(&self, letter: char) -> bool {
+        !is_han_number(letter) && self.han.get(&letter) != Some(&true)
+    }
+}
+
+fn han_letter(item: &str) -> Option<char> {
+    let mut letters = item.chars();
+    letters
+        .next()
+        .filter(|letter| is_han(*letter) && letters.next().is_none())
+}
+
+/// Returns `true` if a Han letter is a number.
+pub(super) fn is_han_number(letter: char) -> bool {
+    "〇一二三四五六七八九十百千万萬亿億兆零两兩壹贰叁".contains(letter)
 }
 
 /// Polite phrases, by their first and by their last letter.
