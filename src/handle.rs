@@ -480,8 +480,8 @@ impl LoggerHandle {
     }
 
     /// Sets the status of a failing query: `query` is the [`key`](crate::report::QueryGroup::key)
-    /// of a group, or any text of it, at most 512 characters. The database keeps it for the whole
-    /// group: the status that was set last for any of its texts holds.
+    /// of a group, or any text of it, at most 512 characters. The database keeps it for each text
+    /// that the group has now: a text that joins later is new, and the group is open.
     ///
     /// ```
     /// # use failure_logger::{FailureLogger, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType};

@@ -174,9 +174,8 @@ fn set_query(record: &mut RetrievalFailureRecord, text: &str) {
     (record.query_text, record.query_len) = (text.into(), text.len());
 }
 
-/// Returns the first 16 bytes of the keyed hash of a normalized query. Queries that differ only in
-/// case and punctuation have the same hash, because the report groups them. Half of the hash
-/// suffices: two of a billion queries are equal by chance with a probability of less than one in
+/// Returns the first 16 bytes of the keyed hash of the normal form of a query. Queries with the same
+/// normal form have the same hash, because the report groups them. Half of the hash suffices: two of a billion queries are equal by chance with a probability of less than one in
 /// 10^20.
 fn hashed(key: &Hmac<Sha256>, query: &str) -> String {
     let mut mac = key.clone();

@@ -616,11 +616,11 @@ mod tests {
         // Words of few letters, so that many are one error apart, in few and in many texts with the
         // same rest.
         let mut random = 7_u64;
-        let mut below = |limit: u64| {
+        let mut below = |limit: usize| {
             random = random
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
-            (random >> 33) % limit
+            usize::try_from(random >> 33).unwrap_or_default() % limit
         };
         for (letters, rests) in [
             ("ab", 1),
@@ -633,7 +633,7 @@ mod tests {
             let queries: Vec<String> = (0..150)
                 .map(|_| {
                     let (rest, length) = (below(rests), 4 + below(6));
-                    let word = (0..length).map(|_| letters[below(letters.len() as u64) as usize]);
+                    let word = (0..length).map(|_| letters[below(letters.len())]);
                     format!("w{rest} {}", word.collect::<String>())
                 })
                 .collect();

@@ -172,7 +172,8 @@ impl Tokens {
             self.text.push(' ');
             self.text.push(operator);
         }
-        if !self.text.is_empty() && !(is_run && self.is_run && operator.is_none()) {
+        let continues = is_run && self.is_run && operator.is_none();
+        if !self.text.is_empty() && !continues {
             self.text.push(' ');
         }
         self.text.extend(self.prefix.take());

@@ -11,7 +11,7 @@ use super::normal::{is_han, is_hiragana, is_kana, is_mark};
 
 /// Language, a tab, and a query. Queries of a language are different ones.
 const QUERIES: &str = include_str!("../../tests/fixtures/queries/queries.tsv");
-/// Least share of the variants of a language that are similar to their query.
+/// Least share of the variants of a language that are similar to their query: the mean of the kinds.
 const MIN_RECALL: f64 = 0.95;
 /// Typing errors for each query.
 const ERRORS: usize = 8;
@@ -189,7 +189,9 @@ fn with_error(query: &str, letters: &[char], random: &mut Random) -> Option<Stri
 fn recall_is_95_percent_in_each_of_twelve_languages() {
     let queries = queries();
     assert_eq!(queries.len(), POLITE.len());
-    println!("language variants case composition punctuation spacing polite error");
+    println!(
+        "| language | case | composition | punctuation | spaces | polite word | error | mean |"
+    );
     let mut random = Random(19);
     for (language, queries) in queries {
         assert!(queries.len() > 40, "{language}");
@@ -206,20 +208,13 @@ fn recall_is_95_percent_in_each_of_twelve_languages() {
             let similar = Similar::to([*query].into_iter());
             for (kind, variant) in variants(language, query, &letters, &mut random) {
                 let is_found = similar.has(&variant);
-                for kind in [kind, "all"] {
-                    let (count, all) = found.entry(kind).or_default();
-                    (*count, *all) = (*count + u32::from(is_found), *all + 1);
-                }
+                let (count, all) = found.entry(kind).or_default();
+                (*count, *all) = (*count + u32::from(is_found), *all + 1);
                 if !is_found {
                     missed.push((kind, variant));
                 }
             }
         }
-        let share = |kind: &str| {
-            found
-                .get(kind)
-                .map_or(f64::NAN, |(count, all)| f64::from(*count) / f64::from(*all))
-        };
         let kinds = [
             "case",
             "composition",
@@ -228,31 +223,28 @@ fn recall_is_95_percent_in_each_of_twelve_languages() {
             "polite",
             "error",
         ];
-        let shares: Vec<String> = kinds
-            .iter()
-            .map(|kind| format!("{:.1}", 100.0 * share(kind)))
-            .collect();
+        // A kind is missing if no form of it differs from its query.
+        let shares = kinds.map(|kind| {
+            let (count, all) = found.get(kind)?;
+            Some(f64::from(*count) / f64::from(*all))
+        });
+        let known: Vec<f64> = shares.into_iter().flatten().collect();
+        let mean = known.iter().sum::<f64>() / known.len() as f64;
+        let cells = shares.map(|share| match share {
+            Some(share) => format!("{:.1}", 100.0 * share),
+            None => "-".into(),
+        });
         println!(
-            "{language} {:.1} of {} {}",
-            100.0 * share("all"),
-            found["all"].1,
-            shares.join(" ")
+            "| {language} | {} | {:.1} |",
+            cells.join(" | "),
+            100.0 * mean
         );
-        for (kind, variant) in missed
-            .iter()
-            .filter(|(kind, _)| *kind != "error")
-            .chain(missed.iter().filter(|(kind, _)| *kind == "error").take(6))
-        {
+        for (kind, variant) in missed.iter().take(6) {
             println!("  missed {kind}: {variant}");
         }
-        let shares: Vec<f64> = kinds
-            .map(share)
-            .into_iter()
-            .filter(|share| !share.is_nan())
-            .collect();
-        let mean = shares.iter().sum::<f64>() / shares.len() as f64;
-        println!("  mean {:.1}", 100.0 * mean);
-        assert!(mean >= MIN_RECALL || language == "zh", "{language}: {mean}");
+        // One letter of Chinese is a word, so that few errors are believed.
+        let least = if language == "zh" { 0.94 } else { MIN_RECALL };
+        assert!(mean >= least, "{language}: {mean}, {missed:#?}");
     }
 }
 

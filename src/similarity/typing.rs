@@ -217,19 +217,47 @@ fn stem(text: &str) -> usize {
     article.map_or(0, |article| article.chars().count())
 }
 
-/// Calls `same` with pairs of `texts` until all those are connected whose words are alike.
+/// Calls `same` with pairs of texts until all those are connected whose words are alike.
 pub(crate) fn join(words: &[(u32, Word)], mut same: impl FnMut(u32, u32)) {
+    let all: Vec<&(u32, Word)> = words.iter().collect();
     if words.len() <= MAX_PAIRWISE {
-        for (nth, (text, word)) in words.iter().enumerate() {
-            for (other_text, other) in words.iter().skip(nth + 1) {
-                if word.is_like(other) {
-                    same(*text, *other_text);
-                }
+        return join_pairs(&all, &mut same);
+    }
+    // An error is in the first half of a word or in the second one, so that two words that are
+    // alike have the other half in common. Few words have half of their letters in common.
+    let state = RandomState::new();
+    let mut halves: Vec<(u64, u32)> = Vec::new();
+    for ((_, word), nth) in words.iter().zip(0_u32..) {
+        // Of two words of different lengths, the shorter one says what a half is.
+        for length in [word.letters.len(), word.letters.len() - 1] {
+            let half = length / 2;
+            let first = word.letters.get(..half);
+            let last = word.letters.get(word.letters.len() - (length - half - 1)..);
+            halves.push((state.hash_one((length, 0, first)), nth));
+            halves.push((state.hash_one((length, 1, last)), nth));
+        }
+    }
+    halves.sort_unstable();
+    for half in halves.chunk_by(|one, other| one.0 == other.0) {
+        let words = half
+            .iter()
+            .filter_map(|(_, nth)| all.get(*nth as usize).copied());
+        match half.len() {
+            0 | 1 => {}
+            2..=MAX_PAIRWISE => join_pairs(&words.collect::<Vec<_>>(), &mut same),
+            _ => Keys::of(words.collect()).join(&mut same),
+        }
+    }
+}
+
+fn join_pairs(words: &[&(u32, Word)], same: &mut impl FnMut(u32, u32)) {
+    for (nth, (text, word)) in words.iter().enumerate() {
+        for (other_text, other) in words.iter().skip(nth + 1) {
+            if word.is_like(other) {
+                same(*text, *other_text);
             }
         }
-        return;
     }
-    Keys::of(words).join(&mut same);
 }
 
 /// Hashes of the words before and after each letter.
@@ -238,13 +266,13 @@ pub(crate) fn join(words: &[(u32, Word)], mut same: impl FnMut(u32, u32)) {
 /// or dropped, or with two letters in order. And because each rule depends on one word, all words
 /// with the same key are alike: the time grows with the number of words and not with that of pairs.
 struct Keys<'a> {
-    words: &'a [(u32, Word)],
-    hashes: Vec<(Box<[u64]>, Box<[u64]>)>,
+    words: Vec<&'a (u32, Word)>,
+    hashes: Vec<[Box<[u64]>; 2]>,
     state: RandomState,
 }
 
 impl<'a> Keys<'a> {
-    fn of(words: &'a [(u32, Word)]) -> Self {
+    fn of(words: Vec<&'a (u32, Word)>) -> Self {
         let state = RandomState::new();
         let grown = |hash: u64, letter: char| {
             (hash.rotate_left(5) ^ u64::from(letter)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -261,11 +289,11 @@ impl<'a> Keys<'a> {
                 after.push(grown(after.last().copied().unwrap_or_default(), *letter));
             }
             after.reverse();
-            (before.into(), after.into())
+            [before.into(), after.into()]
         });
         Self {
-            words,
             hashes: hashes.collect(),
+            words,
             state,
         }
     }
@@ -276,7 +304,7 @@ impl<'a> Keys<'a> {
         let (before, after) = self
             .hashes
             .get(nth)
-            .map(|(before, after)| (hash(before, until), hash(after, from)))
+            .map(|[before, after]| (hash(before, until), hash(after, from)))
             .unwrap_or_default();
         self.state.hash_one((before, after, until, between))
     }

@@ -16,7 +16,9 @@ pub(super) struct Vocabulary {
     /// Words that a typing error neither makes nor unmakes.
     pub(super) fixed: HashSet<String>,
     /// Letters within a word that change the sense.
-    pub(super) parts: Vec<String>,
+    parts: Vec<String>,
+    /// First letters of these, in ascending order.
+    firsts: Vec<char>,
     /// Han letters that are neither replaced nor dropped (`true`), or not replaced.
     han: HashMap<char, bool>,
     /// Letters that change the sense when they are put before a word.
@@ -51,6 +53,12 @@ pub(super) fn vocabulary() -> &'static Vocabulary {
         }
         vocabulary.parts = parts.into_iter().collect();
         vocabulary.parts.sort_unstable();
+        let firsts = vocabulary
+            .parts
+            .iter()
+            .filter_map(|part| part.chars().next());
+        vocabulary.firsts = firsts.collect();
+        vocabulary.firsts.dedup();
         vocabulary.polite = Polite::new(polite);
         vocabulary
     })
@@ -74,10 +82,19 @@ impl Vocabulary {
         if word.is_ascii() {
             return 0;
         }
-        let mut sense = 0;
-        for (part, nth) in self.parts.iter().zip(1_u64..) {
-            let times = word.matches(part.as_str()).count() as u64;
-            sense = (sense ^ times.wrapping_mul(nth)).rotate_left(u32::from(times > 0) * 5);
+        let mut sense = 0_u64;
+        for (at, letter) in word.char_indices() {
+            let Ok(first) = self.firsts.binary_search(&letter) else {
+                continue;
+            };
+            let rest = word.get(at..).unwrap_or_default();
+            for (part, nth) in self.parts.iter().zip(1_u64..) {
+                if part.starts_with(letter) && rest.starts_with(part.as_str()) {
+                    // The order of parts does not matter, because a word has few.
+                    sense =
+                        sense.wrapping_add(nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ first as u64);
+                }
+            }
         }
         sense
     }

@@ -75,7 +75,7 @@ pub(crate) trait Store: Send {
     /// Deletes the drops of minutes before a moment.
     fn expire_drops(&mut self, before: Timestamp) -> Result<(), StoreError>;
 
-    /// Sets the status of a query. `query` is normalised: in lower case and without punctuation.
+    /// Sets the status of a query. `query` is given in its normal form.
     fn set_query_status(&mut self, query: &str, change: StatusChange) -> Result<(), StoreError>;
 
     /// Deletes one chunk of failures, from the id on at which `so_far` ended. After the last chunk,

@@ -15,7 +15,7 @@ const MAX_STATUSES: i64 = 10_000;
 /// Longest query with a status, in bytes: 1024 characters.
 const MAX_BYTES: usize = 4096;
 
-/// Sets the status of a query, which is given in lower case and without punctuation. `open` is
+/// Sets the status of a query, which is given in its normal form. `open` is
 /// stored as well, because another text of the group may have a status.
 pub(crate) fn set(
     conn: &mut SqliteConnection,
