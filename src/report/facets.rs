@@ -1,4 +1,4 @@
-//! What the failures of a group have in common: their types and strategies.
+//! Types and strategies of the failures of a group.
 
 use std::collections::HashMap;
 

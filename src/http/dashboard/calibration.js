@@ -253,7 +253,10 @@ function changes(read, at, signal) {
 	);
 }
 
-/** Returns low-confidence failures that would succeed. @type {CalibrationPage["passingFailures"]} */
+/**
+ * Returns low-confidence failures that would succeed.
+ * @type {CalibrationPage["passingFailures"]}
+ */
 async function passingFailures(read, at, signal) {
 	const deadline = performance.now() + DEADLINE_MS;
 	const parameters = {
@@ -343,15 +346,18 @@ function settings(read, at) {
 	);
 }
 
-/** Returns the overlap of the scores of successes and failures, in words. @param {Calibration} calibration */
+/**
+ * Returns the overlap of the scores of successes and failures, in words.
+ * @param {Calibration} calibration
+ */
 function overlap({ distribution }) {
 	const successes = distribution.reduce((sum, bin) => sum + bin.successes, 0);
 	const failures = distribution.reduce((sum, bin) => sum + bin.failures, 0);
 	if (successes === 0 || failures === 0) {
 		return hint(
 			failures === 0
-				? "No failure of this range has a score, so that successes have nothing to be compared with."
-				: "No success of this range has a score, so that failures have nothing to be compared with.",
+				? "No failure of this range has a score: there is nothing to compare successes with."
+				: "No success of this range has a score: there is nothing to compare failures with.",
 		);
 	}
 	const shared = distribution.reduce(
@@ -361,6 +367,7 @@ function overlap({ distribution }) {
 	return hint(
 		shared < 0.005
 			? "The scores of successes and failures do not overlap: one threshold judged all of them."
-			: `The scores of successes and failures overlap by ${format.share(shared)}: the threshold was changed in this range, or senders use different ones.`,
+			: `The scores of successes and failures overlap by ${format.share(shared)}: ` +
+					"the threshold was changed in this range, or senders use different ones.",
 	);
 }

@@ -89,7 +89,10 @@ export function mount(root, events) {
 	return { show, update, close: () => dialog.close() };
 }
 
-/** Returns the buttons that copy, and that set the status of the query's group. @param {Failure} failure */
+/**
+ * Returns the buttons that copy, and that set the status of the query's group.
+ * @param {Failure} failure
+ */
 function actions(failure) {
 	const said = h("span", { role: "status", class: "muted" });
 	/** @param {string} text @param {string} name */

@@ -196,7 +196,10 @@ function filterFields(showError) {
 	};
 }
 
-/** Shows how many failures match, which counts know. @param {State} now @param {Element} place @param {AbortSignal} signal */
+/**
+ * Shows how many failures match, which counts know.
+ * @param {State} now @param {Element} place @param {AbortSignal} signal
+ */
 async function showTotal(now, place, signal) {
 	if (UNCOUNTED.some(name => Object.hasOwn(now, name))) {
 		place.replaceChildren();
@@ -223,7 +226,10 @@ async function showTotal(now, place, signal) {
 	);
 }
 
-/** The columns, with the values by which the rows of a page are sorted. @type {[Column, string?][]} */
+/**
+ * The columns, with the values by which the rows of a page are sorted.
+ * @type {[Column, string?][]}
+ */
 const COLUMNS = [
 	[["time"], "time"],
 	[["type"]],
@@ -241,7 +247,10 @@ const VALUES = {
 	latency: one => one.latency_ms ?? -Infinity,
 };
 
-/** Returns the rows of a page in the order that the reader chose: `-` is the highest first. @param {Failure[]} failures */
+/**
+ * Returns the rows of a page in the order that the reader chose: `-` is the highest first.
+ * @param {Failure[]} failures
+ */
 function sorted(failures) {
 	const { sort = "-time" } = state.get();
 	const value = VALUES[sort.replace(/^-/, "")];
@@ -295,7 +304,10 @@ function row(failure, attributes = {}) {
 	};
 }
 
-/** Fills a page, with many short requests if matching failures are rare. @type {FailuresPage["find"]} */
+/**
+ * Fills a page, with many short requests if matching failures are rare.
+ * @type {FailuresPage["find"]}
+ */
 async function find(now, signal, { list, progress, pager }) {
 	const began = performance.now();
 	const isBackwards = !now.back;

@@ -22,7 +22,9 @@ export function typeColumns(classes) {
 export const STATUS_ACTIONS = { open: "Reopen", resolved: "Resolve", ignored: "Ignore" };
 export const STATUSES = /** @type {QueryStatus[]} */ (Object.keys(STATUS_ACTIONS));
 
-/** The page is in English: numbers and times are, too, so that they are the same for all readers. */
+/**
+ * The page is in English: numbers and times are, too, so that they are the same for all readers.
+ */
 const LOCALE = "en-GB";
 const whole = new Intl.NumberFormat(LOCALE);
 const compact = new Intl.NumberFormat(LOCALE, { notation: "compact", maximumFractionDigits: 1 });
@@ -48,7 +50,10 @@ export function number(value) {
 	return value == null ? "–" : whole.format(value);
 }
 
-/** Returns a number with its noun, such as "1 failure" or "2 failures". @param {number} count @param {string} noun */
+/**
+ * Returns a number with its noun, such as "1 failure" or "2 failures".
+ * @param {number} count @param {string} noun
+ */
 export function counted(count, noun) {
 	return `${whole.format(count)} ${noun}${count === 1 ? "" : "s"}`;
 }
@@ -212,7 +217,10 @@ export function logged(text, attributes = {}) {
 	);
 }
 
-/** Returns the name of a type. The API may have types that are unknown here. @param {string} type */
+/**
+ * Returns the name of a type. The API may have types that are unknown here.
+ * @param {string} type
+ */
 export function badge(type) {
 	const known = TYPES.find(name => name === type);
 	return h("span", { class: `badge ${known ?? ""}` }, known ? TYPE_NAMES[known] : type);

@@ -289,7 +289,10 @@ function fact(name, value, prefix) {
 	);
 }
 
-/** Returns the distance of the score that missed its threshold by least. @param {Failure[]} failures */
+/**
+ * Returns the distance of the score that missed its threshold by least.
+ * @param {Failure[]} failures
+ */
 function nearest(failures) {
 	const least = Math.min(
 		...failures.map(one => Math.abs((one.top_score ?? 0) - (one.confidence_threshold ?? 0))),
@@ -297,7 +300,10 @@ function nearest(failures) {
 	return `The nearest score misses its threshold by ${format.score(least)}.`;
 }
 
-/** Returns the different texts, the most frequent first. @param {Failure[]} failures @returns {Child[][]} */
+/**
+ * Returns the different texts, the most frequent first.
+ * @param {Failure[]} failures @returns {Child[][]}
+ */
 function texts(failures) {
 	/** @type {Map<string, number>} */
 	const counts = new Map();

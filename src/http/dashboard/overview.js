@@ -102,7 +102,9 @@ function comparison({ range, attempts_since }, { rates, before }, period) {
 		const count = format.number(fewest);
 		return {
 			period: null,
-			reason: `Not compared with ${period}: ${where} ${count} of the ${LEAST_ATTEMPTS} attempts that a comparison needs.`,
+			reason:
+				`Not compared with ${period}: ` +
+				`${where} ${count} of the ${LEAST_ATTEMPTS} attempts that a comparison needs.`,
 		};
 	}
 	return { period, reason: null };
@@ -188,14 +190,20 @@ function heroChange(rates, before, period) {
 	];
 }
 
-/** Returns `true` if the intervals of two rates do not overlap. @param {Rates} one @param {Rates} other */
+/**
+ * Returns `true` if the intervals of two rates do not overlap.
+ * @param {Rates} one @param {Rates} other
+ */
 function isCertain(one, other) {
 	const [low, high] = format.interval(one.failures, one.attempts);
 	const [otherLow, otherHigh] = format.interval(other.failures, other.attempts);
 	return low > otherHigh || high < otherLow;
 }
 
-/** Returns what the failures consist of. @param {Rates} rates @param {Rates} before @param {string | null} period */
+/**
+ * Returns what the failures consist of.
+ * @param {Rates} rates @param {Rates} before @param {string | null} period
+ */
 function parts({ types, failures, attempts }, before, period) {
 	const counts = new Map(types.map(({ failure_type, failures: count }) => [failure_type, count]));
 	const old = new Map(

@@ -1,4 +1,4 @@
-// What all charts share: the plot that follows its place, colours, axes, the tooltip, and zooming.
+// Shared by all charts: the plot that follows its place, colours, axes, the tooltip, and zooming.
 
 import { h } from "./dom.js";
 import * as format from "./format.js";
@@ -26,7 +26,10 @@ export class Chart {
 	/** @type {Plot | null} */
 	plot = null;
 
-	/** @param {HTMLElement} place @param {(width: number) => PlotOptions} options @param {PlotData} data */
+	/**
+	 * @param {HTMLElement} place
+	 * @param {(width: number) => PlotOptions} options @param {PlotData} data
+	 */
 	constructor(place, options, data) {
 		this.place = place;
 		this.options = options;
@@ -83,7 +86,10 @@ export function axis(more = {}) {
 	return { stroke: color("muted"), font: FONT, labelFont: FONT, grid: line, ticks: line, ...more };
 }
 
-/** Returns an axis of values, as wide as its longest label. @param {(value: number) => string} text */
+/**
+ * Returns an axis of values, as wide as its longest label.
+ * @param {(value: number) => string} text
+ */
 export function valueAxis(text) {
 	return axis({
 		space: 26,
@@ -254,7 +260,10 @@ function faint(name) {
 	return color(name).replace(/^rgb\((.*)\)$/, "rgba($1, 0.16)");
 }
 
-/** Draws lines over the bar of a step that is not over. @param {Plot} plot @param {number[]} starts @param {number} step */
+/**
+ * Draws lines over the bar of a step that is not over.
+ * @param {Plot} plot @param {number[]} starts @param {number} step
+ */
 function hatch(plot, starts, step) {
 	const { ctx, bbox } = plot;
 	const left = plot.valToPos(starts[starts.length - 1], "x", true);

@@ -1,4 +1,4 @@
-// The page of failing queries: an inbox of groups of similar ones, worked through by hand or by keys.
+// The page of failing queries: an inbox of groups of similar ones, with keys for each action.
 
 import * as api from "./api.js";
 import {
@@ -187,7 +187,8 @@ function mountInbox(root) {
 		return h(
 			"p",
 			{ class: "partial", role: "status" },
-			`Each count is a lower bound: it has the newest ${format.number(scanned.failures)} failures, since `,
+			"Each count is a lower bound: it has the newest ",
+			`${format.counted(scanned.failures, "failure")}, since `,
 			format.time(scanned.range.from, { withYear: true }),
 			in_progress ? ". The service reads the rest." : ".",
 		);

@@ -53,7 +53,10 @@ export function scores(calibration, threshold, moved) {
 	/** The threshold; null if there is none yet. */
 	let at = threshold ?? configured;
 
-	/** Returns the bars: the hindmost is as high as all that stand before it. @returns {PlotData} */
+	/**
+	 * Returns the bars: the hindmost is as high as all that stand before it.
+	 * @returns {PlotData}
+	 */
 	function bars() {
 		const isFailing = centers.map(center => {
 			if (at === null) return null;

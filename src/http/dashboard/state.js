@@ -14,7 +14,10 @@ const PARAMETERS = {
 	queries: ["type", "status", "text", "sort", "group"],
 	calibration: ["threshold"],
 };
-/** The parameters of all pages. `whole` is the range before the reader zoomed. @type {StateKey[]} */
+/**
+ * The parameters of all pages. `whole` is the range before the reader zoomed.
+ * @type {StateKey[]}
+ */
 const SHARED = ["since", "from", "to", "whole", "strategy"];
 /** Removed when another page is opened. @type {StateChanges} */
 const TRANSIENT = {

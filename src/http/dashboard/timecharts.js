@@ -30,7 +30,10 @@ export function swatch(rank) {
 	return h("span", { class: `swatch line-${rank + 1}`, "aria-hidden": "true" });
 }
 
-/** Returns the rows of a tooltip: a colour, a name and a value each. @param {[string, Child, Child][]} rows */
+/**
+ * Returns the rows of a tooltip: a colour, a name and a value each.
+ * @param {[string, Child, Child][]} rows
+ */
 function tipRows(rows) {
 	return h(
 		"dl",
@@ -230,7 +233,10 @@ export function strategiesOverTime(series, ranked, zoom) {
 	);
 }
 
-/** @param {{ draw(): void; close(): void }[]} views @param {Child[]} content @returns {ChartView} */
+/**
+ * @param {{ draw(): void; close(): void }[]} views
+ * @param {Child[]} content @returns {ChartView}
+ */
 function together(views, ...content) {
 	return {
 		element: h("div", { class: "charts" }, content),
