@@ -12,6 +12,7 @@ use futures_executor::block_on;
 use uuid::Uuid;
 
 use crate::config::{Location, LoggerConfig};
+use crate::error::StoreError;
 use crate::model::entry::{Entry, Origin};
 use crate::model::failure::{FailureFilter, Place};
 use crate::model::outcome::RetrievalFailureType;
@@ -432,6 +433,53 @@ fn connections_that_end_at_random_lose_and_double_nothing() {
             .unwrap();
         }
     });
+}
+
+#[test]
+#[ignore = "needs PostgreSQL's programs, or the server of TEST_DATABASE_URL"]
+fn locked_table_makes_records_wait() {
+    let database = TestDatabase::of_its_own();
+    let mut conn = database.connect();
+    each_record_survives(&database, || {
+        for table in ["failures", "log", "attempts_recent", "rollup"] {
+            conn.batch_execute(&format!(
+                "BEGIN; LOCK TABLE memory_retrieval_{table} IN ACCESS EXCLUSIVE MODE; \
+                 SELECT pg_sleep(0.2); COMMIT"
+            ))
+            .unwrap();
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs PostgreSQL's programs, or the server of TEST_DATABASE_URL"]
+fn transaction_that_the_server_ends_is_retried_and_not_split() {
+    let database = TestDatabase::new();
+    let mut store = node(&database).open().unwrap();
+    let mut conn = database.connect();
+    for (code, message) in [
+        ("40001", "any words"),
+        ("40P01", "deadlock detected"),
+        (
+            "57P01",
+            "terminating connection due to administrator command",
+        ),
+        ("53100", "could not extend file: No space left on device"),
+    ] {
+        conn.batch_execute(&format!(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN RAISE EXCEPTION '{message}' USING ERRCODE = '{code}'; END $$; \
+             CREATE TRIGGER fail BEFORE INSERT ON memory_retrieval_failures \
+             FOR EACH ROW EXECUTE FUNCTION fail()"
+        ))
+        .unwrap();
+        let gate = CommitGate::default();
+        let failed = store.insert(&[row("q")], &AttemptBatch::default(), &gate);
+        assert!(matches!(failed, Err(StoreError::Retry(_))), "{code}");
+        drop(failed);
+        conn.batch_execute("DROP FUNCTION fail CASCADE").unwrap();
+        insert(&mut *store, &[row("q")]);
+    }
 }
 
 #[test]
