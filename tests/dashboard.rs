@@ -675,8 +675,15 @@ async fn inbox_is_searched_sorted_and_says_how_many_more_there_are() {
     let cities = ["alpha", "beta", "gamma", "delta", "epsilon"];
     for nth in 0..112 {
         let (one, other) = (cities[nth % 5], cities[nth / 5 % 5]);
-        log(&service, &format!("{one}{nth} lies beside {other}{nth}")).await;
+        let query = format!("{one}{nth} lies beside {other}{nth}");
+        // Each has a millisecond of its own, so that the order is certain.
+        let ago = std::time::Duration::from_millis(200 - nth as u64);
+        service.logger.log_at(
+            RetrievalFailureRecord::new(RetrievalFailureType::NoHit, "semantic", &query),
+            std::time::SystemTime::now() - ago,
+        );
     }
+    service.logger.flush().await.expect("flush");
     let browser = Browser::open(service.url(""), DESK).await;
     browser.goto("/?page=queries").await;
     assert_eq!(browser.texts("main tbody tr").await.len(), 100);
