@@ -21,9 +21,9 @@ use super::words::vocabulary;
 /// with a hash of the rest, because the table of statuses holds at most 1024 characters.
 const MAX_CHARACTERS: usize = 1000;
 
-/// Returns the normal form of a query: words with one space between them. Two queries with the same
-/// [`squashed`] normal form are the same text of a group. A query without a word is folded, and
-/// nothing else.
+/// Returns the normal form of a query: words with one space between them. Two queries whose normal
+/// forms differ in nothing but spaces are the same text of a group, unless the space stands between
+/// two numbers. A query without a word is folded, and nothing else.
 pub fn normalized(query: &str) -> String {
     let folded = fold(template::query_of(query));
     let mut text = words(&folded);
