@@ -25,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::model::entry::{Observed, Unmeasured};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord, StrategyName};
+use crate::model::source::{Labels, SourceName};
 use crate::model::time::Timestamp;
 use crate::pipeline::state::Shared;
 use crate::rollup::{Attempt, ScoreDirection, Series};
@@ -85,6 +86,8 @@ struct Context {
     conversation: Option<ConversationId>,
     turn: Option<i64>,
     edge_types: Option<BoundedText<1024>>,
+    source: Option<SourceName>,
+    labels: Labels,
 }
 
 impl StrategyMonitor {
@@ -324,6 +327,19 @@ impl<Limit> StrategyMonitor<Limit> {
         self
     }
 
+    /// Sets the program that retrieves, which failures have in the log; cut to 64 characters.
+    /// Default: none.
+    pub fn source(mut self, name: impl Into<BoundedText<64>>) -> Self {
+        self.context().source = Some(name.into());
+        self
+    }
+
+    /// Sets the labels of failures, such as the version of the program. Default: none.
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.context().labels = labels;
+        self
+    }
+
     /// Counts an attempt with a known outcome, and logs it if it is a failure.
     #[inline]
     pub fn record(&self, outcome: Outcome<'_>) {
@@ -424,6 +440,8 @@ impl<Limit> StrategyMonitor<Limit> {
             result_count: outcome.result_count.unwrap_or_default(),
             latency_ms: outcome.latency.map_or(0, whole_milliseconds),
             edge_types: context.and_then(|context| context.edge_types.clone()),
+            source: context.and_then(|context| context.source.clone()),
+            labels: context.map_or_else(Labels::default, |context| context.labels.clone()),
             error_context: outcome.error.map(|error| match error {
                 ErrorText::Said(error) => beginning(error),
                 ErrorText::NoResultAfter(limit) => {

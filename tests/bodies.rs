@@ -251,6 +251,8 @@ async fn same_id_with_any_other_content_is_rejected() {
         ("conversation_id", json!("c")),
         ("turn_index", json!(1)),
         ("error_context", json!("e")),
+        ("source", json!("shop")),
+        ("labels", json!({"version": "1"})),
     ] {
         let mut other = first.clone();
         other[field] = value;

@@ -24,7 +24,8 @@ async fn failure_list_and_lines_are_stored_with_all_fields() {
         "event_id": "01890000-0000-7000-8000-000000000001", "conversation_id": 42, "turn_index": 7,
         "failure_type": "low_confidence", "retrieval_strategy": "graph", "query_text": "où est la clé?",
         "top_score": 0.25, "confidence_threshold": 0.5, "result_count": 3, "latency_ms": 12,
-        "edge_types": ["knows", "likes"], "error_context": "none", "created_at": "2024-11-24T12:30:00.5+02:00"
+        "edge_types": ["knows", "likes"], "error_context": "none", "created_at": "2024-11-24T12:30:00.5+02:00",
+        "source": "shop", "labels": {"version": "1.4", "index": "b"}
     });
     for _ in 0..2 {
         let (status, said) = service.post("/v1/failures", JSON, full.to_string()).await;

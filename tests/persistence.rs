@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{TestDb, block_on, no_hit, spawn};
 use failure_logger::{
-    BoundedText, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType,
+    BoundedText, Labels, LogOutcome, LoggerConfig, RetrievalFailureRecord, RetrievalFailureType,
 };
 
 #[test]
@@ -26,6 +26,8 @@ fn low_confidence_record_is_stored_with_all_its_fields() {
         latency_ms: 10,
         edge_types: Some(r#"["causes","part_of"]"#.into()),
         error_context: Some("none".into()),
+        source: Some("shop".into()),
+        labels: Labels::new([("version", "1.4"), ("index", "b")]).unwrap(),
     });
     assert_eq!(outcome, LogOutcome::Queued);
     let report = block_on(logger.flush()).unwrap();
@@ -44,6 +46,16 @@ fn low_confidence_record_is_stored_with_all_its_fields() {
         ("latency_ms", Some("10")),
         ("edge_types", Some(r#"["causes","part_of"]"#)),
         ("error_context", Some("none")),
+        (
+            "(SELECT s.source FROM memory_retrieval_sources AS s \
+             WHERE s.source_id = memory_retrieval_failures.source_id)",
+            Some("shop"),
+        ),
+        (
+            "(SELECT s.labels FROM memory_retrieval_sources AS s \
+             WHERE s.source_id = memory_retrieval_failures.source_id)",
+            Some(r#"{"index":"b","version":"1.4"}"#),
+        ),
         ("length(event_id)", Some("16")),
     ];
     for (column, expected) in columns {
@@ -65,6 +77,7 @@ fn no_hit_record_is_stored_with_its_unknowns_as_null() {
         "confidence_threshold",
         "edge_types",
         "error_context",
+        "source_id",
     ] {
         assert_eq!(db.text(column), None, "{column}");
     }

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use failure_logger::config::{DEFAULT_BATCH_SIZE, DEFAULT_BUFFER_CAPACITY};
 use failure_logger::report::QueryFilter;
 use failure_logger::{
-    FailureFilter, FailureLogger, FailureReader, LogOutcome, LoggerConfig, LoggerHandle,
+    FailureFilter, FailureLogger, FailureReader, Labels, LogOutcome, LoggerConfig, LoggerHandle,
     PageRequest, RetrievalFailureRecord, RetrievalFailureType, TimeRange,
 };
 
@@ -464,6 +464,8 @@ fn record(i: u64) -> RetrievalFailureRecord {
         latency_ms: 12,
         edge_types: None,
         error_context: None,
+        source: None,
+        labels: Labels::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::model::outcome::RetrievalFailureType;
+use crate::model::source::Labels;
 use crate::model::time::{TimeRange, Timestamp};
 
 /// A failure as it is stored.
@@ -47,6 +48,11 @@ pub struct Failure {
     #[serde(serialize_with = "crate::model::time::serialize_moment")]
     #[cfg_attr(feature = "http", schema(value_type = String, format = DateTime))]
     pub created_at: SystemTime,
+    /// The program that sent the failure.
+    pub source: Option<String>,
+    /// Labels of the sender, such as its version.
+    #[cfg_attr(feature = "http", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
 }
 
 /// Selects failures. Default: all.

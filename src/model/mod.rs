@@ -7,5 +7,6 @@ pub(crate) mod histogram;
 pub(crate) mod outcome;
 pub(crate) mod query_status;
 pub(crate) mod record;
+pub(crate) mod source;
 pub mod stats;
 pub(crate) mod time;

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::outcome::RetrievalFailureType;
+use crate::model::source::{Labels, SourceName};
 use crate::model::stats::LogOutcome;
 
 /// One retrieval that failed. At most about 8 KB, whatever it was built from.
@@ -59,6 +60,13 @@ pub struct RetrievalFailureRecord {
     /// Message of the backend, cut to 256 characters.
     #[serde(default)]
     pub error_context: Option<BoundedText<256>>,
+    /// The program that sent the record, such as the `service.name` of its traces; cut to 64
+    /// characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceName>,
+    /// Labels of the sender, such as its version.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 impl RetrievalFailureRecord {
@@ -82,6 +90,8 @@ impl RetrievalFailureRecord {
             latency_ms: 0,
             edge_types: None,
             error_context: None,
+            source: None,
+            labels: Labels::default(),
         }
     }
 }

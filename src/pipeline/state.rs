@@ -30,6 +30,7 @@ use crate::error::{LoggerError, Unhealthy};
 use crate::model::entry::{Entry, Observed, Origin};
 use crate::model::histogram::Histogram;
 use crate::model::record::RetrievalFailureRecord;
+use crate::model::source::Labels;
 use crate::model::stats::{DropCounts, DropReason, LogOutcome, ShutdownReport, Stats};
 use crate::model::time::Timestamp;
 use crate::pipeline::buffer::Buffer;
@@ -735,6 +736,8 @@ impl Shared {
             record.error_context = record.error_context.as_ref().map(|_| NOT_REDACTED.into());
             record.edge_types = None;
             record.conversation_id = None;
+            record.source = None;
+            record.labels = Labels::default();
         }
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn lines<'f>(
     lines.into_inner().map_err(ReadError::export)
 }
 
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 17] = [
     "id",
     "event_id",
     "conversation_id",
@@ -40,6 +40,8 @@ const COLUMNS: [&str; 15] = [
     "edge_types",
     "error_context",
     "created_at",
+    "source",
+    "labels",
 ];
 
 fn cells(failure: &Failure) -> [String; COLUMNS.len()] {
@@ -63,6 +65,12 @@ fn cells(failure: &Failure) -> [String; COLUMNS.len()] {
         text(&failure.edge_types),
         text(&failure.error_context),
         Timestamp::from(failure.created_at).to_string(),
+        text(&failure.source),
+        if failure.labels.is_empty() {
+            String::new()
+        } else {
+            guarded(&failure.labels.to_json())
+        },
     ]
 }
 

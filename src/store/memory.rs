@@ -8,6 +8,7 @@ use crate::error::ReadError;
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::query_status::StatusChange;
+use crate::model::source::Labels;
 use crate::model::stats::DropCounts;
 use crate::model::time::Timestamp;
 #[cfg(feature = "program")]
@@ -44,6 +45,8 @@ impl MemoryLog {
             edge_types: None,
             error_context: None,
             created_at: at.into(),
+            source: None,
+            labels: Labels::default(),
         };
         change(&mut failure);
         self.failures.push(failure);

@@ -8,6 +8,7 @@ use crate::model::record::{
     BoundedQuery, BoundedText, ConversationId, RetrievalFailureRecord, StrategyName,
     whole_json_list,
 };
+use crate::model::source::{Labels, SourceName};
 use crate::model::time::Timestamp;
 use crate::rollup::UncountedFailure;
 
@@ -15,6 +16,10 @@ use crate::rollup::UncountedFailure;
 /// such rows until they are rolled up. A larger transaction has deltas beside its rows instead, so
 /// that a read visits few of them.
 pub(crate) const FEW_ROWS: usize = 32;
+
+/// Maximum number of sources with their labels. It bounds a table whose rows no purge deletes.
+/// Beyond it a failure has its source without labels, and no source if that is new as well.
+pub(crate) const MAX_SOURCES: i64 = 1000;
 
 /// A record whose values the table accepts: finite scores, signed integers, whole JSON.
 #[derive(Debug, Clone)]
@@ -38,10 +43,27 @@ pub(crate) struct Row {
     /// JSON list, cut between two elements.
     pub(crate) edge_types: Option<BoundedText<1024>>,
     pub(crate) error_context: Option<BoundedText<256>>,
+    /// `None`: neither a source nor labels.
+    pub(crate) sender: Option<Sender>,
     pub(crate) created_at: Timestamp,
     pub(crate) counting: Counting,
     /// `true` if a row with this id may be stored already. It is then counted only if it is not.
     pub(crate) is_repeatable: bool,
+}
+
+/// The source of a record and its labels, of which it has at least one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Sender {
+    /// Not empty.
+    pub(crate) source: Option<SourceName>,
+    pub(crate) labels: Labels,
+}
+
+impl Sender {
+    fn new(source: Option<SourceName>, labels: Labels) -> Option<Self> {
+        let source = source.filter(|source| !source.is_empty());
+        (source.is_some() || !labels.is_empty()).then_some(Self { source, labels })
+    }
 }
 
 /// Place in which the failure is counted as an attempt.
@@ -90,6 +112,7 @@ impl Row {
             latency_ms: measured(saturating(record.latency_ms), unmeasured.latency_ms),
             edge_types: record.edge_types.map(whole_json_list),
             error_context: record.error_context,
+            sender: Sender::new(record.source, record.labels),
             created_at: logged_at,
             counting: if is_observed {
                 Counting::Elsewhere

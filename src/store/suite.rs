@@ -15,6 +15,7 @@ use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::query_status::{QueryStatus, StatusChange};
 use crate::model::record::RetrievalFailureRecord;
+use crate::model::source::Labels;
 use crate::model::stats::{DropCounts, DropReason};
 use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS, Timestamp};
 use crate::retention::StoredRetention;
@@ -23,7 +24,7 @@ use crate::rollup::{AttemptBatch, Bucket, Delta, Owner, ScoreDirection, Strategy
 use crate::store::backend::Backend;
 use crate::store::gate::CommitGate;
 use crate::store::reads::{Lane, Reads};
-use crate::store::row::Row;
+use crate::store::row::{MAX_SOURCES, Row};
 use crate::store::snapshot::Snapshot;
 use crate::store::write::{Erased, Progress, Store};
 
@@ -50,6 +51,7 @@ macro_rules! store_suite {
         mod $name {
             crate::store::suite::store_suite!(@tests {$(#[$attribute])*} $fixture;
                 rows_are_read_as_they_were_inserted
+                sources_beyond_the_limit_lose_their_labels
                 event_id_that_is_known_is_stored_once
                 closed_gate_commits_nothing
                 row_that_cannot_be_stored_is_told_from_a_store_that_fails
@@ -169,6 +171,8 @@ pub(crate) fn rows_are_read_as_they_were_inserted(fixture: &Fixture) {
         latency_ms: 12,
         edge_types: Some(r#"["a"]"#.into()),
         error_context: Some("it's \"broken\"; 🦀".into()),
+        source: Some("shop".into()),
+        labels: Labels::new([("version", "1.4 κ"), ("index", "b")]).unwrap(),
         ..RetrievalFailureRecord::new(
             RetrievalFailureType::LowConfidence,
             "semantic",
@@ -226,6 +230,12 @@ pub(crate) fn rows_are_read_as_they_were_inserted(fixture: &Fixture) {
     );
     assert_eq!(first.edge_types.as_deref(), Some(r#"["a"]"#));
     assert_eq!(first.error_context.as_deref(), Some("it's \"broken\"; 🦀"));
+    assert_eq!(first.source.as_deref(), Some("shop"));
+    assert_eq!(first.labels.to_json(), r#"{"index":"b","version":"1.4 κ"}"#);
+    assert_eq!(
+        (second.source.as_deref(), &second.labels),
+        (None, &Labels::default())
+    );
     assert_eq!(
         (second.turn_index, second.result_count, second.latency_ms),
         (None, None, None)
@@ -237,6 +247,44 @@ pub(crate) fn rows_are_read_as_they_were_inserted(fixture: &Fixture) {
     let again = read(&reads, move |snapshot| snapshot.failure(event_id)).unwrap();
     assert_eq!(again, *first);
     assert_eq!(read(&reads, |snapshot| snapshot.failure(Uuid::nil())), None);
+}
+
+pub(crate) fn sources_beyond_the_limit_lose_their_labels(fixture: &Fixture) {
+    let mut store = fixture.backend.open().unwrap();
+    let sent = |source: &str, label: &str| {
+        let sent = RetrievalFailureRecord {
+            source: Some(source.into()),
+            labels: Labels::new((!label.is_empty()).then_some(("version", label))).unwrap(),
+            ..record(source)
+        };
+        row_of(sent, NOW, Origin::LOGGED)
+    };
+    // The source without labels takes one place.
+    let mut rows = vec![sent("known", ""), sent("known", "0")];
+    rows.extend((2..MAX_SOURCES).map(|nth| sent("many", &nth.to_string())));
+    // Beyond the limit.
+    rows.extend([sent("known", "new"), sent("new", "new"), sent("new", "")]);
+    rows.extend([sent("known", "0"), row("none", NOW)]);
+    assert!(insert(&mut *store, &rows).is_empty());
+    let filter = FailureFilter {
+        query_text: ["known", "new", "none"].map(Into::into).to_vec(),
+        ..FailureFilter::default()
+    };
+    let found = found(&fixture.backend.reads(), filter);
+    let senders: Vec<_> = found[2..]
+        .iter()
+        .map(|row| (row.source.as_deref(), row.labels.get("version")))
+        .collect();
+    assert_eq!(
+        senders,
+        [
+            (Some("known"), None),
+            (None, None),
+            (None, None),
+            (Some("known"), Some("0")),
+            (None, None)
+        ]
+    );
 }
 
 pub(crate) fn event_id_that_is_known_is_stored_once(fixture: &Fixture) {

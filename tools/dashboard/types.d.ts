@@ -54,6 +54,8 @@ interface Failure {
 	latency_ms: number | null;
 	edge_types: string | null;
 	error_context: string | null;
+	source: string | null;
+	labels: Record<string, string>;
 	created_at: string;
 }
 

@@ -25,6 +25,7 @@ use crate::handle::LoggerHandle;
 use crate::model::entry::{Origin, Unmeasured};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::record::RetrievalFailureRecord;
+use crate::model::source::Labels;
 use crate::model::stats::DropReason;
 use crate::model::time::Timestamp;
 use crate::monitor::Outcome;
@@ -55,6 +56,8 @@ pub struct Sent {
     edge_types: Option<String>,
     error_context: Option<String>,
     created_at: Option<SystemTime>,
+    source: Option<String>,
+    labels: Labels,
     /// `true` if the `event_id` was the nil UUID. It is ignored, because it identifies nothing.
     pub had_nil_id: bool,
     /// Names of the first unknown fields, which were ignored.
@@ -265,6 +268,8 @@ impl Sent {
             latency_ms: self.latency.map_or(0, |latency| latency.whole),
             edge_types: self.edge_types.as_deref().map(Into::into),
             error_context: self.error_context.as_deref().map(Into::into),
+            source: self.source.as_deref().map(Into::into),
+            labels: self.labels.clone(),
             ..RetrievalFailureRecord::new(failure, self.strategy.as_str(), &self.query_text)
         }
     }
@@ -285,6 +290,12 @@ impl Sent {
         }
         if let Some(edge_types) = self.edge_types.as_deref() {
             monitor = monitor.edge_types(edge_types);
+        }
+        if let Some(source) = self.source.as_deref() {
+            monitor = monitor.source(source);
+        }
+        if !self.labels.is_empty() {
+            monitor = monitor.labels(self.labels.clone());
         }
         let latency = self
             .latency
@@ -395,6 +406,8 @@ impl Sent {
             &self.edge_types,
             &self.error_context,
             self.created_at,
+            &self.source,
+            &self.labels,
         )
             .hash(&mut hasher);
         (
@@ -431,6 +444,8 @@ struct Draft<'a> {
     edge_types: Value<'a>,
     error_context: Value<'a>,
     created_at: Value<'a>,
+    source: Value<'a>,
+    labels: Value<'a>,
 }
 
 impl<'a> Draft<'a> {
@@ -454,6 +469,8 @@ impl<'a> Draft<'a> {
             "edge_types" => &mut self.edge_types,
             "error_context" => &mut self.error_context,
             "created_at" => &mut self.created_at,
+            "source" => &mut self.source,
+            "labels" => &mut self.labels,
             // Exports contain the row id of the table, which an import ignores.
             "id" => return true,
             _ => return false,
@@ -507,6 +524,8 @@ impl<'a> Draft<'a> {
             edge_types: self.edge_types.list("edge_types")?,
             error_context: self.error_context.text("error_context")?,
             created_at: self.created_at.moment("created_at")?,
+            source: self.source.text("source")?,
+            labels: self.labels.labels("labels")?,
             had_nil_id,
             unknown,
         })

@@ -52,6 +52,12 @@ macro_rules! described {
             /// Time at which the retrieval ended, in RFC 3339; now by default.
             #[schema(value_type = Option<String>, format = DateTime)]
             created_at: Option<String>,
+            /// Program that sends the record. The first 64 characters are stored with a failure.
+            source: Option<String>,
+            /// At most four labels of the sender, such as its version. A key has 1 to 32 characters
+            /// of `a` to `z`, `0` to `9`, `_`, `.` and `-`; the first 64 characters of a value are
+            /// stored.
+            labels: Option<std::collections::BTreeMap<String, String>>,
         }
     };
 }

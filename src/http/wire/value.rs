@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::http::wire::moment::parse_moment;
 use crate::http::wire::{Latency, Rejected, excerpt, repaired};
+use crate::model::source::Labels;
 
 /// 2^53. A 64-bit float represents every whole number up to this exactly.
 const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_992.0;
@@ -188,6 +189,35 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// Converts the value to labels. A number or a boolean is text, and null is no label. Text is
+    /// an object as JSON, because a cell of CSV contains it so.
+    pub(crate) fn labels(&self, field: &'static str) -> Result<Labels, Rejected> {
+        let expected = "an object of at most four strings or null, with keys of a to z, 0 to 9, \
+             _, . and -";
+        let invalid = || Rejected::invalid(field, self, expected);
+        let json = match self {
+            Self::Null => return Ok(Labels::default()),
+            Self::Text(text) => &**text,
+            Self::Object(json) => json,
+            Self::Bool(_) | Self::Number(_) | Self::List(_) => return Err(invalid()),
+        };
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json)
+            .or_else(|_| serde_json::from_str(&repaired(json)))
+            .map_err(|_| invalid())?;
+        let mut pairs: Vec<(&str, Cow<'_, str>)> = Vec::new();
+        for (key, value) in &object {
+            match value {
+                serde_json::Value::Null => {}
+                serde_json::Value::String(text) => pairs.push((key, text.into())),
+                serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {
+                    pairs.push((key, value.to_string().into()));
+                }
+                serde_json::Value::Array(_) | serde_json::Value::Object(_) => return Err(invalid()),
+            }
+        }
+        Labels::new(pairs.iter().map(|(key, value)| (*key, &**value))).map_err(|_| invalid())
+    }
+
     /// Converts the value to a moment.
     pub(crate) fn moment(&self, field: &'static str) -> Result<Option<SystemTime>, Rejected> {
         let expected = "a moment such as 2026-11-24T10:30:36Z, or Unix seconds or milliseconds";
@@ -304,4 +334,45 @@ fn whole_digits(json: &str) -> Option<String> {
     )]
     (number.fract() == 0.0 && number.abs() <= MAX_EXACT_INTEGER)
         .then(|| (number as i64).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_an_object_of_at_most_four_texts() {
+        let labels = |json: &str| {
+            let raw = RawValue::from_string(json.to_owned()).unwrap();
+            Value::json(&raw)
+                .labels("labels")
+                .map(|labels| labels.to_json())
+        };
+        for (json, expected) in [
+            ("null", "{}"),
+            ("{}", "{}"),
+            (r#"{"b": "2", "a": "1"}"#, r#"{"a":"1","b":"2"}"#),
+            (
+                r#"{"a": 1.50, "b": true, "c": null}"#,
+                r#"{"a":"1.5","b":"true"}"#,
+            ),
+            (r#""{\"a\": \"1\"}""#, r#"{"a":"1"}"#),
+        ] {
+            assert_eq!(labels(json).unwrap(), expected, "{json}");
+        }
+        for json in [
+            "[]",
+            "7",
+            r#""v1""#,
+            r#"{"A": "1"}"#,
+            r#"{"a": {}}"#,
+            r#"{"a": "", "b": "", "c": "", "d": "", "e": ""}"#,
+        ] {
+            let rejected = labels(json).unwrap_err();
+            assert!(
+                rejected.text.contains("at most four strings"),
+                "{rejected:?}"
+            );
+        }
+    }
 }

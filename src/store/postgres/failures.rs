@@ -3,7 +3,7 @@
 //! # The insert
 //!
 //! One statement inserts a whole batch from one array a column: it is as fast as `COPY` with an
-//! index, takes 16 values however many rows there are, and keeps its plan. Rows that are stored
+//! index, takes 17 values however many rows there are, and keeps its plan. Rows that are stored
 //! already are left as they are. Only rows that a sender may repeat need to be known as stored
 //! already, so that only a batch with such rows asks for the ids of the new ones. The number of
 //! affected rows would not do: Citus counts all rows of such a statement.
@@ -36,9 +36,10 @@ use uuid::Uuid;
 
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::outcome::RetrievalFailureType;
+use crate::model::source::Labels;
 use crate::model::time::Timestamp;
 use crate::similarity::{Folded, Similar, contains};
-use crate::store::postgres::{storable, uncounted};
+use crate::store::postgres::{sources, storable, uncounted};
 use crate::store::row::{Counting, Row};
 use crate::store::snapshot::StoredFailure;
 
@@ -51,7 +52,8 @@ pub(crate) fn insert(conn: &mut PgConnection, rows: &[Row]) -> QueryResult<Vec<u
     // First, because the lock of the row makes the order of ids the order of commits.
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     let newest = ReserveIds { count }.get_result::<i64>(conn)?;
-    let columns = Columns::new(rows, newest - count);
+    let senders = sources::ids(conn, rows)?;
+    let columns = Columns::new(rows, newest - count, senders);
     if !rows.iter().any(Row::is_repeatable) {
         InsertRows { columns }.execute(conn)?;
         return Ok(Vec::new());
@@ -104,11 +106,12 @@ struct Columns<'r> {
     error_context: Vec<Option<Cow<'r, str>>>,
     created_at: Vec<i64>,
     uncounted: Vec<Option<i64>>,
+    source_id: Vec<Option<i64>>,
 }
 
 impl<'r> Columns<'r> {
-    /// Returns the columns of `rows`, with the ids after `before`.
-    fn new(rows: &'r [Row], before: i64) -> Self {
+    /// Returns the columns of `rows`, with the ids after `before` and the ids of their senders.
+    fn new(rows: &'r [Row], before: i64, senders: Vec<Option<i64>>) -> Self {
         Self {
             event_id: column(rows, |row| row.event_id),
             id: (before..).skip(1).take(rows.len()).collect(),
@@ -132,6 +135,7 @@ impl<'r> Columns<'r> {
                 Counting::FromRow { as_other: true } => Some(uncounted::AS_OTHER),
                 Counting::Elsewhere | Counting::Undecided => None,
             }),
+            source_id: senders,
         }
     }
 
@@ -141,7 +145,7 @@ impl<'r> Columns<'r> {
             "INSERT INTO memory_retrieval_failures (event_id, id, conversation_id, turn_index, \
              failure_type, retrieval_strategy, query_text, query_len, top_score, \
              confidence_threshold, result_count, latency_ms, edge_types, error_context, \
-             created_at, uncounted) SELECT * FROM unnest(",
+             created_at, uncounted, source_id) SELECT * FROM unnest(",
         );
         out.push_bind_param::<Array<SqlUuid>, _>(&self.event_id)?;
         out.push_sql(", ");
@@ -165,6 +169,7 @@ impl<'r> Columns<'r> {
         out.push_sql(", ");
         out.push_bind_param::<Array<BigInt>, _>(&self.created_at)?;
         push_numbers(out, &self.uncounted)?;
+        push_numbers(out, &self.source_id)?;
         out.push_sql(") ON CONFLICT DO NOTHING");
         Ok(())
     }
@@ -403,7 +408,8 @@ macro_rules! columns {
     () => {
         "SELECT id, event_id, conversation_id, turn_index, failure_type, retrieval_strategy, \
          query_text, query_len, top_score, confidence_threshold, result_count, latency_ms, \
-         edge_types, error_context, created_at FROM memory_retrieval_failures "
+         edge_types, error_context, created_at, source, labels FROM memory_retrieval_failures \
+         LEFT JOIN memory_retrieval_sources USING (source_id) "
     };
 }
 // Row values use the index of both columns. A test compares the query plans.
@@ -488,6 +494,10 @@ struct FailureRow {
     error_context: Option<String>,
     #[diesel(sql_type = BigInt)]
     created_at: i64,
+    #[diesel(sql_type = Nullable<Text>)]
+    source: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    labels: Option<String>,
 }
 
 impl FailureRow {
@@ -519,6 +529,8 @@ impl FailureRow {
             edge_types: self.edge_types,
             error_context: self.error_context,
             created_at: Timestamp::from_millis(self.created_at).into(),
+            source: self.source.filter(|source| !source.is_empty()),
+            labels: Labels::from_stored(self.labels.as_deref()),
         })
     }
 }

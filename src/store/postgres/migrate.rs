@@ -23,12 +23,20 @@ struct Migration {
 }
 
 /// In ascending order. A migration that was published is never changed.
-const MIGRATIONS: [Migration; 1] = [Migration {
-    version: "202611270000010000",
-    statements: include_str!(
-        "../../../migrations/postgres/2026-11-27-000001-0000_create_tables/up.sql"
-    ),
-}];
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: "202611270000010000",
+        statements: include_str!(
+            "../../../migrations/postgres/2026-11-27-000001-0000_create_tables/up.sql"
+        ),
+    },
+    Migration {
+        version: "202611280000010000",
+        statements: include_str!(
+            "../../../migrations/postgres/2026-11-28-000001-0000_add_sources/up.sql"
+        ),
+    },
+];
 
 /// The tables that the migrations themselves need.
 const OWN_TABLES: &str = "\

@@ -44,6 +44,7 @@ mod reader;
 mod server;
 mod small;
 mod snapshot;
+mod sources;
 mod uncounted;
 
 use std::borrow::Cow;

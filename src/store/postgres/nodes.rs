@@ -118,7 +118,7 @@ fn nodes_that_start_at_once_create_the_schema_once() {
         }
     });
     let versions = "(SELECT count(*) FROM memory_retrieval_migrations)";
-    assert_eq!(number(&database, versions), 1);
+    assert_eq!(number(&database, versions), 2);
     assert_eq!(
         number(&database, "(SELECT count(*) FROM memory_retrieval_log)"),
         1

@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::outcome::RetrievalFailureType;
+use crate::model::source::Labels;
 use crate::model::time::Timestamp;
 use crate::similarity::Folded;
 use crate::store::snapshot::StoredFailure;
@@ -155,8 +156,9 @@ fn folded_text(filter: &FailureFilter) -> Option<String> {
 macro_rules! columns {
     () => {
         "SELECT id, event_id, conversation_id, turn_index, failure_type, retrieval_strategy, query_text, query_len, \
-         top_score, confidence_threshold, result_count, latency_ms, edge_types, error_context, created_at \
-         FROM memory_retrieval_failures "
+         top_score, confidence_threshold, result_count, latency_ms, edge_types, error_context, created_at, \
+         source, labels \
+         FROM memory_retrieval_failures LEFT JOIN memory_retrieval_sources USING (source_id) "
     };
 }
 // Row values, such as `(a, b) >= (?, ?)`, use the index of `created_at`, whose entries end with the
@@ -244,6 +246,10 @@ struct FailureRow {
     error_context: Option<String>,
     #[diesel(sql_type = BigInt)]
     created_at: i64,
+    #[diesel(sql_type = Nullable<Text>)]
+    source: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    labels: Option<String>,
 }
 
 impl FailureRow {
@@ -275,6 +281,8 @@ impl FailureRow {
             edge_types: self.edge_types,
             error_context: self.error_context,
             created_at: Timestamp::from_millis(self.created_at).into(),
+            source: self.source.filter(|source| !source.is_empty()),
+            labels: Labels::from_stored(self.labels.as_deref()),
         })
     }
 }

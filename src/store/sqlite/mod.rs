@@ -45,7 +45,8 @@ pub(crate) mod reference;
 pub(crate) mod retention;
 mod schema;
 pub(crate) mod snapshot;
-pub(crate) mod statuses;
+pub(crate) mod sources;
+mod statuses;
 mod uncounted;
 
 use diesel::serialize::{IsNull, Output, Result, ToSql};

@@ -20,10 +20,10 @@ use diesel::sqlite::Sqlite;
 use crate::model::record::ConversationId;
 use crate::store::row::{Counting, FEW_ROWS, Row};
 use crate::store::sqlite::schema::memory_retrieval_failures as failures;
-use crate::store::sqlite::uncounted;
+use crate::store::sqlite::{sources, uncounted};
 
 /// Rows of the largest statement. More gain nothing. SQLite takes 32,766 values in a statement,
-/// which are 2047 rows of 16 values.
+/// which are 1927 rows of 17 values.
 const ROWS_PER_STATEMENT: usize = 64;
 
 /// Result of an insert.
@@ -81,9 +81,11 @@ pub(crate) fn insert(conn: &mut SqliteConnection, rows: &[Row]) -> QueryResult<I
         largest: before,
         inserted: 0,
     };
-    let rest = insert_by::<ROWS_PER_STATEMENT>(conn, rows, &mut ids)?;
-    let rest = insert_by::<8>(conn, rest, &mut ids)?;
-    insert_by::<1>(conn, rest, &mut ids)?;
+    let senders = sources::ids(conn, rows)?;
+    let mut senders = &senders[..];
+    let rest = insert_by::<ROWS_PER_STATEMENT>(conn, rows, &mut senders, &mut ids)?;
+    let rest = insert_by::<8>(conn, rest, &mut senders, &mut ids)?;
+    insert_by::<1>(conn, rest, &mut senders, &mut ids)?;
     Ok(ids)
 }
 
@@ -98,21 +100,25 @@ pub(crate) struct Ids {
 
 /// Inserts as many chunks of `N` rows as there are, and returns the rest. The id of a row that is
 /// left out as a duplicate may stay unused: ids have gaps, and no meaning but their order.
+/// `senders` has the id of the sender of each row, and afterwards those of the rest.
 fn insert_by<'r, const N: usize>(
     conn: &mut SqliteConnection,
     rows: &'r [Row],
+    senders: &mut &[Option<i64>],
     Ids {
         largest, inserted, ..
     }: &mut Ids,
 ) -> QueryResult<&'r [Row]> {
     let (chunks, rest) = rows.as_chunks::<N>();
-    for rows in chunks {
+    let (chunks_of_senders, rest_of_senders) = senders.as_chunks::<N>();
+    for (rows, senders) in chunks.iter().zip(chunks_of_senders) {
         let ids = std::array::from_fn(|_| {
             *largest = largest.saturating_add(1);
             *largest
         });
-        *inserted += InsertRows { ids, rows }.execute(conn)?;
+        *inserted += InsertRows { ids, rows, senders }.execute(conn)?;
     }
+    *senders = rest_of_senders;
     Ok(rest)
 }
 
@@ -155,6 +161,7 @@ pub(crate) const LARGEST_ID: &str = "SELECT max( \
 struct InsertRows<'r, const N: usize> {
     ids: [i64; N],
     rows: &'r [Row; N],
+    senders: &'r [Option<i64>; N],
 }
 
 impl<const N: usize> RunQueryDsl<SqliteConnection> for InsertRows<'_, N> {}
@@ -171,12 +178,14 @@ impl<const N: usize> QueryFragment<Sqlite> for InsertRows<'_, N> {
         out.push_sql(
             "INSERT INTO memory_retrieval_failures (id, event_id, conversation_id, turn_index, failure_type, \
              retrieval_strategy, query_text, query_len, top_score, confidence_threshold, result_count, latency_ms, \
-             edge_types, error_context, created_at, uncounted) VALUES ",
+             edge_types, error_context, created_at, uncounted, source_id) VALUES ",
         );
-        for (nth, (id, row)) in self.ids.iter().zip(self.rows).enumerate() {
+        let rows = self.ids.iter().zip(self.rows).zip(self.senders);
+        for (nth, ((id, row), sender)) in rows.enumerate() {
             out.push_sql(if nth == 0 { "(" } else { ", (" });
             out.push_bind_param::<BigInt, _>(id)?;
             push_values(row, &mut out)?;
+            push::<Nullable<BigInt>, _>(&mut out, sender)?;
             out.push_sql(")");
         }
         out.push_sql(" ON CONFLICT (event_id) DO NOTHING");
@@ -184,7 +193,7 @@ impl<const N: usize> QueryFragment<Sqlite> for InsertRows<'_, N> {
     }
 }
 
-/// Binds the values of a row after its id, in the order of the columns in the statement. A value of
+/// Binds the values of a row between its id and its sender, in the order of the columns in the statement. A value of
 /// another type at a position is stored as it is: SQLite accepts any type in any column.
 fn push_values<'b>(row: &'b Row, out: &mut AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
     push::<Binary, [u8]>(out, row.event_id.as_bytes())?;

@@ -26,6 +26,7 @@ use crate::http::trace_rules::{Judgement, TraceRule, TraceRuling};
 use crate::http::wire::{Latency, Sent, SentKind};
 use crate::model::outcome::OutcomeKind;
 use crate::model::record::BoundedQuery;
+use crate::model::source::Labels;
 use crate::rollup::ScoreDirection;
 
 /// Maximum size of one span in bytes. A larger one is skipped and rejected, so that the reader holds
@@ -227,6 +228,8 @@ impl Retrieval {
             edge_types: None,
             error_context: self.fault.map(|fault| fault.text),
             created_at: Some(SystemTime::UNIX_EPOCH + Duration::from_nanos(self.ended_at)),
+            source: (&*self.source != UNKNOWN_SOURCE).then(|| self.source.as_ref().to_owned()),
+            labels: Labels::default(),
             had_nil_id: false,
             unknown: Vec::new(),
         }

@@ -557,6 +557,18 @@ fn longest_latency_is_no_overflow() {
 }
 
 #[test]
+fn record_has_the_source_that_its_resource_names() {
+    let retrieval = |span| retrievals(&request(vec![span]).encode_to_vec()).remove(0);
+    let mut named = retrieval(proto_span(1, vec![kind("RETRIEVER")]));
+    let mut unnamed = named.clone();
+    named.source = "shop".into();
+    unnamed.source = UNKNOWN_SOURCE.into();
+    let source = |of: Retrieval| of.into_sent(TraceRuling::default()).source;
+    assert_eq!(source(named).as_deref(), Some("shop"));
+    assert_eq!(source(unnamed), None);
+}
+
+#[test]
 fn outer_span_wins_and_inner_one_fills_what_it_lacks() {
     let span = |attributes| {
         let mut all = vec![kind("RETRIEVER")];
