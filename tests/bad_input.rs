@@ -45,13 +45,13 @@ fn setting_out_of_bounds_is_named_and_nothing_is_created() {
     assert_eq!(fs::read_dir(db.folder.path()).unwrap().count(), 0);
 }
 
-#[cfg(not(feature = "postgres"))]
 #[test]
 fn url_of_another_scheme_is_refused_without_its_password() {
-    let said = start_error(LoggerConfig::new("postgres://me:secret@host/db")).to_string();
+    let said = start_error(LoggerConfig::new("mysql://me:secret@host/db")).to_string();
     assert_eq!(
         said,
-        "database_url = postgres:..: expected a path, sqlite:PATH, sqlite://PATH or :memory:"
+        "database_url = mysql:..: expected a path, sqlite:PATH, sqlite://PATH, :memory: or \
+         postgres://.."
     );
 }
 

@@ -427,6 +427,7 @@ async fn metrics_exist_from_the_start_and_count_what_happens() {
         "failure_logger_http_records_received_total 0",
         "failure_logger_records_written_total 0",
         "failure_logger_records_duplicate_total 0",
+        "failure_logger_records_source_left_out_total 0",
         "failure_logger_records_dropped_total{reason=\"buffer_full\"} 0",
         "failure_logger_buffer_records 0",
         "failure_logger_buffer_capacity 8192",

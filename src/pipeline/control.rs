@@ -95,6 +95,8 @@ pub(crate) struct Control {
     drops_reported: u64,
     /// When it was last said that there are too many strategies.
     strategies_reported: Option<Instant>,
+    /// When the last warning of left out sources came, and their number then.
+    sources_reported: Option<(Instant, u64)>,
     closing: Option<Closing>,
 }
 
@@ -160,6 +162,7 @@ impl Control {
             flushes_at_purge: 0,
             drops_reported: 0,
             strategies_reported: None,
+            sources_reported: None,
             closing: None,
         }
     }
@@ -170,6 +173,7 @@ impl Control {
         failpoint!("actor-tick");
         self.report_drops();
         self.report_strategies();
+        self.report_sources();
         self.shared.note_losses(None);
         self.shared.attempts.collect();
         self.due = self.shared.buffer.balance().buffered > 0 || self.attempts_due();
@@ -234,6 +238,28 @@ impl Control {
                 first = first.as_str(),
                 "there are more strategies than max_strategies: the rest are counted together, as \
                  [other strategies]"
+            );
+        }
+    }
+
+    /// Warns of sources and labels that are left out: one line an hour at most.
+    fn report_sources(&mut self) {
+        let left_out = self
+            .shared
+            .counters
+            .sources_left_out
+            .load(Ordering::Acquire);
+        let is_due = self
+            .sources_reported
+            .is_none_or(|(at, _)| at.elapsed() >= WARNING_INTERVAL);
+        let before = self.sources_reported.map_or(0, |(_, left_out)| left_out);
+        if is_due && left_out > before {
+            self.sources_reported = Some((Instant::now(), left_out));
+            tracing::warn!(
+                records = left_out - before,
+                "the log has 1,000 combinations of a source and its labels: records with another one \
+                 are stored without labels, or without a source; do not use labels for values that \
+                 are different in each process or request"
             );
         }
     }

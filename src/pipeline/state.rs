@@ -160,6 +160,8 @@ pub(crate) struct Counters {
     pub(crate) restarts: AtomicU64,
     /// Records that were stored already under their `event_id`. They count as persisted, too.
     pub(crate) duplicates: AtomicU64,
+    /// Records whose source or labels found no place in the store.
+    pub(crate) sources_left_out: AtomicU64,
     /// Milliseconds of a [`Timestamp`]; 0: never.
     pub(crate) last_flush: AtomicI64,
     /// Seconds of a transaction with records, from its begin to its accounting.
@@ -186,6 +188,7 @@ impl Default for Counters {
             redated: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
+            sources_left_out: AtomicU64::new(0),
             last_flush: AtomicI64::new(0),
             flush_seconds: Histogram::new([
                 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0,
@@ -761,6 +764,7 @@ impl Shared {
             attempts,
             attempts_persisted,
             duplicates: self.counters.duplicates.load(Ordering::Acquire),
+            sources_left_out: self.counters.sources_left_out.load(Ordering::Acquire),
             mailbox_full: self.mailbox_is_full.load(Ordering::Acquire),
             last_flush: (last_flush > 0).then(|| Timestamp::from_millis(last_flush).into()),
         }

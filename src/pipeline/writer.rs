@@ -450,6 +450,7 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                 permit,
                 duplicates,
                 are_behind,
+                sources_left_out,
                 refused,
             }) => {
                 // A panic between the commit and `counts` leaves the batch in flight. The
@@ -465,6 +466,10 @@ fn write_in_flight(shared: &Shared, writer: &mut Writer) -> Result<(), StoreErro
                         .counters
                         .duplicates
                         .fetch_add(duplicates.len() as u64, Ordering::AcqRel);
+                    shared
+                        .counters
+                        .sources_left_out
+                        .fetch_add(sources_left_out, Ordering::AcqRel);
                     let new = rows
                         .iter()
                         .enumerate()

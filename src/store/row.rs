@@ -21,6 +21,33 @@ pub(crate) const FEW_ROWS: usize = 32;
 /// Beyond it a failure has its source without labels, and no source if that is new as well.
 pub(crate) const MAX_SOURCES: i64 = 1000;
 
+/// Id of a sender.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SenderId {
+    Whole(i64),
+    /// The labels found no place, and without an id the source neither.
+    LeftOut(Option<i64>),
+}
+
+/// Ids of the senders of rows.
+#[derive(Default)]
+pub(crate) struct SenderIds {
+    /// Id of the sender of each row. `None`: the row has none.
+    pub(crate) ids: Vec<Option<i64>>,
+    /// Number of rows whose labels or source were left out.
+    pub(crate) left_out: u64,
+}
+
+impl SenderIds {
+    pub(crate) fn push(&mut self, id: SenderId) {
+        self.ids.push(match id {
+            SenderId::Whole(id) => Some(id),
+            SenderId::LeftOut(id) => id,
+        });
+        self.left_out += u64::from(matches!(id, SenderId::LeftOut(_)));
+    }
+}
+
 /// A record whose values the table accepts: finite scores, signed integers, whole JSON.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {

@@ -145,6 +145,9 @@ pub(crate) struct Inserted<'g> {
     pub(crate) duplicates: Vec<usize>,
     /// Readers must look at the rows, because they are not rolled up.
     pub(crate) are_behind: bool,
+    /// Number of rows whose source or labels were left out: see
+    /// [`MAX_SOURCES`](crate::store::row::MAX_SOURCES).
+    pub(crate) sources_left_out: u64,
     /// Reason why no attempts were counted, if the store rejected any of them.
     pub(crate) refused: Option<String>,
 }

@@ -111,6 +111,11 @@ impl Collector for Scrape {
             "Records among records_written whose event_id was stored before; their row is unchanged.",
             stats.duplicates,
         )?;
+        out.counter(
+            "records_source_left_out",
+            "Records among records_written without their source or labels, because the log has 1,000 combinations.",
+            stats.sources_left_out,
+        )?;
         let dropped = stats
             .dropped
             .by_reason()

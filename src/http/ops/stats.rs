@@ -40,6 +40,9 @@ pub(crate) struct ServiceStats {
     /// Records whose `event_id` was stored before, and attempts whose `event_id` was counted
     /// before.
     duplicates: u64,
+    /// Records that were stored without their source or without their labels, because the log has
+    /// 1,000 combinations of them already.
+    sources_left_out: u64,
     /// Strategies that have counters of their own.
     strategies: u64,
     /// Maximum number of strategies that have counters of their own. All further strategies are
@@ -89,6 +92,7 @@ pub(crate) async fn stats(api: Data<Api>) -> Result<HttpResponse, Problem> {
         ignored_fields: api.rejections.ignored_fields(),
         traces: api.traces.counts(),
         duplicates: stats.duplicates + api.rejections.duplicate_attempts(),
+        sources_left_out: stats.sources_left_out,
         strategies: shared.attempts.strategies() as u64,
         max_strategies: shared.config.max_strategies as u64,
         flushes: stats.flushes,

@@ -157,7 +157,7 @@ impl PostgresStore {
     ) -> Result<Inserted<'g>, InsertError> {
         let mut refused = None;
         let inserted = self.write(|conn| {
-            let duplicates = failures::insert(conn, rows).map_err(|error| classify(&error))?;
+            let inserted = failures::insert(conn, rows).map_err(|error| classify(&error))?;
             attempts::insert(conn, batch, Timestamp::now()).map_err(|error| {
                 let error = classify(&error);
                 // This error is not the fault of the rows.
@@ -171,13 +171,14 @@ impl PostgresStore {
             )));
             // The permit is the last step before the commit, as in the store of SQLite.
             let permit = gate.enter(rows.len()).ok_or_else(closed)?;
-            Ok((permit, duplicates))
+            Ok((permit, inserted))
         });
-        let (permit, duplicates) = inserted
+        let (permit, inserted) = inserted
             .map_err(|error| refused.map_or(InsertError::Store(error), InsertError::Attempts))?;
         Ok(Inserted {
             permit,
-            duplicates,
+            duplicates: inserted.duplicates,
+            sources_left_out: inserted.sources_left_out,
             are_behind: !rows.is_empty()
                 && (rows.len() <= FEW_ROWS
                     || rows.iter().any(|row| row.counted_from_row().is_some())),

@@ -43,20 +43,32 @@ use crate::store::postgres::{sources, storable, uncounted};
 use crate::store::row::{Counting, Row};
 use crate::store::snapshot::StoredFailure;
 
-/// Inserts `rows`. Returns the positions of the rows that their senders repeated: they are stored
-/// already.
-pub(crate) fn insert(conn: &mut PgConnection, rows: &[Row]) -> QueryResult<Vec<usize>> {
+/// Result of an insert.
+#[derive(Default)]
+pub(crate) struct InsertedRows {
+    /// Positions of the rows that their senders repeated: they are stored already.
+    pub(crate) duplicates: Vec<usize>,
+    /// Rows whose source or labels were left out.
+    pub(crate) sources_left_out: u64,
+}
+
+/// Inserts `rows`.
+pub(crate) fn insert(conn: &mut PgConnection, rows: &[Row]) -> QueryResult<InsertedRows> {
     if rows.is_empty() {
-        return Ok(Vec::new());
+        return Ok(InsertedRows::default());
     }
     // First, because the lock of the row makes the order of ids the order of commits.
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     let newest = ReserveIds { count }.get_result::<i64>(conn)?;
     let senders = sources::ids(conn, rows)?;
-    let columns = Columns::new(rows, newest - count, senders);
+    let mut inserted = InsertedRows {
+        duplicates: Vec::new(),
+        sources_left_out: senders.left_out,
+    };
+    let columns = Columns::new(rows, newest - count, senders.ids);
     if !rows.iter().any(Row::is_repeatable) {
         InsertRows { columns }.execute(conn)?;
-        return Ok(Vec::new());
+        return Ok(inserted);
     }
     let new: Vec<Uuid> = InsertReturningIds { columns }.load(conn)?;
     let mut new: HashSet<Uuid> = new.into_iter().collect();
@@ -64,7 +76,8 @@ pub(crate) fn insert(conn: &mut PgConnection, rows: &[Row]) -> QueryResult<Vec<u
     let is_duplicate = |(nth, row): (usize, &Row)| {
         (!new.remove(&row.event_id) && row.is_repeatable()).then_some(nth)
     };
-    Ok(rows.iter().enumerate().filter_map(is_duplicate).collect())
+    inserted.duplicates = rows.iter().enumerate().filter_map(is_duplicate).collect();
+    Ok(inserted)
 }
 
 /// Moves the largest id by a number, and returns it. Locks the row until the transaction ends.

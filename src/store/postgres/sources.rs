@@ -10,16 +10,16 @@ use diesel::sql_types::{BigInt, Text};
 
 use crate::model::source::Labels;
 use crate::store::postgres::storable;
-use crate::store::row::{MAX_SOURCES, Row, Sender};
+use crate::store::row::{MAX_SOURCES, Row, Sender, SenderId, SenderIds};
 
-/// Returns the id of the sender of each row. `None`: it has none. The transaction must hold
-/// the row of the log, so that no other one gives the same id.
-pub(crate) fn ids(conn: &mut PgConnection, rows: &[Row]) -> QueryResult<Vec<Option<i64>>> {
-    let mut known: HashMap<&Sender, Option<i64>> = HashMap::new();
-    let mut ids = Vec::with_capacity(rows.len());
+/// Returns the ids of the senders of rows. The transaction must hold the row of the log, so that no
+/// other one gives the same id.
+pub(crate) fn ids(conn: &mut PgConnection, rows: &[Row]) -> QueryResult<SenderIds> {
+    let mut known: HashMap<&Sender, SenderId> = HashMap::new();
+    let mut senders = SenderIds::default();
     for row in rows {
         let Some(sender) = &row.sender else {
-            ids.push(None);
+            senders.ids.push(None);
             continue;
         };
         let id = match known.get(sender) {
@@ -30,18 +30,20 @@ pub(crate) fn ids(conn: &mut PgConnection, rows: &[Row]) -> QueryResult<Vec<Opti
                 id
             }
         };
-        ids.push(id);
+        senders.push(id);
     }
-    Ok(ids)
+    Ok(senders)
 }
 
-fn id(conn: &mut PgConnection, Sender { source, labels }: &Sender) -> QueryResult<Option<i64>> {
+fn id(conn: &mut PgConnection, Sender { source, labels }: &Sender) -> QueryResult<SenderId> {
     let source = storable(source.as_deref().unwrap_or_default());
-    let id = id_of(conn, &source, &labels.to_json())?;
-    if id.is_some() || labels.is_empty() || source.is_empty() {
-        return Ok(id);
+    if let Some(id) = id_of(conn, &source, &labels.to_json())? {
+        return Ok(SenderId::Whole(id));
     }
-    id_of(conn, &source, &Labels::default().to_json())
+    if labels.is_empty() || source.is_empty() {
+        return Ok(SenderId::LeftOut(None));
+    }
+    id_of(conn, &source, &Labels::default().to_json()).map(SenderId::LeftOut)
 }
 
 /// Returns the id of a row, which is inserted if there is none. `None`: the table is full.

@@ -883,11 +883,13 @@ impl SqliteStore {
         let models::InsertedRows {
             duplicates,
             are_behind,
+            sources_left_out,
         } = inserted;
         Ok(Inserted {
             permit: permit.ok_or_else(closed)?,
             duplicates,
             are_behind,
+            sources_left_out,
             refused: None,
         })
     }

@@ -33,6 +33,8 @@ pub(crate) struct InsertedRows {
     pub(crate) duplicates: Vec<usize>,
     /// Readers must look at the rows, because the roll-up has not seen them.
     pub(crate) are_behind: bool,
+    /// Rows whose source or labels were left out.
+    pub(crate) sources_left_out: u64,
 }
 
 /// Inserts `rows`, and leaves those whose `event_id` is known as they are. The transaction must
@@ -42,7 +44,10 @@ pub(crate) fn insert_new(conn: &mut SqliteConnection, rows: &[Row]) -> QueryResu
         return Ok(InsertedRows::default());
     }
     let Ids {
-        before, inserted, ..
+        before,
+        inserted,
+        sources_left_out,
+        ..
     } = insert(conn, rows)?;
     let mut duplicates = Vec::new();
     if inserted < rows.len() && rows.iter().any(Row::is_repeatable) {
@@ -66,6 +71,7 @@ pub(crate) fn insert_new(conn: &mut SqliteConnection, rows: &[Row]) -> QueryResu
     Ok(InsertedRows {
         duplicates,
         are_behind,
+        sources_left_out,
     })
 }
 
@@ -80,9 +86,11 @@ pub(crate) fn insert(conn: &mut SqliteConnection, rows: &[Row]) -> QueryResult<I
         before,
         largest: before,
         inserted: 0,
+        sources_left_out: 0,
     };
     let senders = sources::ids(conn, rows)?;
-    let mut senders = &senders[..];
+    ids.sources_left_out = senders.left_out;
+    let mut senders = &senders.ids[..];
     let rest = insert_by::<ROWS_PER_STATEMENT>(conn, rows, &mut senders, &mut ids)?;
     let rest = insert_by::<8>(conn, rest, &mut senders, &mut ids)?;
     insert_by::<1>(conn, rest, &mut senders, &mut ids)?;
@@ -96,6 +104,8 @@ pub(crate) struct Ids {
     largest: i64,
     /// Rows that were not stored already.
     inserted: usize,
+    /// Rows whose source or labels were left out.
+    sources_left_out: u64,
 }
 
 /// Inserts as many chunks of `N` rows as there are, and returns the rest. The id of a row that is
