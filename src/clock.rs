@@ -4,6 +4,9 @@
 
 use std::time::SystemTime;
 
+#[cfg(target_os = "linux")]
+use nix::{sys::time::TimeValLike as _, time::ClockId};
+
 use crate::model::time::Timestamp;
 
 impl Timestamp {
@@ -18,11 +21,10 @@ impl Timestamp {
     #[cfg(target_os = "linux")]
     #[inline]
     pub(crate) fn coarse_now() -> Self {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-        let milliseconds = time
-            .tv_sec
-            .saturating_mul(1000)
-            .saturating_add(time.tv_nsec / 1_000_000);
+        let Ok(time) = ClockId::CLOCK_REALTIME_COARSE.now() else {
+            return Self::now();
+        };
+        let milliseconds = time.num_milliseconds();
         Self::from_millis(milliseconds).clamp(Self::EPOCH, Self::END_OF_TIME) + ahead()
     }
 

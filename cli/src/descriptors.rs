@@ -3,30 +3,26 @@
 //! Each connection takes one descriptor. If they run out, SQLite can no longer open its journal,
 //! and the service loses the records that its clients send. It is better to accept fewer clients.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 /// Descriptors reserved for the database, its journals, the log and the event loops. The pool has
 /// at most 64 connections to the database, each with two or three files.
 const RESERVED: usize = 256;
 
 /// Raises the soft limit of this process to the hard limit. Returns the new limit, or `None` if it
-/// is unlimited. The soft limit is 1024 on most systems, for old programs that use `select`. The
-/// hard limit is often half a million, and needs no privilege.
+/// is unlimited or unknown. The soft limit is 1024 on most systems, for old programs that use
+/// `select`. The hard limit is often half a million, and needs no privilege.
 pub(super) fn raise() -> Option<usize> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let mut limit = hard;
     // Some systems reject a soft limit that equals their hard limit.
-    if limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_err() {
-        tracing::debug!(
-            "cannot raise the limit of file descriptors: the system rejects its own hard limit"
-        );
+    if soft != hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!(%error, "cannot raise the limit of file descriptors to the hard limit");
+        limit = soft;
     }
-    getrlimit(Resource::Nofile)
-        .current
-        .and_then(|limit| usize::try_from(limit).ok())
+    (limit != RLIM_INFINITY).then(|| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// Returns the maximum number of connections of each worker, at most `wanted`, so that the reserved

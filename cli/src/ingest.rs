@@ -36,7 +36,7 @@ use actix_rt::time::{Instant, sleep, sleep_until};
 use actix_web::web::Bytes;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use rustix::event::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -251,7 +251,8 @@ impl Input {
             .spawn(move || {
                 loop {
                     // `poll` waits without reading, so that no input is read after `stop`.
-                    let _ = poll(&mut [PollFd::new(&stdin, PollFlags::IN)], None);
+                    let mut input = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+                    let _ = poll(&mut input, PollTimeout::NONE);
                     if !change(WAITING, READING) {
                         return;
                     }

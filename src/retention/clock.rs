@@ -70,6 +70,9 @@ impl Boot {
     fn now() -> Option<Self> {
         use std::sync::OnceLock;
 
+        use nix::sys::time::TimeValLike as _;
+        use nix::time::ClockId;
+
         static ID: OnceLock<Option<Uuid>> = OnceLock::new();
         let id = *ID.get_or_init(|| {
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
@@ -86,11 +89,7 @@ impl Boot {
         });
         // `CLOCK_BOOTTIME` counts while the machine sleeps. The monotonic clock of `Instant` stops,
         // and a laptop that wakes would look like a clock that jumped.
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let since = time
-            .tv_sec
-            .saturating_mul(1000)
-            .saturating_add(time.tv_nsec / 1_000_000);
+        let since = ClockId::CLOCK_BOOTTIME.now().ok()?.num_milliseconds();
         Some(Self { id: id?, since })
     }
 
