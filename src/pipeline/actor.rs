@@ -57,7 +57,8 @@ use crate::error::{ConfigError, StartError};
 use crate::model::record::RetrievalFailureRecord;
 use crate::model::stats::{DropReason, LogOutcome};
 use crate::pipeline::buffer::Room;
-use crate::pipeline::state::{Phase, Shared, Writer};
+use crate::pipeline::phase::Phase;
+use crate::pipeline::state::{Shared, Writer};
 use crate::store;
 use crate::store::backend::Backend;
 

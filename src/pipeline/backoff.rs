@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::config::LoggerConfig;
-use crate::pipeline::state::{Phase, Shared};
+use crate::pipeline::phase::Phase;
+use crate::pipeline::state::Shared;
 
 /// Restarts in quick succession, after which the logger is unavailable. Up to then a fault is a
 /// warning in the log; from then on health checks fail.

@@ -16,27 +16,24 @@
 //! the report, or committed after it, is in no count of it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
-#[cfg(feature = "http")]
-use uuid::Uuid;
 
 use crate::config::LoggerConfig;
 use crate::error::{LoggerError, Unhealthy};
-use crate::model::entry::{Entry, Observed, Origin};
-use crate::model::histogram::Histogram;
-use crate::model::record::RetrievalFailureRecord;
-use crate::model::source::Labels;
-use crate::model::stats::{DropCounts, DropReason, LogOutcome, ShutdownReport, Stats};
+use crate::model::stats::{DropCounts, ShutdownReport, Stats};
 use crate::model::time::Timestamp;
 use crate::pipeline::buffer::Buffer;
+use crate::pipeline::counters::Counters;
 use crate::pipeline::losses::Losses;
+#[cfg(test)]
+use crate::pipeline::phase::is_legal;
+use crate::pipeline::phase::{Admission, Phase};
 use crate::retention::{RetentionClock, RetentionInForce};
-use crate::rollup::{Attempt, AttemptBatch, Attempts, Refusal, Series};
+use crate::rollup::{AttemptBatch, Attempts, Refusal};
 use crate::store;
 use crate::store::backend::Backend;
 use crate::store::gate::CommitGate;
@@ -49,9 +46,6 @@ const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// The longest pause between two attempts to write while a shutdown waits.
 const RETRY_WHILE_CLOSING: Duration = Duration::from_millis(250);
-
-/// Stands in for text whose redaction failed.
-const NOT_REDACTED: &str = "[the redactor panicked]";
 
 /// The state of one logger.
 pub(crate) struct Shared {
@@ -140,216 +134,6 @@ impl Writer {
     }
 }
 
-/// Operational counters; the record balance itself is in [`Buffer`].
-///
-/// Each counter is read alone, so that no ordering between two of them matters. They are changed
-/// with `AcqRel` and read with `Acquire` all the same: a thread that sees a flush counted sees what
-/// the flush did, which costs nothing on common processors.
-pub(crate) struct Counters {
-    /// Transactions with records that were committed.
-    pub(crate) flushes: AtomicU64,
-    /// Flush jobs that ended with an error of the store.
-    pub(crate) failed_flushes: AtomicU64,
-    /// Rows that were deleted for their age or for the size of the database.
-    pub(crate) purged: AtomicU64,
-    /// The part of `purged` that was deleted for the size of the database.
-    pub(crate) purged_by_size: AtomicU64,
-    /// Records and attempts that were dated in the future and got the present moment.
-    pub(crate) redated: AtomicU64,
-    /// Failures of either actor after which it was restarted.
-    pub(crate) restarts: AtomicU64,
-    /// Records that were stored already under their `event_id`. They count as persisted, too.
-    pub(crate) duplicates: AtomicU64,
-    /// Records whose source or labels found no place in the store.
-    pub(crate) sources_left_out: AtomicU64,
-    /// Milliseconds of a [`Timestamp`]; 0: never.
-    pub(crate) last_flush: AtomicI64,
-    /// Seconds of a transaction with records, from its begin to its accounting.
-    pub(crate) flush_seconds: Histogram<10>,
-    /// Records of a transaction.
-    pub(crate) flush_records: Histogram<7>,
-    /// When records were committed last, or none waited, in milliseconds since `started`: an atomic
-    /// has room for a number and not for an `Instant`.
-    ready_at: AtomicU64,
-    /// `true` from a failure of the store until it is proven that rows are committed.
-    unproven: AtomicBool,
-    /// When the event loop of the actor had a turn last, in milliseconds since the start.
-    beat_at: AtomicU64,
-    started: Instant,
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self {
-            flushes: AtomicU64::new(0),
-            failed_flushes: AtomicU64::new(0),
-            purged: AtomicU64::new(0),
-            purged_by_size: AtomicU64::new(0),
-            redated: AtomicU64::new(0),
-            restarts: AtomicU64::new(0),
-            duplicates: AtomicU64::new(0),
-            sources_left_out: AtomicU64::new(0),
-            last_flush: AtomicI64::new(0),
-            flush_seconds: Histogram::new([
-                0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0,
-            ]),
-            flush_records: Histogram::new([1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 2048.0]),
-            ready_at: AtomicU64::new(0),
-            unproven: AtomicBool::new(false),
-            beat_at: AtomicU64::new(0),
-            started: Instant::now(),
-        }
-    }
-}
-
-impl Counters {
-    /// Notes that rows were committed, or could have been.
-    pub(crate) fn store_works(&self) {
-        // In this order: a thread that sees the fault gone and reads `ready_at` a moment too early
-        // reports itself stale at worst.
-        self.unproven.store(false, Ordering::Release);
-        self.ready_at.store(self.now(), Ordering::Release);
-    }
-
-    /// Notes that nothing waits to be written. After a failure this proves nothing: the fault may
-    /// show itself only with the next record, and a probe has to clear it.
-    pub(crate) fn idle(&self) {
-        if !self.is_unproven() {
-            self.ready_at.store(self.now(), Ordering::Release);
-        }
-    }
-
-    /// Notes that the store failed.
-    pub(crate) fn store_failed(&self) {
-        self.unproven.store(true, Ordering::Release);
-    }
-
-    /// Returns `true` if the store failed and has not proven since that it takes rows.
-    pub(crate) fn is_unproven(&self) -> bool {
-        self.unproven.load(Ordering::Acquire)
-    }
-
-    /// Notes that the event loop of the actor has a turn.
-    ///
-    /// A timer of the supervisor calls it each second. If it stops, something blocks the thread of
-    /// the arbiter, such as a handler of the application.
-    pub(crate) fn beat(&self) {
-        self.beat_at.store(self.now(), Ordering::Release);
-    }
-
-    /// Returns the time since records were committed last, or none waited.
-    fn not_ready_for(&self) -> Duration {
-        self.since(&self.ready_at)
-    }
-
-    /// Time since the event loop of the actor had a turn last.
-    fn beat_age(&self) -> Duration {
-        self.since(&self.beat_at)
-    }
-
-    /// Returns milliseconds since `started`.
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Returns the time since `at`, a moment in milliseconds since `started`. Saturating, because
-    /// another thread may have stored a moment after the clock was read here.
-    fn since(&self, at: &AtomicU64) -> Duration {
-        self.started
-            .elapsed()
-            .saturating_sub(Duration::from_millis(at.load(Ordering::Acquire)))
-    }
-}
-
-/// Phase of the logger.
-#[derive(Debug, Clone)]
-pub(crate) enum Phase {
-    Running,
-    /// Restarts keep failing. Records come in while the buffer has room, and a flush that succeeds
-    /// leads back to `Running`.
-    Unavailable {
-        cause: String,
-    },
-    /// A shutdown drains mailbox and buffer, at most until the deadline. `persisted_before` is the
-    /// count at its beginning, from which the report computes how many records the shutdown saved.
-    Closing {
-        deadline: Instant,
-        persisted_before: u64,
-    },
-    Closed {
-        result: Result<ShutdownReport, LoggerError>,
-    },
-}
-
-/// Admission of records through the handle. The actor admits those of its mailbox until the mailbox
-/// is drained, because they were sent before the shutdown.
-///
-/// | admission | a call | set by |
-/// | --- | --- | --- |
-/// | `Open` | is accepted, or dropped as `buffer_full` | the start, a store that works again |
-/// | `Unavailable` | is accepted, or dropped as `unavailable` | restarts that keep failing |
-/// | `Unusable` | is dropped as `unavailable` | invalid settings; never left but by a shutdown |
-/// | `Closed` | is dropped as `closed` | a shutdown; never left |
-/// | `Disabled` | does nothing, and counts nothing | `enabled(false)`; never left |
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Admission {
-    Open,
-    /// Open, but a full buffer has a worse reason than speed.
-    Unavailable,
-    /// There is no database, and will be none.
-    Unusable,
-    Closed,
-    Disabled,
-}
-
-/// Returns `true` for the combinations that occur: the table of docs/architecture.md, "States".
-///
-/// - A sealed buffer or a closed gate without a shutdown would keep all records for ever.
-/// - A closed gate before the seal would let a record in that is in no report.
-/// - An open admission during a shutdown would let callers fill the buffer while the writer drains
-///   it.
-/// - An unsealed buffer after the end would accept a record that no writer takes out.
-#[cfg(test)]
-fn is_legal(phase: &Phase, admission: Admission, is_sealed: bool, gate_is_closed: bool) -> bool {
-    match phase {
-        Phase::Running | Phase::Unavailable { .. } if is_sealed || gate_is_closed => false,
-        // Phase and admission change one after the other, so that each may be seen with the old
-        // value of the other.
-        Phase::Running => admission != Admission::Unusable,
-        Phase::Unavailable { .. } => admission != Admission::Disabled,
-        Phase::Closing { .. } => admission == Admission::Closed && (is_sealed || !gate_is_closed),
-        Phase::Closed { .. } => {
-            matches!(admission, Admission::Closed | Admission::Disabled)
-                && is_sealed
-                && gate_is_closed
-        }
-    }
-}
-
-/// The moment of a record or attempt.
-struct Moment {
-    at: Timestamp,
-    /// `true` if its caller gave another one, which lies in the future.
-    redated: bool,
-    /// `true` if the retention of failures would delete it at once.
-    failure_too_old: bool,
-    /// `true` if the retention of attempts would.
-    attempt_too_old: bool,
-}
-
-impl Moment {
-    /// Returns the moment of a call, which is neither too old nor in the future.
-    fn now(now: Timestamp) -> Self {
-        Self {
-            at: now,
-            redated: false,
-            failure_too_old: false,
-            attempt_too_old: false,
-        }
-    }
-}
-
 impl Shared {
     pub(crate) fn new(config: LoggerConfig, writer: Writer) -> Self {
         let reads = if config.enabled {
@@ -391,357 +175,6 @@ impl Shared {
             .batch_size(1);
         let database = store::in_memory();
         Self::new(config, Writer::new(database, None))
-    }
-
-    /// Takes a record from a handle. `at`: the moment that its caller gives; `None`: now.
-    pub(crate) fn log(
-        &self,
-        record: RetrievalFailureRecord,
-        at: Option<Timestamp>,
-        origin: Origin,
-    ) -> LogOutcome {
-        match self.refusal() {
-            Some(DropReason::Disabled) => LogOutcome::Dropped(DropReason::Disabled),
-            Some(reason) => self.count_drop(reason),
-            None => self.accept(record, &self.moment(at), origin),
-        }
-    }
-
-    /// Counts an attempt that a monitor saw end, and logs `failure` if it is one. `at`: the moment
-    /// that its caller gives; `None`: now. Returns [`TooOld`](DropReason::TooOld) for an attempt
-    /// that is not counted.
-    ///
-    /// A failure between both retentions is counted, and dropped: the attempt would outlive it
-    /// anyway.
-    pub(crate) fn observe(
-        &self,
-        series: &Series,
-        attempt: &Attempt,
-        at: Option<Timestamp>,
-        failure: impl FnOnce() -> Option<Observed>,
-    ) -> LogOutcome {
-        if at.is_some() || self.refusal().is_some() {
-            return self.observe_dated(series, attempt, at, failure());
-        }
-        // The fast path: an attempt that ends now needs no comparison with the retention. The
-        // coarse clock costs a quarter of the exact one, and its error of some milliseconds matters
-        // to no minute's count.
-        let now = Timestamp::coarse_now();
-        self.attempts.push(series, attempt, now);
-        if let Some(failure) = failure() {
-            self.accept_observed(failure, &Moment::now(now));
-        }
-        LogOutcome::Queued
-    }
-
-    /// Counts an attempt that ended at another time, or comes after the end.
-    #[inline(never)]
-    fn observe_dated(
-        &self,
-        series: &Series,
-        attempt: &Attempt,
-        at: Option<Timestamp>,
-        failure: Option<Observed>,
-    ) -> LogOutcome {
-        if self.refusal().is_some() {
-            if let Some(Observed { record, unmeasured }) = failure {
-                self.log(
-                    record,
-                    at,
-                    Origin {
-                        is_observed: true,
-                        event_id: None,
-                        unmeasured,
-                    },
-                );
-            }
-            return LogOutcome::Queued;
-        }
-        let moment = self.moment(at);
-        if !moment.attempt_too_old {
-            self.note_redated(&moment);
-            self.attempts.add(series, attempt, moment.at);
-        }
-        if let Some(failure) = failure {
-            self.accept_observed(failure, &moment);
-        }
-        if moment.attempt_too_old {
-            LogOutcome::Dropped(DropReason::TooOld)
-        } else {
-            LogOutcome::Queued
-        }
-    }
-
-    /// Takes a failure that a monitor saw. Out of line, so that an attempt that is no failure does
-    /// not pay for the record.
-    ///
-    /// A drop is counted by its reason and not returned: the attempt counts in any case.
-    #[inline(never)]
-    fn accept_observed(&self, Observed { record, unmeasured }: Observed, moment: &Moment) {
-        self.accept(
-            record,
-            moment,
-            Origin {
-                is_observed: true,
-                event_id: None,
-                unmeasured,
-            },
-        );
-    }
-
-    /// Takes a failure that a monitor saw from a caller who retries it, and counts it if it was
-    /// taken, or is too old only to be logged.
-    ///
-    /// The attempt is counted after the record was taken. In the other order a caller that meets a
-    /// full buffer and retries would count its attempt with each try.
-    #[cfg(feature = "http")]
-    pub(crate) fn offer_observed(
-        &self,
-        series: &Series,
-        attempt: &Attempt,
-        at: Option<Timestamp>,
-        Observed { record, unmeasured }: Observed,
-        event_id: Option<Uuid>,
-    ) -> Result<(), DropReason> {
-        let moment = self.moment(at);
-        let origin = Origin {
-            is_observed: true,
-            event_id,
-            unmeasured,
-        };
-        match self
-            .refusal()
-            .map_or_else(|| self.take(record, &moment, origin), Err)
-        {
-            Ok(()) => {}
-            Err(DropReason::TooOld) => {
-                self.count_drop(DropReason::TooOld);
-                if moment.attempt_too_old {
-                    return Err(DropReason::TooOld);
-                }
-            }
-            Err(reason) => return Err(reason),
-        }
-        self.note_redated(&moment);
-        self.attempts.add(series, attempt, moment.at);
-        Ok(())
-    }
-
-    /// Returns the moment of a record that its caller dates `at`, and what the retention makes of
-    /// it. The one rule for dates, on every way in.
-    #[inline]
-    fn moment(&self, at: Option<Timestamp>) -> Moment {
-        // A call's own moment is right by definition, and costs no comparison.
-        at.map_or_else(
-            || Moment::now(Timestamp::now()),
-            |claimed| self.dated(claimed),
-        )
-    }
-
-    /// Returns the moment of a record that claims to be of `claimed`: the date that it gets, and if
-    /// each retention would delete it at once.
-    fn dated(&self, claimed: Timestamp) -> Moment {
-        let now = Timestamp::now();
-        let at = self.retention.dated(claimed, now);
-        let (failures, attempts) = self.retention.cutoffs(now);
-        Moment {
-            at,
-            redated: at != claimed,
-            failure_too_old: at < failures,
-            attempt_too_old: at < attempts,
-        }
-    }
-
-    /// Counts a record or attempt that was taken, if it has another date than its caller gave it.
-    fn note_redated(&self, moment: &Moment) {
-        if moment.redated {
-            self.counters.redated.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    /// Returns the reason for which the handle admits no records; `None` if it admits them.
-    ///
-    /// Acquire and Release order nothing else: the seal of the buffer decides about a call that
-    /// comes at the same time as a shutdown. Jobs that must not begin after a shutdown ask behind
-    /// the writer's lock.
-    pub(crate) fn refusal(&self) -> Option<DropReason> {
-        match self.admission() {
-            Admission::Open | Admission::Unavailable => None,
-            Admission::Disabled => Some(DropReason::Disabled),
-            Admission::Closed => Some(DropReason::Closed),
-            Admission::Unusable => Some(DropReason::Unavailable),
-        }
-    }
-
-    /// Takes a record from the actor's mailbox. It comes in until the buffer is sealed, and may use
-    /// the places that calls may not.
-    pub(crate) fn accept_sent(&self, record: RetrievalFailureRecord) -> LogOutcome {
-        // `Closed` is left out, because a shutdown takes what was sent before it out of the
-        // mailbox.
-        if let Some(reason @ (DropReason::Disabled | DropReason::Unavailable)) = self.refusal() {
-            return if reason == DropReason::Disabled {
-                LogOutcome::Dropped(reason)
-            } else {
-                self.count_drop(reason)
-            };
-        }
-        match self.take_into(
-            record,
-            &self.moment(None),
-            Origin::LOGGED,
-            Buffer::push_sent,
-        ) {
-            Ok(()) => LogOutcome::Queued,
-            Err(reason) => self.count_drop(reason),
-        }
-    }
-
-    /// Takes a record, unless it is too old or the buffer is full.
-    fn accept(
-        &self,
-        record: RetrievalFailureRecord,
-        moment: &Moment,
-        origin: Origin,
-    ) -> LogOutcome {
-        match self.take(record, moment, origin) {
-            Ok(()) => LogOutcome::Queued,
-            Err(reason) => self.count_drop(reason),
-        }
-    }
-
-    /// Takes a record from a caller who retries it. One that is not taken is not lost, and not
-    /// counted, unless it is too old: it will be so at any later time.
-    pub(crate) fn offer(
-        &self,
-        record: RetrievalFailureRecord,
-        at: Option<Timestamp>,
-        origin: Origin,
-    ) -> Result<(), DropReason> {
-        let moment = self.moment(at);
-        let taken = self
-            .refusal()
-            .map_or_else(|| self.take(record, &moment, origin), Err);
-        if taken == Err(DropReason::TooOld) {
-            self.count_drop(DropReason::TooOld);
-        }
-        taken
-    }
-
-    #[inline]
-    fn take(
-        &self,
-        record: RetrievalFailureRecord,
-        moment: &Moment,
-        origin: Origin,
-    ) -> Result<(), DropReason> {
-        self.take_into(record, moment, origin, Buffer::push)
-    }
-
-    /// Takes a record by `push`, after the checks that cost least: the seal, the date, and then the
-    /// redactor.
-    ///
-    /// # Errors
-    ///
-    /// [`DropReason::Closed`], [`DropReason::TooOld`], or that of `push`. Nothing is counted.
-    #[inline]
-    fn take_into(
-        &self,
-        record: RetrievalFailureRecord,
-        moment: &Moment,
-        origin: Origin,
-        push: impl FnOnce(&Buffer, Entry) -> Result<(), DropReason>,
-    ) -> Result<(), DropReason> {
-        // A shortcut that spares the redactor's work. The admission below checks the seal once
-        // more.
-        if self.buffer.is_sealed() {
-            return Err(DropReason::Closed);
-        }
-        if moment.failure_too_old {
-            return Err(DropReason::TooOld);
-        }
-        if tracing::level_enabled!(tracing::Level::DEBUG) {
-            self.push_traced(record, moment, origin, push)
-        } else {
-            self.redact_and_push(record, moment, origin, push)
-        }
-    }
-
-    /// Pushes within a span. A subscriber that panics costs the span, not the record.
-    #[cold]
-    fn push_traced(
-        &self,
-        record: RetrievalFailureRecord,
-        moment: &Moment,
-        origin: Origin,
-        push: impl FnOnce(&Buffer, Entry) -> Result<(), DropReason>,
-    ) -> Result<(), DropReason> {
-        let enter = || tracing::debug_span!("memory.retrieval_failure.log").entered();
-        let span = catch_unwind(AssertUnwindSafe(enter));
-        let pushed = self.redact_and_push(record, moment, origin, push);
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(span))) {
-            std::mem::forget(panic);
-        }
-        pushed
-    }
-
-    /// Runs the redactor and pushes. The redactor comes before the buffer, so that no thread but
-    /// the caller's ever sees the text that it takes out.
-    #[inline]
-    fn redact_and_push(
-        &self,
-        mut record: RetrievalFailureRecord,
-        moment: &Moment,
-        origin: Origin,
-        push: impl FnOnce(&Buffer, Entry) -> Result<(), DropReason>,
-    ) -> Result<(), DropReason> {
-        self.redact(&mut record);
-        push(
-            &self.buffer,
-            Entry {
-                record,
-                logged_at: moment.at,
-                origin,
-            },
-        )
-        // The buffer of an unavailable logger is full because nothing empties it. A larger one
-        // would not help, so that the caller gets the other reason.
-        .map_err(|reason| match reason {
-            DropReason::BufferFull
-                if self.admission.load(Ordering::Acquire) == Admission::Unavailable as u8 =>
-            {
-                DropReason::Unavailable
-            }
-            reason => reason,
-        })?;
-        // That of a monitor was counted with its attempt.
-        if !origin.is_observed {
-            self.note_redated(moment);
-        }
-        Ok(())
-    }
-
-    /// Counts a drop, and returns it as the outcome of the call.
-    pub(crate) fn count_drop(&self, reason: DropReason) -> LogOutcome {
-        self.buffer.count_drop(reason);
-        LogOutcome::Dropped(reason)
-    }
-
-    /// Runs the redactor of the application. After a panic every field that may hold text of a
-    /// person is replaced or emptied, because the redactor may have stopped anywhere.
-    fn redact(&self, record: &mut RetrievalFailureRecord) {
-        let Some(redact) = &self.config.redactor else {
-            return;
-        };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| redact(record))) {
-            // Dropping what was thrown may panic as well.
-            std::mem::forget(panic);
-            record.query_text = NOT_REDACTED.into();
-            record.error_context = record.error_context.as_ref().map(|_| NOT_REDACTED.into());
-            record.edge_types = None;
-            record.conversation_id = None;
-            record.source = None;
-            record.labels = Labels::default();
-        }
     }
 
     /// Returns the counters. Those of records balance among themselves, and so do those of
@@ -1015,7 +448,7 @@ impl Shared {
     /// open. The catch-all arm is `Closed`, because a number that is none of ours must let nothing
     /// in.
     #[inline]
-    fn admission(&self) -> Admission {
+    pub(super) fn admission(&self) -> Admission {
         match self.admission.load(Ordering::Acquire) {
             stored if stored == Admission::Open as u8 => Admission::Open,
             stored if stored == Admission::Unavailable as u8 => Admission::Unavailable,
@@ -1041,6 +474,9 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::entry::Origin;
+    use crate::model::record::RetrievalFailureRecord;
+    use crate::model::stats::{DropReason, LogOutcome};
 
     fn shared(config: LoggerConfig) -> Shared {
         Shared::new(config, Writer::new(store::in_memory(), None))

@@ -37,7 +37,8 @@ use crate::pipeline::backoff::{
 };
 use crate::pipeline::control::Control;
 use crate::pipeline::messages::MailboxMarker;
-use crate::pipeline::state::{Phase, Shared};
+use crate::pipeline::phase::Phase;
+use crate::pipeline::state::Shared;
 use crate::pipeline::writer;
 
 /// Longest wait of the end for a running commit.

@@ -507,7 +507,7 @@ fn faults_far_apart_are_no_failed_restarts() {
 
     use crate::pipeline::backoff::UNAVAILABLE_AFTER_RESTARTS;
     use crate::pipeline::control::Control;
-    use crate::pipeline::state::Phase;
+    use crate::pipeline::phase::Phase;
     use crate::pipeline::supervisor;
 
     const LONGEST: Duration = Duration::from_secs(10);
