@@ -163,7 +163,7 @@ pub use model::failure::FailureFilter;
 pub use model::outcome::{OutcomeKind, RetrievalFailureType};
 pub use model::query_status::QueryStatus;
 pub use model::record::{BoundedText, ConversationId, RetrievalFailureRecord};
-pub use model::source::{LabelError, Labels};
+pub use model::source::{LabelError, Labels, SourceFilter};
 pub use model::stats::{self, DropReason, FlushReport, LogOutcome, ShutdownReport, Stats};
 pub use model::time::TimeRange;
 pub use monitor::{Outcome, StrategyMonitor};

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::model::entry::{Observed, Unmeasured};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::record::{BoundedText, ConversationId, RetrievalFailureRecord, StrategyName};
-use crate::model::source::{Labels, SourceName};
+use crate::model::source::{Labels, Sender, SourceName};
 use crate::model::time::Timestamp;
 use crate::pipeline::state::Shared;
 use crate::rollup::{Attempt, ScoreDirection, Series};
@@ -93,7 +93,7 @@ struct Context {
 impl StrategyMonitor {
     pub(crate) fn new(shared: Arc<Shared>, name: &str) -> Self {
         let name = StrategyName::from(name);
-        let series = shared.attempts.series(&name);
+        let series = shared.attempts.series(&name, None);
         Self {
             shared,
             series,
@@ -327,16 +327,27 @@ impl<Limit> StrategyMonitor<Limit> {
         self
     }
 
-    /// Sets the program that retrieves, which failures have in the log; cut to 64 characters.
+    /// Sets the program that retrieves, of which attempts and failures are; cut to 64 characters.
     /// Default: none.
-    pub fn source(mut self, name: impl Into<BoundedText<64>>) -> Self {
-        self.context().source = Some(name.into());
-        self
+    pub fn source(self, name: impl Into<BoundedText<64>>) -> Self {
+        let labels = self.context.as_ref().map(|context| context.labels.clone());
+        self.sender(Some(name.into()), labels.unwrap_or_default())
     }
 
-    /// Sets the labels of failures, such as the version of the program. Default: none.
-    pub fn labels(mut self, labels: Labels) -> Self {
-        self.context().labels = labels;
+    /// Sets the labels of attempts and failures, such as the version of the program. Default: none.
+    pub fn labels(self, labels: Labels) -> Self {
+        let source = self.context.as_ref();
+        let source = source.and_then(|context| context.source.clone());
+        self.sender(source, labels)
+    }
+
+    /// Sets both, and the series that counts their attempts.
+    pub(crate) fn sender(mut self, source: Option<SourceName>, labels: Labels) -> Self {
+        let sender = Sender::new(source, labels);
+        self.series = self.shared.attempts.series(&self.name, sender.as_ref());
+        let (source, labels) = sender.map_or_else(Default::default, |of| (of.source, of.labels));
+        let context = self.context();
+        (context.source, context.labels) = (source, labels);
         self
     }
 

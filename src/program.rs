@@ -19,7 +19,9 @@ use crate::store;
 pub use crate::http::wire::counts::CountLine;
 pub use crate::http::wire::lines::{Line, Lines, separator};
 pub use crate::http::wire::{RejectReason, Rejected, Sent};
-pub use crate::http::{NamedToken, PeriodBounds, VERSION_HEADER, parse_moment, parse_span};
+pub use crate::http::{
+    NamedToken, PeriodBounds, VERSION_HEADER, parse_labels, parse_moment, parse_span,
+};
 pub use crate::pipeline::manual_purge::{Expired, ManualPurge};
 pub use crate::report::{first_of_group, guarded, without_guards};
 pub use crate::similarity::normalized;

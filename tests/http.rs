@@ -331,6 +331,65 @@ async fn attempts_are_counted_and_their_failures_logged() {
 }
 
 #[actix_web::test]
+async fn reads_select_by_source_and_label() {
+    let service = service_without_retention();
+    let attempt = |outcome: &str, source: Option<&str>, index: &str| json!({"strategy": "s", "outcome": outcome, "query_text": index, "source": source, "labels": {"index": index}});
+    let attempts = json!([
+        attempt("success", Some("a"), "7"),
+        attempt("no_hit", Some("a"), "8"),
+        attempt("no_hit", None, "8"),
+        {"strategy": "s", "outcome": "success"}
+    ]);
+    let (status, said) = service
+        .post("/v1/attempts", JSON, attempts.to_string())
+        .await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{said}");
+    service.flush().await;
+    for (filter, attempts, queries) in [
+        ("", 4, &["8", "8"][..]),
+        ("&source=a", 2, &["8"]),
+        ("&source=a&source=b&label=index:8", 1, &["8"]),
+        ("&source=", 2, &["8"]),
+        ("&label=index:8", 2, &["8", "8"]),
+        ("&label=index:", 0, &[]),
+    ] {
+        let (_, summary) = service.read(&format!("/v1/summary?since=1h{filter}")).await;
+        assert_eq!(summary["total"]["attempts"], attempts, "{filter}");
+        let (_, series) = service
+            .read(&format!("/v1/timeseries?since=1h{filter}"))
+            .await;
+        let points = series["points"].as_array().unwrap().iter();
+        let counted: u64 = points
+            .map(|point| point["attempts"].as_u64().unwrap())
+            .sum();
+        assert_eq!(counted, attempts, "{filter}");
+        let path = format!("/v1/calibration?retrieval_strategy=s{filter}");
+        assert_eq!(
+            service.read(&path).await.1["attempts"],
+            attempts,
+            "{filter}"
+        );
+        let (_, page) = service
+            .read(&format!("/v1/failures?since=1h{filter}"))
+            .await;
+        let found: Vec<&str> = page["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|failure| failure["query_text"].as_str().unwrap())
+            .collect();
+        assert_eq!(found, queries, "{filter}");
+    }
+    for filter in ["label=index", "label=Index:7", "label=a:1&label=a:2"] {
+        for route in ["summary", "failures"] {
+            let (status, problem) = service.read(&format!("/v1/{route}?{filter}")).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{filter}");
+            assert_eq!(problem["errors"][0]["parameter"], "label", "{problem}");
+        }
+    }
+}
+
+#[actix_web::test]
 async fn every_read_responds_with_json() {
     let service = Service::new(HttpOptions::default());
     let lines: String = (0..120)
@@ -427,7 +486,7 @@ async fn metrics_exist_from_the_start_and_count_what_happens() {
         "failure_logger_http_records_received_total 0",
         "failure_logger_records_written_total 0",
         "failure_logger_records_duplicate_total 0",
-        "failure_logger_records_source_left_out_total 0",
+        "failure_logger_source_left_out_total 0",
         "failure_logger_records_dropped_total{reason=\"buffer_full\"} 0",
         "failure_logger_buffer_records 0",
         "failure_logger_buffer_capacity 8192",

@@ -24,13 +24,14 @@ use failure_logger::{FailureLogger, LoggerConfig, StartError};
 
 /// Migrations that the first versions ran by diesel's own harness.
 const FIRST_VERSIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     "202611230000010000",
     "202611240000010000",
     "202611250000010000",
     "202611260000010000",
     "202611270000010000",
     "202611280000010000",
+    "202611290000020000",
 ];
 const FIXTURE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -239,7 +240,7 @@ fn new_database_has_our_table_and_not_diesels() {
         db.integer(
             "SELECT count(*) FROM memory_retrieval_migrations WHERE run_on <= CURRENT_TIMESTAMP"
         ),
-        6
+        7
     );
 }
 
@@ -424,7 +425,7 @@ fn chained_application_reverts_ours_and_a_logger_reruns_them() {
     let app = App::Chained(&VERSIONS[..1]);
     app.run(&db);
     log(&db);
-    for last in [5, 4, 3] {
+    for last in [6, 5, 4, 3] {
         assert_eq!(app.revert_last(&db).unwrap(), OURS[last]);
     }
     assert_eq!((ours(&db).len(), db.rows()), (3, 1));
@@ -433,7 +434,7 @@ fn chained_application_reverts_ours_and_a_logger_reruns_them() {
             .contains("AUTOINCREMENT")
     );
     log(&db);
-    assert_eq!((ours(&db).len(), db.rows()), (6, 2));
+    assert_eq!((ours(&db).len(), db.rows()), (OURS.len(), 2));
     assert_eq!(app.run(&db), OURS[3..]);
 
     db.connect().revert_all_migrations(app).unwrap();
@@ -441,7 +442,7 @@ fn chained_application_reverts_ours_and_a_logger_reruns_them() {
     assert_eq!((ours(&db), diesels(&db)), (Vec::new(), Vec::new()));
     log(&db);
     assert_eq!(app.run(&db).len(), OURS.len() + 1);
-    assert_eq!((ours(&db).len(), db.rows()), (6, 1));
+    assert_eq!((ours(&db).len(), db.rows()), (OURS.len(), 1));
 }
 
 #[test]
@@ -453,13 +454,13 @@ fn revert_of_a_migration_that_is_not_recorded_does_nothing() {
     let migrations = MIGRATIONS.migrations().unwrap();
     let last = migrations
         .iter()
-        .find(|migration| migration.name().version() == OURS[5].into())
+        .find(|migration| migration.name().version() == OURS[OURS.len() - 1].into())
         .unwrap();
     last.revert(&mut db.connect()).unwrap();
     let (definitions, ..) = schema(&db);
-    assert_eq!(app.revert_last(&db).unwrap(), OURS[5]);
+    assert_eq!(app.revert_last(&db).unwrap(), OURS[OURS.len() - 1]);
     assert_eq!(schema(&db).0, definitions);
-    assert_eq!(ours(&db), OURS[..5]);
+    assert_eq!(ours(&db), OURS[..OURS.len() - 1]);
 }
 
 #[test]
@@ -651,10 +652,10 @@ fn schema_that_is_too_old_is_left_if_it_may_not_be_changed() {
     );
     assert_eq!(schema(&db), before);
     log(&db);
-    db.execute("DELETE FROM memory_retrieval_migrations WHERE version = '202611280000010000'");
+    db.execute("DELETE FROM memory_retrieval_migrations WHERE version = '202611290000020000'");
     let before = schema(&db);
     assert!(
-        matches!(start_error(&db, false), StartError::SchemaTooOld { found, .. } if found[..] == OURS[..5])
+        matches!(start_error(&db, false), StartError::SchemaTooOld { found, .. } if found[..] == OURS[..OURS.len() - 1])
     );
     assert_eq!(schema(&db), before);
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use common::{TestDb, block_on, eventually};
 use failure_logger::monitor::{Found, Retrieved, Scored, TimeoutOr};
-use failure_logger::report::Rates;
+use failure_logger::report::{AttemptFilter, Rates, Summary};
 use failure_logger::{
-    LoggerConfig, LoggerError, LoggerHandle, Outcome, OutcomeKind, RetrievalFailureType,
-    ScoreDirection, TimeRange,
+    Labels, LoggerConfig, LoggerError, LoggerHandle, Outcome, OutcomeKind, RetrievalFailureRecord,
+    RetrievalFailureType, ScoreDirection, SourceFilter, TimeRange,
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -400,7 +400,7 @@ fn failures_of_strategies_beyond_the_cap_are_counted_together() {
     for flushes in [true, false] {
         for nth in 0..100 {
             let strategy = format!("strategy {nth}");
-            logger.log(failure_logger::RetrievalFailureRecord::new(
+            logger.log(RetrievalFailureRecord::new(
                 RetrievalFailureType::NoHit,
                 strategy,
                 "q",
@@ -941,9 +941,8 @@ fn place_of_a_strategy_is_used_by_counted_attempts_alone() {
     let db = TestDb::new();
     let logger = common::spawn(db.config().max_strategies(2));
     let id = uuid::Uuid::now_v7();
-    let record = |strategy: &str| {
-        failure_logger::RetrievalFailureRecord::new(RetrievalFailureType::NoHit, strategy, "q")
-    };
+    let record =
+        |strategy: &str| RetrievalFailureRecord::new(RetrievalFailureType::NoHit, strategy, "q");
     // The rows have one id under several names, so the store has them already.
     for strategy in ["one", "copy", "another copy"] {
         logger.log_once(record(strategy), std::time::SystemTime::now(), id);
@@ -1005,4 +1004,74 @@ fn counts_outlive_failures_and_tell_the_first_kept_row() {
         ),
         (60, Some(10))
     );
+}
+
+/// Attempts of one strategy by two programs, in two versions.
+#[test]
+fn rates_are_those_of_the_selected_sources() {
+    let db = TestDb::new();
+    let logger = db.spawn();
+    let index = |version| Labels::new([("index", version)]).unwrap();
+    let semantic = || logger.strategy("semantic").confidence_threshold(0.5);
+    let monitors = [
+        semantic(),
+        semantic().source("api").labels(index("7")),
+        semantic().labels(index("8")).source("api"),
+        semantic().source("job").labels(index("8")),
+    ];
+    let (hit, missed) = (Duration::from_millis(2), Duration::from_millis(9));
+    for (monitor, (successes, failures)) in monitors.iter().zip([(1, 0), (3, 1), (2, 2), (0, 4)]) {
+        for _ in 0..successes {
+            monitor.record(Outcome::success(hit).top_score(0.9));
+        }
+        for _ in 0..failures {
+            monitor.record(Outcome::failure(RetrievalFailureType::NoHit, "q", missed));
+        }
+    }
+    // The strategy has a rate; of what this source sends, nothing but failures is known.
+    let logged = RetrievalFailureRecord {
+        source: Some("old".into()),
+        ..RetrievalFailureRecord::new(RetrievalFailureType::Error, "semantic", "q")
+    };
+    logger.log(logged);
+    block_on(logger.flush()).unwrap();
+    let filter = |source: &[&str], labels: Labels| AttemptFilter {
+        range: TimeRange::last(HOUR),
+        sources: SourceFilter {
+            source: source.iter().copied().map(Into::into).collect(),
+            labels,
+        },
+    };
+    let none = Labels::default;
+    for (filter, (attempts, failures)) in [
+        (filter(&[], none()), (14, 8)),
+        (filter(&["api"], none()), (8, 3)),
+        (filter(&["api"], index("7")), (4, 1)),
+        (filter(&[], index("8")), (8, 6)),
+        (filter(&["", "job"], none()), (5, 4)),
+        (filter(&["old"], none()), (1, 1)),
+        (filter(&["unknown"], none()), (0, 0)),
+    ] {
+        let name = format!("{:?}", filter.sources);
+        let reader = logger.reader();
+        let Summary { total, .. } = block_on(reader.summary(filter.clone())).unwrap();
+        assert_eq!(
+            (total.attempts, total.failures),
+            (attempts, failures),
+            "{name}"
+        );
+        let observed = attempts > 1;
+        let rate = observed.then(|| failures as f64 / attempts as f64);
+        assert_eq!(total.failure_rate, rate, "{name}");
+        let series = block_on(reader.timeseries(filter.clone(), Vec::new())).unwrap();
+        let counted = series
+            .points
+            .iter()
+            .map(|point| (point.attempts, point.failures));
+        let counted = counted.fold((0, 0), |sum, (a, f)| (sum.0 + a, sum.1 + f));
+        assert_eq!(counted, (attempts, failures), "{name}");
+    }
+    let api = filter(&["api"], none());
+    let calibration = block_on(logger.reader().calibration("semantic", api)).unwrap();
+    assert_eq!((calibration.attempts, calibration.certain_failures), (8, 3));
 }

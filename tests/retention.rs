@@ -198,6 +198,9 @@ fn migration_redates_rows_of_the_future_by_their_own_ids() {
     let db = TestDb::new();
     block_on(db.spawn().shutdown()).unwrap();
     db.execute(include_str!(
+        "../migrations/sqlite/2026-11-29-000002-0000_count_attempts_by_source/down.sql"
+    ));
+    db.execute(include_str!(
         "../migrations/sqlite/2026-11-28-000001-0000_add_sources/down.sql"
     ));
     db.execute(include_str!(

@@ -159,7 +159,7 @@ fn upgrade_keeps_every_row_and_count_and_logging_goes_on() {
     assert!(is_old(&mut before) && !is_old(&mut db.connect()));
     assert_eq!(
         db.integer("SELECT count(*) FROM memory_retrieval_migrations"),
-        6
+        7
     );
     assert_eq!(
         db.integer("SELECT count(*) FROM __diesel_schema_migrations"),
@@ -663,5 +663,29 @@ fn rename_of_the_statuses_keeps_views_of_users() {
         ),
         1
     );
+    assert_intact(&db);
+}
+
+#[test]
+fn attempts_of_all_sources_become_one_and_views_stay() {
+    let db = TestDb::new();
+    block_on(db.spawn().shutdown()).unwrap();
+    db.execute(
+        "INSERT INTO memory_retrieval_attempts VALUES (60, 0, 's', 'success', 1, 2, 0, x'01', NULL), \
+         (60, 0, 's', 'success', 2, 3, 1, x'02', NULL), (60, 60000, 's', 'success', 2, 40, 0, x'03', NULL); \
+         CREATE VIEW users_view AS SELECT attempts FROM memory_retrieval_attempts; \
+         CREATE VIEW users_broken_view AS SELECT * FROM a_table_that_is_gone;",
+    );
+    db.execute(include_str!(
+        "../migrations/sqlite/2026-11-29-000002-0000_count_attempts_by_source/down.sql"
+    ));
+    let merged = "SELECT count(*) FROM memory_retrieval_attempts WHERE \
+        (attempts, unobserved) = (5, 1) AND latency IS NULL OR attempts = 40 AND latency = x'03'";
+    assert_eq!(db.integer(merged), 2);
+    db.execute(include_str!(
+        "../migrations/sqlite/2026-11-29-000002-0000_count_attempts_by_source/up.sql"
+    ));
+    assert_eq!(db.integer(merged), 2);
+    assert_eq!(db.integer("SELECT sum(attempts) FROM users_view"), 45);
     assert_intact(&db);
 }

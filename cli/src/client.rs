@@ -17,10 +17,12 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use failure_logger::error::ConfigError;
 use failure_logger::program::{
-    self, DatabaseLocation, PeriodBounds, database_location, parse_moment, parse_span,
+    self, DatabaseLocation, PeriodBounds, database_location, parse_labels, parse_moment, parse_span,
 };
-use failure_logger::report::{ExportFormat, QueryFilter};
-use failure_logger::{FailureFilter, FailureReader, PageRequest, RetrievalFailureType, TimeRange};
+use failure_logger::report::{AttemptFilter, ExportFormat, QueryFilter};
+use failure_logger::{
+    FailureFilter, FailureReader, PageRequest, RetrievalFailureType, SourceFilter, TimeRange,
+};
 use futures_util::StreamExt as _;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -89,20 +91,24 @@ impl Client {
     }
 
     /// Reads rates and latencies by strategy, of the last day unless the period says otherwise.
-    pub(super) async fn summary(&self, period: &Period) -> Result<Value, CommandError> {
+    pub(super) async fn summary(
+        &self,
+        selection: &AttemptSelection,
+    ) -> Result<Value, CommandError> {
         match self {
-            Self::File(reader) => value(&reader.summary(period.or_last_day()?).await?),
-            Self::Service(service) => service.get("/v1/summary", &period.query()?).await,
+            Self::File(reader) => value(&reader.summary(selection.filter()?).await?),
+            Self::Service(service) => service.get("/v1/summary", &selection.query()?).await,
         }
     }
 
     /// Reads counts over time. The step depends on the length of the period.
-    pub(super) async fn timeseries(&self, period: &Period) -> Result<Value, CommandError> {
+    pub(super) async fn timeseries(
+        &self,
+        selection: &AttemptSelection,
+    ) -> Result<Value, CommandError> {
         match self {
-            Self::File(reader) => {
-                value(&reader.timeseries(period.or_last_day()?, Vec::new()).await?)
-            }
-            Self::Service(service) => service.get("/v1/timeseries", &period.query()?).await,
+            Self::File(reader) => value(&reader.timeseries(selection.filter()?, Vec::new()).await?),
+            Self::Service(service) => service.get("/v1/timeseries", &selection.query()?).await,
         }
     }
 
@@ -156,14 +162,14 @@ impl Client {
     /// response leaves out.
     pub(super) async fn calibration(
         &self,
-        period: &Period,
+        selection: &AttemptSelection,
         strategy: &str,
         rate: Option<f64>,
         threshold: Option<f64>,
     ) -> Result<Value, CommandError> {
         match self {
             Self::File(reader) => {
-                let calibration = reader.calibration(strategy, period.or_last_day()?).await?;
+                let calibration = reader.calibration(strategy, selection.filter()?).await?;
                 let mut curve = value(&calibration)?;
                 // The fields have the names of the service. A value that does not exist is null.
                 curve["failure_rate_at_threshold"] = threshold
@@ -174,7 +180,7 @@ impl Client {
                 Ok(curve)
             }
             Self::Service(service) => {
-                let mut query = period.query()?;
+                let mut query = selection.query()?;
                 query.push(("retrieval_strategy", strategy.to_owned()));
                 query.extend(rate.map(|rate| ("failure_rate", rate.to_string())));
                 query.extend(threshold.map(|threshold| ("threshold", threshold.to_string())));
@@ -284,6 +290,8 @@ pub(super) struct Selection {
     /// Only failures whose query or error contains this text
     #[arg(long)]
     text: Option<String>,
+    #[command(flatten)]
+    sources: Sources,
 }
 
 impl Selection {
@@ -295,6 +303,7 @@ impl Selection {
             retrieval_strategy: self.kind.strategy.clone(),
             conversation_id: self.conversation.clone(),
             text: self.text.clone(),
+            sources: self.sources.filter()?,
             ..FailureFilter::default()
         })
     }
@@ -324,6 +333,64 @@ impl Selection {
                 .map(|id| ("conversation_id", id.clone())),
         );
         query.extend(self.text.clone().map(|text| ("text", text)));
+        query.extend(self.sources.query()?);
+        Ok(query)
+    }
+}
+
+/// Flags that select sources.
+#[derive(Args)]
+struct Sources {
+    /// Only what this source sent; "" for what has no source; repeatable
+    #[arg(long, value_name = "NAME")]
+    source: Vec<String>,
+    /// Only what has this label, such as index:7; repeatable, with another key
+    #[arg(long, value_name = "KEY:VALUE")]
+    label: Vec<String>,
+}
+
+impl Sources {
+    fn filter(&self) -> Result<SourceFilter, CommandError> {
+        let labels = parse_labels(self.label.iter().map(String::as_str));
+        Ok(SourceFilter {
+            source: self.source.clone(),
+            labels: labels.map_err(|error| CommandError::Usage(format!("--label: {error}")))?,
+        })
+    }
+
+    fn query(&self) -> Result<impl Iterator<Item = (&'static str, String)>, CommandError> {
+        self.filter()?;
+        let of = |name: &'static str, values: &[String]| {
+            let values = values.iter().cloned();
+            values.map(|value| (name, value)).collect::<Vec<_>>()
+        };
+        let (source, label) = (of("source", &self.source), of("label", &self.label));
+        Ok(source.into_iter().chain(label))
+    }
+}
+
+/// Flags that select attempts.
+#[derive(Args)]
+pub(super) struct AttemptSelection {
+    #[command(flatten)]
+    period: Period,
+    #[command(flatten)]
+    sources: Sources,
+}
+
+impl AttemptSelection {
+    /// Returns the selection as a filter of the library: of the last 24 hours without a period.
+    fn filter(&self) -> Result<AttemptFilter, CommandError> {
+        Ok(AttemptFilter {
+            range: self.period.or_last_day()?,
+            sources: self.sources.filter()?,
+        })
+    }
+
+    /// Returns the selection as parameters of the service.
+    fn query(&self) -> Result<Vec<(&'static str, String)>, CommandError> {
+        let mut query = self.period.query()?;
+        query.extend(self.sources.query()?);
         Ok(query)
     }
 }

@@ -27,7 +27,7 @@ use failure_logger::{FailureReader, PageRequest, QueryStatus, RetrievalFailureTy
 use failure_logger::report::QueryFilter;
 
 use super::change::query_status;
-use super::client::{Client, Kinds, Layout, Period, Selection, value};
+use super::client::{AttemptSelection, Client, Kinds, Layout, Period, Selection, value};
 use super::output::{CellKind, Column, Format, Output, column, escaped, sparkline, write};
 use super::service::{OpenError, Service};
 use super::settings::Settings;
@@ -380,7 +380,7 @@ pub(super) struct Stats {
     #[command(flatten)]
     style: Style,
     #[command(flatten)]
-    period: Period,
+    selection: AttemptSelection,
 }
 
 /// Columns of `stats`. The types come from the library, so that a new type gets its column.
@@ -415,8 +415,8 @@ pub(super) async fn stats(settings: &Settings, stats: &Stats) -> Result<(), Comm
     let format = stats.style.format();
     let client = Client::new(settings, &stats.target)?;
     let (summary, series) = (
-        client.summary(&stats.period).await?,
-        client.timeseries(&stats.period).await?,
+        client.summary(&stats.selection).await?,
+        client.timeseries(&stats.selection).await?,
     );
     let mut strategies = rows(&summary, "/strategies").to_vec();
     if format == Format::Table {
@@ -547,7 +547,7 @@ pub(super) struct Calibrate {
     #[command(flatten)]
     style: Style,
     #[command(flatten)]
-    period: Period,
+    selection: AttemptSelection,
     /// Name of the strategy
     strategy: String,
     /// Print the strictest threshold at which at most this share of attempts fails, 0 to 1
@@ -572,14 +572,14 @@ pub(super) async fn calibrate(
 ) -> Result<(), CommandError> {
     let client = Client::new(settings, &calibrate.target)?;
     let Calibrate {
-        period,
+        selection,
         strategy,
         rate,
         threshold,
         ..
     } = calibrate;
     let response = client
-        .calibration(period, strategy, *rate, *threshold)
+        .calibration(selection, strategy, *rate, *threshold)
         .await?;
     let attempts = response["attempts"].as_u64().unwrap_or(0);
     if attempts == 0 {
@@ -706,7 +706,7 @@ pub(super) struct Check {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
-    period: Period,
+    selection: AttemptSelection,
     /// Fail with exit code 1 if more than this share of the attempts failed, 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     fail_if_rate_above: Option<f64>,
@@ -744,7 +744,7 @@ pub(super) async fn check(settings: &Settings, check: &Check) -> Result<(), Comm
         }
     }
     // The read itself checks a file: one that is damaged or missing has exit code 3.
-    let summary = client.summary(&check.period).await?;
+    let summary = client.summary(&check.selection).await?;
     let rates = match &check.strategy {
         None => &summary["total"],
         Some(strategy) => {

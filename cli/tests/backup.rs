@@ -546,9 +546,9 @@ fn restore_leaves_the_versions_of_the_target() {
     // The logs are: a new one, an old one, and one of an application that chains our migrations
     // with its own.
     for (db, expected) in [
-        (TestDb::new(), (0, 6)),
-        (first_version(), (0, 6)),
-        (TestDb::new(), (7, 6)),
+        (TestDb::new(), (0, 7)),
+        (first_version(), (0, 7)),
+        (TestDb::new(), (8, 7)),
     ] {
         if expected.0 > 0 {
             ingest(&db, 1);

@@ -151,7 +151,7 @@ fn purge_without_an_age_applies_the_retention_of_the_database() {
     age(&db, 3, 31);
     age(&db, 2, 29);
     db.execute(
-        "INSERT INTO memory_retrieval_attempts VALUES (86400, 0, 's', 'success', 1, 0, NULL, NULL)",
+        "INSERT INTO memory_retrieval_attempts VALUES (86400, 0, 's', 'success', 0, 1, 0, NULL, NULL)",
     );
     assert_eq!(
         run(&db, &["purge", "--dry-run"], "").1,
@@ -180,7 +180,7 @@ fn purge_ahead_deletes_what_no_retention_reaches() {
     // An earlier version accepted these rows, whose senders chose date and event_id.
     db.execute(
         "UPDATE memory_retrieval_failures SET created_at = 253402200000000 WHERE turn_index = -1;
-         INSERT INTO memory_retrieval_attempts VALUES (86400, 253402128000000, 's', 'success', 5, 0, NULL, NULL)",
+         INSERT INTO memory_retrieval_attempts VALUES (86400, 253402128000000, 's', 'success', 0, 5, 0, NULL, NULL)",
     );
     assert_eq!(run(&db, &["purge"], "").1, "0 failures deleted\n");
     assert_eq!(

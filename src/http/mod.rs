@@ -65,7 +65,7 @@ use ops::{delete, health, metrics, stats};
 use problem::{Code, Problem};
 #[cfg(feature = "program")]
 #[doc(hidden)]
-pub use read::{PeriodBounds, parse_moment, parse_span};
+pub use read::{PeriodBounds, parse_labels, parse_moment, parse_span};
 use read::{queries, shared, streams, tail};
 use route_metrics::RouteMetrics;
 use tokio::sync::watch;

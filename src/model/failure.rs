@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::model::outcome::RetrievalFailureType;
-use crate::model::source::Labels;
+use crate::model::source::{Labels, SourceFilter};
 use crate::model::time::{TimeRange, Timestamp};
 
 /// A failure as it is stored.
@@ -73,6 +73,8 @@ pub struct FailureFilter {
     pub query_text: Vec<String>,
     /// Only those whose query is similar to one of these. Empty: to any.
     pub similar_to: Vec<String>,
+    /// Only those that these sources sent.
+    pub sources: SourceFilter,
 }
 
 impl FailureFilter {
@@ -86,9 +88,13 @@ impl FailureFilter {
             text,
             query_text,
             similar_to,
+            sources,
         } = self;
         let lists = [retrieval_strategy, conversation_id, query_text, similar_to];
-        !failure_type.is_empty() || lists.iter().any(|list| !list.is_empty()) || text.is_some()
+        !failure_type.is_empty()
+            || lists.iter().any(|list| !list.is_empty())
+            || text.is_some()
+            || !sources.is_empty()
     }
 }
 

@@ -171,6 +171,62 @@ impl<'de> Deserialize<'de> for Labels {
     }
 }
 
+/// The source of a record and its labels, of which it has at least one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Sender {
+    /// Not empty.
+    pub(crate) source: Option<SourceName>,
+    pub(crate) labels: Labels,
+}
+
+impl Sender {
+    pub(crate) fn new(source: Option<SourceName>, labels: Labels) -> Option<Self> {
+        let source = source.filter(|source| !source.is_empty());
+        (source.is_some() || !labels.is_empty()).then_some(Self { source, labels })
+    }
+}
+
+/// Id of a sender in a log. Attempts and failures without one have [`NO_SENDER`].
+pub(crate) type SenderId = i64;
+
+/// Stands for neither a source nor labels.
+pub(crate) const NO_SENDER: SenderId = 0;
+
+/// Selects what was sent by some sources. Default: everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceFilter {
+    /// Only that of one of these sources. An empty text stands for no source. Empty: of any.
+    pub source: Vec<String>,
+    /// Only that which has all of these labels.
+    pub labels: Labels,
+}
+
+impl SourceFilter {
+    /// Returns `true` if everything is selected.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.source.is_empty() && self.labels.is_empty()
+    }
+
+    /// Returns the ids of those of `senders` that are selected.
+    pub(crate) fn ids(&self, senders: &[(SenderId, Sender)]) -> impl Iterator<Item = SenderId> {
+        let none = self.selects(None).then_some(NO_SENDER);
+        let selected = senders.iter().filter(|(_, of)| self.selects(Some(of)));
+        none.into_iter().chain(selected.map(|(id, _)| *id))
+    }
+
+    /// Returns `true` if what `sender` sent is selected. `None`: it has neither source nor labels.
+    pub(crate) fn selects(&self, sender: Option<&Sender>) -> bool {
+        let source = sender
+            .and_then(|sender| sender.source.as_deref())
+            .unwrap_or_default();
+        let has = |(key, value): (&str, &str)| {
+            sender.is_some_and(|sender| sender.labels.get(key) == Some(value))
+        };
+        (self.source.is_empty() || self.source.iter().any(|name| name == source))
+            && self.labels.iter().all(has)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,5 +274,52 @@ mod tests {
         }
         let many = format!("{{{}\"a\":\"1\"}}", "\"a\":\"1\",".repeat(99));
         assert!(Labels::from_stored(Some(&many)).is_empty());
+    }
+
+    #[test]
+    fn filter_selects_by_any_source_and_all_labels() {
+        let sender = |source: &str, labels: &[(&str, &str)]| {
+            let labels = Labels::new(labels.iter().copied()).unwrap();
+            Sender::new(Some(source.into()), labels)
+        };
+        let filter = |source: &[&str], labels: &[(&str, &str)]| SourceFilter {
+            source: source.iter().copied().map(Into::into).collect(),
+            labels: Labels::new(labels.iter().copied()).unwrap(),
+        };
+        let senders = [
+            None,
+            sender("api", &[]),
+            sender("api", &[("index", "7"), ("env", "prod")]),
+            sender("job", &[("index", "7")]),
+            sender("", &[("index", "8")]),
+        ];
+        let selected = |filter: SourceFilter| {
+            let of = |sender: &Option<Sender>| filter.selects(sender.as_ref());
+            senders.iter().map(of).collect::<Vec<bool>>()
+        };
+        for (source, labels, expected) in [
+            (&[][..], &[][..], [true, true, true, true, true]),
+            (&["api"], &[], [false, true, true, false, false]),
+            (&[""], &[], [true, false, false, false, true]),
+            (&["api", "job"], &[], [false, true, true, true, false]),
+            (&[], &[("index", "7")], [false, false, true, true, false]),
+            (
+                &["job"],
+                &[("index", "7")],
+                [false, false, false, true, false],
+            ),
+            (
+                &[],
+                &[("index", "7"), ("env", "prod")],
+                [false, false, true, false, false],
+            ),
+            (&[], &[("env", "")], [false; 5]),
+        ] {
+            assert_eq!(
+                selected(filter(source, labels)),
+                expected,
+                "{source:?} {labels:?}"
+            );
+        }
     }
 }

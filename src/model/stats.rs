@@ -192,8 +192,8 @@ pub struct Stats {
     /// Of the persisted records, those that were stored already under the same `event_id`, and are
     /// not stored again.
     pub duplicates: u64,
-    /// Of the persisted records, those that were stored without their source or without their
-    /// labels, because the log has 1,000 combinations of them already.
+    /// Records and attempts that were stored without their source or without their labels, because
+    /// the log has 1,000 combinations of them already.
     #[serde(default)]
     pub sources_left_out: u64,
     /// Attempts that monitors counted, whatever their outcome.

@@ -256,10 +256,10 @@ impl Control {
         if is_due && left_out > before {
             self.sources_reported = Some((Instant::now(), left_out));
             tracing::warn!(
-                records = left_out - before,
-                "the log has 1,000 combinations of a source and its labels: records with another one \
-                 are stored without labels, or without a source; do not use labels for values that \
-                 are different in each process or request"
+                left_out = left_out - before,
+                "the log has 1,000 combinations of a source and its labels: records and attempts with \
+                 another one are stored without labels, or without a source; do not use labels for \
+                 values that are different in each process or request"
             );
         }
     }

@@ -90,7 +90,7 @@ impl Fixture {
 
     /// Counts an attempt of a monitor, which ends now and has a latency.
     fn observe(&self) {
-        let series = self.shared.attempts.series(&"s".into());
+        let series = self.shared.attempts.series(&"s".into(), None);
         self.shared.observe(&series, &ATTEMPT, None, || None);
     }
 }
@@ -200,7 +200,7 @@ fn shutdown_writes_attempts_that_come_during_its_last_flush() {
     in_virtual_time(async {
         let fixture = Fixture::new(|config| config);
         let logger = start(&fixture).await;
-        let series = fixture.shared.attempts.series(&"s".into());
+        let series = fixture.shared.attempts.series(&"s".into(), None);
         let mut lock = fixture.connect();
         lock.execute("BEGIN IMMEDIATE");
         logger.log(RetrievalFailureRecord::new(
@@ -311,7 +311,7 @@ fn counts_expire_by_their_resolution_and_the_setting() {
                 for days in ages {
                     fixture.execute(&format!(
                         "INSERT INTO memory_retrieval_attempts VALUES ({resolution}, (unixepoch() / {resolution} - \
-                         86400 / {resolution} * {days}) * {resolution} * 1000, '{days}', 'success', 1, 0, NULL, NULL)"
+                         86400 / {resolution} * {days}) * {resolution} * 1000, '{days}', 'success', 0, 1, 0, NULL, NULL)"
                     ));
                 }
             }

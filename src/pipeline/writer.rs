@@ -700,7 +700,7 @@ mod tests {
         flush(&logger.shared).unwrap();
         logger.connect().execute(
             "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2500) \
-                 INSERT INTO memory_retrieval_attempts SELECT 60, n * 60000, 's', 'success', 1, 0, NULL, NULL FROM n",
+                 INSERT INTO memory_retrieval_attempts SELECT 60, n * 60000, 's', 'success', 0, 1, 0, NULL, NULL FROM n",
         );
         let left = || logger.count("SELECT count(*) FROM memory_retrieval_attempts");
         assert_eq!(roll_up(&logger.shared).unwrap(), Progress::More);

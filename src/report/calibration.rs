@@ -6,7 +6,7 @@ use crate::error::ReadError;
 use crate::model::outcome::OutcomeKind;
 use crate::model::time::{TimeRange, Timestamp};
 use crate::report::FailureReader;
-use crate::report::rates::{clipped, finest, for_each_bucket};
+use crate::report::rates::{AttemptFilter, Selected, clipped, finest, for_each_bucket};
 use crate::rollup::ScoreDirection;
 use crate::rollup::sketch::Sketch;
 use crate::store::reads::{Deadline, Lane};
@@ -109,7 +109,8 @@ impl std::fmt::Debug for Scores {
 }
 
 impl FailureReader {
-    /// The scores of `strategy` in `range`, and what any threshold would make of them.
+    /// The scores of `strategy` in a range of time, or of an [`AttemptFilter`], and what any threshold
+    /// would make of them.
     ///
     /// # Errors
     ///
@@ -117,11 +118,11 @@ impl FailureReader {
     pub async fn calibration(
         &self,
         strategy: impl Into<String>,
-        range: TimeRange,
+        filter: impl Into<AttemptFilter>,
     ) -> Result<Calibration, ReadError> {
-        let strategy = strategy.into();
+        let (strategy, filter) = (strategy.into(), filter.into());
         let run = move |snapshot: &mut dyn Snapshot, deadline: Deadline| {
-            calibration(snapshot, &strategy, range, Timestamp::now(), deadline)
+            calibration(snapshot, &strategy, &filter, Timestamp::now(), deadline)
         };
         self.reads.run(Lane::Quick, self.timeout, run).await
     }
@@ -130,17 +131,18 @@ impl FailureReader {
 fn calibration(
     snapshot: &mut dyn Snapshot,
     strategy: &str,
-    range: TimeRange,
+    AttemptFilter { range, sources }: &AttemptFilter,
     now: Timestamp,
     deadline: Deadline,
 ) -> Result<Calibration, ReadError> {
+    let selected = Selected::read(snapshot, sources)?;
     let settings = snapshot
         .strategies()?
         .into_iter()
         .find(|settings| *settings.strategy == *strategy);
     let mut scores = Scores::default();
     let (mut attempts, mut failures, mut certain_failures) = (0, 0, 0);
-    let range = clipped(snapshot, range, now)?;
+    let range = clipped(snapshot, *range, now)?;
     let range = for_each_bucket(
         snapshot,
         range,
@@ -149,7 +151,7 @@ fn calibration(
         deadline,
         |bucket| {
             let is_neither = matches!(bucket.kind, OutcomeKind::Cancelled | OutcomeKind::Unknown);
-            if bucket.strategy != strategy || is_neither {
+            if bucket.strategy != strategy || is_neither || !selected.has(bucket.source_id) {
                 return;
             }
             let observed = bucket.attempts.saturating_sub(bucket.unobserved);

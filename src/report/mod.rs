@@ -39,7 +39,7 @@ pub use queries::{QueryFilter, QueryGroup, QueryOrder, StatusCounts, TopQueries}
 #[cfg(feature = "http")]
 pub(crate) use rates::MAX_STEPS;
 pub use rates::{
-    Latency, Rates, StrategyPoints, StrategySummary, Summary, TimePoint, Timeseries,
+    AttemptFilter, Latency, Rates, StrategyPoints, StrategySummary, Summary, TimePoint, Timeseries,
     TimeseriesRequest, TypeRate,
 };
 pub use scan::Scanned;

@@ -1,7 +1,7 @@
 //! Failure rates, from the counts of attempts. The cost of a read does not grow with the number of
 //! failures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::error::ReadError;
 use crate::model::outcome::{FailuresByType, OutcomeKind, RetrievalFailureType};
+use crate::model::source::{SenderId, SourceFilter};
 use crate::model::stats::DropCounts;
 use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS, TimeRange, Timestamp};
 use crate::report::FailureReader;
@@ -192,6 +193,57 @@ pub struct StrategyPoints {
     pub latency_p95_ms: Vec<Option<f64>>,
 }
 
+/// Selects attempts. A [`TimeRange`] alone selects those of all sources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptFilter {
+    /// Only those within this range.
+    pub range: TimeRange,
+    /// Only those of these sources.
+    pub sources: SourceFilter,
+}
+
+impl From<TimeRange> for AttemptFilter {
+    fn from(range: TimeRange) -> Self {
+        Self {
+            range,
+            sources: SourceFilter::default(),
+        }
+    }
+}
+
+/// The ids that a filter selects.
+pub(crate) enum Selected {
+    Any,
+    Ids(HashSet<SenderId>),
+}
+
+impl Selected {
+    pub(crate) fn read(
+        snapshot: &mut dyn Snapshot,
+        filter: &SourceFilter,
+    ) -> Result<Self, ReadError> {
+        Ok(if filter.is_empty() {
+            Self::Any
+        } else {
+            Self::Ids(filter.ids(&snapshot.senders()?).collect())
+        })
+    }
+
+    pub(crate) fn has(&self, id: SenderId) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Ids(ids) => ids.contains(&id),
+        }
+    }
+
+    /// Returns `true` if attempts were ever reported of what is selected, and thus a rate is known.
+    /// `settings_exist`: some were reported of the strategy, by whatever source.
+    fn has_rate(&self, settings_exist: bool) -> bool {
+        // Another source may have reported them.
+        matches!(self, Self::Any) && settings_exist
+    }
+}
+
 /// The content of a timeseries besides its range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimeseriesRequest {
@@ -245,24 +297,24 @@ pub struct TimePoint {
 }
 
 impl FailureReader {
-    /// Reads the rates of `range`, in all and by strategy, beside those of the range before.
+    /// Reads the rates of a range of time, or of an [`AttemptFilter`], in all and by strategy,
+    /// beside those of the range before. What was dropped is that of all sources.
     ///
     /// # Errors
     ///
     /// See [`ReadError`].
-    pub async fn summary(&self, range: TimeRange) -> Result<Summary, ReadError> {
+    pub async fn summary(&self, filter: impl Into<AttemptFilter>) -> Result<Summary, ReadError> {
+        let filter = filter.into();
         self.reads
             .run(Lane::Quick, self.timeout, move |snapshot, deadline| {
-                summary(snapshot, range, Timestamp::now(), deadline)
+                summary(snapshot, &filter, Timestamp::now(), deadline)
             })
             .await
     }
 
     /// Strategies of which an attempt was ever reported.
     #[cfg(feature = "http")]
-    pub(crate) async fn strategies_with_rate(
-        &self,
-    ) -> Result<std::collections::HashSet<String>, ReadError> {
+    pub(crate) async fn strategies_with_rate(&self) -> Result<HashSet<String>, ReadError> {
         let read = |snapshot: &mut dyn Snapshot, _| {
             let settings = snapshot.strategies()?;
             Ok(settings
@@ -273,7 +325,7 @@ impl FailureReader {
         self.reads.run(Lane::Quick, self.timeout, read).await
     }
 
-    /// Reads the rates in each step of `range`, of all strategies or of those of the request. The
+    /// Reads the rates in each step of a range of time, or of an [`AttemptFilter`], of all strategies or of those of the request. The
     /// step is the smallest one that gives at most `max_steps`. With the default of 200 it is a
     /// minute for up to three hours, an hour for a week, six hours for a month.
     ///
@@ -282,12 +334,12 @@ impl FailureReader {
     /// See [`ReadError`].
     pub async fn timeseries(
         &self,
-        range: TimeRange,
+        filter: impl Into<AttemptFilter>,
         request: impl Into<TimeseriesRequest>,
     ) -> Result<Timeseries, ReadError> {
-        let request = request.into();
+        let (filter, request) = (filter.into(), request.into());
         let run = move |snapshot: &mut dyn Snapshot, deadline: Deadline| {
-            timeseries(snapshot, range, &request, Timestamp::now(), deadline)
+            timeseries(snapshot, &filter, &request, Timestamp::now(), deadline)
         };
         self.reads.run(Lane::Quick, self.timeout, run).await
     }
@@ -295,11 +347,12 @@ impl FailureReader {
 
 fn summary(
     snapshot: &mut dyn Snapshot,
-    range: TimeRange,
+    AttemptFilter { range, sources }: &AttemptFilter,
     now: Timestamp,
     deadline: Deadline,
 ) -> Result<Summary, ReadError> {
-    let range = clipped(snapshot, range, now)?;
+    let selected = Selected::read(snapshot, sources)?;
+    let range = clipped(snapshot, *range, now)?;
     let mut counts: BTreeMap<String, (Counts, Counts)> = BTreeMap::new();
     // The same spans for both, so that they neither overlap nor differ in length.
     let finest = finest(
@@ -310,6 +363,9 @@ fn summary(
         now,
     );
     let covered = for_each_bucket(snapshot, range, finest, now, deadline, |bucket| {
+        if !selected.has(bucket.source_id) {
+            return;
+        }
         counts
             .entry(bucket.strategy.clone())
             .or_default()
@@ -323,6 +379,9 @@ fn summary(
         until_now: false,
     };
     for_each_bucket(snapshot, before, finest, now, deadline, |bucket| {
+        if !selected.has(bucket.source_id) {
+            return;
+        }
         counts
             .entry(bucket.strategy.clone())
             .or_default()
@@ -336,7 +395,9 @@ fn summary(
     }
     let mut settings = snapshot.strategies()?;
     let is_known = Known {
-        any: !settings.is_empty() || total.has_attempts() || previous.has_attempts(),
+        any: selected.has_rate(!settings.is_empty())
+            || total.has_attempts()
+            || previous.has_attempts(),
     };
     let mut strategies: Vec<StrategySummary> = counts
         .into_iter()
@@ -346,7 +407,9 @@ fn summary(
                 .position(|settings| settings.strategy == *strategy);
             let settings = position.map(|at| settings.swap_remove(at));
             let known = Known {
-                any: settings.is_some() || in_range.has_attempts() || before.has_attempts(),
+                any: selected.has_rate(settings.is_some())
+                    || in_range.has_attempts()
+                    || before.has_attempts(),
             };
             StrategySummary::new(
                 strategy,
@@ -395,7 +458,7 @@ impl StrategySummary {
 
 fn timeseries(
     snapshot: &mut dyn Snapshot,
-    range: TimeRange,
+    AttemptFilter { range, sources }: &AttemptFilter,
     request: &TimeseriesRequest,
     now: Timestamp,
     deadline: Deadline,
@@ -405,7 +468,8 @@ fn timeseries(
         max_steps,
         latency,
     } = request;
-    let range = clipped(snapshot, range, now)?;
+    let selected = Selected::read(snapshot, sources)?;
+    let range = clipped(snapshot, *range, now)?;
     let length = range.to - range.from;
     let finest = finest(range, now).span();
     let max_steps = i64::try_from(*max_steps.min(&MAX_STEPS))
@@ -447,6 +511,7 @@ fn timeseries(
             .min(steps - 1);
         if let Some(counts) = counts.get_mut(step)
             && is_wanted(&bucket.strategy)
+            && selected.has(bucket.source_id)
         {
             counts.add(&bucket, false);
             if *latency && let Some(measured) = bucket.latency() {
@@ -476,7 +541,7 @@ fn timeseries(
         .iter()
         .any(|settings| is_wanted(&settings.strategy));
     let known = Known {
-        any: is_set || counts.iter().any(Counts::has_attempts),
+        any: selected.has_rate(is_set) || counts.iter().any(Counts::has_attempts),
     };
     let points = counts
         .iter()
@@ -850,7 +915,7 @@ mod tests {
             };
             let series = timeseries(
                 &mut log,
-                range,
+                &range.into(),
                 &TimeseriesRequest::default(),
                 NOW,
                 Deadline::after(std::time::Duration::MAX),

@@ -48,6 +48,7 @@ use self::bucket::{BucketKey, Buckets, Counts};
 use self::counter::{Counter, Drained, Pushed, Sample};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::record::StrategyName;
+use crate::model::source::Sender;
 use crate::model::time::Timestamp;
 use crate::rollup::sketch::Sketch;
 
@@ -62,6 +63,10 @@ const WRITE_EVERY: Duration = Duration::from_secs(1);
 const MANY_BUCKETS: usize = 4096;
 /// Buckets of one transaction at most: it takes some ten milliseconds.
 const BUCKETS_PER_TRANSACTION: usize = 2048;
+
+/// Series of a logger that are counted by themselves, about. The limit bounds memory and the rows of
+/// a minute; strategies without a sender have a limit of their own.
+const MAX_SERIES: usize = 4096;
 
 /// Rows that start a roll-up before its time. A read visits each row that is not rolled up, at a
 /// microsecond each: so many cost it about a millisecond.
@@ -117,16 +122,34 @@ pub(crate) struct Attempt {
 /// Index of a series among all of a logger.
 type SeriesId = u32;
 
-/// Counters and settings of a strategy, shared by all its monitors.
+/// Attempts that are counted together: those of one strategy and one sender.
 pub(crate) struct Series {
     id: SeriesId,
     pub(crate) name: StrategyName,
-    settings: Settings,
+    sender: SeriesSender,
+    /// Those of the strategy.
+    settings: Arc<Settings>,
+}
+
+/// The sender of the attempts of a series.
+enum SeriesSender {
+    /// `None`: neither a source nor labels.
+    Of(Option<Sender>),
+    /// Any: there are too many series.
+    LeftOut,
+}
+
+/// A strategy and its series. All its monitors share the settings.
+struct Strategy {
+    settings: Arc<Settings>,
+    without_sender: Arc<Series>,
+    by_sender: HashMap<Sender, Arc<Series>>,
+    /// Made with the first sender that finds no place.
+    left_out: Option<Arc<Series>>,
 }
 
 /// Settings by which a strategy is judged, for later reads of the database. Without a lock, because
 /// monitors are also created in hot paths.
-#[derive(Default)]
 struct Settings {
     /// Bits of an `f32`; NaN: none.
     ///
@@ -144,6 +167,18 @@ struct Settings {
     changed: AtomicBool,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            threshold: AtomicU32::new(f32::NAN.to_bits()),
+            direction: AtomicU8::default(),
+            timeout_ms: AtomicU64::default(),
+            has_attempts: AtomicBool::default(),
+            changed: AtomicBool::default(),
+        }
+    }
+}
+
 /// A strategy's settings, to be stored, or as they are stored. A strategy has them as soon as one
 /// attempt of it is counted: of others only failures are known, and no rate.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,12 +192,26 @@ pub(crate) struct StrategySettings {
 }
 
 impl Series {
-    fn new(id: SeriesId, name: StrategyName) -> Self {
-        let settings = Settings {
-            threshold: AtomicU32::new(f32::NAN.to_bits()),
-            ..Settings::default()
-        };
-        Self { id, name, settings }
+    /// Adds a series to those of the logger.
+    fn push(
+        name: StrategyName,
+        sender: SeriesSender,
+        settings: Arc<Settings>,
+        by_id: &mut Vec<Arc<Self>>,
+    ) -> Arc<Self> {
+        let series = Arc::new(Self {
+            id: SeriesId::try_from(by_id.len()).unwrap_or(SeriesId::MAX),
+            name,
+            sender,
+            settings,
+        });
+        by_id.push(Arc::clone(&series));
+        series
+    }
+
+    fn is_of(&self, name: &str, sender: Option<&Sender>) -> bool {
+        let is_of_sender = matches!(&self.sender, SeriesSender::Of(own) if own.as_ref() == sender);
+        is_of_sender && self.name == *name
     }
 
     /// Notes the present threshold. All monitors of a strategy share it, and the last one that sets
@@ -214,7 +263,7 @@ impl Series {
             timeout_ms,
             has_attempts: _,
             changed,
-        } = &self.settings;
+        } = &*self.settings;
         // Cleared before the values are read. In the other order, a value that is set between the
         // two would never be written.
         changed.swap(false, Ordering::AcqRel).then(|| {
@@ -275,6 +324,7 @@ pub(crate) struct Delta {
     /// Start of the minute.
     pub(crate) started_at: Timestamp,
     pub(crate) strategy: StrategyName,
+    pub(crate) sender: Option<Sender>,
     pub(crate) kind: OutcomeKind,
     pub(crate) bucket: Bucket,
 }
@@ -307,6 +357,8 @@ pub(crate) struct AttemptBatch {
     pub(crate) deltas: Vec<Delta>,
     /// Only those that changed since they were taken last.
     pub(crate) settings: Vec<StrategySettings>,
+    /// Attempts whose sender found no place among the series.
+    pub(crate) senders_left_out: u64,
 }
 
 impl AttemptBatch {
@@ -378,7 +430,7 @@ struct Registry {
     max: usize,
     /// The first strategy beyond the limit, until a warning named it.
     beyond: Option<StrategyName>,
-    by_name: HashMap<StrategyName, Arc<Series>>,
+    by_name: HashMap<StrategyName, Strategy>,
     by_id: Vec<Arc<Series>>,
     /// `true` after the seal. A counter that is made later is sealed from its beginning: it would
     /// otherwise count attempts after the report of the shutdown.
@@ -391,31 +443,71 @@ impl Registry {
     /// The series of the other strategies takes no place, so that `max` strategies have counts of
     /// their own beside it.
     fn places(&self) -> usize {
-        let own = self.by_id.len() - usize::from(self.by_name.contains_key(OTHER_STRATEGIES));
+        let own = self.by_name.len() - usize::from(self.by_name.contains_key(OTHER_STRATEGIES));
         self.max.saturating_sub(own)
     }
 
-    /// Returns the series of the strategy `name`, or of all the others if there are too many.
-    fn series(&mut self, name: &str) -> Arc<Series> {
-        if let Some(series) = self.by_name.get(name) {
-            return Arc::clone(series);
-        }
+    /// Returns the series of a strategy and a sender, or that of all the other strategies or senders
+    /// if there are too many.
+    fn series(&mut self, name: &str, sender: Option<&Sender>) -> Arc<Series> {
         let name = match self.places() {
             // A strategy that is really called so is counted with the others from the beginning.
-            0 if name != OTHER_STRATEGIES => {
+            0 if name != OTHER_STRATEGIES && !self.by_name.contains_key(name) => {
                 self.beyond.get_or_insert_with(|| name.into());
                 OTHER_STRATEGIES
             }
             _ => name,
         };
         let Self { by_name, by_id, .. } = self;
-        let series = by_name.entry(name.into()).or_insert_with_key(|name| {
-            let id = SeriesId::try_from(by_id.len()).unwrap_or(SeriesId::MAX);
-            let series = Arc::new(Series::new(id, name.clone()));
-            by_id.push(Arc::clone(&series));
-            series
-        });
-        Arc::clone(series)
+        let strategy = match by_name.get_mut(name) {
+            Some(strategy) => strategy,
+            None => by_name
+                .entry(name.into())
+                .or_insert_with_key(|name| Strategy::new(name, by_id)),
+        };
+        let Some(sender) = sender else {
+            return Arc::clone(&strategy.without_sender);
+        };
+        if let Some(series) = strategy.by_sender.get(sender) {
+            return Arc::clone(series);
+        }
+        if by_id.len() < MAX_SERIES {
+            let of = SeriesSender::Of(Some(sender.clone()));
+            let series = strategy.add(of, by_id);
+            strategy
+                .by_sender
+                .insert(sender.clone(), Arc::clone(&series));
+            return series;
+        }
+        if strategy.left_out.is_none() {
+            strategy.left_out = Some(strategy.add(SeriesSender::LeftOut, by_id));
+        }
+        let left_out = strategy.left_out.as_ref();
+        Arc::clone(left_out.unwrap_or(&strategy.without_sender))
+    }
+}
+
+impl Strategy {
+    fn new(name: &StrategyName, by_id: &mut Vec<Arc<Series>>) -> Self {
+        let settings = Arc::<Settings>::default();
+        let without = SeriesSender::Of(None);
+        let without_sender = Series::push(name.clone(), without, Arc::clone(&settings), by_id);
+        Self {
+            settings,
+            without_sender,
+            by_sender: HashMap::new(),
+            left_out: None,
+        }
+    }
+
+    fn series(&self) -> impl Iterator<Item = &Arc<Series>> {
+        let of_senders = self.by_sender.values().chain(&self.left_out);
+        std::iter::once(&self.without_sender).chain(of_senders)
+    }
+
+    fn add(&self, sender: SeriesSender, by_id: &mut Vec<Arc<Series>>) -> Arc<Series> {
+        let name = self.without_sender.name.clone();
+        Series::push(name, sender, Arc::clone(&self.settings), by_id)
     }
 }
 
@@ -472,13 +564,14 @@ impl Attempts {
     /// alone.
     #[cfg(feature = "http")]
     pub(crate) fn strategies_with_attempts(&self) -> Vec<String> {
-        let has_attempts =
-            |series: &&Arc<Series>| series.settings.has_attempts.load(Ordering::Relaxed);
+        let has_attempts = |(_, strategy): &(&StrategyName, &Strategy)| {
+            strategy.settings.has_attempts.load(Ordering::Relaxed)
+        };
         lock(&self.registry)
-            .by_id
+            .by_name
             .iter()
             .filter(has_attempts)
-            .map(|series| series.name.to_string())
+            .map(|(name, _)| name.to_string())
             .collect()
     }
 
@@ -487,13 +580,13 @@ impl Attempts {
         lock(&self.registry).beyond.take()
     }
 
-    /// Returns the series of the strategy `name`, for a monitor.
-    pub(crate) fn series(&self, name: &StrategyName) -> Arc<Series> {
+    /// Returns the series of a strategy and a sender, for a monitor.
+    pub(crate) fn series(&self, name: &StrategyName, sender: Option<&Sender>) -> Arc<Series> {
         let mut registry = lock(&self.registry);
         // Under the lock of the registry, which `seal` holds as well: otherwise a counter could be
         // made from an unsealed registry after the seal had found no counter to seal.
         self.counter.get_or_init(|| Counter::new(registry.sealed));
-        registry.series(name)
+        registry.series(name, sender)
     }
 
     /// Counts an attempt that ends now.
@@ -543,7 +636,7 @@ impl Attempts {
     ) {
         if unobserved > 0 {
             let mut counting = self.unobserved();
-            let key = BucketKey::new(at, counting.series(strategy).id, kind);
+            let key = BucketKey::new(at, counting.series(strategy, None).id, kind);
             let counts = Counts {
                 attempts: unobserved,
                 unobserved,
@@ -558,7 +651,7 @@ impl Attempts {
             counting.pending.buckets.add(key, &counts);
         }
         if observed > 0 {
-            let series = self.series(&StrategyName::from(strategy));
+            let series = self.series(&StrategyName::from(strategy), None);
             if let Some(counter) = self.counter.get() {
                 counter.add_many(BucketKey::new(at, series.id, kind), observed);
             }
@@ -624,6 +717,7 @@ impl Attempts {
         let registry = lock(&self.registry);
         pending.taken_at = Instant::now();
         let buckets = pending.buckets.take(BUCKETS_PER_TRANSACTION);
+        let mut senders_left_out = 0;
         let deltas = buckets.filter_map(
             |(
                 BucketKey {
@@ -639,24 +733,35 @@ impl Attempts {
                 if bucket.attempts > bucket.unobserved {
                     series.note_attempts();
                 }
-                let strategy = series.name.clone();
+                let sender = match &series.sender {
+                    SeriesSender::Of(sender) => sender.clone(),
+                    SeriesSender::LeftOut => {
+                        senders_left_out += bucket.attempts - bucket.unobserved;
+                        None
+                    }
+                };
                 Some(Delta {
                     id: Uuid::now_v7(),
                     owner: self.owner,
                     started_at,
-                    strategy,
+                    strategy: series.name.clone(),
+                    sender,
                     kind,
                     bucket,
                 })
             },
         );
-        let deltas = deltas.collect();
+        let deltas: Vec<Delta> = deltas.collect();
         let settings = registry
             .by_id
             .iter()
             .filter_map(|series| series.changed_settings())
             .collect();
-        let batch = AttemptBatch { deltas, settings };
+        let batch = AttemptBatch {
+            deltas,
+            settings,
+            senders_left_out,
+        };
         pending.in_flight = !batch.is_empty();
         batch
     }
@@ -696,10 +801,13 @@ impl Attempts {
     pub(crate) fn counted_from_rows<'r>(&self, rows: impl Iterator<Item = UncountedFailure<'r>>) {
         let mut unobserved = self.unobserved();
         for UncountedFailure {
-            strategy, failure, ..
+            strategy,
+            sender,
+            failure,
+            ..
         } in rows
         {
-            let series = unobserved.series(strategy).id;
+            let series = unobserved.series(strategy, sender).id;
             *unobserved
                 .pending
                 .totals
@@ -733,13 +841,18 @@ impl Attempts {
         self.collect();
         let pending = lock(&self.pending);
         let registry = lock(&self.registry);
-        let of = |series: &Arc<Series>| {
-            let total = |kind| pending.totals.get(&(series.id, kind)).copied().unwrap_or(0);
+        let of = |(name, strategy): (&StrategyName, &Strategy)| {
+            let total = |kind| {
+                let of = |series: &Arc<Series>| pending.totals.get(&(series.id, kind));
+                strategy.series().filter_map(of).sum()
+            };
             // By position: readers of the array zip it with `OutcomeKind::ALL`, and never use a
             // number of their own.
-            (series.name.clone(), OutcomeKind::ALL.map(total))
+            (name.clone(), OutcomeKind::ALL.map(total))
         };
-        registry.by_id.iter().map(of).collect()
+        let mut totals: Vec<_> = registry.by_name.iter().map(of).collect();
+        totals.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+        totals
     }
 
     /// Returns the number of attempts that monitors have counted, and of those that are committed.
@@ -756,6 +869,7 @@ impl Attempts {
 /// A failure that was logged without a monitor.
 pub(crate) struct UncountedFailure<'r> {
     pub(crate) strategy: &'r str,
+    pub(crate) sender: Option<&'r Sender>,
     pub(crate) failure: RetrievalFailureType,
     pub(crate) at: Timestamp,
     pub(crate) latency_ms: Option<i64>,
@@ -765,7 +879,7 @@ pub(crate) struct UncountedFailure<'r> {
 pub(crate) struct Unobserved<'a> {
     pending: MutexGuard<'a, Pending>,
     registry: MutexGuard<'a, Registry>,
-    /// Most failures are of the strategy of the one before.
+    /// Most failures are of the strategy and the sender of the one before.
     last: Option<Arc<Series>>,
     /// New strategies of rows that are counted once they are committed: a row that is stored
     /// already takes no place.
@@ -791,20 +905,21 @@ impl Unobserved<'_> {
         &mut self,
         UncountedFailure {
             strategy,
+            sender,
             failure,
             at,
             latency_ms,
         }: UncountedFailure<'_>,
     ) {
-        let series = self.series(strategy).id;
+        let series = self.series(strategy, sender).id;
         self.pending
             .add_unobserved(BucketKey::new(at, series, failure.into()), latency_ms);
     }
 
-    fn series(&mut self, name: &str) -> Arc<Series> {
+    fn series(&mut self, name: &str, sender: Option<&Sender>) -> Arc<Series> {
         match &self.last {
-            Some(series) if series.name == *name => Arc::clone(series),
-            _ => Arc::clone(self.last.insert(self.registry.series(name))),
+            Some(series) if series.is_of(name, sender) => Arc::clone(series),
+            _ => Arc::clone(self.last.insert(self.registry.series(name, sender))),
         }
     }
 }

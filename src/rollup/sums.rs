@@ -3,28 +3,47 @@
 use std::collections::HashMap;
 
 use crate::model::outcome::OutcomeKind;
+use crate::model::source::SenderId;
 use crate::model::time::Timestamp;
 use crate::rollup::Bucket;
 use crate::rollup::resolution::Resolution;
 use crate::rollup::sketch::Sketch;
 
-/// Attempts to be added to what the table has, by resolution, start, strategy and outcome.
+/// Attempts to be added to what the table has.
 ///
 /// A roll-up reads many deltas of the same minutes. Adding them here first means that each row of
 /// the table is read and written once a transaction.
 #[derive(Default)]
-pub(crate) struct Sums(pub(crate) HashMap<(Resolution, Timestamp, String, String), Bucket>);
+pub(crate) struct Sums(pub(crate) HashMap<SumKey, Bucket>);
+
+/// The primary key of the table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct SumKey {
+    pub(crate) resolution: Resolution,
+    pub(crate) started_at: Timestamp,
+    pub(crate) strategy: String,
+    pub(crate) outcome: String,
+    pub(crate) source_id: SenderId,
+}
 
 impl Sums {
     /// Adds `part` to the minute, the hour and the day of `at`.
-    pub(crate) fn add(&mut self, at: Timestamp, strategy: &str, outcome: &str, part: &Bucket) {
+    pub(crate) fn add(
+        &mut self,
+        at: Timestamp,
+        strategy: &str,
+        outcome: &str,
+        source_id: SenderId,
+        part: &Bucket,
+    ) {
         for resolution in Resolution::ALL {
-            let key = (
+            let key = SumKey {
                 resolution,
-                resolution.floor(at),
-                strategy.to_owned(),
-                outcome.to_owned(),
-            );
+                started_at: resolution.floor(at),
+                strategy: strategy.to_owned(),
+                outcome: outcome.to_owned(),
+                source_id,
+            };
             self.0.entry(key).or_default().merge(part);
         }
     }
@@ -33,7 +52,7 @@ impl Sums {
     pub(crate) fn attempts(&self, of: Resolution) -> u64 {
         self.0
             .iter()
-            .filter(|((resolution, ..), _)| *resolution == of)
+            .filter(|(key, _)| key.resolution == of)
             .map(|(_, bucket)| bucket.attempts)
             .sum()
     }
@@ -43,6 +62,7 @@ impl Sums {
 pub(crate) struct ReadBucket {
     pub(crate) started_at: Timestamp,
     pub(crate) strategy: String,
+    pub(crate) source_id: SenderId,
     pub(crate) kind: OutcomeKind,
     pub(crate) attempts: u64,
     pub(crate) unobserved: u64,
@@ -70,6 +90,7 @@ impl ReadBucket {
     pub(crate) fn new(
         started_at: Timestamp,
         strategy: String,
+        source_id: SenderId,
         kind: OutcomeKind,
         bucket: Bucket,
     ) -> Self {
@@ -83,6 +104,7 @@ impl ReadBucket {
         Self {
             started_at,
             strategy,
+            source_id,
             kind,
             attempts,
             unobserved,

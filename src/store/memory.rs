@@ -8,7 +8,7 @@ use crate::error::ReadError;
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::query_status::StatusChange;
-use crate::model::source::Labels;
+use crate::model::source::{Labels, NO_SENDER, Sender, SenderId};
 use crate::model::stats::DropCounts;
 use crate::model::time::Timestamp;
 #[cfg(feature = "program")]
@@ -83,6 +83,7 @@ fn lets_through(filter: &FailureFilter, failure: &Failure) -> bool {
         text,
         query_text,
         similar_to,
+        sources,
     } = filter;
     assert!(
         conversation_id.is_empty() && text.is_none() && similar_to.is_empty(),
@@ -92,6 +93,12 @@ fn lets_through(filter: &FailureFilter, failure: &Failure) -> bool {
         && (retrieval_strategy.is_empty()
             || retrieval_strategy.contains(&failure.retrieval_strategy))
         && (query_text.is_empty() || query_text.contains(&failure.query_text))
+        && sources.selects(sender(failure).as_ref())
+}
+
+fn sender(failure: &Failure) -> Option<Sender> {
+    let source = failure.source.as_deref().map(Into::into);
+    Sender::new(source, failure.labels.clone())
 }
 
 fn stored(failure: &Failure) -> StoredFailure {
@@ -235,6 +242,7 @@ impl Snapshot for MemoryLog {
                 each(ReadBucket::new(
                     *at,
                     "s".into(),
+                    NO_SENDER,
                     *kind,
                     Bucket {
                         attempts: *attempts,
@@ -255,6 +263,10 @@ impl Snapshot for MemoryLog {
 
     fn oldest_attempt(&mut self) -> Result<Option<Timestamp>, ReadError> {
         Ok(self.buckets.iter().map(|(_, at, ..)| *at).min())
+    }
+
+    fn senders(&mut self) -> Result<Vec<(SenderId, Sender)>, ReadError> {
+        Ok(Vec::new())
     }
 
     fn strategies(&mut self) -> Result<Vec<StrategySettings>, ReadError> {

@@ -1,5 +1,7 @@
 //! A record in the form in which a store inserts it.
 
+use std::collections::HashMap;
+
 use uuid::Uuid;
 
 use crate::model::entry::{Entry, Origin};
@@ -8,9 +10,9 @@ use crate::model::record::{
     BoundedQuery, BoundedText, ConversationId, RetrievalFailureRecord, StrategyName,
     whole_json_list,
 };
-use crate::model::source::{Labels, SourceName};
+use crate::model::source::{NO_SENDER, Sender, SenderId};
 use crate::model::time::Timestamp;
-use crate::rollup::UncountedFailure;
+use crate::rollup::{Delta, UncountedFailure};
 
 /// Maximum number of rows of a transaction that are counted from the rows themselves. A read visits
 /// such rows until they are rolled up. A larger transaction has deltas beside its rows instead, so
@@ -21,31 +23,62 @@ pub(crate) const FEW_ROWS: usize = 32;
 /// Beyond it a failure has its source without labels, and no source if that is new as well.
 pub(crate) const MAX_SOURCES: i64 = 1000;
 
-/// Id of a sender.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum SenderId {
-    Whole(i64),
-    /// The labels found no place, and without an id the source neither.
-    LeftOut(Option<i64>),
+/// Place of a sender in the table of sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SenderPlace {
+    /// It has an id, or none because there is no sender.
+    Found(SenderId),
+    /// The labels found no place; the source neither, if this is [`NO_SENDER`].
+    LeftOut(SenderId),
 }
 
-/// Ids of the senders of rows.
-#[derive(Default)]
-pub(crate) struct SenderIds {
-    /// Id of the sender of each row. `None`: the row has none.
-    pub(crate) ids: Vec<Option<i64>>,
-    /// Number of rows whose labels or source were left out.
-    pub(crate) left_out: u64,
-}
-
-impl SenderIds {
-    pub(crate) fn push(&mut self, id: SenderId) {
-        self.ids.push(match id {
-            SenderId::Whole(id) => Some(id),
-            SenderId::LeftOut(id) => id,
-        });
-        self.left_out += u64::from(matches!(id, SenderId::LeftOut(_)));
+impl SenderPlace {
+    pub(crate) fn id(self) -> SenderId {
+        match self {
+            Self::Found(id) | Self::LeftOut(id) => id,
+        }
     }
+
+    /// Returns the id as rows of failures have it: NULL for no sender.
+    pub(crate) fn stored(self) -> Option<SenderId> {
+        Some(self.id()).filter(|id| *id != NO_SENDER)
+    }
+
+    pub(crate) fn is_left_out(self) -> bool {
+        matches!(self, Self::LeftOut(_))
+    }
+}
+
+/// Returns the place of each sender, by one call of `find` for each that differs.
+pub(crate) fn sender_places<'s, E>(
+    senders: impl Iterator<Item = Option<&'s Sender>>,
+    mut find: impl FnMut(&Sender) -> Result<SenderPlace, E>,
+) -> Result<Vec<SenderPlace>, E> {
+    let mut known: HashMap<&Sender, SenderPlace> = HashMap::new();
+    senders
+        .map(|sender| {
+            let Some(sender) = sender else {
+                return Ok(SenderPlace::Found(NO_SENDER));
+            };
+            if let Some(place) = known.get(sender) {
+                return Ok(*place);
+            }
+            let place = find(sender)?;
+            known.insert(sender, place);
+            Ok(place)
+        })
+        .collect()
+}
+
+/// Returns the number of attempts that monitors counted and whose sender was left out.
+pub(crate) fn attempts_left_out(deltas: &[Delta], places: &[SenderPlace]) -> u64 {
+    let left_out = deltas
+        .iter()
+        .zip(places)
+        .filter(|(_, place)| place.is_left_out());
+    // The records of the others are counted by themselves.
+    let observed = |(delta, _): (&Delta, _)| delta.bucket.attempts - delta.bucket.unobserved;
+    left_out.map(observed).sum()
 }
 
 /// A record whose values the table accepts: finite scores, signed integers, whole JSON.
@@ -76,21 +109,6 @@ pub(crate) struct Row {
     pub(crate) counting: Counting,
     /// `true` if a row with this id may be stored already. It is then counted only if it is not.
     pub(crate) is_repeatable: bool,
-}
-
-/// The source of a record and its labels, of which it has at least one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Sender {
-    /// Not empty.
-    pub(crate) source: Option<SourceName>,
-    pub(crate) labels: Labels,
-}
-
-impl Sender {
-    fn new(source: Option<SourceName>, labels: Labels) -> Option<Self> {
-        let source = source.filter(|source| !source.is_empty());
-        (source.is_some() || !labels.is_empty()).then_some(Self { source, labels })
-    }
 }
 
 /// Place in which the failure is counted as an attempt.
@@ -186,6 +204,7 @@ impl Row {
     fn uncounted_failure(&self) -> UncountedFailure<'_> {
         UncountedFailure {
             strategy: &self.retrieval_strategy,
+            sender: self.sender.as_ref(),
             failure: self.failure_type,
             at: self.created_at,
             latency_ms: self.latency_ms,

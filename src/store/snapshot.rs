@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::error::ReadError;
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::query_status::StatusChange;
+use crate::model::source::{Sender, SenderId};
 use crate::model::stats::DropCounts;
 use crate::model::time::Timestamp;
 #[cfg(feature = "program")]
@@ -98,6 +99,9 @@ pub(crate) trait Snapshot {
 
     /// Returns the moment from which on attempts are counted.
     fn oldest_attempt(&mut self) -> Result<Option<Timestamp>, ReadError>;
+
+    /// Returns all senders, by their ids.
+    fn senders(&mut self) -> Result<Vec<(SenderId, Sender)>, ReadError>;
 
     /// Returns how each strategy was judged last.
     fn strategies(&mut self) -> Result<Vec<StrategySettings>, ReadError>;

@@ -1,7 +1,7 @@
 //! Tests that every backend must pass. A backend calls `store_suite!` with a function that creates
 //! an empty database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::{ControlFlow, Range};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::outcome::{OutcomeKind, RetrievalFailureType};
 use crate::model::query_status::{QueryStatus, StatusChange};
 use crate::model::record::RetrievalFailureRecord;
-use crate::model::source::Labels;
+use crate::model::source::{Labels, Sender, SenderId, SourceFilter};
 use crate::model::stats::{DropCounts, DropReason};
 use crate::model::time::{DAY_MS, HOUR_MS, MINUTE_MS, Timestamp};
 use crate::retention::StoredRetention;
@@ -61,6 +61,7 @@ macro_rules! store_suite {
                 rows_are_found_by_the_order_in_which_they_were_stored
                 queries_and_conversations_come_newest_first
                 attempts_are_counted_once_before_and_after_the_roll_up
+                attempts_keep_their_source_through_the_roll_up
                 attempts_of_another_owner_wait_to_be_rolled_up
                 buckets_expire_once_their_end_is_past
                 settings_of_strategies_are_merged
@@ -435,6 +436,13 @@ pub(crate) fn filter_lets_through_what_each_of_its_fields_names(fixture: &Fixtur
     records[1].failure_type = RetrievalFailureType::Timeout;
     records[2].retrieval_strategy = "graph".into();
     records[3].error_context = Some("no key".into());
+    records[1].source = Some("api".into());
+    records[2].source = Some("api".into());
+    records[2].labels = Labels::new([("index", "7"), ("env", "prod")]).unwrap();
+    let sources = |source: &[&str], label: Option<(&str, &str)>| SourceFilter {
+        source: source.iter().copied().map(Into::into).collect(),
+        labels: Labels::new(label).unwrap(),
+    };
     let rows: Vec<Row> = records
         .into_iter()
         .zip(0..)
@@ -493,6 +501,34 @@ pub(crate) fn filter_lets_through_what_each_of_its_fields_names(fixture: &Fixtur
                 ..none()
             },
             &[0],
+        ),
+        (
+            FailureFilter {
+                sources: sources(&["api"], None),
+                ..none()
+            },
+            &[1, 2],
+        ),
+        (
+            FailureFilter {
+                sources: sources(&[""], None),
+                ..none()
+            },
+            &[0, 3],
+        ),
+        (
+            FailureFilter {
+                sources: sources(&[], Some(("index", "7"))),
+                ..none()
+            },
+            &[2],
+        ),
+        (
+            FailureFilter {
+                sources: sources(&["none"], None),
+                ..none()
+            },
+            &[],
         ),
         (
             FailureFilter {
@@ -628,9 +664,15 @@ fn delta(owner: Owner, at: Timestamp, kind: OutcomeKind, attempts: u64) -> Delta
         owner,
         started_at: Resolution::Minute.floor(at),
         strategy: "s".into(),
+        sender: None,
         kind,
         bucket,
     }
+}
+
+fn sender(source: &str, label: Option<(&str, &str)>) -> Option<Sender> {
+    let labels = Labels::new(label).unwrap();
+    Sender::new(Some(source.into()), labels)
 }
 
 /// Attempts at one resolution, and those that are not rolled up.
@@ -666,7 +708,7 @@ pub(crate) fn attempts_are_counted_once_before_and_after_the_roll_up(fixture: &F
     ];
     let batch = AttemptBatch {
         deltas,
-        settings: Vec::new(),
+        ..AttemptBatch::default()
     };
     // A failure that is counted from its row.
     let mut uncounted = row_of(record("q"), NOW, Origin::LOGGED);
@@ -714,6 +756,86 @@ pub(crate) fn attempts_are_counted_once_before_and_after_the_roll_up(fixture: &F
     );
 }
 
+pub(crate) fn attempts_keep_their_source_through_the_roll_up(fixture: &Fixture) {
+    let mut store = fixture.backend.open().unwrap();
+    let owner = Owner::default();
+    let of = |sender, attempts| Delta {
+        sender,
+        ..delta(owner, NOW, OutcomeKind::NoHit, attempts)
+    };
+    let senders = [
+        None,
+        sender("api", None),
+        sender("api", Some(("index", "7"))),
+        sender("", Some(("index", "7"))),
+    ];
+    let deltas = senders.iter().cloned().zip([1, 20, 300, 4000]);
+    let batch = AttemptBatch {
+        deltas: deltas
+            .map(|(sender, attempts)| of(sender, attempts))
+            .collect(),
+        ..AttemptBatch::default()
+    };
+    // A failure that is counted from its row, of a sender that the deltas have as well.
+    let mut uncounted = row_of(
+        RetrievalFailureRecord {
+            source: Some("api".into()),
+            ..record("q")
+        },
+        NOW,
+        Origin::LOGGED,
+    );
+    uncounted.count_from_row(false);
+    insert_with(&mut *store, &[uncounted], &batch);
+    let reads = fixture.backend.reads();
+    let by_sender = || {
+        read(&reads, |snapshot| {
+            let senders: HashMap<SenderId, Sender> = snapshot.senders()?.into_iter().collect();
+            let mut counts = [(0, 0); 4];
+            let position = |id: SenderId| {
+                let of = senders.get(&id);
+                let labels = of.map_or(0, |of| of.labels.iter().count());
+                match of.and_then(|of| of.source.as_deref()) {
+                    None => 3 * labels,
+                    Some("api") => 1 + labels,
+                    Some(other) => panic!("{other}"),
+                }
+            };
+            let span = Span {
+                resolution: Resolution::Day,
+                from: Timestamp::EPOCH,
+                to: Timestamp::MAX,
+            };
+            for sketches in [false, true] {
+                snapshot.buckets(span, sketches, &mut |bucket| {
+                    let count = &mut counts[position(bucket.source_id)];
+                    *(if sketches { &mut count.1 } else { &mut count.0 }) += bucket.attempts;
+                    ControlFlow::Continue(())
+                })?;
+            }
+            snapshot.deltas(Timestamp::EPOCH..Timestamp::MAX, &mut |bucket| {
+                let count = &mut counts[position(bucket.source_id)];
+                *count = (count.0 + bucket.attempts, count.1 + bucket.attempts);
+                ControlFlow::Continue(())
+            })?;
+            Ok(counts)
+        })
+    };
+    let expected = [1, 21, 300, 4000].map(|attempts| (attempts, attempts));
+    assert_eq!(by_sender(), expected);
+    while store.roll_up(Some(owner)).unwrap() == Progress::More {}
+    assert_eq!(by_sender(), expected);
+    // Later attempts of the same minute are added to those of their source.
+    let later = AttemptBatch {
+        deltas: vec![of(senders[1].clone(), 5)],
+        ..AttemptBatch::default()
+    };
+    insert_with(&mut *store, &[], &later);
+    while store.roll_up(Some(owner)).unwrap() == Progress::More {}
+    assert_eq!(by_sender()[1], (26, 26));
+    assert_eq!(counted(&reads, Resolution::Minute), (4327, 0));
+}
+
 pub(crate) fn attempts_of_another_owner_wait_to_be_rolled_up(fixture: &Fixture) {
     let mut store = fixture.backend.open().unwrap();
     let (own, other) = (Owner::default(), Owner::default());
@@ -726,7 +848,7 @@ pub(crate) fn attempts_of_another_owner_wait_to_be_rolled_up(fixture: &Fixture) 
         &[],
         &AttemptBatch {
             deltas,
-            settings: Vec::new(),
+            ..AttemptBatch::default()
         },
     );
     let reads = fixture.backend.reads();
@@ -749,7 +871,7 @@ pub(crate) fn buckets_expire_once_their_end_is_past(fixture: &Fixture) {
         &[],
         &AttemptBatch {
             deltas,
-            settings: Vec::new(),
+            ..AttemptBatch::default()
         },
     );
     while store.roll_up(Some(owner)).unwrap() == Progress::More {}
@@ -768,13 +890,13 @@ pub(crate) fn buckets_expire_once_their_end_is_past(fixture: &Fixture) {
 pub(crate) fn settings_of_strategies_are_merged(fixture: &Fixture) {
     let mut store = fixture.backend.open().unwrap();
     let set = |threshold, direction, timeout_ms| AttemptBatch {
-        deltas: Vec::new(),
         settings: vec![StrategySettings {
             strategy: "s".into(),
             threshold,
             direction,
             timeout_ms,
         }],
+        ..AttemptBatch::default()
     };
     insert_with(
         &mut *store,
@@ -1008,6 +1130,7 @@ const OPERATIONS: [(&str, Operation); 11] = [
                 direction: None,
                 timeout_ms: None,
             }],
+            ..AttemptBatch::default()
         };
         let gate = CommitGate::default();
         store
@@ -1091,7 +1214,7 @@ fn fill(store: &mut dyn Store, call: Call) {
                 delta(owner, NOW, OutcomeKind::Success, 1),
                 delta(Owner::default(), NOW, OutcomeKind::NoHit, 1),
             ],
-            settings: Vec::new(),
+            ..AttemptBatch::default()
         };
         insert_with(store, &rows, &batch);
     }

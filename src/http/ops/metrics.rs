@@ -112,8 +112,8 @@ impl Collector for Scrape {
             stats.duplicates,
         )?;
         out.counter(
-            "records_source_left_out",
-            "Records among records_written without their source or labels, because the log has 1,000 combinations.",
+            "source_left_out",
+            "Records and attempts that were stored without their source or labels, because the log has 1,000 combinations.",
             stats.sources_left_out,
         )?;
         let dropped = stats

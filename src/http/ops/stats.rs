@@ -40,8 +40,8 @@ pub(crate) struct ServiceStats {
     /// Records whose `event_id` was stored before, and attempts whose `event_id` was counted
     /// before.
     duplicates: u64,
-    /// Records that were stored without their source or without their labels, because the log has
-    /// 1,000 combinations of them already.
+    /// Records and attempts that were stored without their source or without their labels, because
+    /// the log has 1,000 combinations of them already.
     sources_left_out: u64,
     /// Strategies that have counters of their own.
     strategies: u64,

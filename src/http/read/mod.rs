@@ -22,10 +22,11 @@ use crate::http::params::Params;
 use crate::http::problem::{Code, Problem, ReadProblems};
 use crate::model::failure::{Failure, FailureFilter};
 use crate::model::outcome::RetrievalFailureType;
+use crate::model::source::{Labels, SourceFilter};
 use crate::model::time::TimeRange;
 use crate::report::{
-    Calibration, Conversations, Cursor, ExportFormat, FailurePage, ListCursor, ListRequest,
-    MAX_STEPS, PageRequest, StrategySummary, Summary, ThresholdChanges, Timeseries,
+    AttemptFilter, Calibration, Conversations, Cursor, ExportFormat, FailurePage, ListCursor,
+    ListRequest, MAX_STEPS, PageRequest, StrategySummary, Summary, ThresholdChanges, Timeseries,
     TimeseriesRequest,
 };
 
@@ -97,6 +98,14 @@ macro_rules! filtered {
                 /// Only failures of the group of queries with this `id`.
                 #[serde(default)]
                 query_group: Option<String>,
+                /// Only failures that this source sent; empty: that have no source. May occur
+                /// several times.
+                #[serde(default)]
+                source: Vec<String>,
+                /// Only failures with this label, such as `index:7`. May occur up to four times,
+                /// each with another key: failures have all of them.
+                #[serde(default)]
+                label: Vec<String>,
                 $($own)*
             }
         }
@@ -126,6 +135,7 @@ macro_rules! filtered {
                     text: self.text.clone(),
                     query_text: self.query_text.clone(),
                     similar_to,
+                    sources: $crate::http::read::sources(&self.source, &self.label)?,
                 })
             }
         }
@@ -134,10 +144,69 @@ macro_rules! filtered {
 
 pub(crate) use filtered;
 
-ranged! {
-/// Time range of a read.
-    struct RangeQuery {
+/// Defines the parameters of a route: a time range, the sources of attempts, and parameters of its
+/// own.
+macro_rules! counted {
+    ($(#[$about:meta])* struct $name:ident { $($own:tt)* }) => {
+        ranged! {
+            $(#[$about])*
+            struct $name {
+                /// Only attempts that this source reported; empty: that have no source. May occur
+                /// several times.
+                #[serde(default)]
+                source: Vec<String>,
+                /// Only attempts with this label, such as `index:7`. May occur up to four times,
+                /// each with another key: attempts have all of them.
+                #[serde(default)]
+                label: Vec<String>,
+                $($own)*
+            }
+        }
+
+        impl $name {
+            fn attempts(&self) -> Result<AttemptFilter, Problem> {
+                Ok(AttemptFilter {
+                    range: or_last_day(self.period()?)?,
+                    sources: sources(&self.source, &self.label)?,
+                })
+            }
+        }
+    };
+}
+
+counted! {
+/// Time range and sources of a read.
+    struct SummaryQuery {
     }
+}
+
+/// Parses the parameters that select sources.
+pub(crate) fn sources(source: &[String], label: &[String]) -> Result<SourceFilter, Problem> {
+    if source.len() > MAX_VALUES {
+        let detail = format!("expected {MAX_VALUES} values at most");
+        return Err(Problem::parameter(Code::InvalidParameter, "source", detail));
+    }
+    let labels = parse_labels(label.iter().map(String::as_str));
+    Ok(SourceFilter {
+        source: source.to_vec(),
+        labels: labels
+            .map_err(|detail| Problem::parameter(Code::InvalidParameter, "label", detail))?,
+    })
+}
+
+/// Parses labels of the form `key:value`.
+pub fn parse_labels<'a>(labels: impl Iterator<Item = &'a str>) -> Result<Labels, String> {
+    let mut pairs: Vec<(&str, &str)> = Vec::new();
+    for label in labels {
+        let (key, value) = label
+            .split_once(':')
+            .ok_or("expected a key and a value, such as index:7")?;
+        if pairs.iter().any(|(known, _)| *known == key) {
+            return Err(format!("expected one value of the key {key:?}"));
+        }
+        pairs.push((key, value));
+    }
+    Labels::new(pairs).map_err(|error| error.to_string())
 }
 
 /// Parses the parameters of a time range.
@@ -411,24 +480,24 @@ pub(crate) async fn failure(
 
 /// Returns totals of attempts, failures and latencies, overall and by strategy, with those of the
 /// preceding time range for comparison.
-#[utoipa::path(get, path = "/v1/summary", operation_id = "get_summary", tag = "reads", params(RangeQuery), responses(
+#[utoipa::path(get, path = "/v1/summary", operation_id = "get_summary", tag = "reads", params(SummaryQuery), responses(
     (status = 200, description = "The totals.", body = Summary),
     ReadProblems,
 ))]
 pub(crate) async fn summary(
     api: Data<Api>,
     request: HttpRequest,
-    query: Params<RangeQuery>,
+    query: Params<SummaryQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let (range, reader) = (or_last_day(query.period()?)?, api.logger.reader());
+    let (attempts, reader) = (query.attempts()?, api.logger.reader());
     api.reads
         .respond(&api, &request, async move {
-            json(&reader.summary(range).await?)
+            json(&reader.summary(attempts).await?)
         })
         .await
 }
 
-ranged! {
+counted! {
 /// Filter of the attempts that are counted over time.
     struct TimeseriesQuery {
     /// Only attempts of this strategy. May occur several times.
@@ -457,7 +526,7 @@ pub(crate) async fn timeseries(
     query: Params<TimeseriesQuery>,
 ) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    let (range, reader) = (or_last_day(query.period()?)?, api.logger.reader());
+    let (attempts, reader) = (query.attempts()?, api.logger.reader());
     api.reads
         .respond(&api, &request, async move {
             let request = TimeseriesRequest {
@@ -465,7 +534,7 @@ pub(crate) async fn timeseries(
                 max_steps: query.max_steps.unwrap_or(MAX_STEPS),
                 latency: query.latency,
             };
-            json(&reader.timeseries(range, request).await?)
+            json(&reader.timeseries(attempts, request).await?)
         })
         .await
 }
@@ -559,7 +628,7 @@ pub(crate) async fn conversations(
         .await
 }
 
-ranged! {
+counted! {
 /// Strategy and questions of a calibration.
     struct CalibrationQuery {
     /// Strategy whose scores are read.
@@ -599,9 +668,11 @@ pub(crate) async fn calibration(
     query: Params<CalibrationQuery>,
 ) -> Result<HttpResponse, Problem> {
     let query = query.into_inner();
-    let (range, reader) = (or_last_day(query.period()?)?, api.logger.reader());
+    let (attempts, reader) = (query.attempts()?, api.logger.reader());
     let read = async move {
-        let calibration = reader.calibration(query.retrieval_strategy, range).await?;
+        let calibration = reader
+            .calibration(query.retrieval_strategy, attempts)
+            .await?;
         json(&CalibrationResult {
             failure_rate_at_threshold: query
                 .threshold

@@ -291,11 +291,9 @@ impl Sent {
         if let Some(edge_types) = self.edge_types.as_deref() {
             monitor = monitor.edge_types(edge_types);
         }
-        if let Some(source) = self.source.as_deref() {
-            monitor = monitor.source(source);
-        }
-        if !self.labels.is_empty() {
-            monitor = monitor.labels(self.labels.clone());
+        if self.source.is_some() || !self.labels.is_empty() {
+            let source = self.source.as_deref().map(Into::into);
+            monitor = monitor.sender(source, self.labels.clone());
         }
         let latency = self
             .latency

@@ -19,13 +19,15 @@ use diesel::sql_types::{Array, BigInt, Binary, Bool, Float, Nullable, Text, Uuid
 use uuid::Uuid;
 
 use crate::model::outcome::OutcomeKind;
+use crate::model::source::SenderId;
 use crate::model::time::{Timestamp, milliseconds};
 use crate::rollup::resolution::{Resolution, Span};
 use crate::rollup::sketch::Sketch;
-use crate::rollup::sums::{ReadBucket, ReadSketch, Sums};
+use crate::rollup::sums::{ReadBucket, ReadSketch, SumKey, Sums};
 use crate::rollup::{AttemptBatch, Bucket, ScoreDirection, StrategySettings};
 use crate::rollup::{Delta, Owner};
-use crate::store::postgres::{read_count, storable, stored_count, uncounted};
+use crate::store::postgres::{read_count, sources, storable, stored_count, uncounted};
+use crate::store::row::{SenderPlace, attempts_left_out};
 
 /// Deltas that one transaction rolls up.
 const DELTAS_PER_ROLL_UP: i64 = 2000;
@@ -34,13 +36,16 @@ const BUCKETS_PER_PURGE: i64 = 2000;
 /// Age after which this logger rolls up the deltas of another logger, which may retry younger ones.
 const SETTLED_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// Appends what was counted. What is there already stays as it is.
+/// Appends what was counted. What is there already stays as it is. Returns the number of attempts
+/// whose source or labels were left out.
 pub(crate) fn insert(
     conn: &mut PgConnection,
     batch: &AttemptBatch,
     now: Timestamp,
-) -> QueryResult<()> {
-    insert_deltas(conn, &batch.deltas)?;
+) -> QueryResult<u64> {
+    let senders = batch.deltas.iter().map(|delta| delta.sender.as_ref());
+    let places = sources::places(conn, senders)?;
+    insert_deltas(conn, &batch.deltas, &places)?;
     for StrategySettings {
         strategy,
         threshold,
@@ -58,11 +63,15 @@ pub(crate) fn insert(
             .bind::<BigInt, _>(now.as_millis())
             .execute(conn)?;
     }
-    Ok(())
+    Ok(batch.senders_left_out + attempts_left_out(&batch.deltas, &places))
 }
 
 /// Inserts all deltas by one statement.
-fn insert_deltas(conn: &mut PgConnection, deltas: &[Delta]) -> QueryResult<()> {
+fn insert_deltas(
+    conn: &mut PgConnection,
+    deltas: &[Delta],
+    places: &[SenderPlace],
+) -> QueryResult<()> {
     if deltas.is_empty() {
         return Ok(());
     }
@@ -105,6 +114,7 @@ fn insert_deltas(conn: &mut PgConnection, deltas: &[Delta]) -> QueryResult<()> {
                 .map(|delta| delta.owner.number())
                 .collect::<Vec<_>>(),
         )
+        .bind::<Array<BigInt>, _>(places.iter().map(|place| place.id()).collect::<Vec<_>>())
         .execute(conn)
         .map(drop)
 }
@@ -174,6 +184,7 @@ fn roll_up_deltas(
             Timestamp::from_millis(delta.started_at),
             &delta.strategy,
             &delta.outcome,
+            delta.source_id,
             &delta.decoded(),
         );
     }
@@ -191,15 +202,20 @@ fn write(mut sums: Sums, conn: &mut PgConnection) -> QueryResult<()> {
         .bind::<Array<BigInt>, _>(&keys.moments)
         .bind::<Array<Text>, _>(&keys.strategies)
         .bind::<Array<Text>, _>(&keys.outcomes)
+        .bind::<Array<BigInt>, _>(&keys.sources)
         .load(conn)?;
     for KeyedBucket { resolution, bucket } in before {
         let of_key = Resolution::ALL
             .into_iter()
             .find(|of| of.seconds() == resolution)
             .and_then(|of| {
-                let at = Timestamp::from_millis(bucket.started_at);
-                let key = (of, at, bucket.strategy.clone(), bucket.outcome.clone());
-                sums.0.get_mut(&key)
+                sums.0.get_mut(&SumKey {
+                    resolution: of,
+                    started_at: Timestamp::from_millis(bucket.started_at),
+                    strategy: bucket.strategy.clone(),
+                    outcome: bucket.outcome.clone(),
+                    source_id: bucket.source_id,
+                })
             });
         if let Some(sum) = of_key {
             sum.merge(&bucket.decoded());
@@ -216,6 +232,7 @@ fn write(mut sums: Sums, conn: &mut PgConnection) -> QueryResult<()> {
         .bind::<Array<BigInt>, _>(keys.moments)
         .bind::<Array<Text>, _>(keys.strategies)
         .bind::<Array<Text>, _>(keys.outcomes)
+        .bind::<Array<BigInt>, _>(keys.sources)
         .bind::<Array<BigInt>, _>(attempts)
         .bind::<Array<BigInt>, _>(unobserved)
         .bind::<Array<Nullable<Binary>>, _>(latencies)
@@ -231,16 +248,18 @@ struct Keys {
     moments: Vec<i64>,
     strategies: Vec<String>,
     outcomes: Vec<String>,
+    sources: Vec<SenderId>,
 }
 
 impl Keys {
     fn of(sums: &Sums) -> Self {
         let mut keys = Self::default();
-        for (resolution, started_at, strategy, outcome) in sums.0.keys() {
-            keys.resolutions.push(resolution.seconds());
-            keys.moments.push(started_at.as_millis());
-            keys.strategies.push(strategy.clone());
-            keys.outcomes.push(outcome.clone());
+        for key in sums.0.keys() {
+            keys.resolutions.push(key.resolution.seconds());
+            keys.moments.push(key.started_at.as_millis());
+            keys.strategies.push(key.strategy.clone());
+            keys.outcomes.push(key.outcome.clone());
+            keys.sources.push(key.source_id);
         }
         keys
     }
@@ -369,8 +388,8 @@ fn encoded(sketch: &Sketch) -> Option<Vec<u8>> {
 }
 
 const INSERT_DELTAS: &str = "INSERT INTO memory_retrieval_attempts_recent (delta_id, started_at, \
-     strategy, outcome, attempts, unobserved, latency, top_score, owner) \
-     SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+     strategy, outcome, attempts, unobserved, latency, top_score, owner, source_id) \
+     SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
 // Another process may have set what this process does not know: NULL keeps what is stored. `$3`
 // occurs twice, because `excluded` has the value that stands for it in a new row.
 const SET_STRATEGY: &str = "INSERT INTO memory_retrieval_strategies AS stored \
@@ -384,18 +403,19 @@ const RELEASE: &str = "UPDATE memory_retrieval_attempts_recent SET owner = 0 WHE
 const LOCK: &str = "SELECT rolled_up_to FROM memory_retrieval_rollup WHERE one = 1 FOR UPDATE";
 const LOCK_OR_LEAVE: &str =
     "SELECT rolled_up_to FROM memory_retrieval_rollup WHERE one = 1 FOR UPDATE SKIP LOCKED";
-const SETTLED_DELTAS: &str = "SELECT delta_id, started_at, strategy, outcome, attempts, \
+const SETTLED_DELTAS: &str = "SELECT delta_id, started_at, strategy, outcome, source_id, attempts, \
      unobserved, latency, top_score FROM memory_retrieval_attempts_recent \
      WHERE delta_id < $1 OR owner = $2 OR owner = 0 ORDER BY delta_id LIMIT $3";
 const DELETE_DELTAS: &str =
     "DELETE FROM memory_retrieval_attempts_recent WHERE delta_id = ANY ($1)";
-const SAME_BUCKETS: &str = "SELECT resolution, started_at, strategy, outcome, attempts, \
+const SAME_BUCKETS: &str = "SELECT resolution, started_at, strategy, outcome, source_id, attempts, \
      unobserved, latency, top_score FROM memory_retrieval_attempts \
-     WHERE (resolution, started_at, strategy, outcome) IN (SELECT * FROM unnest($1, $2, $3, $4))";
+     WHERE (resolution, started_at, strategy, outcome, source_id) IN \
+     (SELECT * FROM unnest($1, $2, $3, $4, $5))";
 const PUT_BUCKETS: &str = "INSERT INTO memory_retrieval_attempts (resolution, started_at, \
-     strategy, outcome, attempts, unobserved, latency, top_score) \
-     SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) \
-     ON CONFLICT (resolution, started_at, strategy, outcome) DO UPDATE SET \
+     strategy, outcome, source_id, attempts, unobserved, latency, top_score) \
+     SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+     ON CONFLICT (resolution, started_at, strategy, outcome, source_id) DO UPDATE SET \
      attempts = excluded.attempts, unobserved = excluded.unobserved, \
      latency = excluded.latency, top_score = excluded.top_score";
 // The inner query finds the moment up to which about that many buckets lie; all buckets of that
@@ -406,15 +426,15 @@ const EXPIRE: &str = "DELETE FROM memory_retrieval_attempts WHERE resolution = $
 const OLDEST: &str = "SELECT least((SELECT min(started_at) FROM memory_retrieval_attempts \
      WHERE resolution = $1), (SELECT min(started_at) FROM memory_retrieval_attempts_recent)) \
      AS started_at";
-const BUCKETS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, latency, \
+const BUCKETS: &str = "SELECT started_at, strategy, outcome, source_id, attempts, unobserved, latency, \
      top_score FROM memory_retrieval_attempts \
      WHERE resolution = $1 AND started_at >= $2 AND started_at < $3";
 /// Without sketches, which are twenty times as large as the rest: an index covers these columns.
-const COUNTS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, \
+const COUNTS: &str = "SELECT started_at, strategy, outcome, source_id, attempts, unobserved, \
      NULL::bytea AS latency, NULL::bytea AS top_score FROM memory_retrieval_attempts \
      WHERE resolution = $1 AND started_at >= $2 AND started_at < $3";
 /// Scans the table, which the roll-up keeps small.
-const DELTAS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, latency, \
+const DELTAS: &str = "SELECT started_at, strategy, outcome, source_id, attempts, unobserved, latency, \
      top_score FROM memory_retrieval_attempts_recent WHERE started_at >= $1 AND started_at < $2";
 const STRATEGIES: &str = "SELECT strategy, confidence_threshold, lower_is_better, timeout_ms \
      FROM memory_retrieval_strategies ORDER BY strategy";
@@ -439,6 +459,8 @@ struct StoredBucket {
     strategy: String,
     #[diesel(sql_type = Text)]
     outcome: String,
+    #[diesel(sql_type = BigInt)]
+    source_id: i64,
     #[diesel(sql_type = BigInt)]
     attempts: i64,
     #[diesel(sql_type = BigInt)]
@@ -489,6 +511,7 @@ impl StoredBucket {
             kind: OutcomeKind::parse(&self.outcome)?,
             started_at: Timestamp::from_millis(self.started_at),
             strategy: self.strategy,
+            source_id: self.source_id,
             attempts: read_count(self.attempts),
             unobserved: read_count(self.unobserved),
             latency: ReadSketch::Encoded(self.latency),

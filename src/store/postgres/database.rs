@@ -157,8 +157,8 @@ impl PostgresStore {
     ) -> Result<Inserted<'g>, InsertError> {
         let mut refused = None;
         let inserted = self.write(|conn| {
-            let inserted = failures::insert(conn, rows).map_err(|error| classify(&error))?;
-            attempts::insert(conn, batch, Timestamp::now()).map_err(|error| {
+            let mut inserted = failures::insert(conn, rows).map_err(|error| classify(&error))?;
+            let left_out = attempts::insert(conn, batch, Timestamp::now()).map_err(|error| {
                 let error = classify(&error);
                 // This error is not the fault of the rows.
                 if let StoreError::Split(cause) | StoreError::Reopen(cause) = &error {
@@ -166,6 +166,7 @@ impl PostgresStore {
                 }
                 error
             })?;
+            inserted.sources_left_out += left_out;
             failpoint!("store-commit", |_| Err(StoreError::Retry(
                 "injected".into()
             )));

@@ -40,7 +40,7 @@ use crate::model::source::Labels;
 use crate::model::time::Timestamp;
 use crate::similarity::{Folded, Similar, contains};
 use crate::store::postgres::{sources, storable, uncounted};
-use crate::store::row::{Counting, Row};
+use crate::store::row::{Counting, Row, SenderPlace};
 use crate::store::snapshot::StoredFailure;
 
 /// Result of an insert.
@@ -60,12 +60,13 @@ pub(crate) fn insert(conn: &mut PgConnection, rows: &[Row]) -> QueryResult<Inser
     // First, because the lock of the row makes the order of ids the order of commits.
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     let newest = ReserveIds { count }.get_result::<i64>(conn)?;
-    let senders = sources::ids(conn, rows)?;
+    let places = sources::places(conn, rows.iter().map(|row| row.sender.as_ref()))?;
+    let left_out = places.iter().filter(|place| place.is_left_out());
     let mut inserted = InsertedRows {
         duplicates: Vec::new(),
-        sources_left_out: senders.left_out,
+        sources_left_out: left_out.count() as u64,
     };
-    let columns = Columns::new(rows, newest - count, senders.ids);
+    let columns = Columns::new(rows, newest - count, &places);
     if !rows.iter().any(Row::is_repeatable) {
         InsertRows { columns }.execute(conn)?;
         return Ok(inserted);
@@ -124,7 +125,7 @@ struct Columns<'r> {
 
 impl<'r> Columns<'r> {
     /// Returns the columns of `rows`, with the ids after `before` and the ids of their senders.
-    fn new(rows: &'r [Row], before: i64, senders: Vec<Option<i64>>) -> Self {
+    fn new(rows: &'r [Row], before: i64, places: &[SenderPlace]) -> Self {
         Self {
             event_id: column(rows, |row| row.event_id),
             id: (before..).skip(1).take(rows.len()).collect(),
@@ -148,7 +149,7 @@ impl<'r> Columns<'r> {
                 Counting::FromRow { as_other: true } => Some(uncounted::AS_OTHER),
                 Counting::Elsewhere | Counting::Undecided => None,
             }),
-            source_id: senders,
+            source_id: places.iter().map(|place| place.stored()).collect(),
         }
     }
 
@@ -339,6 +340,7 @@ fn select(
     limit: usize,
 ) -> QueryResult<Vec<StoredFailure>> {
     let rest = RestOfFilter::new(filter);
+    let sources = sources::selected(conn, &filter.sources)?;
     // The server stops by itself if no row is left out here.
     let limit_in_sql = if rest.lets_everything_through() {
         i64::try_from(limit).unwrap_or(i64::MAX)
@@ -359,6 +361,7 @@ fn select(
         .bind::<BigInt, _>(ids.end)
         .bind::<BigInt, _>(limit_in_sql)
         .bind::<Nullable<Text>, _>(rest.text.as_ref().map(Folded::as_str))
+        .bind::<Nullable<Array<BigInt>>, _>(sources)
         .load_iter::<FailureRow, PgRowByRowLoadingMode>(conn)?;
     let mut found = Vec::new();
     for row in rows {
@@ -442,7 +445,8 @@ macro_rules! that_match {
          AND ($12 IS NULL OR strpos(lower(query_text COLLATE \"C\"), $12) > 0 \
          OR octet_length(query_text) <> length(query_text) \
          OR strpos(lower(error_context COLLATE \"C\"), $12) > 0 \
-         OR octet_length(error_context) <> length(error_context)) "
+         OR octet_length(error_context) <> length(error_context)) \
+         AND ($13 IS NULL OR coalesce(source_id, 0) = ANY ($13)) "
     };
 }
 const BY_EVENT_ID: &str = concat!(columns!(), "WHERE event_id = $1");

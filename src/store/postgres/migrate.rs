@@ -23,7 +23,7 @@ struct Migration {
 }
 
 /// In ascending order. A migration that was published is never changed.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: "202611270000010000",
         statements: include_str!(
@@ -34,6 +34,12 @@ const MIGRATIONS: [Migration; 2] = [
         version: "202611280000010000",
         statements: include_str!(
             "../../../migrations/postgres/2026-11-28-000001-0000_add_sources/up.sql"
+        ),
+    },
+    Migration {
+        version: "202611290000020000",
+        statements: include_str!(
+            "../../../migrations/postgres/2026-11-29-000002-0000_count_attempts_by_source/up.sql"
         ),
     },
 ];

@@ -118,7 +118,7 @@ fn nodes_that_start_at_once_create_the_schema_once() {
         }
     });
     let versions = "(SELECT count(*) FROM memory_retrieval_migrations)";
-    assert_eq!(number(&database, versions), 2);
+    assert_eq!(number(&database, versions), 3);
     assert_eq!(
         number(&database, "(SELECT count(*) FROM memory_retrieval_log)"),
         1
@@ -291,7 +291,8 @@ fn statements_use_the_indexes_that_were_meant() {
          query_text, query_len, created_at, uncounted) \
          SELECT gen_random_uuid(), n, 'no_hit', 's', repeat('q', 50), 1, n * 1000, \
          CASE WHEN n % 100 = 0 THEN 1 END FROM generate_series(1, 20000) AS n; \
-         INSERT INTO memory_retrieval_attempts SELECT 60, n * 60000, 's', 'success', 1, 0, \
+         INSERT INTO memory_retrieval_attempts (resolution, started_at, strategy, outcome, attempts, unobserved, \
+         latency, top_score) SELECT 60, n * 60000, 's', 'success', 1, 0, \
          repeat('x', 200)::bytea, NULL FROM generate_series(1, 20000) AS n; \
          UPDATE memory_retrieval_rollup SET rolled_up_to = 19900",
     )

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::error::ReadError;
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::query_status::StatusChange;
+use crate::model::source::{Sender, SenderId};
 use crate::model::stats::DropCounts;
 use crate::model::time::Timestamp;
 #[cfg(feature = "program")]
@@ -20,7 +21,7 @@ use crate::rollup::StrategySettings;
 use crate::rollup::resolution::Span;
 use crate::rollup::sums::ReadBucket;
 use crate::store::postgres::errors::read_error;
-use crate::store::postgres::{attempts, failures, small};
+use crate::store::postgres::{attempts, failures, small, sources};
 use crate::store::snapshot::{FailedQuery, LogEdge, Snapshot, StoredFailure};
 
 /// Rows of a chunk.
@@ -186,6 +187,10 @@ impl Snapshot for PostgresSnapshot<'_> {
 
     fn oldest_attempt(&mut self) -> Result<Option<Timestamp>, ReadError> {
         attempts::oldest(self.0).map_err(|error| read_error(&error))
+    }
+
+    fn senders(&mut self) -> Result<Vec<(SenderId, Sender)>, ReadError> {
+        sources::all(self.0).map_err(|error| read_error(&error))
     }
 
     fn strategies(&mut self) -> Result<Vec<StrategySettings>, ReadError> {

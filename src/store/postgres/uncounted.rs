@@ -13,6 +13,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
 use crate::model::outcome::OutcomeKind;
+use crate::model::source::SenderId;
 use crate::model::time::Timestamp;
 use crate::rollup::resolution::Resolution;
 use crate::rollup::sums::{ReadBucket, Sums};
@@ -53,7 +54,13 @@ pub(crate) fn roll_up(
         let mut bucket = Bucket::default();
         bucket.add_unobserved(row.latency_ms);
         let at = Timestamp::from_millis(row.created_at);
-        sums.add(at, row.strategy(), &row.failure_type, &bucket);
+        sums.add(
+            at,
+            row.strategy(),
+            &row.failure_type,
+            row.source_id,
+            &bucket,
+        );
     }
     diesel::sql_query(MOVE_MARK)
         .bind::<BigInt, _>(to)
@@ -77,7 +84,7 @@ pub(crate) fn read(
     to: Timestamp,
     each: &mut impl FnMut(ReadBucket) -> bool,
 ) -> QueryResult<()> {
-    let mut buckets: HashMap<(Timestamp, String, OutcomeKind), Bucket> = HashMap::new();
+    let mut buckets: HashMap<(Timestamp, String, SenderId, OutcomeKind), Bucket> = HashMap::new();
     let rolled_up_to = mark(conn)?;
     let rows = diesel::sql_query(ROWS_BETWEEN)
         .bind::<BigInt, _>(rolled_up_to)
@@ -93,6 +100,7 @@ pub(crate) fn read(
         let key = (
             Resolution::Minute.floor(Timestamp::from_millis(row.created_at)),
             row.strategy().to_owned(),
+            row.source_id,
             kind,
         );
         buckets
@@ -100,8 +108,10 @@ pub(crate) fn read(
             .or_default()
             .add_unobserved(row.latency_ms);
     }
-    for ((started_at, strategy, kind), bucket) in buckets {
-        if !each(ReadBucket::new(started_at, strategy, kind, bucket)) {
+    for ((started_at, strategy, source_id, kind), bucket) in buckets {
+        if !each(ReadBucket::new(
+            started_at, strategy, source_id, kind, bucket,
+        )) {
             break;
         }
     }
@@ -139,6 +149,8 @@ struct UncountedRow {
     latency_ms: Option<i64>,
     #[diesel(sql_type = BigInt)]
     uncounted: i64,
+    #[diesel(sql_type = BigInt)]
+    source_id: i64,
 }
 
 impl UncountedRow {
@@ -166,14 +178,14 @@ struct Found {
 
 const NEWEST_ID: &str = "SELECT newest_id AS number FROM memory_retrieval_log WHERE one = 1";
 const MOVE_MARK: &str = "UPDATE memory_retrieval_rollup SET rolled_up_to = $1 WHERE one = 1";
-const ROWS: &str = "SELECT id, created_at, retrieval_strategy, failure_type, latency_ms, uncounted \
-     FROM memory_retrieval_failures WHERE id > $1 AND id <= $2 AND uncounted IS NOT NULL \
+const ROWS: &str = "SELECT id, created_at, retrieval_strategy, failure_type, latency_ms, uncounted, \
+     coalesce(source_id, 0) AS source_id FROM memory_retrieval_failures WHERE id > $1 AND id <= $2 AND uncounted IS NOT NULL \
      ORDER BY id LIMIT $3";
 const MARK: &str = "SELECT rolled_up_to AS number FROM memory_retrieval_rollup WHERE one = 1";
 // By their ids, of which there are few, and not by the index of their moments: `+ 0` keeps the
 // planner from it.
 const ROWS_BETWEEN: &str = "SELECT id, created_at, retrieval_strategy, failure_type, latency_ms, \
-     uncounted FROM memory_retrieval_failures WHERE id > $1 AND uncounted IS NOT NULL \
+     uncounted, coalesce(source_id, 0) AS source_id FROM memory_retrieval_failures WHERE id > $1 AND uncounted IS NOT NULL \
      AND created_at + 0 >= $2 AND created_at + 0 < $3";
 const OLDEST: &str = "SELECT min(created_at + 0) AS found FROM memory_retrieval_failures \
      WHERE id > $1 AND uncounted IS NOT NULL";

@@ -31,13 +31,14 @@ use crate::model::outcome::OutcomeKind;
 use crate::model::time::{Timestamp, milliseconds};
 use crate::rollup::resolution::{Resolution, Span};
 use crate::rollup::sketch::Sketch;
-use crate::rollup::sums::{ReadBucket, ReadSketch, Sums};
+use crate::rollup::sums::{ReadBucket, ReadSketch, SumKey, Sums};
 use crate::rollup::{AttemptBatch, Bucket, Delta, Owner, ScoreDirection, StrategySettings};
+use crate::store::row::attempts_left_out;
 use crate::store::sqlite::schema::{
     memory_retrieval_attempts as attempts, memory_retrieval_attempts_recent as recent,
     memory_retrieval_strategies as strategies,
 };
-use crate::store::sqlite::uncounted;
+use crate::store::sqlite::{sources, uncounted};
 
 /// Deltas that one transaction rolls up.
 const DELTAS_PER_ROLL_UP: i64 = 2000;
@@ -49,21 +50,25 @@ const BUCKETS_PER_PURGE: i32 = 2000;
 /// logger rolls up its own within a minute, and releases the rest when it shuts down.
 const SETTLED_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// Appends what was counted. What is there already stays as it is.
+/// Appends what was counted. What is there already stays as it is. Returns the number of attempts
+/// whose source or labels were left out.
 pub(crate) fn insert(
     conn: &mut SqliteConnection,
     batch: &AttemptBatch,
     now: Timestamp,
-) -> QueryResult<()> {
-    for Delta {
-        id,
-        owner,
-        started_at,
-        strategy,
-        kind,
-        bucket,
-    } in &batch.deltas
-    {
+) -> QueryResult<u64> {
+    let senders = batch.deltas.iter().map(|delta| delta.sender.as_ref());
+    let places = sources::places(conn, senders)?;
+    for (delta, place) in batch.deltas.iter().zip(&places) {
+        let Delta {
+            id,
+            owner,
+            started_at,
+            strategy,
+            sender: _,
+            kind,
+            bucket,
+        } = delta;
         diesel::insert_into(recent::table)
             .values((
                 recent::delta_id.eq(id.as_bytes().as_slice()),
@@ -71,6 +76,7 @@ pub(crate) fn insert(
                 recent::started_at.eq(started_at.as_millis()),
                 recent::strategy.eq(strategy.as_str()),
                 recent::outcome.eq(kind.as_str()),
+                recent::source_id.eq(place.id()),
                 recent::attempts.eq(stored(bucket.attempts)),
                 recent::unobserved.eq(stored(bucket.unobserved)),
                 recent::latency.eq(encoded(&bucket.latency)),
@@ -102,7 +108,7 @@ pub(crate) fn insert(
         .bind::<BigInt, _>(now)
         .execute(conn)?;
     }
-    Ok(())
+    Ok(batch.senders_left_out + attempts_left_out(&batch.deltas, &places))
 }
 
 /// Returns `true` if anything has been appended that is not added up yet.
@@ -168,6 +174,7 @@ fn roll_up_deltas(
             Timestamp::from_millis(delta.started_at),
             &delta.strategy,
             &delta.outcome,
+            delta.source_id,
             &delta.decoded(),
         );
     }
@@ -176,14 +183,22 @@ fn roll_up_deltas(
 
 /// Adds `sums` to what the table has.
 fn write(sums: Sums, conn: &mut SqliteConnection) -> QueryResult<()> {
-    for ((resolution, started_at, strategy, outcome), mut sum) in sums.0 {
-        let started_at = started_at.as_millis();
+    for (key, mut sum) in sums.0 {
+        let SumKey {
+            resolution,
+            started_at,
+            strategy,
+            outcome,
+            source_id,
+        } = key;
+        let (resolution, started_at) = (resolution.seconds(), started_at.as_millis());
         let before: Option<StoredBucket> = attempts::table
-            .find((resolution.seconds(), started_at, &strategy, &outcome))
+            .find((resolution, started_at, &strategy, &outcome, source_id))
             .select((
                 attempts::started_at,
                 attempts::strategy,
                 attempts::outcome,
+                attempts::source_id,
                 attempts::attempts,
                 attempts::unobserved,
                 attempts::latency,
@@ -203,10 +218,11 @@ fn write(sums: Sums, conn: &mut SqliteConnection) -> QueryResult<()> {
         );
         diesel::insert_into(attempts::table)
             .values((
-                attempts::resolution.eq(resolution.seconds()),
+                attempts::resolution.eq(resolution),
                 attempts::started_at.eq(started_at),
                 attempts::strategy.eq(strategy),
                 attempts::outcome.eq(outcome),
+                attempts::source_id.eq(source_id),
                 counts.clone(),
             ))
             .on_conflict((
@@ -214,6 +230,7 @@ fn write(sums: Sums, conn: &mut SqliteConnection) -> QueryResult<()> {
                 attempts::started_at,
                 attempts::strategy,
                 attempts::outcome,
+                attempts::source_id,
             ))
             .do_update()
             .set(counts)
@@ -347,13 +364,13 @@ pub(crate) fn settings(conn: &mut SqliteConnection) -> QueryResult<Vec<StrategyS
     Ok(settings.collect())
 }
 
-const BUCKETS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, latency, top_score \
+const BUCKETS: &str = "SELECT started_at, strategy, outcome, source_id, attempts, unobserved, latency, top_score \
      FROM memory_retrieval_attempts WHERE resolution = ? AND started_at >= ? AND started_at < ?";
 /// Without sketches, which are twenty times as large as the rest: an index covers these columns.
-const COUNTS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, NULL AS latency, NULL AS top_score \
+const COUNTS: &str = "SELECT started_at, strategy, outcome, source_id, attempts, unobserved, NULL AS latency, NULL AS top_score \
      FROM memory_retrieval_attempts WHERE resolution = ? AND started_at >= ? AND started_at < ?";
 /// Scans the table, which the roll-up keeps small.
-const DELTAS: &str = "SELECT started_at, strategy, outcome, attempts, unobserved, latency, top_score \
+const DELTAS: &str = "SELECT started_at, strategy, outcome, source_id, attempts, unobserved, latency, top_score \
      FROM memory_retrieval_attempts_recent WHERE started_at >= ? AND started_at < ?";
 macro_rules! settled {
     () => {
@@ -361,7 +378,7 @@ macro_rules! settled {
     };
 }
 const SETTLED_DELTAS: &str = concat!(
-    "SELECT delta_id, started_at, strategy, outcome, attempts, unobserved, latency, top_score \
+    "SELECT delta_id, started_at, strategy, outcome, source_id, attempts, unobserved, latency, top_score \
      FROM memory_retrieval_attempts_recent WHERE ",
     settled!(),
     " ORDER BY delta_id LIMIT ?3"
@@ -387,6 +404,8 @@ struct StoredBucket {
     strategy: String,
     #[diesel(sql_type = Text)]
     outcome: String,
+    #[diesel(sql_type = BigInt)]
+    source_id: i64,
     #[diesel(sql_type = BigInt)]
     attempts: i64,
     #[diesel(sql_type = BigInt)]
@@ -429,6 +448,7 @@ impl StoredBucket {
             kind: OutcomeKind::parse(&self.outcome)?,
             started_at: Timestamp::from_millis(self.started_at),
             strategy: self.strategy,
+            source_id: self.source_id,
             attempts: read_count(self.attempts),
             unobserved: read_count(self.unobserved),
             latency: ReadSketch::Encoded(self.latency),
@@ -486,13 +506,14 @@ mod tests {
                 owner: Owner::default(),
                 started_at: Resolution::Minute.floor(*at),
                 strategy: "semantic".into(),
+                sender: None,
                 kind: OutcomeKind::Success,
                 bucket,
             }
         });
         AttemptBatch {
             deltas: deltas.collect(),
-            settings: Vec::new(),
+            ..AttemptBatch::default()
         }
     }
 
@@ -676,7 +697,7 @@ mod tests {
     fn every_statement_uses_the_index_that_was_meant() {
         let mut conn = database();
         let one = sql(&attempts::table
-            .find((60_i64, 0_i64, "s", "o"))
+            .find((60_i64, 0_i64, "s", "o", 0_i64))
             .select(attempts::attempts));
         let any = sql(&diesel::select(diesel::dsl::exists(
             recent::table.select(recent::delta_id),
@@ -710,7 +731,7 @@ mod tests {
             (
                 &one,
                 "SEARCH memory_retrieval_attempts USING PRIMARY KEY \
-                 (resolution=? AND started_at=? AND strategy=? AND outcome=?)",
+                 (resolution=? AND started_at=? AND strategy=? AND outcome=? AND source_id=?)",
             ),
             // Ends with the first row.
             (&any, "SCAN memory_retrieval_attempts_recent"),

@@ -857,7 +857,7 @@ impl SqliteStore {
         let (mut permit, mut inserted, mut refused) = (None, models::InsertedRows::default(), None);
         transact(&mut conn, |conn| {
             inserted = models::insert_new(conn, rows).map_err(|error| classify(&error))?;
-            attempts::insert(conn, attempts, Timestamp::now()).map_err(|error| {
+            let left_out = attempts::insert(conn, attempts, Timestamp::now()).map_err(|error| {
                 let error = classify(&error);
                 // This error is not the fault of the rows or the file.
                 if let StoreError::Split(cause) | StoreError::Reopen(cause) = &error {
@@ -865,6 +865,7 @@ impl SqliteStore {
                 }
                 error
             })?;
+            inserted.sources_left_out += left_out;
             failpoint!("store-commit", |_| Err(StoreError::Retry(
                 "injected".into()
             )));

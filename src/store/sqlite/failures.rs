@@ -11,9 +11,9 @@
 //! | 1, 2 | start of the places: moment, id | ids: after, up to |
 //! | 3, 4 | end of the places: moment, id | moments of the places: start, end |
 //! | 5 | rows at most | rows at most |
-//! | 6 to 11 | the filter, as in `that_match!` | the filter |
-//! | 12 | the newest id | id of the start |
-//! | 13 | | id of the end |
+//! | 6 to 12 | the filter, as in `that_match!` | the filter |
+//! | 13 | the newest id | id of the start |
+//! | 14 | | id of the end |
 //!
 //! The filter therefore keeps its numbers in both, and whatever a statement needs beyond it comes
 //! behind. `END_*` use 1 to 5 alone. A wrong order of two values with the same type compiles, runs,
@@ -31,6 +31,7 @@ use crate::model::source::Labels;
 use crate::model::time::Timestamp;
 use crate::similarity::Folded;
 use crate::store::snapshot::StoredFailure;
+use crate::store::sqlite::sources;
 
 /// Returns the failure with this id.
 pub(crate) fn get(conn: &mut SqliteConnection, event_id: Uuid) -> QueryResult<Option<Failure>> {
@@ -91,6 +92,7 @@ pub(crate) fn matches(
         Direction::Backwards => MATCHES_BACKWARDS,
         Direction::Forwards => MATCHES_FORWARDS,
     };
+    let sources = sources::selected(conn, &filter.sources)?;
     let rows: Vec<FailureRow> = diesel::sql_query(sql)
         .bind::<BigInt, _>(places.start.created_at)
         .bind::<BigInt, _>(places.start.id)
@@ -103,6 +105,7 @@ pub(crate) fn matches(
         .bind::<Nullable<Text>, _>(folded_text(filter))
         .bind::<Nullable<Text>, _>(one_of(filter.query_text.iter().map(String::as_str)))
         .bind::<Nullable<Text>, _>(one_of(filter.similar_to.iter().map(String::as_str)))
+        .bind::<Nullable<Text>, _>(sources)
         .bind::<BigInt, _>(newest_id)
         .load(conn)?;
     Ok(rows.into_iter().map(FailureRow::stored).collect())
@@ -117,6 +120,7 @@ pub(crate) fn stored_within(
     filter: &FailureFilter,
     limit: usize,
 ) -> QueryResult<Vec<StoredFailure>> {
+    let sources = sources::selected(conn, &filter.sources)?;
     let rows: Vec<FailureRow> = diesel::sql_query(STORED_WITHIN)
         .bind::<BigInt, _>(ids.start)
         .bind::<BigInt, _>(ids.end)
@@ -129,6 +133,7 @@ pub(crate) fn stored_within(
         .bind::<Nullable<Text>, _>(folded_text(filter))
         .bind::<Nullable<Text>, _>(one_of(filter.query_text.iter().map(String::as_str)))
         .bind::<Nullable<Text>, _>(one_of(filter.similar_to.iter().map(String::as_str)))
+        .bind::<Nullable<Text>, _>(sources)
         .bind::<BigInt, _>(places.start.id)
         .bind::<BigInt, _>(places.end.id)
         .load(conn)?;
@@ -176,7 +181,8 @@ macro_rules! that_match {
          AND (?9 IS NULL OR memory_retrieval_contains(query_text, ?9) \
          OR memory_retrieval_contains(coalesce(error_context, ''), ?9)) \
          AND (?10 IS NULL OR query_text IN (SELECT value FROM json_each(?10))) \
-         AND (?11 IS NULL OR memory_retrieval_nearly_the_same(query_text, ?11)) "
+         AND (?11 IS NULL OR memory_retrieval_nearly_the_same(query_text, ?11)) \
+         AND (?12 IS NULL OR coalesce(source_id, 0) IN (SELECT value FROM json_each(?12))) "
     };
 }
 /// `?1`: the id, 16 bytes.
@@ -195,21 +201,21 @@ const MATCHES_BACKWARDS: &str = concat!(
     columns!(),
     between!(),
     that_match!(),
-    "AND id <= ?12 ORDER BY created_at DESC, id DESC LIMIT ?5"
+    "AND id <= ?13 ORDER BY created_at DESC, id DESC LIMIT ?5"
 );
 const MATCHES_FORWARDS: &str = concat!(
     columns!(),
     between!(),
     that_match!(),
-    "AND id <= ?12 ORDER BY created_at, id LIMIT ?5"
+    "AND id <= ?13 ORDER BY created_at, id LIMIT ?5"
 );
 
 /// By id, because rows that came late are few among those that came. The unary plus keeps SQLite
 /// from the index of `created_at`, which it would otherwise prefer.
 const STORED_WITHIN: &str = concat!(
     columns!(),
-    "WHERE id > ?1 AND id <= ?2 AND (+created_at, id) >= (?3, ?12) AND (+created_at, id) < (?4, \
-     ?13) ",
+    "WHERE id > ?1 AND id <= ?2 AND (+created_at, id) >= (?3, ?13) AND (+created_at, id) < (?4, \
+     ?14) ",
     that_match!(),
     "ORDER BY id LIMIT ?5"
 );

@@ -18,6 +18,7 @@ use diesel::sql_types::{BigInt, Binary, Float, HasSqlType, Nullable, Text};
 use diesel::sqlite::Sqlite;
 
 use crate::model::record::ConversationId;
+use crate::model::source::SenderId;
 use crate::store::row::{Counting, FEW_ROWS, Row};
 use crate::store::sqlite::schema::memory_retrieval_failures as failures;
 use crate::store::sqlite::{sources, uncounted};
@@ -88,9 +89,11 @@ pub(crate) fn insert(conn: &mut SqliteConnection, rows: &[Row]) -> QueryResult<I
         inserted: 0,
         sources_left_out: 0,
     };
-    let senders = sources::ids(conn, rows)?;
-    ids.sources_left_out = senders.left_out;
-    let mut senders = &senders.ids[..];
+    let places = sources::places(conn, rows.iter().map(|row| row.sender.as_ref()))?;
+    let left_out = places.iter().filter(|place| place.is_left_out());
+    ids.sources_left_out = left_out.count() as u64;
+    let senders: Vec<Option<SenderId>> = places.iter().map(|place| place.stored()).collect();
+    let mut senders = &senders[..];
     let rest = insert_by::<ROWS_PER_STATEMENT>(conn, rows, &mut senders, &mut ids)?;
     let rest = insert_by::<8>(conn, rest, &mut senders, &mut ids)?;
     insert_by::<1>(conn, rest, &mut senders, &mut ids)?;
@@ -114,7 +117,7 @@ pub(crate) struct Ids {
 fn insert_by<'r, const N: usize>(
     conn: &mut SqliteConnection,
     rows: &'r [Row],
-    senders: &mut &[Option<i64>],
+    senders: &mut &[Option<SenderId>],
     Ids {
         largest, inserted, ..
     }: &mut Ids,
@@ -171,7 +174,7 @@ pub(crate) const LARGEST_ID: &str = "SELECT max( \
 struct InsertRows<'r, const N: usize> {
     ids: [i64; N],
     rows: &'r [Row; N],
-    senders: &'r [Option<i64>; N],
+    senders: &'r [Option<SenderId>; N],
 }
 
 impl<const N: usize> RunQueryDsl<SqliteConnection> for InsertRows<'_, N> {}

@@ -22,11 +22,12 @@ diesel::table! {
 }
 
 diesel::table! {
-    memory_retrieval_attempts (resolution, started_at, strategy, outcome) {
+    memory_retrieval_attempts (resolution, started_at, strategy, outcome, source_id) {
         resolution -> BigInt,
         started_at -> BigInt,
         strategy -> Text,
         outcome -> Text,
+        source_id -> BigInt,
         attempts -> BigInt,
         unobserved -> BigInt,
         latency -> Nullable<Binary>,
@@ -45,6 +46,7 @@ diesel::table! {
         latency -> Nullable<Binary>,
         top_score -> Nullable<Binary>,
         owner -> BigInt,
+        source_id -> BigInt,
     }
 }
 

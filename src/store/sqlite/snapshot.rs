@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::error::ReadError;
 use crate::model::failure::{Direction, Failure, FailureFilter, Place};
 use crate::model::query_status::StatusChange;
+use crate::model::source::{Sender, SenderId};
 use crate::model::stats::DropCounts;
 use crate::model::time::Timestamp;
 #[cfg(feature = "program")]
@@ -23,7 +24,7 @@ use crate::rollup::sums::ReadBucket;
 use crate::store::snapshot::{FailedQuery, LogEdge, Snapshot, StoredFailure};
 #[cfg(feature = "program")]
 use crate::store::sqlite::retention;
-use crate::store::sqlite::{attempts, drops, failures, log, statuses};
+use crate::store::sqlite::{attempts, drops, failures, log, sources, statuses};
 
 impl Snapshot for SqliteConnection {
     fn log(&mut self) -> Result<LogEdge, ReadError> {
@@ -180,6 +181,10 @@ impl Snapshot for SqliteConnection {
 
     fn oldest_attempt(&mut self) -> Result<Option<Timestamp>, ReadError> {
         Ok(attempts::oldest(self)?)
+    }
+
+    fn senders(&mut self) -> Result<Vec<(SenderId, Sender)>, ReadError> {
+        Ok(sources::all(self)?)
     }
 
     fn strategies(&mut self) -> Result<Vec<StrategySettings>, ReadError> {

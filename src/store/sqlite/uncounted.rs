@@ -18,6 +18,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
 use crate::model::outcome::OutcomeKind;
+use crate::model::source::SenderId;
 use crate::model::time::Timestamp;
 use crate::rollup::resolution::Resolution;
 use crate::rollup::sums::{ReadBucket, Sums};
@@ -62,7 +63,13 @@ pub(crate) fn roll_up(conn: &mut SqliteConnection, sums: &mut Sums) -> QueryResu
         let mut bucket = Bucket::default();
         bucket.add_unobserved(row.latency_ms);
         let at = Timestamp::from_millis(row.created_at);
-        sums.add(at, row.strategy(), &row.failure_type, &bucket);
+        sums.add(
+            at,
+            row.strategy(),
+            &row.failure_type,
+            row.source_id,
+            &bucket,
+        );
     }
     diesel::update(log::table)
         .set(log::rolled_up_to.eq(to))
@@ -105,7 +112,7 @@ pub(crate) fn read(
     to: Timestamp,
     each: &mut impl FnMut(ReadBucket) -> bool,
 ) -> QueryResult<()> {
-    let mut buckets: HashMap<(Timestamp, String, OutcomeKind), Bucket> = HashMap::new();
+    let mut buckets: HashMap<(Timestamp, String, SenderId, OutcomeKind), Bucket> = HashMap::new();
     let rows = diesel::sql_query(ROWS_BETWEEN)
         .bind::<BigInt, _>(from)
         .bind::<BigInt, _>(to)
@@ -119,6 +126,7 @@ pub(crate) fn read(
         let key = (
             Resolution::Minute.floor(Timestamp::from_millis(row.created_at)),
             row.strategy().to_owned(),
+            row.source_id,
             kind,
         );
         buckets
@@ -126,8 +134,10 @@ pub(crate) fn read(
             .or_default()
             .add_unobserved(row.latency_ms);
     }
-    for ((started_at, strategy, kind), bucket) in buckets {
-        if !each(ReadBucket::new(started_at, strategy, kind, bucket)) {
+    for ((started_at, strategy, source_id, kind), bucket) in buckets {
+        if !each(ReadBucket::new(
+            started_at, strategy, source_id, kind, bucket,
+        )) {
             break;
         }
     }
@@ -169,6 +179,8 @@ struct UncountedRow {
     latency_ms: Option<i64>,
     #[diesel(sql_type = BigInt)]
     uncounted: i64,
+    #[diesel(sql_type = BigInt)]
+    source_id: i64,
 }
 
 impl UncountedRow {
@@ -188,12 +200,12 @@ struct Oldest {
     created_at: Option<i64>,
 }
 
-const ROWS: &str = "SELECT id, created_at, retrieval_strategy, failure_type, latency_ms, uncounted \
-     FROM memory_retrieval_failures WHERE id > ?1 AND id <= ?2 AND uncounted IS NOT NULL ORDER BY id LIMIT ?3";
+const ROWS: &str = "SELECT id, created_at, retrieval_strategy, failure_type, latency_ms, uncounted, \
+     coalesce(source_id, 0) AS source_id FROM memory_retrieval_failures WHERE id > ?1 AND id <= ?2 AND uncounted IS NOT NULL ORDER BY id LIMIT ?3";
 // By their ids, of which there are few, and not by the index of their moments: the unary plus keeps
 // SQLite from it.
-const ROWS_BETWEEN: &str = "SELECT id, created_at, retrieval_strategy, failure_type, latency_ms, uncounted \
-     FROM memory_retrieval_failures WHERE id > (SELECT rolled_up_to FROM memory_retrieval_log) \
+const ROWS_BETWEEN: &str = "SELECT id, created_at, retrieval_strategy, failure_type, latency_ms, uncounted, \
+     coalesce(source_id, 0) AS source_id FROM memory_retrieval_failures WHERE id > (SELECT rolled_up_to FROM memory_retrieval_log) \
      AND uncounted IS NOT NULL AND +created_at >= ?1 AND +created_at < ?2";
 const OLDEST: &str = "SELECT min(+created_at) AS created_at FROM memory_retrieval_failures \
      WHERE id > (SELECT rolled_up_to FROM memory_retrieval_log)";
