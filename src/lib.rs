@@ -137,6 +137,8 @@ struct EmbeddingPage;
 
 mod clock;
 pub mod config;
+#[cfg(feature = "program")]
+mod copy;
 mod database_url;
 pub mod error;
 mod handle;

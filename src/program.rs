@@ -16,6 +16,7 @@ use crate::http::{HttpOptions, Scope, Token};
 use crate::report::FailureReader;
 use crate::store;
 
+pub use crate::copy::{Content, CopiedTable, CopyError, CopyPhase, CopyReport};
 pub use crate::http::wire::counts::CountLine;
 pub use crate::http::wire::lines::{Line, Lines, separator};
 pub use crate::http::wire::{RejectReason, Rejected, Sent};
@@ -133,6 +134,24 @@ pub fn database_url(config: &LoggerConfig) -> String {
 /// Returns a `database_url` without its password.
 pub fn without_password(url: &str) -> String {
     redacted(url)
+}
+
+/// Copies the log in the database `from`, or in that of `config`, to the database `to`, and
+/// compares both. `progress` is called after each chunk, with the phase, and the rows that are done
+/// and that there are. `config` says whether the schema of `to` may be changed.
+///
+/// # Errors
+///
+/// See [`CopyError`]. What was copied stays, and the next call resumes.
+pub fn copy(
+    config: &LoggerConfig,
+    from: Option<String>,
+    to: String,
+    progress: &mut dyn FnMut(CopyPhase, u64, u64),
+) -> Result<CopyReport, CopyError> {
+    let location = |url: String| LoggerConfig::new(url).validate();
+    let from = from.map_or_else(|| config.validate(), location)?;
+    crate::copy::copy(&from, &location(to)?, config.migrate, progress)
 }
 
 /// Replaces the log in the database of `config` by that of `backup`, in one transaction. A missing

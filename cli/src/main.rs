@@ -10,7 +10,7 @@
 //! | `serve.rs`, `listen.rs`, `descriptors.rs` | the service: sockets, signals, limits |
 //! | `settings.rs`, `redact.rs` | settings from flags, variables and a file |
 //! | `read.rs`, `client.rs`, `output.rs` | commands that read, from a file or a service |
-//! | `change.rs`, `backup.rs`, `ingest.rs` | commands that write |
+//! | `change.rs`, `backup.rs`, `copy.rs`, `ingest.rs` | commands that write |
 //! | `service.rs`, `tls.rs` | requests to a service |
 //!
 //! Standard output has the result alone, so that it can be piped. Messages, progress and errors go
@@ -38,6 +38,7 @@ compile_error!("cannot build the program: it needs a Unix system; use the librar
 mod backup;
 mod change;
 mod client;
+mod copy;
 mod descriptors;
 mod ingest;
 mod listen;
@@ -108,6 +109,8 @@ enum Command {
     Backup(backup::Backup),
     /// Replace the content of the database by that of a backup; a service may keep running
     Restore(backup::Restore),
+    /// Copy the log to another database: from a file to PostgreSQL, back, or to another file
+    Copy(copy::Copy),
     /// Check readiness and failure rate; the exit code is the result
     Check(read::Check),
     /// Show the effective settings and the origin of each
@@ -323,6 +326,7 @@ async fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Delete(delete) => change::delete(&settings, &delete).await,
         Command::Backup(backup) => backup::backup(&settings, &backup).await,
         Command::Restore(restore) => backup::restore(&settings, &restore).await,
+        Command::Copy(copy) => copy::copy(&settings, &copy).await,
         Command::Check(check) => read::check(&settings, &check).await,
         Command::Config(config) if config.sample => {
             Ok(io::stdout().write_all(settings::sample().as_bytes())?)

@@ -128,6 +128,66 @@ fn two_services_share_a_log() {
     }
 }
 
+/// Returns the sums of a copy by table, and the rows that it wrote.
+fn copied(output: &str) -> (Vec<(String, String)>, u64) {
+    let mut written = 0;
+    let sums = lines(output)
+        .iter()
+        .map(|table| {
+            assert_eq!(table["sum"], table["sum_of_copy"], "{output}");
+            written += table["written"].as_u64().unwrap();
+            let text = |name: &str| table[name].as_str().unwrap().to_owned();
+            (text("table"), text("sum"))
+        })
+        .collect();
+    (sums, written)
+}
+
+#[test]
+#[ignore = "needs PostgreSQL's programs, or the server of TEST_DATABASE_URL"]
+fn log_is_copied_to_a_server_and_back() {
+    let (database, folder) = (TestDatabase::new(), tempfile::tempdir().unwrap());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (first, back) = (path("first.db"), path("back.db"));
+    succeed(&first, &["ingest"], RECORDS);
+    succeed(&first, &["set-status", "who?", "ignored"], "");
+    let (sums, written) = copied(&succeed(&first, &["copy", "--to", &database.url], ""));
+    assert!(written >= 3, "{written}");
+    let again = copied(&succeed(&first, &["copy", "--to", &database.url], ""));
+    assert_eq!(again, (sums.clone(), 0), "a second copy changes nothing");
+    let returned = ["copy", "--from", &database.url, "--to", &back];
+    assert_eq!(copied(&succeed(&back, &returned, "")).0, sums);
+    for arguments in [&["list"][..], &["stats"], &["top"], &["export"]] {
+        let from_server = succeed(&database.url, arguments, "");
+        assert_eq!(from_server, succeed(&first, arguments, ""), "{arguments:?}");
+        assert_eq!(from_server, succeed(&back, arguments, ""), "{arguments:?}");
+    }
+    // A log that a logger writes later is no copy any more.
+    succeed(&database.url, &["ingest"], RECORDS);
+    let (code, _, errors) = run(&first, &["copy", "--to", &database.url], "");
+    assert_eq!(code, Some(2));
+    assert!(errors.contains("newer than the source"), "{errors}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL's programs, or the server of TEST_DATABASE_URL"]
+fn copy_that_was_killed_resumes() {
+    let (database, folder) = (TestDatabase::new(), tempfile::tempdir().unwrap());
+    let source = folder.path().join("source.db");
+    let source = source.to_str().unwrap();
+    let record = RECORDS.lines().next().unwrap().to_owned() + "\n";
+    succeed(source, &["ingest"], &record.repeat(30_000));
+    succeed(&database.url, &["migrate"], "");
+    let arguments = ["copy", "--to", &*database.url];
+    let mut child = command(source, &arguments).spawn().unwrap();
+    // The first range is committed, and the others are not, unless the copy was very fast.
+    while lines(&succeed(&database.url, &["list", "--limit", "1"], "")).is_empty() {}
+    child.kill().unwrap();
+    child.wait().unwrap();
+    copied(&succeed(source, &arguments, ""));
+    assert_eq!(copied(&succeed(source, &arguments, "")).1, 0);
+}
+
 #[test]
 fn password_is_shown_by_no_command() {
     // No server listens on port 1.
@@ -139,6 +199,8 @@ fn password_is_shown_by_no_command() {
         &["migrate"],
         &["purge"],
         &["backup", "x.db"],
+        &["copy", "--to", "x.db"],
+        &["copy", "--from", url, "--to", url],
         &["serve", "--listen", "127.0.0.1:0"],
         &[
             "serve",

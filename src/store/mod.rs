@@ -3,6 +3,8 @@
 //! one kind of database name its folder: pools of applications, backups and the import.
 
 pub(crate) mod backend;
+#[cfg(feature = "program")]
+pub(crate) mod copy;
 pub(crate) mod gate;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -20,6 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::Location;
+#[cfg(feature = "program")]
+use crate::copy::CopyError;
 use crate::error::StartError;
 use backend::Backend;
 use reads::Reads;
@@ -41,6 +45,35 @@ pub(crate) fn backend(location: &Location, pool_size: u32, migrate: bool) -> Box
             migrate,
         )),
     }
+}
+
+/// Reads the log at `location`, whose schema must be that of this version.
+#[cfg(feature = "program")]
+pub(crate) fn copy_source(
+    location: &Location,
+    read: copy::ReadLog<'_, CopyError>,
+) -> Result<(), CopyError> {
+    match location {
+        Location::File(path) => read(&mut sqlite::copy::CopyFile::source(path)?),
+        Location::Memory => Err(CopyError::Memory),
+        #[cfg(feature = "postgres")]
+        Location::Postgres(url) => postgres::copy::read_source(url, read),
+    }
+}
+
+/// Opens the log at `location` to write a copy. Creates a missing one. With `migrate`, it may
+/// change the schema.
+#[cfg(feature = "program")]
+pub(crate) fn copy_target(
+    location: &Location,
+    migrate: bool,
+) -> Result<Box<dyn copy::Writable>, CopyError> {
+    Ok(match location {
+        Location::File(path) => Box::new(sqlite::copy::CopyFile::target(path, migrate)?),
+        Location::Memory => return Err(CopyError::Memory),
+        #[cfg(feature = "postgres")]
+        Location::Postgres(url) => Box::new(postgres::copy::CopyServer::target(url, migrate)?),
+    })
 }
 
 /// Returns a database in memory, which is deleted with this value.

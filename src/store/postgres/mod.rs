@@ -6,6 +6,7 @@
 //! | `connection` | one connection, its transactions and their limits |
 //! | `reader`, `snapshot` | the connections of readers, and their reads |
 //! | `migrate` | the schema and its versions |
+//! | `copy` | the tables as `copy` reads and writes them |
 //! | `failures`, `attempts`, `uncounted`, `small` | the statements of the tables |
 //! | `errors` | errors by their remedy |
 //!
@@ -33,6 +34,8 @@
 
 mod attempts;
 mod connection;
+#[cfg(feature = "program")]
+pub(crate) mod copy;
 pub(crate) mod database;
 mod errors;
 mod failures;
@@ -41,11 +44,14 @@ pub(crate) mod migrate;
 mod nodes;
 mod reader;
 #[cfg(test)]
-mod server;
+pub(crate) mod server;
 mod small;
 mod snapshot;
 mod sources;
 mod uncounted;
+
+#[cfg(feature = "program")]
+pub(crate) use connection::KeepsConnection;
 
 use std::borrow::Cow;
 

@@ -240,7 +240,7 @@ pub(crate) fn statuses(conn: &mut PgConnection) -> QueryResult<Vec<(String, Stat
 }
 
 /// Returns the key of a query's status.
-fn status_id(query: &str) -> Uuid {
+pub(crate) fn status_id(query: &str) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, storable(query).as_bytes())
 }
 

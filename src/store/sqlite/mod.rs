@@ -26,6 +26,8 @@ pub(crate) mod attempts;
 #[expect(missing_docs, reason = "public for the program alone")]
 pub(crate) mod backup;
 mod checkpoint;
+#[cfg(feature = "program")]
+pub(crate) mod copy;
 pub(crate) mod database;
 pub(crate) mod delete;
 pub(crate) mod drops;
