@@ -263,7 +263,7 @@ struct NextRange {
 }
 
 /// Returns a range of a bounded number of rows. More rows may have the same key: as many as there
-/// are strategies and outcomes in a minute.
+/// are strategies, outcomes and sources in a minute.
 fn next_range<S: Readable + ?Sized>(
     side: &mut S,
     table: &Table,
@@ -328,12 +328,12 @@ mod tests {
             id / 3.0, NULL, NULL, id, '[\"a\"]', 'context', 1700000000000 + id, nullif(id % 3, 0), nullif(id % 2, 0) * 3
         FROM n;
         INSERT INTO memory_retrieval_attempts VALUES
-            (60, 1700000040000, 'semantic', 'success', 7, 0, x'00ff', NULL),
-            (60, 1700000040000, 'Semantic', 'success', 7, 0, NULL, x''),
-            (3600, 1699999200000, 'semantic', 'timeout', 8, 1, NULL, NULL),
-            (86400, 1699920000000, 'semantic', 'timeout', 8, 1, NULL, NULL);
+            (60, 1700000040000, 'semantic', 'success', 3, 7, 0, x'00ff', NULL),
+            (60, 1700000040000, 'Semantic', 'success', 0, 7, 0, NULL, x''),
+            (3600, 1699999200000, 'semantic', 'timeout', 0, 8, 1, NULL, NULL),
+            (86400, 1699920000000, 'semantic', 'timeout', 0, 8, 1, NULL, NULL);
         INSERT INTO memory_retrieval_attempts_recent VALUES
-            (x'000102030405060708090a0b0c0d0e0f', 1700000040000, 'semantic', 'success', 7, 0, x'01', x'02', -9);
+            (x'000102030405060708090a0b0c0d0e0f', 1700000040000, 'semantic', 'success', 7, 0, x'01', x'02', -9, 3);
         INSERT INTO memory_retrieval_strategies VALUES ('semantic', 0.1, 1, NULL, 5), ('graph', NULL, 0, 20, 5);
         INSERT INTO memory_retrieval_query_statuses VALUES ('who', 'ignored', 4, 1), ('where', 'open', 4, 2);
         INSERT INTO memory_retrieval_drops VALUES (60000, 'buffer_full', 4), (60000, 'too_old', 9);

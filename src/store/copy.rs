@@ -66,6 +66,7 @@ pub(crate) const TABLES: [Table; 10] = [
             ("started_at", Kind::Number),
             ("strategy", Kind::Text),
             ("outcome", Kind::Text),
+            ("source_id", Kind::Number),
             ("attempts", Kind::Number),
             ("unobserved", Kind::Number),
             ("latency", Kind::Bytes),
@@ -151,6 +152,7 @@ const fn attempts(title: &'static str, seconds: i64) -> Table {
             ("started_at", Kind::Number),
             ("strategy", Kind::Text),
             ("outcome", Kind::Text),
+            ("source_id", Kind::Number),
             ("attempts", Kind::Number),
             ("unobserved", Kind::Number),
             ("latency", Kind::Bytes),
@@ -361,7 +363,39 @@ pub(crate) type ReadLog<'a, E> = &'a mut dyn FnMut(&mut dyn Readable) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use diesel::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn every_column_of_every_table_is_copied() {
+        #[derive(QueryableByName)]
+        struct Found {
+            #[diesel(sql_type = Text)]
+            name: String,
+        }
+        let found: Vec<Found> = diesel::sql_query(
+            "SELECT t.name || '.' || c.name AS name FROM sqlite_schema AS t, pragma_table_info(t.name) AS c \
+             WHERE t.type = 'table' AND t.name LIKE 'memory_retrieval_%' \
+             AND t.name NOT IN ('memory_retrieval_log', 'memory_retrieval_migrations')",
+        )
+        .load(&mut crate::store::migrated())
+        .unwrap();
+        let mut found: Vec<String> = found.into_iter().map(|found| found.name).collect();
+        let mut copied: Vec<String> = TABLES
+            .iter()
+            .flat_map(|table| {
+                table
+                    .columns
+                    .iter()
+                    .map(|(name, _)| format!("{}.{name}", table.name))
+            })
+            .collect();
+        copied.sort();
+        copied.dedup();
+        found.sort();
+        assert_eq!(copied, found);
+    }
 
     #[test]
     fn sum_depends_on_the_values_and_not_on_their_order() {
