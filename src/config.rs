@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::database_url::DatabaseUrl;
 use crate::error::ConfigError;
 use crate::model::record::RetrievalFailureRecord;
+#[cfg(feature = "postgres")]
+use crate::server::ServerConfig;
 
 /// Database file, in the current folder.
 pub const DEFAULT_DATABASE_URL: &str = "retrieval-failures.db";
@@ -31,6 +33,10 @@ pub const DEFAULT_CLEANUP_EVERY: u32 = 500;
 pub const DEFAULT_POOL_SIZE: u32 = 4;
 /// Strategies that are counted by themselves.
 pub const DEFAULT_MAX_STRATEGIES: usize = 64;
+/// Longest time of a connect to a server.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time of a statement that writes to a server.
+pub const DEFAULT_STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest time of a shutdown.
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest pause between two attempts after a failure.
@@ -43,6 +49,8 @@ const DEFAULT_MAILBOX_SHARE: usize = 8;
 const BUFFER_CAPACITY: RangeInclusive<usize> = 1..=1 << 20;
 /// Limits in connections. Each has a page cache of up to 8 MB and, if it reads, a thread.
 const POOL_SIZE: RangeInclusive<u32> = 1..=64;
+/// Limits in bytes. PostgreSQL cuts a longer name.
+const APPLICATION_NAME_BYTES: RangeInclusive<usize> = 1..=63;
 /// Limits in strategies. Each takes a few buckets a minute, and its name is a label in the metrics.
 const MAX_STRATEGIES: RangeInclusive<usize> = 1..=1024;
 /// Smallest bound of the database, in bytes: 1 MiB. The tables alone take about 200 kB, and a purge
@@ -93,6 +101,14 @@ pub struct LoggerConfig {
     pub(crate) cleanup_every: u32,
     /// Connections, at most.
     pub(crate) pool_size: u32,
+    #[serde(rename = "connect_timeout_ms", with = "milliseconds")]
+    pub(crate) connect_timeout: Duration,
+    #[serde(rename = "statement_timeout_ms", with = "milliseconds")]
+    pub(crate) statement_timeout: Duration,
+    /// `None`: that of the environment, or the name of the program.
+    pub(crate) application_name: Option<String>,
+    /// `false`: for a pooler that does not keep track of prepared statements.
+    pub(crate) prepared_statements: bool,
     /// Strategies that are counted by themselves.
     pub(crate) max_strategies: usize,
     /// 0: no bound.
@@ -227,6 +243,18 @@ impl LoggerConfig {
             "FAILURE_LOGGER_POOL_SIZE",
             "a whole number"
         );
+        read!(ms config.connect_timeout, "FAILURE_LOGGER_CONNECT_TIMEOUT_MS");
+        read!(ms config.statement_timeout, "FAILURE_LOGGER_STATEMENT_TIMEOUT_MS");
+        read_optional!(
+            config.application_name,
+            "FAILURE_LOGGER_APPLICATION_NAME",
+            "a name"
+        );
+        read!(
+            config.prepared_statements,
+            "FAILURE_LOGGER_PREPARED_STATEMENTS",
+            "true or false"
+        );
         read!(
             config.max_strategies,
             "FAILURE_LOGGER_MAX_STRATEGIES",
@@ -344,6 +372,37 @@ impl LoggerConfig {
         self
     }
 
+    /// Sets the longest time of a connect to a PostgreSQL server, 1 ms to 1 day, rounded up to
+    /// seconds. A `connect_timeout` of the URL takes precedence. Default: 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets the longest time of one statement that writes to a PostgreSQL server, 1 ms to 1 day.
+    /// The server ends a longer one, and the logger retries it. A migration of large tables may need
+    /// more. A read has the timeout of its reader instead. Default: 60 s.
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
+        self
+    }
+
+    /// Sets the name under which a PostgreSQL server lists the connections, 1 to 63 bytes. An
+    /// `application_name` of the URL takes precedence. Default: that of the variable `PGAPPNAME`, or
+    /// `failure-logger`.
+    pub fn application_name(mut self, name: impl Into<String>) -> Self {
+        self.application_name = Some(name.into());
+        self
+    }
+
+    /// Sets whether statements stay prepared on connections to a PostgreSQL server. `false` is for a
+    /// pooler in transaction mode that does not keep track of them, such as pgbouncer before 1.21.
+    /// Default: `true`.
+    pub fn prepared_statements(mut self, keep: bool) -> Self {
+        self.prepared_statements = keep;
+        self
+    }
+
     /// Sets the largest size of the database, in bytes. If it is larger, its oldest failures are
     /// deleted, however young, and the file shrinks. Counts stay. The journal comes on top. 0: no
     /// bound. Without effect on a database in which an application has tables. Default: 0.
@@ -421,7 +480,18 @@ impl LoggerConfig {
     /// The first setting that is not accepted, with its value and the accepted range.
     pub(crate) fn validate(&self) -> Result<Location, ConfigError> {
         self.validate_without_url()?;
-        Location::parse(&self.database_url)
+        let location = Location::parse(&self.database_url)?;
+        #[cfg(feature = "postgres")]
+        if let Location::Postgres(server) = location {
+            return Ok(Location::Postgres(ServerConfig {
+                url: server.url,
+                connect_timeout: self.connect_timeout,
+                statement_timeout: self.statement_timeout,
+                application_name: self.application_name.clone(),
+                prepared_statements: self.prepared_statements,
+            }));
+        }
+        Ok(location)
     }
 
     /// Checks every setting but the `database_url`.
@@ -466,6 +536,15 @@ impl LoggerConfig {
         if !POOL_SIZE.contains(&self.pool_size) {
             return refuse("pool_size", &self.pool_size, "1 to 64 connections");
         }
+        if let Some(name) = &self.application_name
+            && (!APPLICATION_NAME_BYTES.contains(&name.len()) || name.chars().any(char::is_control))
+        {
+            return refuse(
+                "application_name",
+                &name.escape_debug(),
+                "1 to 63 bytes without control characters",
+            );
+        }
         if !MAX_STRATEGIES.contains(&self.max_strategies) {
             return refuse(
                 "max_strategies",
@@ -483,6 +562,8 @@ impl LoggerConfig {
         for (setting, duration) in [
             ("flush_interval", self.flush_interval),
             ("shutdown_timeout", self.shutdown_timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("statement_timeout", self.statement_timeout),
             ("first backoff", self.first_backoff),
             ("longest backoff", self.longest_backoff),
         ] {
@@ -513,6 +594,10 @@ impl Default for LoggerConfig {
             attempts_retention_days: None,
             cleanup_every: DEFAULT_CLEANUP_EVERY,
             pool_size: DEFAULT_POOL_SIZE,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            statement_timeout: DEFAULT_STATEMENT_TIMEOUT,
+            application_name: None,
+            prepared_statements: true,
             max_strategies: DEFAULT_MAX_STRATEGIES,
             max_database_bytes: 0,
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
@@ -538,6 +623,10 @@ impl fmt::Debug for LoggerConfig {
             .field("attempts_retention_days", &self.attempts_retention_days)
             .field("cleanup_every", &self.cleanup_every)
             .field("pool_size", &self.pool_size)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("application_name", &self.application_name)
+            .field("prepared_statements", &self.prepared_statements)
             .field("max_strategies", &self.max_strategies)
             .field("max_database_bytes", &self.max_database_bytes)
             .field("shutdown_timeout", &self.shutdown_timeout)
@@ -556,7 +645,7 @@ pub(crate) enum Location {
     Memory,
     File(PathBuf),
     #[cfg(feature = "postgres")]
-    Postgres(DatabaseUrl),
+    Postgres(ServerConfig),
 }
 
 impl Location {
@@ -569,7 +658,7 @@ impl Location {
     fn parse(url: &DatabaseUrl) -> Result<Self, ConfigError> {
         if url.is_postgres() && !url.reveal().contains('\0') {
             #[cfg(feature = "postgres")]
-            return Ok(Self::Postgres(url.clone()));
+            return Ok(Self::Postgres(url.clone().into()));
             #[cfg(not(feature = "postgres"))]
             return Err(ConfigError {
                 setting: "database_url",
@@ -671,6 +760,18 @@ mod tests {
                 "pool_size = 0: expected 1 to 64 connections",
             ),
             (
+                config().connect_timeout(Duration::ZERO),
+                "connect_timeout = 0ns: expected 1 ms to 1 day",
+            ),
+            (
+                config().statement_timeout(Duration::ZERO),
+                "statement_timeout = 0ns: expected 1 ms to 1 day",
+            ),
+            (
+                config().application_name("a\0b"),
+                "application_name = a\\0b: expected 1 to 63 bytes without control characters",
+            ),
+            (
                 config().max_database_bytes(1),
                 "max_database_bytes = 1: expected at least 1048576 bytes, or 0 for no bound",
             ),
@@ -741,6 +842,10 @@ mod tests {
             "FAILURE_LOGGER_FLUSH_INTERVAL_MS" => Some(" 250 ".into()),
             "FAILURE_LOGGER_RETENTION_DAYS" => Some("0".into()),
             "FAILURE_LOGGER_MIGRATE" => Some("false".into()),
+            "FAILURE_LOGGER_STATEMENT_TIMEOUT_MS" => Some("9".into()),
+            "FAILURE_LOGGER_CONNECT_TIMEOUT_MS" => Some("8".into()),
+            "FAILURE_LOGGER_APPLICATION_NAME" => Some("search".into()),
+            "FAILURE_LOGGER_PREPARED_STATEMENTS" => Some("false".into()),
             "FAILURE_LOGGER_ENABLED" => Some("false".into()),
             _ => None,
         })
@@ -753,7 +858,12 @@ mod tests {
             (Some(0), None),
             "set, though to 0"
         );
-        assert!(!config.migrate && !config.enabled);
+        assert!(!config.migrate && !config.enabled && !config.prepared_statements);
+        assert_eq!(
+            [config.connect_timeout, config.statement_timeout],
+            [8, 9].map(Duration::from_millis)
+        );
+        assert_eq!(config.application_name.as_deref(), Some("search"));
 
         let error = LoggerConfig::from_variables(|name| {
             (name == "FAILURE_LOGGER_BATCH_SIZE").then(|| "many".into())

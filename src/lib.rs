@@ -154,6 +154,8 @@ pub mod program;
 pub mod report;
 mod retention;
 mod rollup;
+#[cfg(feature = "postgres")]
+mod server;
 mod similarity;
 mod store;
 

@@ -149,7 +149,12 @@ pub fn copy(
     to: String,
     progress: &mut dyn FnMut(CopyPhase, u64, u64),
 ) -> Result<CopyReport, CopyError> {
-    let location = |url: String| LoggerConfig::new(url).validate();
+    // With the timeouts and the other settings of connections.
+    let location = |url: String| {
+        let mut config = config.clone();
+        config.database_url.replace(url);
+        config.validate()
+    };
     let from = from.map_or_else(|| config.validate(), location)?;
     crate::copy::copy(&from, &location(to)?, config.migrate, progress)
 }

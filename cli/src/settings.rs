@@ -859,7 +859,7 @@ fn deserialize<T: serde::de::DeserializeOwned>(
 ///
 /// The sample file is the reference for operators, so that each text has the unit, the special
 /// values and a default that the value does not show. A test compares the keys with [`defaults`].
-const DESCRIPTIONS: [(&str, &str); 34] = [
+const DESCRIPTIONS: [(&str, &str); 38] = [
     (
         "database_url",
         "Database file, or postgres://USER@HOST:PORT/DATABASE in a program with PostgreSQL. libpq \
@@ -972,6 +972,22 @@ const DESCRIPTIONS: [(&str, &str); 34] = [
     (
         "pool_size",
         "Number of connections to the database, 1 to 64.",
+    ),
+    (
+        "connect_timeout_ms",
+        "Longest time of a connect to PostgreSQL, unless database_url has a connect_timeout.",
+    ),
+    (
+        "statement_timeout_ms",
+        "Longest time of a statement that writes to PostgreSQL, or changes its schema.",
+    ),
+    (
+        "application_name",
+        "Name under which PostgreSQL lists the connections. Default: failure-logger.",
+    ),
+    (
+        "prepared_statements",
+        "Keep statements prepared in PostgreSQL. false: for a pooler in transaction mode.",
     ),
     (
         "max_strategies",
@@ -1253,6 +1269,29 @@ mod tests {
             .contains("migrate: true")
         );
         assert_eq!(settings.service.listen, [Listen::Tcp(DEFAULT_LISTEN)]);
+    }
+
+    #[test]
+    fn settings_of_a_server_come_from_each_origin() {
+        let (_file, mut flags) = file("statement_timeout_ms = 7\nconnect_timeout_ms = 1\n");
+        flags.assignments = vec!["connect_timeout_ms=2000".into()];
+        let variables = [
+            ("FAILURE_LOGGER_APPLICATION_NAME", "search"),
+            ("FAILURE_LOGGER_PREPARED_STATEMENTS", "false"),
+        ];
+        let settings = loaded(flags, &variables).unwrap();
+        let logger = format!("{:?}", settings.logger);
+        for value in [
+            "statement_timeout: 7ms",
+            "connect_timeout: 2s",
+            "application_name: Some(\"search\")",
+            "prepared_statements: false",
+        ] {
+            assert!(logger.contains(value), "{value}: {logger}");
+        }
+        let (_file, flags) = file("statement_timeout_ms = 0");
+        let error = loaded(flags, &[]).err().unwrap();
+        assert!(error.starts_with("statement_timeout_ms = 0 ("), "{error}");
     }
 
     #[test]

@@ -10,21 +10,19 @@ use diesel::connection::{
 };
 use diesel::prelude::*;
 
-use crate::database_url::DatabaseUrl;
 use crate::error::StoreError;
+use crate::server::ServerConfig;
 use crate::store::postgres::errors::classify;
 
-/// Longest time of one statement of a writer.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait for the migrations of another node.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for a lock: longer than any chunk of work of another node.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest pause between two statements of a transaction, after which the server ends it. It frees
 /// the locks of a node whose machine or network died without closing the connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest time of a connect in seconds, unless the URL has another one.
-const CONNECT_TIMEOUT: &str = "connect_timeout=10";
-/// The name under which the server lists the connections, unless the URL or `PGAPPNAME` has another
-/// one.
+/// The name under which the server lists the connections, unless a setting, the URL or `PGAPPNAME`
+/// has another one.
 const APPLICATION_NAME: &str = "fallback_application_name=failure-logger";
 /// A parameter of the logger, which libpq does not know. `false` is for a pooler that gives each
 /// transaction another session and does not keep track of prepared statements.
@@ -32,7 +30,7 @@ const KEEP_STATEMENTS: &str = "prepared_statements=";
 
 /// A connection that opens when it is needed, and opens once more after it was lost.
 pub(crate) struct Connection {
-    url: DatabaseUrl,
+    server: ServerConfig,
     conn: Option<PgConnection>,
 }
 
@@ -48,8 +46,8 @@ pub(crate) enum Purpose {
 
 impl Connection {
     /// Returns a connection that is not open yet.
-    pub(crate) fn new(url: DatabaseUrl) -> Self {
-        Self { url, conn: None }
+    pub(crate) fn new(server: ServerConfig) -> Self {
+        Self { server, conn: None }
     }
 
     /// Runs `work` in a transaction. Rolls it back after an error, and then closes the connection
@@ -65,10 +63,10 @@ impl Connection {
         // Out of its place meanwhile, so that a panic in `work` drops it with its transaction.
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
-            None => connect(&self.url)?,
+            None => connect(&self.server)?,
         };
         let failed = |error: diesel::result::Error| E::from(classify(&error));
-        AnsiTransactionManager::begin_transaction_sql(&mut conn, &begin(purpose))
+        AnsiTransactionManager::begin_transaction_sql(&mut conn, &begin(purpose, &self.server))
             .map_err(failed)?;
         let result = match work(&mut conn) {
             Ok(done) => AnsiTransactionManager::commit_transaction(&mut conn)
@@ -103,11 +101,11 @@ impl KeepsConnection for StoreError {
     }
 }
 
-fn begin(purpose: Purpose) -> String {
+fn begin(purpose: Purpose, server: &ServerConfig) -> String {
     let (mode, statement, lock, idle) = match purpose {
         Purpose::Write => (
             "READ COMMITTED",
-            STATEMENT_TIMEOUT,
+            server.statement_timeout,
             LOCK_TIMEOUT,
             IDLE_TIMEOUT,
         ),
@@ -121,8 +119,8 @@ fn begin(purpose: Purpose) -> String {
         // Waits for the migrations of another node.
         Purpose::Hold => (
             "READ COMMITTED",
-            STATEMENT_TIMEOUT,
-            STATEMENT_TIMEOUT,
+            MIGRATION_TIMEOUT,
+            MIGRATION_TIMEOUT,
             Duration::ZERO,
         ),
     };
@@ -142,12 +140,13 @@ fn milliseconds(duration: Duration) -> i32 {
 }
 
 /// Connects. The error has no password.
-fn connect(url: &DatabaseUrl) -> Result<PgConnection, StoreError> {
+fn connect(server: &ServerConfig) -> Result<PgConnection, StoreError> {
     let Parameters {
         url: of_libpq,
         keeps_statements,
-    } = Parameters::of(url.reveal());
+    } = Parameters::of(server);
     let mut conn = PgConnection::establish(&of_libpq).map_err(|error| {
+        let url = &server.url;
         let cause = url.scrub(error.to_string().trim_end());
         StoreError::Retry(format!("cannot connect to {url}: {cause}"))
     })?;
@@ -166,33 +165,57 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn of(url: &str) -> Self {
+    /// Returns the URL of a server with its settings. A parameter of the URL takes precedence.
+    fn of(server: &ServerConfig) -> Self {
+        let url = server.url.reveal();
         let (address, parameters) = url.split_once('?').unwrap_or((url, ""));
         let (own, mut parameters): (Vec<&str>, Vec<&str>) = parameters
             .split('&')
             .filter(|parameter| !parameter.is_empty())
             .partition(|parameter| parameter.starts_with(KEEP_STATEMENTS));
-        let has = |parameters: &[&str], name| {
-            parameters
-                .iter()
-                .any(|parameter| parameter.starts_with(name))
+        // Parts of a second count as a whole one.
+        let seconds = server.connect_timeout.as_millis().div_ceil(1000);
+        let name = match &server.application_name {
+            Some(name) => format!("application_name={}", percent_encoded(name)),
+            None => APPLICATION_NAME.to_owned(),
         };
-        for default in [APPLICATION_NAME, CONNECT_TIMEOUT] {
-            let (name, _) = default.split_once('=').unwrap_or((default, ""));
-            if !has(&parameters, name) {
-                parameters.push(default);
+        let timeout = format!("connect_timeout={seconds}");
+        for setting in [&name, &timeout] {
+            let (name, _) = setting.split_once('=').unwrap_or((setting, ""));
+            let has_name = |parameter: &&str| {
+                parameter
+                    .strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with('='))
+            };
+            if !parameters.iter().any(has_name) {
+                parameters.push(setting);
             }
         }
         Self {
             url: format!("{address}?{}", parameters.join("&")),
-            keeps_statements: !own.iter().any(|parameter| parameter.ends_with("=false")),
+            keeps_statements: server.prepared_statements
+                && !own.iter().any(|parameter| parameter.ends_with("=false")),
         }
     }
+}
+
+/// Returns a text as the value of a parameter.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database_url::DatabaseUrl;
 
     #[test]
     fn url_gets_a_name_and_a_timeout_where_it_has_none() {
@@ -209,10 +232,75 @@ mod tests {
                 false,
             ),
         ] {
-            let parameters = Parameters::of(url);
+            let parameters = Parameters::of(&url.to_owned().into());
             assert_eq!(parameters.url, expected);
             assert_eq!(parameters.keeps_statements, keeps_statements);
         }
+    }
+
+    #[test]
+    fn settings_hold_unless_the_url_has_a_parameter() {
+        let settings = |url: &str| ServerConfig {
+            connect_timeout: Duration::from_millis(2001),
+            application_name: Some("search & more".into()),
+            prepared_statements: false,
+            ..url.to_owned().into()
+        };
+        for (url, expected) in [
+            (
+                "postgres://h/d",
+                "postgres://h/d?application_name=search%20%26%20more&connect_timeout=3",
+            ),
+            (
+                "postgres://h/d?connect_timeout=1&application_name=a",
+                "postgres://h/d?connect_timeout=1&application_name=a",
+            ),
+        ] {
+            let parameters = Parameters::of(&settings(url));
+            assert_eq!(parameters.url, expected);
+            assert!(!parameters.keeps_statements);
+        }
+        let begin = begin(
+            Purpose::Write,
+            &ServerConfig {
+                statement_timeout: Duration::from_millis(7),
+                ..settings("postgres://h")
+            },
+        );
+        assert!(
+            begin.contains("SET LOCAL statement_timeout = 7;"),
+            "{begin}"
+        );
+    }
+
+    #[test]
+    #[ignore = "needs PostgreSQL's programs, or the server of TEST_DATABASE_URL"]
+    fn server_lists_the_name_and_ends_statements_at_their_timeout() {
+        let database = crate::store::postgres::server::TestDatabase::new();
+        let mut conn = Connection::new(ServerConfig {
+            application_name: Some("search & more".into()),
+            statement_timeout: Duration::from_millis(50),
+            ..database.url.clone().into()
+        });
+        #[derive(QueryableByName)]
+        struct Name {
+            #[diesel(sql_type = diesel::sql_types::Text)]
+            name: String,
+        }
+        let mut run = |sql: &str| {
+            conn.transact(Purpose::Write, |conn| {
+                diesel::sql_query(sql)
+                    .get_result::<Name>(conn)
+                    .map_err(|error| classify(&error))
+            })
+        };
+        let name = run("SELECT current_setting('application_name') AS name").unwrap();
+        assert_eq!(name.name, "search & more");
+        let error = run("SELECT pg_sleep(60)::text AS name").err().unwrap();
+        assert!(
+            crate::store::postgres::errors::is_timeout(&error),
+            "{error}"
+        );
     }
 
     #[test]
@@ -223,7 +311,7 @@ mod tests {
             "postgres://u:secret@127.0.0.1:port/d?password=secret",
         ] {
             let url = DatabaseUrl::from(url.to_owned());
-            let StoreError::Retry(error) = connect(&url).err().unwrap() else {
+            let StoreError::Retry(error) = connect(&url.into()).err().unwrap() else {
                 panic!("not a remedy that retries")
             };
             assert!(error.contains("u:***@127.0.0.1"), "{error}");

@@ -6,8 +6,8 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Float, Nullable, Text};
 
-use crate::database_url::DatabaseUrl;
 use crate::error::{StartError, StoreError};
+use crate::server::ServerConfig;
 use crate::store::backend::Backend as _;
 use crate::store::copy::{Kind, Log, ReadLog, Readable, Row, STATUSES, Table, Value, Writable};
 use crate::store::postgres::connection::{Connection, KeepsConnection, Purpose};
@@ -18,13 +18,13 @@ use crate::store::postgres::{small, storable};
 /// Longest time of one statement of the source: the count of a large table is one.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// Reads the log at `url`, whose schema must be that of this version.
-pub(crate) fn read_source<E>(url: &DatabaseUrl, read: ReadLog<'_, E>) -> Result<(), E>
+/// Reads the log of a `server`, whose schema must be that of this version.
+pub(crate) fn read_source<E>(server: &ServerConfig, read: ReadLog<'_, E>) -> Result<(), E>
 where
     E: From<StoreError> + From<StartError> + KeepsConnection,
 {
-    drop(Server::new(url.clone(), 1, false).open()?);
-    Connection::new(url.clone()).transact(Purpose::Read(STATEMENT_TIMEOUT), |conn| {
+    drop(Server::new(server.clone(), 1, false).open()?);
+    Connection::new(server.clone()).transact(Purpose::Read(STATEMENT_TIMEOUT), |conn| {
         read(&mut CopySnapshot(conn))
     })
 }
@@ -37,9 +37,9 @@ pub(crate) struct CopyServer(Connection);
 
 impl CopyServer {
     /// Opens a log to write it. Creates its tables, or updates them, if it may.
-    pub(crate) fn target(url: &DatabaseUrl, migrate: bool) -> Result<Self, StartError> {
-        drop(Server::new(url.clone(), 1, migrate).open()?);
-        Ok(Self(Connection::new(url.clone())))
+    pub(crate) fn target(server: &ServerConfig, migrate: bool) -> Result<Self, StartError> {
+        drop(Server::new(server.clone(), 1, migrate).open()?);
+        Ok(Self(Connection::new(server.clone())))
     }
 
     fn transact<T>(

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 
-use crate::database_url::DatabaseUrl;
 use crate::error::{StartError, StoreError};
 use crate::model::deletion::{Deleted, Deletion};
 use crate::model::query_status::StatusChange;
@@ -16,6 +15,7 @@ use crate::model::time::Timestamp;
 use crate::retention::StoredRetention;
 use crate::rollup::resolution::Resolution;
 use crate::rollup::{AttemptBatch, Owner};
+use crate::server::ServerConfig;
 use crate::store::backend::{Backend, Quarantine};
 use crate::store::gate::CommitGate;
 use crate::store::postgres::attempts::IfLocked;
@@ -30,17 +30,17 @@ use crate::store::write::{Erased, Inserted, Progress, Size, Store};
 
 /// A database of a PostgreSQL server.
 pub(crate) struct Server {
-    url: DatabaseUrl,
+    server: ServerConfig,
     pool_size: u32,
     /// `false`: the schema is used as it is.
     migrates: bool,
 }
 
 impl Server {
-    /// Returns the database at `url`. Nothing connects before [`Backend::open`].
-    pub(crate) fn new(url: DatabaseUrl, pool_size: u32, migrates: bool) -> Self {
+    /// Returns the database of a `server`. Nothing connects before [`Backend::open`].
+    pub(crate) fn new(server: ServerConfig, pool_size: u32, migrates: bool) -> Self {
         Self {
-            url,
+            server,
             pool_size,
             migrates,
         }
@@ -48,7 +48,7 @@ impl Server {
 
     fn error(&self, cause: impl std::fmt::Display) -> StartError {
         StartError::Server {
-            database: self.url.to_string(),
+            database: self.server.to_string(),
             cause: cause.to_string(),
         }
     }
@@ -76,20 +76,20 @@ impl Server {
                  start once with migrate = true and a role that may create tables"
             )));
         }
-        let mut lock = Connection::new(self.url.clone());
+        let mut lock = Connection::new(self.server.clone());
         Ok(migrate::run(&mut lock, conn)?)
     }
 }
 
 impl Backend for Server {
     fn open(&self) -> Result<Box<dyn Store>, StartError> {
-        let mut conn = Connection::new(self.url.clone());
+        let mut conn = Connection::new(self.server.clone());
         self.migrate(&mut conn)?;
         Ok(Box::new(PostgresStore { conn }))
     }
 
     fn reads(&self) -> Reads {
-        let reads = PostgresReads::new(self.url.clone(), self.pool_size);
+        let reads = PostgresReads::new(self.server.clone(), self.pool_size);
         Reads::new(Some(Arc::new(reads)))
     }
 

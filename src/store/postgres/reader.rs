@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use crate::database_url::DatabaseUrl;
 use crate::error::{ReadError, StoreError};
+use crate::server::ServerConfig;
 use crate::store::postgres::connection::{Connection, KeepsConnection, Purpose};
 use crate::store::postgres::errors::is_timeout;
 use crate::store::postgres::snapshot::PostgresSnapshot;
@@ -15,16 +15,16 @@ const ENOUGH_CONNECTIONS: u32 = 6;
 
 /// A database that is read beside its writer.
 pub(crate) struct PostgresReads {
-    url: DatabaseUrl,
+    server: ServerConfig,
     pool_size: u32,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl PostgresReads {
     /// Returns reads of the database. Nothing connects before the first one.
-    pub(crate) fn new(url: DatabaseUrl, pool_size: u32) -> Self {
+    pub(crate) fn new(server: ServerConfig, pool_size: u32) -> Self {
         Self {
-            url,
+            server,
             pool_size,
             idle: Mutex::default(),
         }
@@ -43,7 +43,7 @@ impl ReadSource for PostgresReads {
             deadline.check()?;
             let idle = self.idle().pop();
             is_fresh |= idle.is_none();
-            let mut connection = idle.unwrap_or_else(|| Connection::new(self.url.clone()));
+            let mut connection = idle.unwrap_or_else(|| Connection::new(self.server.clone()));
             // A panic in `read` drops the connection, and the thread of the lane reports it.
             let result: Result<(), ReadError> = connection
                 .transact(Purpose::Read(deadline.left()), |conn| {
@@ -60,7 +60,7 @@ impl ReadSource for PostgresReads {
                 }
                 Err(ReadError::Store(StoreError::Reopen(cause))) => {
                     return Err(ReadError::Inaccessible {
-                        path: self.url.to_string().into(),
+                        path: self.server.to_string().into(),
                         cause: format!(
                             "{cause}; create the tables by `failure-logger migrate`, or by the \
                              start of a logger"
