@@ -357,9 +357,14 @@ fn statements_use_the_indexes_that_were_meant() {
 }
 
 /// Runs `fault` while two loggers write, and checks that each record is stored and counted once.
-fn each_record_survives(database: &TestDatabase, mut fault: impl FnMut()) {
+fn each_record_survives(database: &TestDatabase, fault: impl FnMut()) {
+    each_record_survives_by(database, &database.url, fault);
+}
+
+/// As [`each_record_survives`], with loggers that connect to `url`.
+fn each_record_survives_by(database: &TestDatabase, url: &str, mut fault: impl FnMut()) {
     let config = || {
-        LoggerConfig::new(&database.url)
+        LoggerConfig::new(url)
             .buffer_capacity(1 << 20)
             .flush_interval(Duration::from_millis(5))
             .backoff(Duration::from_millis(10), Duration::from_millis(200))
@@ -413,8 +418,9 @@ fn each_record_survives(database: &TestDatabase, mut fault: impl FnMut()) {
 #[ignore = "starts and stops a server of PostgreSQL"]
 fn crashes_of_the_server_lose_and_double_nothing() {
     let database = TestDatabase::of_its_own();
+    let crashes = std::env::var("TEST_CRASHES").map_or(20, |text| text.parse().unwrap());
     each_record_survives(&database, || {
-        for _ in 0..20 {
+        for _ in 0..crashes {
             database.crash_and_restart();
         }
     });
@@ -434,6 +440,28 @@ fn connections_that_end_at_random_lose_and_double_nothing() {
             .unwrap();
         }
     });
+}
+
+#[test]
+#[ignore = "needs PostgreSQL's programs and pgbouncer"]
+fn pooler_in_transaction_mode_loses_and_doubles_nothing() {
+    let database = TestDatabase::of_its_own();
+    let pooler = database
+        .pooler()
+        .expect("no pgbouncer; install Debian's package pgbouncer");
+    let mut conn = database.connect();
+    each_record_survives_by(&database, &pooler.url, || {
+        for _ in 0..100 {
+            conn.batch_execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE usename = 'test' AND pid <> pg_backend_pid() AND random() < 0.2; \
+                 SELECT pg_sleep(0.01)",
+            )
+            .unwrap();
+        }
+    });
+    let reads = store::backend(&Location::Postgres(pooler.url.clone().into()), 4, false).reads();
+    assert_eq!(counted(&reads), counted(&node(&database).reads()));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError, Weak};
 
@@ -19,6 +19,22 @@ pub(crate) struct TestDatabase {
     server: Option<Arc<TestServer>>,
     schema: String,
     url_of_server: String,
+}
+
+/// Port of a pooler. It is a part of the name of its socket, in a folder of its own.
+const POOLER_PORT: u16 = 6432;
+
+/// A pooler that runs. It ends with the test.
+pub(crate) struct Pooler {
+    pub(crate) url: String,
+    child: Child,
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// A server of the tests of this process.
@@ -75,6 +91,42 @@ impl TestDatabase {
         let server = self.server.as_ref().expect("a server of its own");
         server.stop();
         server.start_program();
+    }
+
+    /// Starts a pooler in transaction mode in front of the server, or returns `None` if Debian's
+    /// package pgbouncer is missing. It has few connections, so that nodes take turns with them.
+    pub(crate) fn pooler(&self) -> Option<Pooler> {
+        let server = self.server.as_ref().expect("a server of its own");
+        let program = Path::new("/usr/sbin/pgbouncer");
+        if !program.is_file() {
+            return None;
+        }
+        let folder = server.folder.path().to_str().unwrap();
+        let schema = &self.schema;
+        let settings = format!(
+            "[databases]\n* = host={folder} user=test connect_query='SET search_path = {schema}'\n\
+             [pgbouncer]\nlisten_addr =\nlisten_port = {POOLER_PORT}\nunix_socket_dir = {folder}\n\
+             auth_type = any\npool_mode = transaction\ndefault_pool_size = 3\n\
+             max_client_conn = 100\n"
+        );
+        let path = server.folder.path().join("pgbouncer.ini");
+        std::fs::write(&path, settings).unwrap();
+        let child = server
+            .command(program)
+            .arg(path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let url = format!(
+            "postgres://test@{}:{POOLER_PORT}/postgres?prepared_statements=false",
+            folder.replace('/', "%2F")
+        );
+        let socket = server.folder.path().join(format!(".s.PGSQL.{POOLER_PORT}"));
+        while !socket.exists() {
+            std::thread::yield_now();
+        }
+        Some(Pooler { url, child })
     }
 
     /// Connects as another program.
@@ -151,9 +203,20 @@ impl TestServer {
         format!("postgres://test@{folder}/postgres")
     }
 
-    /// Runs a program of PostgreSQL, as the user `postgres` if this process is root's.
+    /// Runs a program of PostgreSQL.
     fn run(&self, program: &str, arguments: &[&str]) {
-        let program = self.programs.join(program);
+        let mut command = self.command(&self.programs.join(program));
+        let output = command
+            .args(arguments)
+            .stdout(Stdio::null())
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {error}");
+    }
+
+    /// Returns a command that runs as the user `postgres` if this process is root's.
+    fn command(&self, program: &Path) -> Command {
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
             command
@@ -163,16 +226,11 @@ impl TestServer {
         } else {
             Command::new(program)
         };
-        let output = command
-            .args(arguments)
+        command
             .current_dir(self.folder.path())
             .env("LC_ALL", "C.UTF-8")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .output()
-            .unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command:?}: {error}");
+            .stdin(Stdio::null());
+        command
     }
 }
 
