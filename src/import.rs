@@ -16,7 +16,7 @@ use crate::model::entry::{Origin, Unmeasured};
 use crate::model::outcome::RetrievalFailureType;
 use crate::model::record::RetrievalFailureRecord;
 use crate::model::stats::{DropReason, LogOutcome};
-use crate::store::sqlite::reference::{Reference, ReferenceRow};
+use crate::store::reference::{Reference, ReferenceRow};
 
 /// Namespace of the ids of imported rows. Must never change: an import with another one would store
 /// every row once more.
@@ -44,7 +44,7 @@ pub enum ImportError {
     /// Name another file: this one has no such table.
     #[error("{}: has no table of the reference's shape ({cause})", path.display())]
     NotAReference {
-        /// The file.
+        /// The file, or the URL without its password.
         path: PathBuf,
         /// The missing part.
         cause: String,
@@ -60,7 +60,8 @@ pub enum ImportError {
 impl LoggerHandle {
     /// Stores what the reference implementation has logged in the SQLite file at `path`, which is
     /// only read: a table `memory_retrieval_failures` with text timestamps, integer conversation
-    /// ids and no `event_id`. May be repeated: a row gets the same `event_id` each time.
+    /// ids and no `event_id`. With the feature `postgres`, `path` may also be the `postgres://` URL
+    /// of its database, whose table has timestamps with a time zone. May be repeated: a row gets the same `event_id` each time.
     ///
     /// Rows keep their moments. Those older than the retention in force are left where they are.
     ///
@@ -79,14 +80,13 @@ impl LoggerHandle {
         &self,
         path: impl AsRef<Path>,
     ) -> Result<ImportReport, ImportError> {
-        let path = path.as_ref();
-        let reference = Reference::open(path);
+        let reference = Reference::open(path.as_ref())?;
         let mut report = ImportReport::default();
         let mut last = i64::MIN;
         loop {
             let page = reference.page(last).await?;
             let page = page.map_err(|cause| ImportError::NotAReference {
-                path: path.into(),
+                path: reference.name.clone(),
                 cause,
             })?;
             let Some(end) = page.last() else { break };

@@ -293,7 +293,9 @@ fn print_schema() -> Result<(), CommandError> {
 
 #[derive(Args)]
 pub(super) struct Import {
-    /// Database file of the reference implementation, which is only read
+    /// Database file of the reference implementation, or the postgres:// URL of its database, which
+    /// is only read
+    #[arg(value_name = "PATH|URL")]
     path: PathBuf,
 }
 
@@ -305,7 +307,7 @@ pub(super) struct Import {
 pub(super) async fn import(settings: &Settings, import: &Import) -> Result<(), CommandError> {
     use failure_logger::import::ImportError::NotAReference;
     use failure_logger::import::ImportError::Read;
-    let path = import.path.display();
+    let path = program::without_password(&import.path.to_string_lossy());
     let command_error = |error| match error {
         NotAReference { .. } => CommandError::Usage(error.to_string()),
         Read(failure_logger::error::ReadError::Inaccessible { .. }) => {

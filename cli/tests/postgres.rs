@@ -200,6 +200,7 @@ fn password_is_shown_by_no_command() {
         &["purge"],
         &["backup", "x.db"],
         &["copy", "--to", "x.db"],
+        &["import", url],
         &["copy", "--from", url, "--to", url],
         &["serve", "--listen", "127.0.0.1:0"],
         &[

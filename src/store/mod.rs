@@ -11,6 +11,7 @@ pub(crate) mod memory;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod reads;
+pub(crate) mod reference;
 pub(crate) mod row;
 pub(crate) mod snapshot;
 pub(crate) mod sqlite;

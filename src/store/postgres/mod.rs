@@ -5,6 +5,7 @@
 //! | `database` | connects, migrates and writes: the `Backend` and the `Store` |
 //! | `connection` | one connection, its transactions and their limits |
 //! | `reader`, `snapshot` | the connections of readers, and their reads |
+//! | `reference` | the table of the reference implementation, which is imported |
 //! | `migrate` | the schema and its versions |
 //! | `copy` | the tables as `copy` reads and writes them |
 //! | `failures`, `attempts`, `uncounted`, `small` | the statements of the tables |
@@ -43,6 +44,7 @@ pub(crate) mod migrate;
 #[cfg(test)]
 mod nodes;
 mod reader;
+pub(crate) mod reference;
 #[cfg(test)]
 pub(crate) mod server;
 mod small;

@@ -6,27 +6,22 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Binary, Double, Nullable};
+use diesel::sql_types::BigInt;
 
 use crate::error::{ReadError, StoreError};
 use crate::store::reads::{Lane, Reads};
+use crate::store::reference::{PAGE, PAGE_TIMEOUT, ReferenceRow};
 use crate::store::sqlite::reader::{Source, SqliteReads};
 
-/// Rows that are read at a time.
-const PAGE: i64 = 1000;
-/// Longest time of one page.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A file that the reference implementation wrote.
-pub(crate) struct Reference {
+pub(crate) struct ReferenceFile {
     file: Arc<SqliteReads>,
     reads: Reads,
 }
 
-impl Reference {
+impl ReferenceFile {
     /// Returns the file at `path`, which is opened with the first page.
     pub(crate) fn open(path: &Path) -> Self {
         let file = Arc::new(SqliteReads::new(Source::file(path)));
@@ -73,38 +68,6 @@ fn read(conn: &mut SqliteConnection, after: i64) -> QueryResult<Vec<ReferenceRow
         .bind::<BigInt, _>(after)
         .bind::<BigInt, _>(PAGE)
         .load(conn)
-}
-
-#[derive(QueryableByName)]
-pub(crate) struct ReferenceRow {
-    #[diesel(sql_type = BigInt)]
-    pub(crate) id: i64,
-    #[diesel(sql_type = Nullable<Binary>)]
-    pub(crate) conversation_id: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    pub(crate) turn_index: Option<i64>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    pub(crate) failure_type: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    pub(crate) retrieval_strategy: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    pub(crate) query_text: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    pub(crate) query_len: Option<i64>,
-    #[diesel(sql_type = Nullable<Double>)]
-    pub(crate) top_score: Option<f64>,
-    #[diesel(sql_type = Nullable<Double>)]
-    pub(crate) confidence_threshold: Option<f64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    pub(crate) result_count: Option<i64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    pub(crate) latency_ms: Option<i64>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    pub(crate) edge_types: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Binary>)]
-    pub(crate) error_context: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    pub(crate) created_at: Option<i64>,
 }
 
 #[cfg(test)]
