@@ -466,6 +466,28 @@ fn pooler_in_transaction_mode_loses_and_doubles_nothing() {
 
 #[test]
 #[ignore = "needs PostgreSQL's programs, or the server of TEST_DATABASE_URL"]
+fn limits_of_the_server_lose_and_double_nothing() {
+    let database = TestDatabase::of_its_own();
+    let mut conn = database.connect();
+    // For sessions that begin later. A node has limits of its own for each transaction, and reopens
+    // a session that ended.
+    for limit in [
+        "statement_timeout = 1",
+        "lock_timeout = 1",
+        "idle_in_transaction_session_timeout = 1",
+        "idle_session_timeout = 20",
+    ] {
+        let sql = format!("ALTER DATABASE postgres SET {limit}");
+        conn.batch_execute(&sql).unwrap();
+    }
+    each_record_survives(&database, || {
+        conn.batch_execute("SELECT pg_sleep(1); ALTER DATABASE postgres RESET ALL")
+            .unwrap();
+    });
+}
+
+#[test]
+#[ignore = "needs PostgreSQL's programs, or the server of TEST_DATABASE_URL"]
 fn locked_table_makes_records_wait() {
     let database = TestDatabase::of_its_own();
     let mut conn = database.connect();
